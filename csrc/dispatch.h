@@ -1,0 +1,17 @@
+// Which instruction sets are compiled in and can run here.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+
+namespace distilrt {
+
+// Tables that this CPU can run, best first; the last is always "generic".
+const std::vector<const Kernels*>& available_kernels();
+
+// The table called `isa`, or the best one for an empty name. Throws std::invalid_argument for any other name.
+const Kernels& find_kernels(const std::string& isa);
+
+}  // namespace distilrt

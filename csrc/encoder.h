@@ -1,0 +1,113 @@
+// One loaded model: packed weights, and the layer loop over the kernel table.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "arena.h"
+#include "kernels.h"
+
+namespace distilrt {
+
+struct ModelShape {
+  int64_t hidden_size, num_heads, num_layers, intermediate_size;
+  int64_t vocab_size, max_positions;
+  Epilogue activation;  // kBiasGelu and so on
+  float eps;
+};
+
+// A packed batch; one of `input_ids` and `inputs_embeds` is null. See engine/batch.py.
+struct BatchView {
+  const int32_t* input_ids;      // [total_tokens]
+  const float* inputs_embeds;    // [total_tokens, hidden_size]
+  const int32_t* position_ids;   // [total_tokens]
+  const int32_t* cu_seqlens;     // [num_seqs + 1]
+  const int32_t* key_lengths;    // [num_seqs]
+  int64_t total_tokens, num_seqs;
+};
+
+// y = x W^T + b with packed W.
+struct Linear {
+  int64_t n = 0, k = 0;
+  Pages panels;
+  std::vector<float> bias;
+};
+
+struct LayerNorm {
+  std::vector<float> gamma, beta;
+};
+
+// Rows of a weight [rows, k] and its bias, as they lie in the checkpoint.
+struct LinearPart {
+  const float* weight;
+  const float* bias;
+  int64_t rows;
+};
+
+// Load everything first, from one thread; then any number of threads may call forward, linear and layer_norm.
+class Encoder {
+ public:
+  Encoder(const ModelShape& shape, const Kernels& kernels, int threads);
+
+  // Borrows both tables, [vocab_size, hidden_size] and [max_positions, hidden_size].
+  void set_embeddings(const float* word, const float* position);
+  // Packs the parts, laid under one another, as the linear called `name`. A layer has linears "layer.<i>.qkv",
+  // ".out_proj", ".ffn_in", ".ffn_out"; a head's are called as in the checkpoint.
+  void add_linear(const std::string& name, const std::vector<LinearPart>& parts, int64_t k);
+  // "embeddings", "layer.<i>.attn_layer_norm", "layer.<i>.ffn_layer_norm", and a head's.
+  void add_layer_norm(const std::string& name, const float* gamma, const float* beta, int64_t n);
+  // Resolves the layers; throws std::logic_error if one is missing or misshapen.
+  void finish();
+
+  // Writes the last hidden states [total_tokens, hidden_size] to `out`, or with `all_layers` the embedding output and
+  // every layer's, [num_layers + 1, total_tokens, hidden_size]. Throws std::invalid_argument for ids, positions or
+  // lengths out of range.
+  void forward(const BatchView& batch, bool all_layers, float* out);
+  // Writes epilogue(x W^T + b) of `rows` rows with a head's linear.
+  void linear(const Linear& weights, const float* x, int64_t rows, Epilogue epilogue, float* out) const;
+  void layer_norm(const LayerNorm& norm, const float* x, int64_t rows, float* out) const;
+
+  const Linear& find_linear(const std::string& name) const;
+  const LayerNorm& find_layer_norm(const std::string& name) const;
+  const Kernels& kernels() const { return kernels_; }
+  int threads() const { return threads_; }
+  int64_t packed_bytes() const;
+  int64_t workspace_bytes() const { return arena_.bytes(); }
+  void fill_workspace(float value) { arena_.fill(value); }
+
+ private:
+  struct Layer {
+    const Linear *qkv, *out_proj, *ffn_in, *ffn_out;
+    const LayerNorm *attn_layer_norm, *ffn_layer_norm;
+  };
+  // Where one forward keeps its rows.
+  struct Workspace {
+    float* hidden;    // [total_tokens, hidden_size], the residual stream between layers
+    float* residual;  // [total_tokens, hidden_size], inside a layer
+    float* qkv;       // [total_tokens, 3 * hidden_size]
+    float* context;   // [total_tokens, hidden_size]
+    float* ffn;       // [total_tokens, intermediate_size], over qkv and context
+    float* scratch;   // one attention scratch per thread
+    int64_t scratch_size;
+  };
+
+  void check(const BatchView& batch) const;
+  Workspace make_workspace(const BatchView& batch);
+
+  const ModelShape shape_;
+  const Kernels& kernels_;
+  const int threads_;
+  const float* word_ = nullptr;
+  const float* position_ = nullptr;
+  std::map<std::string, Linear> linears_;
+  std::map<std::string, LayerNorm> norms_;
+  std::vector<Layer> layers_;
+  const LayerNorm* embedding_norm_ = nullptr;
+  std::mutex forward_;  // one forward at a time owns the arena
+  Arena arena_;
+};
+
+}  // namespace distilrt

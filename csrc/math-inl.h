@@ -1,0 +1,52 @@
+// exp and the activations on vectors. Coefficients are our own minimax fits; see docs/numerics.md.
+
+// e^x to 1.5 ulp on [-87.3, 88], 0 below, e^88 above; NaN stays NaN.
+DISTILRT_INLINE Vec exp(Vec x) {
+  const Vec clamped = at_most(at_least(x, splat(-87.3f)), splat(88.0f));
+  // Adding 1.5 * 2^23 rounds to an integer, which then sits in the low bits of the float.
+  const Vec shifted = clamped * 1.44269504f + 12582912.0f;
+  const Vec whole = shifted - 12582912.0f;
+  const IntVec exponent = reinterpret_cast<const IntVec&>(shifted) - 0x4B400000;
+  // ln 2 in two parts: the first has few enough bits that whole * part is exact.
+  const Vec r = (clamped - whole * 0.693359375f) - whole * -2.12194440e-4f;
+  Vec p = splat(0.001392617611993558f);
+  p = p * r + 0.008363173074513711f;
+  p = p * r + 0.041666554662050534f;
+  p = p * r + 0.1666657702559799f;
+  p = p * r + 0.5f;
+  p = p * (r * r) + r + 1.0f;
+  const IntVec scale_bits = (exponent + 127) << 23;
+  const Vec result = p * reinterpret_cast<const Vec&>(scale_bits);
+  return x < splat(-87.3f) ? Vec{} : result;
+}
+
+// x Phi(x), the exact (erf) GELU of Hendrycks and Gimpel, arXiv 1606.08415, within 1.1e-7 of max(1, |result|).
+//
+// Written as max(x, 0) - |x| Phi(-|x|), which cancels nowhere, so the negative tail keeps its digits too. With a = |x|,
+// Phi(-a) = exp(-a^2 / 2) g(a), where g is smooth in t = 1 / (1 + 0.29 a): a polynomial of degree 8 fits it to 6.5e-8.
+DISTILRT_INLINE Vec gelu(Vec x) {
+  // From 14 on exp gives 0, and infinity times it must not become NaN.
+  const Vec a = at_most(at_least(x, -x), splat(14.0f));
+  const Vec t = splat(1.0f) / (a * 0.29f + 1.0f);
+  Vec g = splat(0.03846575333806344f);
+  g = g * t - 0.1892753595021405f;
+  g = g * t + 0.3002231196797611f;
+  g = g * t - 0.14630604171461886f;
+  g = g * t + 0.18376083349787278f;
+  g = g * t + 0.07693918336934964f;
+  g = g * t + 0.12102403607201949f;
+  g = g * t + 0.11514422874654431f;
+  g = g * t + 2.421417247400736e-05f;
+  return at_least(x, Vec{}) - a * exp(a * a * -0.5f) * g;
+}
+
+// x sigmoid(x)
+DISTILRT_INLINE Vec silu(Vec x) { return x / (exp(-x) + 1.0f); }
+
+// The tanh form of the same paper, which is x sigmoid(2 sqrt(2 / pi) (x + 0.044715 x^3)).
+DISTILRT_INLINE Vec gelu_tanh(Vec x) {
+  const Vec inner = x * (x * x * 0.044715f + 1.0f) * 1.59576912f;
+  return x / (exp(-inner) + 1.0f);
+}
+
+DISTILRT_INLINE Vec relu(Vec x) { return at_least(x, Vec{}); }

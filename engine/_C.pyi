@@ -1,0 +1,66 @@
+"""Types of the native module; see csrc/bindings.cpp. Every array must be C-contiguous and of exactly this dtype."""
+
+import numpy as np
+import numpy.typing as npt
+
+_Floats = npt.NDArray[np.float32]
+_Ints = npt.NDArray[np.int32]
+
+def available_isas() -> list[str]: ...
+
+class Encoder:
+    def __init__(
+        self,
+        *,
+        hidden_size: int,
+        num_heads: int,
+        num_layers: int,
+        intermediate_size: int,
+        activation: str,
+        eps: float,
+        word_embeddings: _Floats,
+        position_embeddings: _Floats,
+        isa: str = "",
+        num_threads: int = 1,
+    ) -> None: ...
+    def add_linear(self, name: str, weights: list[_Floats], biases: list[_Floats]) -> None: ...
+    def add_layer_norm(self, name: str, gamma: _Floats, beta: _Floats) -> None: ...
+    def finish(self) -> None: ...
+    def forward(
+        self,
+        input_ids: _Ints | None,
+        inputs_embeds: _Floats | None,
+        position_ids: _Ints,
+        cu_seqlens: _Ints,
+        key_lengths: _Ints,
+        all_layers: bool = False,
+    ) -> _Floats: ...
+    def linear(self, name: str, rows: _Floats, activation: str = "") -> _Floats: ...
+    def layer_norm(self, name: str, rows: _Floats) -> _Floats: ...
+    def poison_workspace(self) -> None: ...
+    @property
+    def isa(self) -> str: ...
+    @property
+    def num_threads(self) -> int: ...
+    @property
+    def packed_bytes(self) -> int: ...
+    @property
+    def workspace_bytes(self) -> int: ...
+
+class Kernels:
+    def __init__(self, isa: str) -> None: ...
+    def linear(
+        self,
+        x: _Floats,
+        weight: _Floats,
+        bias: _Floats,
+        activation: str = "",
+        *,
+        residual: _Floats | None = None,
+        out: _Floats,
+    ) -> None: ...
+    def attention(self, q: _Floats, k: _Floats, v: _Floats, *, out: _Floats) -> None: ...
+    def layer_norm(self, x: _Floats, gamma: _Floats, beta: _Floats, eps: float, *, out: _Floats) -> None: ...
+    def embed(
+        self, word: _Floats, position: _Floats, gamma: _Floats, beta: _Floats, eps: float, *, out: _Floats
+    ) -> None: ...

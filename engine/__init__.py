@@ -1,0 +1,36 @@
+"""distilrt: the DistilBERT runtime.
+
+The public names load on first use, so that `import distilrt` stays quick and imports neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "DistilBertConfig": "config",
+    "DistilBertTokenizer": "tokenizer",
+    "DistilBertModel": "models",
+    "DistilBertForMaskedLM": "models",
+    "DistilBertForSequenceClassification": "models",
+    "DistilBertForQuestionAnswering": "models",
+    "DistilBertForTokenClassification": "models",
+    "DistilBertForMultipleChoice": "models",
+    "verify": "verification",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'distilrt' has no attribute {name!r}; it has {', '.join(_HOMES)}")
+    return getattr(import_module(f"distilrt.{home}"), name)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -1,0 +1,130 @@
+"""The CPU backend: weights packed once into the native encoder, one native call a batch.
+
+It knows the names of a checkpoint's tensors and which of them make one packed GEMM; arithmetic, threads and workspace
+are in csrc/.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from distilrt import _C, env
+from distilrt.batch import Batch
+from distilrt.config import LAYER_NORM_EPS, DistilBertConfig
+from distilrt.cpu_count import usable_cores
+from distilrt.errors import BackendError
+
+FloatArray = npt.NDArray[np.float32]
+DTYPES = ("float32",)
+HEAD_LINEARS = ("pre_classifier", "classifier", "qa_outputs", "vocab_transform", "vocab_projector")
+
+
+class CpuBackend:
+    """DistilBERT on the native encoder. Safe to call from many threads; forwards follow one another."""
+
+    name = "cpu"
+
+    def __init__(
+        self,
+        config: DistilBertConfig,
+        weights: Mapping[str, npt.NDArray[Any]],
+        *,
+        dtype: str = "auto",
+        num_threads: int | None = None,
+    ) -> None:
+        """Pack `weights` (canonical names).
+
+        Raises:
+            ValueError: `num_threads` is not an integer of at least 1.
+            BackendError: a dtype or a forced instruction set that is not available here.
+        """
+        if dtype not in ("auto", *DTYPES):
+            raise BackendError(f"the cpu backend computes in {', '.join(DTYPES)}, found dtype={dtype!r}")
+        if num_threads is None:
+            num_threads = env.num_threads() or usable_cores()
+        if isinstance(num_threads, bool) or not isinstance(num_threads, int) or num_threads < 1:
+            raise ValueError(f"num_threads must be an integer of at least 1, found {num_threads!r}")
+        self.dtype = "float32"
+        isa = env.force_isa() or ""
+        if isa and isa not in _C.available_isas():
+            raise BackendError(
+                f"DISTILRT_FORCE_ISA={isa} is not available; this machine and build have "
+                f"{', '.join(_C.available_isas())}"
+            )
+        # Borrowed by the encoder: a memory-mapped file's pages load as tokens need them.
+        words, positions = (
+            _plain(weights[f"embeddings.{kind}_embeddings.weight"]) for kind in ("word", "position")
+        )
+        self._encoder = _C.Encoder(
+            hidden_size=config.hidden_size,
+            num_heads=config.num_heads,
+            num_layers=config.num_layers,
+            intermediate_size=config.intermediate_size,
+            activation=config.activation,
+            eps=LAYER_NORM_EPS,
+            word_embeddings=words,
+            position_embeddings=positions,
+            isa=isa,
+            num_threads=num_threads,
+        )
+        self._pack(config, weights)
+
+    def _pack(self, config: DistilBertConfig, weights: Mapping[str, npt.NDArray[Any]]) -> None:
+        def linear(name: str, *sources: str) -> None:
+            self._encoder.add_linear(
+                name,
+                [_plain(weights[f"{source}.weight"]) for source in sources],
+                [_plain(weights[f"{source}.bias"]) for source in sources],
+            )
+
+        def layer_norm(name: str, source: str) -> None:
+            self._encoder.add_layer_norm(name, _plain(weights[f"{source}.weight"]), _plain(weights[f"{source}.bias"]))
+
+        layer_norm("embeddings", "embeddings.LayerNorm")
+        for i in range(config.num_layers):
+            source = f"transformer.layer.{i}"
+            linear(f"layer.{i}.qkv", *(f"{source}.attention.{part}_lin" for part in "qkv"))
+            linear(f"layer.{i}.out_proj", f"{source}.attention.out_lin")
+            linear(f"layer.{i}.ffn_in", f"{source}.ffn.lin1")
+            linear(f"layer.{i}.ffn_out", f"{source}.ffn.lin2")
+            layer_norm(f"layer.{i}.attn_layer_norm", f"{source}.sa_layer_norm")
+            layer_norm(f"layer.{i}.ffn_layer_norm", f"{source}.output_layer_norm")
+        self._encoder.finish()
+        for name in HEAD_LINEARS:
+            if f"{name}.weight" in weights:
+                linear(name, name)
+        if "vocab_layer_norm.weight" in weights:
+            layer_norm("vocab_layer_norm", "vocab_layer_norm")
+
+    def forward(self, batch: Batch, all_layers: bool = False) -> FloatArray:
+        """The last hidden states `[total_tokens, hidden_size]`, or all layers' with one axis more in front."""
+        return self._encoder.forward(
+            batch.input_ids, batch.inputs_embeds, batch.position_ids, batch.cu_seqlens, batch.key_lengths, all_layers
+        )
+
+    def linear(self, name: str, rows: npt.NDArray[Any], activation: str | None = None) -> FloatArray:
+        """`activation(rows @ weight.T + bias)` with a head's layer."""
+        return self._encoder.linear(name, _plain(rows), activation or "")
+
+    def layer_norm(self, name: str, rows: npt.NDArray[Any]) -> FloatArray:
+        """Layer norm of rows with a head's parameters."""
+        return self._encoder.layer_norm(name, _plain(rows))
+
+    def describe(self) -> dict[str, Any]:
+        """Instruction set, threads, bytes of packed weights and workspace."""
+        return {
+            "backend": self.name,
+            "dtype": self.dtype,
+            "isa": self._encoder.isa,
+            "num_threads": self._encoder.num_threads,
+            "packed_bytes": self._encoder.packed_bytes,
+            "workspace_bytes": self._encoder.workspace_bytes,
+        }
+
+
+def _plain(array: npt.NDArray[Any]) -> FloatArray:
+    return np.ascontiguousarray(array, np.float32)

@@ -1,0 +1,292 @@
+"""Model configuration: the reference's field names outside, canonical names inside.
+
+This is the only module that knows that a checkpoint calls the width `dim`, the FFN width `hidden_dim`, the attention
+heads `n_heads` and the layers `n_layers`; the rest of the engine says `hidden_size`, `intermediate_size`, `num_heads`
+and `num_layers`. It also maps the config of a BERT encoder that can be run as a DistilBERT. It reads no weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from distilrt.errors import CheckpointError
+
+ACTIVATIONS = ("gelu", "relu", "gelu_new", "gelu_pytorch_tanh", "silu")
+PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
+# Other names that the reference has for the same functions; the chosen name is kept, so kernels see only ACTIVATIONS.
+_SAME_ACTIVATION = {
+    "swish": "silu",
+    "gelu_python": "gelu",
+    "gelu_accurate": "gelu_new",
+    "gelu_fast": "gelu_new",
+    "gelu_python_tanh": "gelu_pytorch_tanh",
+}
+HEAD_DIM_RANGE = (16, 128)
+LAYER_NORM_EPS = 1e-12  # a constant of the reference, not a field of its config
+
+# transformers' names for the same things, accepted in a config file beside DistilBERT's own.
+_ALIASES = {"hidden_size": "dim", "num_attention_heads": "n_heads", "num_hidden_layers": "n_layers"}
+_BERT_NAMES = _ALIASES | {
+    "intermediate_size": "hidden_dim",
+    "hidden_act": "activation",
+    "hidden_dropout_prob": "dropout",
+    "attention_probs_dropout_prob": "attention_dropout",
+}
+# Fields of a BERT config that have no meaning once it is folded into a DistilBERT.
+_BERT_ONLY = ("type_vocab_size", "layer_norm_eps", "position_embedding_type", "use_cache", "is_decoder",
+              "add_cross_attention", "gradient_checkpointing", "classifier_dropout", "_name_or_path")  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistilBertConfig:
+    """Shape and behaviour of a DistilBERT, with the reference's field names and defaults.
+
+    Immutable; `replace` makes a changed copy. Keys of a config file that the engine does not use are kept in `extra`
+    and written back by `to_dict`. Canonical names are properties: `hidden_size`, `num_heads`, `head_dim`,
+    `num_layers`, `intermediate_size`. `folded_bert` says that the weights come from a BERT encoder, whose segment-0
+    embedding is folded into the position embeddings; it is never written, for what is written is a DistilBERT.
+
+    Raises:
+        ValueError: a field is out of its range; the message names the field, the range and the value found.
+        TypeError: an unknown field name.
+    """
+
+    vocab_size: int = 30522
+    max_position_embeddings: int = 512
+    sinusoidal_pos_embds: bool = False
+    n_layers: int = 6
+    n_heads: int = 12
+    dim: int = 768
+    hidden_dim: int = 3072
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    activation: str = "gelu"
+    initializer_range: float = 0.02
+    qa_dropout: float = 0.1
+    seq_classif_dropout: float = 0.2
+    pad_token_id: int | None = 0
+    tie_word_embeddings: bool = True
+    num_labels: int | None = None
+    id2label: Mapping[int, str] | None = None
+    label2id: Mapping[str, int] | None = None
+    problem_type: str | None = None
+    architectures: tuple[str, ...] | None = None
+    dtype: str | None = None
+    output_hidden_states: bool = False
+    output_attentions: bool = False
+    return_dict: bool = True
+    folded_bert: bool = False
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "max_position_embeddings", "n_layers", "n_heads", "dim", "hidden_dim"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"config.{name} must be an integer of at least 1, found {value!r}")
+        if self.dim % self.n_heads:
+            raise ValueError(f"config.dim ({self.dim}) must be divisible by config.n_heads ({self.n_heads})")
+        low, high = HEAD_DIM_RANGE
+        if not low <= self.head_dim <= high:
+            raise ValueError(
+                f"config.dim / config.n_heads is the width of an attention head and must be {low} to {high}, "
+                f"found {self.dim} / {self.n_heads} = {self.head_dim}"
+            )
+        object.__setattr__(self, "activation", _SAME_ACTIVATION.get(self.activation, self.activation))
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"config.activation must be one of {', '.join(ACTIVATIONS)}, found {self.activation!r}")
+        if self.problem_type is not None and self.problem_type not in PROBLEM_TYPES:
+            raise ValueError(f"config.problem_type must be one of {', '.join(PROBLEM_TYPES)}, or None, "
+                             f"found {self.problem_type!r}")  # fmt: skip
+        pad = self.pad_token_id
+        # The reference's embedding counts a negative padding row from the end, and some checkpoints say -1.
+        if pad is not None and not (type(pad) is int and -self.vocab_size <= pad < self.vocab_size):
+            raise ValueError(f"config.pad_token_id must be None or an integer of {-self.vocab_size} to "
+                             f"{self.vocab_size - 1}, found {pad!r}")  # fmt: skip
+        if self.dtype is not None:
+            object.__setattr__(self, "dtype", str(self.dtype).removeprefix("torch."))
+        if self.architectures is not None:
+            object.__setattr__(self, "architectures", tuple(self.architectures))
+        self._settle_labels()
+        if self.problem_type == "single_label_classification" and self.num_labels == 1:
+            raise ValueError("config.problem_type 'single_label_classification' needs at least 2 labels, found 1; "
+                             "use num_labels=2, or problem_type='regression'")  # fmt: skip
+
+    def _settle_labels(self) -> None:
+        """Make num_labels, id2label and label2id agree; two labels are the reference's default."""
+        if not self.id2label:
+            count = 2 if self.num_labels is None else self.num_labels
+            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+                raise ValueError(f"config.num_labels must be an integer of at least 1, found {count!r}")
+            id2label = {i: f"LABEL_{i}" for i in range(count)}
+        else:
+            try:
+                id2label = {int(i): str(label) for i, label in self.id2label.items()}
+            except (AttributeError, TypeError, ValueError):
+                raise ValueError(f"config.id2label must map label numbers to names, found {self.id2label!r}") from None
+            if self.num_labels is not None and self.num_labels != len(id2label):
+                raise ValueError(f"config.num_labels is {self.num_labels} but config.id2label names {len(id2label)}; "
+                                 "give one of them, or make them agree")  # fmt: skip
+        if not self.label2id or not self.id2label:
+            object.__setattr__(self, "label2id", {label: i for i, label in id2label.items()})
+        object.__setattr__(self, "id2label", id2label)
+        object.__setattr__(self, "num_labels", len(id2label))
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the residual stream."""
+        return self.dim
+
+    @property
+    def num_heads(self) -> int:
+        """Attention heads per layer."""
+        return self.n_heads
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.dim // self.n_heads
+
+    @property
+    def num_layers(self) -> int:
+        """Transformer layers."""
+        return self.n_layers
+
+    @property
+    def intermediate_size(self) -> int:
+        """Width of the feed-forward network."""
+        return self.hidden_dim
+
+    @property
+    def num_attention_heads(self) -> int:
+        """transformers' alias of `n_heads`."""
+        return self.n_heads
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """transformers' alias of `n_layers`."""
+        return self.n_layers
+
+    def label_names(self) -> list[str]:
+        """The labels in index order."""
+        assert self.id2label is not None
+        return [self.id2label[i] for i in sorted(self.id2label)]
+
+    def replace(self, **changes: Any) -> DistilBertConfig:
+        """A copy with some fields changed; changing `num_labels` alone renames the labels LABEL_0, LABEL_1, …"""
+        if "num_labels" in changes and "id2label" not in changes:
+            changes = {"id2label": None, "label2id": None} | changes
+        elif "id2label" in changes:
+            changes = {"num_labels": None, "label2id": None} | changes
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The config as a JSON-ready dict in the reference's field names, `model_type` included."""
+        out: dict[str, Any] = {"model_type": "distilbert"}
+        for item in dataclasses.fields(self):
+            if item.name not in ("extra", "num_labels", "folded_bert"):
+                out[item.name] = getattr(self, item.name)
+        out["id2label"] = {str(i): label for i, label in (self.id2label or {}).items()}
+        out["label2id"] = dict(self.label2id or {})
+        out["architectures"] = None if self.architectures is None else list(self.architectures)
+        return out | dict(self.extra)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> DistilBertConfig:
+        """Build from the content of a `config.json` of a DistilBERT or of a foldable BERT encoder.
+
+        Raises:
+            CheckpointError: another architecture, or a BERT whose arithmetic a DistilBERT does not have.
+            ValueError: a field out of its range.
+        """
+        values = dict(values)
+        model_type = values.pop("model_type", "distilbert")
+        folded = model_type == "bert"
+        if folded:
+            values = _from_bert(values)
+        elif model_type != "distilbert":
+            raise CheckpointError(
+                f"config.json says model_type {model_type!r}; distilrt runs 'distilbert', and 'bert' encoders that "
+                "use only segment 0"
+            )
+        old_dtype = values.pop("torch_dtype", None)  # the name of `dtype` before transformers 4.56
+        if values.get("dtype") is None:
+            values["dtype"] = old_dtype
+        # Where a file contradicts itself, the reference lets the alias and the number of labels win; so do we.
+        for alias, name in _ALIASES.items():
+            if alias in values:
+                values[name] = values.pop(alias)
+        count, named = values.get("num_labels"), values.get("id2label")
+        if count is not None and isinstance(named, Mapping) and count != len(named):
+            values |= {"id2label": None, "label2id": None}
+        known = {item.name for item in dataclasses.fields(cls)} - {"extra", "folded_bert"}
+        extra = {key: value for key, value in values.items() if key not in known}
+        fields = {key: value for key, value in values.items() if key in known}
+        return cls(**fields, folded_bert=folded, extra=extra)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path,
+        *,
+        revision: str | None = None,
+        subfolder: str = "",
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+    ) -> DistilBertConfig:
+        """Read `config.json` of a folder or a hub id.
+
+        Raises:
+            OSError: the folder, the repository or its `config.json` is not there.
+            CheckpointError: the file is not JSON, or describes another architecture.
+        """
+        from distilrt.checkpoint import resolve_file
+
+        path = resolve_file(model, "config.json", revision=revision, subfolder=subfolder, token=token,
+                            cache_dir=cache_dir, local_files_only=local_files_only)  # fmt: skip
+        if path is None:
+            raise OSError(f"{model} has no config.json: a checkpoint is a folder or repository with config.json, "
+                          "weights and a tokenizer")  # fmt: skip
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise CheckpointError(f"{path} is not valid JSON: {error}") from error
+        if not isinstance(values, dict):
+            raise CheckpointError(f"{path} must hold a JSON object, found {type(values).__name__}")
+        return cls.from_dict(values)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `config.json` into `folder`, which is made if needed; a crash leaves the old file or the new one."""
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(self.to_dict(), indent=2, sort_keys=True, ensure_ascii=False)
+        temporary = target / f".config.json.{os.getpid()}.tmp"
+        temporary.write_text(text + "\n", encoding="utf-8")
+        os.replace(temporary, target / "config.json")
+
+
+def _from_bert(values: dict[str, Any]) -> dict[str, Any]:
+    """Translate a BERT config into DistilBERT's names, refusing what the folded model could not compute."""
+    eps = values.get("layer_norm_eps", LAYER_NORM_EPS)
+    if eps != LAYER_NORM_EPS:
+        raise CheckpointError(f"this BERT has layer_norm_eps {eps}; a DistilBERT's is always {LAYER_NORM_EPS}, "
+                              "so it can't be run exactly")  # fmt: skip
+    kind = values.get("position_embedding_type", "absolute")
+    if kind != "absolute":
+        raise CheckpointError(f"this BERT has position_embedding_type {kind!r}; only 'absolute' can be run")
+    if values.get("is_decoder") or values.get("add_cross_attention"):
+        raise CheckpointError("this BERT is a decoder; only encoders can be run")
+    defaults: dict[str, Any] = {"hidden_size": 768, "num_attention_heads": 12, "num_hidden_layers": 12,
+                                "intermediate_size": 3072, "hidden_act": "gelu"}  # fmt: skip
+    values = defaults | {key: value for key, value in values.items() if key not in _BERT_ONLY}
+    renamed = {_BERT_NAMES.get(key, key): value for key, value in values.items()}
+    architectures = renamed.get("architectures")
+    if architectures:
+        renamed["architectures"] = [name.replace("Bert", "DistilBert", 1) for name in architectures]
+    return renamed

@@ -1,0 +1,198 @@
+"""What goes into a tokenizer call and what comes out of it.
+
+`BatchEncoding` is a dict of model inputs that still maps between tokens, words and characters; the functions turn
+lists into arrays and back and name bad texts. Nothing here knows a vocabulary, and torch is imported only when torch
+tensors are asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from tokenizers import Encoding
+
+_PER_SEQUENCE = ("length", "overflow_to_sample_mapping")
+
+
+class Span(NamedTuple):
+    """A half-open range of characters or tokens."""
+
+    start: int
+    end: int
+
+
+class BatchEncoding(dict[str, Any]):
+    """A dict of model inputs (`input_ids`, `attention_mask`, …) whose keys are also attributes.
+
+    An integer key gives the `tokenizers.Encoding` of that sequence. The methods that take two indices take the
+    sequence's place in the batch first, or only the second index where there is one sequence.
+    """
+
+    encodings: list[Encoding] | None
+
+    def __init__(self, data: Mapping[str, Any] | Iterable[tuple[str, Any]] = (), encodings: Any = None) -> None:
+        """Hold `data`, with the `tokenizers.Encoding` of each sequence where the caller has them."""
+        super().__init__(data)
+        self.encodings = encodings
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self:
+            return self[name]
+        raise AttributeError(f"no {name!r} in this encoding; it has {', '.join(self)}")
+
+    def __missing__(self, key: object) -> Any:
+        if isinstance(key, int) and self.encodings is not None:
+            return self.encodings[key]
+        raise KeyError(key)
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether tokens can be traced back to words and characters."""
+        return self.encodings is not None
+
+    def tokens(self, batch_index: int = 0) -> list[str]:
+        """The tokens of one sequence as text."""
+        return self._traced()[batch_index].tokens
+
+    def word_ids(self, batch_index: int = 0) -> list[int | None]:
+        """For each token the number of its word; None for special tokens."""
+        return self._traced()[batch_index].word_ids
+
+    def sequence_ids(self, batch_index: int = 0) -> list[int | None]:
+        """For each token 0 (first text) or 1 (second text of a pair); None for special tokens."""
+        return self._traced()[batch_index].sequence_ids
+
+    def token_to_chars(self, batch_or_token: int, token: int | None = None) -> Span | None:
+        """The characters that a token stands for; None for special tokens."""
+        encoding, index = self._locate(batch_or_token, token)
+        return _span(encoding.token_to_chars(index))
+
+    def char_to_token(self, batch_or_char: int, char: int | None = None, sequence_index: int = 0) -> int | None:
+        """The token that holds a character of text `sequence_index`; None for whitespace and what was cut off."""
+        encoding, index = self._locate(batch_or_char, char)
+        return encoding.char_to_token(index, sequence_index)
+
+    def token_to_word(self, batch_or_token: int, token: int | None = None) -> int | None:
+        """The word that a token belongs to; None for special tokens."""
+        encoding, index = self._locate(batch_or_token, token)
+        return encoding.token_to_word(index)
+
+    def word_to_tokens(self, batch_or_word: int, word: int | None = None, sequence_index: int = 0) -> Span | None:
+        """The tokens of a word of text `sequence_index`; None when it has none."""
+        encoding, index = self._locate(batch_or_word, word)
+        return _span(encoding.word_to_tokens(index, sequence_index))
+
+    def word_to_chars(self, batch_or_word: int, word: int | None = None, sequence_index: int = 0) -> Span | None:
+        """The characters of a word of text `sequence_index`; None when it has no token."""
+        encoding, index = self._locate(batch_or_word, word)
+        return _span(encoding.word_to_chars(index, sequence_index))
+
+    def char_to_word(self, batch_or_char: int, char: int | None = None, sequence_index: int = 0) -> int | None:
+        """The word that holds a character of text `sequence_index`; None for whitespace and what was cut off."""
+        encoding, index = self._locate(batch_or_char, char)
+        return encoding.char_to_word(index, sequence_index)
+
+    def to(self, device: Any, *, non_blocking: bool = False) -> BatchEncoding:
+        """Move the torch tensors in this encoding to `device`, in place; other values stay.
+
+        Returns:
+            This same encoding.
+        """
+        for key, value in self.items():
+            if hasattr(value, "to"):
+                self[key] = value.to(device=device, non_blocking=non_blocking)
+        return self
+
+    def _traced(self) -> list[Encoding]:
+        if self.encodings is None:
+            raise ValueError("this encoding has lost its texts (it comes from pad()); ask the tokenizer call's result")
+        return self.encodings
+
+    def _locate(self, first: int, second: int | None) -> tuple[Encoding, int]:
+        encodings = self._traced()
+        return (encodings[0], first) if second is None else (encodings[first], second)
+
+
+def as_tensors(data: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """Turn the lists in `data` into arrays.
+
+    Args:
+        data: lists of equal length, nested or not; integers become int64.
+        kind: "np" for numpy arrays, "pt" for torch tensors.
+
+    Raises:
+        ValueError: a value is ragged or holds no numbers.
+    """
+    arrays = {key: _as_array(key, value) for key, value in data.items()}
+    if kind == "np":
+        return arrays
+    import torch
+
+    tensors = {key: torch.from_numpy(array) for key, array in arrays.items()}
+    return {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}
+
+
+def array_kind(value: Any) -> str | None:
+    """What `value`, or the first entry of a list, is: "np" for numpy, "pt" for a tensor, None for a Python value."""
+    if isinstance(value, list | tuple) and len(value) > 0:
+        value = value[0]
+    if not hasattr(value, "tolist"):
+        return None
+    return "np" if isinstance(value, np.ndarray | np.generic) else "pt"
+
+
+def as_lists(value: Any) -> Any:
+    """Python values in place of an array or tensor, or of a list of them; anything else as it is."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if array_kind(value):
+        return [item.tolist() if hasattr(item, "tolist") else item for item in value]
+    return value
+
+
+def check_texts(where: str, value: Any, depth: int) -> None:
+    """Raise an error that names the first entry that is no text.
+
+    Args:
+        where: what to call `value` in the message.
+        value: a text, or lists of texts.
+        depth: how many levels of lists are allowed.
+
+    Raises:
+        TypeError: an entry is not a str, or the lists are nested too deep.
+        ValueError: a str cannot be written as UTF-8.
+    """
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"{where} has half a surrogate pair at character {error.start}; replace it,"
+                " for example with text.encode('utf-8', 'replace').decode()"
+            ) from None
+    elif isinstance(value, list | tuple) and depth > 0:
+        for index, item in enumerate(value):
+            check_texts(f"{where}[{index}]", item, depth - 1)
+    else:
+        raise TypeError(f"{where} is of type {type(value).__name__}; every text must be a str, every batch a list")
+
+
+def _as_array(key: str, value: Any) -> Any:
+    try:
+        array = np.array(value)
+    except ValueError:
+        array = np.array(None)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(
+            f"{key!r} cannot become a tensor: its rows must hold numbers and have one length;"
+            " pass padding=True (and truncation=True for a limit), or leave return_tensors unset"
+        )
+    if array.shape == (0,) and key not in _PER_SEQUENCE:
+        array = array.reshape(0, 0)
+    return array.astype(np.int64, copy=False) if array.dtype.kind in "iu" or array.size == 0 else array
+
+
+def _span(bounds: tuple[int, int] | None) -> Span | None:
+    return None if bounds is None else Span(*bounds)

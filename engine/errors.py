@@ -1,0 +1,35 @@
+"""The engine's own errors. Each message says what was wrong, what is allowed and what to do.
+
+Plain mistakes in arguments raise `ValueError` or `TypeError`, missing files `OSError`; the classes here are for what
+only the engine can know. `InvalidInput` and `TooLong` are `ValueError`s too, so generic callers catch them as such.
+"""
+
+from __future__ import annotations
+
+
+class DistilrtError(Exception):
+    """Base of every error that the engine defines."""
+
+
+class InvalidInput(DistilrtError, ValueError):
+    """The inputs of one call cannot be computed: wrong ids, shape, mask or dtype."""
+
+
+class TooLong(InvalidInput):
+    """A sequence has more positions than the model was trained for."""
+
+
+class Overloaded(DistilrtError):
+    """The queue is full; try again later."""
+
+
+class NotReady(DistilrtError):
+    """The engine is still loading or already draining."""
+
+
+class BackendError(DistilrtError, RuntimeError):
+    """A backend, dtype or instruction set was asked for that this machine or build does not have."""
+
+
+class CheckpointError(DistilrtError, ValueError):
+    """A checkpoint's files do not hold the tensors that its config describes."""

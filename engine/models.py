@@ -1,0 +1,477 @@
+"""The model classes, with the reference's names, signatures and outputs: padded arrays in, padded arrays out.
+
+Padding, masks, labels and the kinds of arrays (lists, NumPy, torch) end here; below there are only packed rows. A
+model computes but does not learn, and knows nothing of text. Torch is never imported: a tensor can only come from a
+caller who has.
+
+Every `forward` takes the reference's arguments in the reference's order:
+
+    input_ids: `[batch_size, seq_len]` token ids; or None with `inputs_embeds`.
+    attention_mask: `[batch_size, seq_len]` of 0 and 1 in any pattern; None: all 1. Outputs at masked positions are 0.
+    inputs_embeds: `[batch_size, seq_len, hidden_size]` in place of the looked-up word embeddings.
+    position_ids: `[batch_size, seq_len]`, `[1, seq_len]` or `[seq_len]`; None: 0, 1, 2, …
+    token_type_ids: ignored, as in the reference; but a folded BERT has only segment 0 and refuses others.
+    output_hidden_states, output_attentions, return_dict: None: what the config says.
+
+and raises `InvalidInput` for a wrong shape, dtype or value and `TooLong` for a position that the model does not have.
+Outputs are of the kind of `input_ids` (or `inputs_embeds`): torch tensors on its device, else NumPy arrays.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from distilrt import backends, checkpoint, heads, losses, reference
+from distilrt.batch import Batch, Layout, pack_padded
+from distilrt.config import DistilBertConfig
+from distilrt.errors import InvalidInput
+from distilrt.outputs import (
+    BaseModelOutput,
+    MaskedLMOutput,
+    ModelOutput,
+    MultipleChoiceModelOutput,
+    QuestionAnsweringModelOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+Array = npt.NDArray[Any]
+_Output = TypeVar("_Output", bound=ModelOutput)
+
+
+class _Model:
+    """What the six classes share: loading, the encoder, and the way back to the caller's kind of array.
+
+    Safe to call from many threads.
+
+    Args:
+        config: the model's shape.
+        weights: canonical names to float32 arrays; None: random, as in the reference.
+        backend: "auto", "reference", "cpu" or "cuda".
+        dtype: "auto", the checkpoint's own, or one that the backend has.
+        num_threads: CPU threads; None: what the machine allows.
+
+    Raises:
+        BackendError: the backend or dtype is not available here.
+    """
+
+    architecture: ClassVar[str]
+
+    def __init__(
+        self,
+        config: DistilBertConfig,
+        weights: Mapping[str, Array] | None = None,
+        *,
+        backend: str = "auto",
+        dtype: str = "auto",
+        num_threads: int | None = None,
+    ) -> None:
+        self.config = config
+        self.weights = checkpoint.random_weights(config, self.architecture) if weights is None else weights
+        self.backend = backends.create(backend, config, self.weights, dtype=dtype, num_threads=num_threads)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path,
+        backend: str = "auto",
+        dtype: str = "auto",
+        num_threads: int | None = None,
+        revision: str | None = None,
+        subfolder: str = "",
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+    ) -> Self:
+        """Load a folder or a hub id.
+
+        Raises:
+            OSError: the folder, the repository or a file of it is not there.
+            CheckpointError: the files do not hold this model.
+            BackendError: the backend or dtype is not available here.
+        """
+        where: dict[str, Any] = {"revision": revision, "subfolder": subfolder, "token": token,
+                                 "cache_dir": cache_dir, "local_files_only": local_files_only}  # fmt: skip
+        config = DistilBertConfig.from_pretrained(model, **where)
+        weights = checkpoint.load(model, cls.architecture, config, **where)
+        return cls(config, weights, backend=backend, dtype=dtype, num_threads=num_threads)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config and weights where the reference and `from_pretrained` can read them."""
+        checkpoint.save(folder, self.config, self.weights, self.architecture)
+
+    @property
+    def dtype(self) -> str:
+        """The dtype that the backend computes in."""
+        return self.backend.dtype
+
+    @property
+    def device(self) -> str:
+        """ "cpu" or "cuda"."""
+        return "cuda" if self.backend.name == "cuda" else "cpu"
+
+    def num_parameters(self) -> int:
+        """How many numbers the model has; a tied vocabulary projection counts once."""
+        shapes = checkpoint.expected_shapes(self.config, self.architecture)
+        if self.config.tie_word_embeddings:
+            shapes.pop("vocab_projector.weight", None)
+        return sum(math.prod(shape) for shape in shapes.values())
+
+    def state_dict(self) -> dict[str, Array]:
+        """The weights by the reference's names."""
+        prefix = "" if self.architecture == "DistilBertModel" else "distilbert."
+        encoder = ("embeddings.", "transformer.")
+        return {prefix + name if name.startswith(encoder) else name: array for name, array in self.weights.items()}
+
+    def eval(self) -> Self:
+        """The model itself, which is always in evaluation mode."""
+        return self
+
+    def train(self, mode: bool = True) -> Self:
+        """Refused, unless `mode` is False."""
+        if mode:
+            raise TypeError("distilrt only infers; train with transformers, save, and load the result here")
+        return self
+
+    def parameters(self) -> None:
+        """Refused: there is nothing to train."""
+        raise TypeError("distilrt only infers and has no trainable parameters; state_dict() has the weights as arrays")
+
+    def to(self, device: Any) -> Self:
+        """The model itself, if it is on `device`; a model stays where and as it was loaded."""
+        if str(device) != self.device:
+            raise ValueError(
+                f"this model is on {self.device!r} in {self.dtype} and can't be moved to {device!r}; choose with "
+                "from_pretrained(…, backend=…, dtype=…)"
+            )
+        return self
+
+    def _encode(
+        self,
+        input_ids: Any,
+        attention_mask: Any,
+        inputs_embeds: Any,
+        position_ids: Any,
+        token_type_ids: Any,
+        output_hidden_states: bool | None,
+        output_attentions: bool | None,
+        *,
+        keep_first: bool = False,
+        keep_masked: bool = False,
+    ) -> _Encoded:
+        """Pack, run the encoder, and unpack what was asked for of its inner states."""
+        config = self.config
+        given = inputs_embeds if input_ids is None else input_ids
+        device = given.device if _is_tensor(given) else None
+        batch, layout = pack_padded(
+            config,
+            _as_numpy(input_ids),
+            _as_numpy(attention_mask),
+            _as_numpy(position_ids),
+            _as_numpy(inputs_embeds),
+            keep_first=keep_first,
+            keep_masked=keep_masked,
+        )
+        if token_type_ids is not None and config.folded_bert:
+            _check_segments(_as_numpy(token_type_ids), layout)
+        want_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        want_attentions = config.output_attentions if output_attentions is None else output_attentions
+        if not (want_states or want_attentions):
+            return _Encoded(self.backend.forward(batch), layout, device)
+        states = self.backend.forward(batch, all_layers=True)
+        hidden_states = tuple(layout.unpack(rows) for rows in states) if want_states else None
+        attentions = None
+        if want_attentions:
+            attentions = tuple(
+                _unpack_attentions(config, self.weights, index, rows, batch, layout)
+                for index, rows in enumerate(states[:-1])
+            )
+        return _Encoded(states[-1], layout, device, hidden_states, attentions)
+
+    def _answer(
+        self, output_class: type[_Output], run: _Encoded, return_dict: bool | None, **fields: Any
+    ) -> _Output | tuple[Any, ...]:
+        """Head outputs and inner states as the caller's kind of array."""
+        fields |= {"hidden_states": run.hidden_states, "attentions": run.attentions}
+        if fields.get("loss") is not None:
+            fields["loss"] = run.rows.dtype.type(fields["loss"])
+        if run.device is not None:
+            fields = {name: _as_tensor(value, run.device) for name, value in fields.items()}
+        output = output_class(**fields)
+        wanted = self.config.return_dict if return_dict is None else return_dict
+        return output if wanted else output.to_tuple()
+
+
+class DistilBertModel(_Model):
+    """The bare encoder. `last_hidden_state` is zero at masked positions, a masked first one included."""
+
+    architecture = "DistilBertModel"
+
+    def forward(
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        inputs_embeds: Any = None,
+        position_ids: Any = None,
+        *,
+        token_type_ids: Any = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> BaseModelOutput | tuple[Any, ...]:
+        """Hidden states `[batch_size, seq_len, hidden_size]`; see the module for the arguments."""
+        run = self._encode(input_ids, attention_mask, inputs_embeds, position_ids, token_type_ids,
+                           output_hidden_states, output_attentions)  # fmt: skip
+        last = run.layout.unpack(run.rows) if run.hidden_states is None else run.hidden_states[-1]
+        return self._answer(BaseModelOutput, run, return_dict, last_hidden_state=last)
+
+    __call__ = forward
+
+
+class DistilBertForMaskedLM(_Model):
+    """The encoder with a score for each word of the vocabulary at every position."""
+
+    architecture = "DistilBertForMaskedLM"
+
+    def forward(
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        inputs_embeds: Any = None,
+        labels: Any = None,
+        position_ids: Any = None,
+        *,
+        token_type_ids: Any = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> MaskedLMOutput | tuple[Any, ...]:
+        """Logits `[batch_size, seq_len, vocab_size]`; see the module for the arguments.
+
+        `labels` `[batch_size, seq_len]`: word ids, or -100, which masked positions must have.
+        """
+        run = self._encode(input_ids, attention_mask, inputs_embeds, position_ids, token_type_ids,
+                           output_hidden_states, output_attentions)  # fmt: skip
+        logits = heads.masked_lm(self.backend, run.rows, self.config.activation)
+        loss = None if labels is None else losses.token_level(logits, _as_numpy(labels), run.layout)
+        return self._answer(MaskedLMOutput, run, return_dict, loss=loss, logits=run.layout.unpack(logits))
+
+    __call__ = forward
+
+
+class DistilBertForSequenceClassification(_Model):
+    """The encoder with scores for a whole sequence, read at position 0 even where that is masked."""
+
+    architecture = "DistilBertForSequenceClassification"
+
+    def forward(
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        inputs_embeds: Any = None,
+        labels: Any = None,
+        position_ids: Any = None,
+        *,
+        token_type_ids: Any = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> SequenceClassifierOutput | tuple[Any, ...]:
+        """Logits `[batch_size, num_labels]`; see the module for the arguments.
+
+        `labels`: `[batch_size]` label ids or numbers, or `[batch_size, num_labels]` numbers, by
+        `config.problem_type` (see `losses.sequence_classification`).
+        """
+        run = self._encode(input_ids, attention_mask, inputs_embeds, position_ids, token_type_ids,
+                           output_hidden_states, output_attentions, keep_first=True)  # fmt: skip
+        logits = heads.sequence_classification(self.backend, run.rows[run.layout.first_rows])
+        loss = None if labels is None else losses.sequence_classification(self.config, logits, _as_numpy(labels))
+        return self._answer(SequenceClassifierOutput, run, return_dict, loss=loss, logits=logits)
+
+    __call__ = forward
+
+
+class DistilBertForQuestionAnswering(_Model):
+    """The encoder with a score for each position to be the first and the last of the answer."""
+
+    architecture = "DistilBertForQuestionAnswering"
+
+    def forward(
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        inputs_embeds: Any = None,
+        start_positions: Any = None,
+        end_positions: Any = None,
+        position_ids: Any = None,
+        *,
+        token_type_ids: Any = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> QuestionAnsweringModelOutput | tuple[Any, ...]:
+        """Start and end logits, each `[batch_size, seq_len]`; see the module for the arguments.
+
+        `start_positions`, `end_positions` `[batch_size]`: both or no loss; one outside the sequence is left out.
+        """
+        # The reference's loss ranks masked positions too, so with labels they are computed, though not returned.
+        with_loss = start_positions is not None and end_positions is not None
+        run = self._encode(input_ids, attention_mask, inputs_embeds, position_ids, token_type_ids,
+                           output_hidden_states, output_attentions, keep_masked=with_loss)  # fmt: skip
+        ends = np.ascontiguousarray(heads.question_answering(self.backend, run.rows).T)
+        loss = None
+        if with_loss:
+            start_logits, end_logits = (run.layout.unpack(rows, masked=True) for rows in ends)
+            loss = losses.question_answering(
+                start_logits, end_logits, _as_numpy(start_positions), _as_numpy(end_positions)
+            )
+        start_logits, end_logits = (run.layout.unpack(rows) for rows in ends)
+        return self._answer(QuestionAnsweringModelOutput, run, return_dict, loss=loss,
+                            start_logits=start_logits, end_logits=end_logits)  # fmt: skip
+
+    __call__ = forward
+
+
+class DistilBertForTokenClassification(_Model):
+    """The encoder with scores for each label at every position."""
+
+    architecture = "DistilBertForTokenClassification"
+
+    def forward(
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        inputs_embeds: Any = None,
+        labels: Any = None,
+        position_ids: Any = None,
+        *,
+        token_type_ids: Any = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> TokenClassifierOutput | tuple[Any, ...]:
+        """Logits `[batch_size, seq_len, num_labels]`; see the module for the arguments.
+
+        `labels` `[batch_size, seq_len]`: label ids, or -100, which masked positions must have.
+        """
+        run = self._encode(input_ids, attention_mask, inputs_embeds, position_ids, token_type_ids,
+                           output_hidden_states, output_attentions)  # fmt: skip
+        logits = heads.token_classification(self.backend, run.rows)
+        loss = None if labels is None else losses.token_level(logits, _as_numpy(labels), run.layout)
+        return self._answer(TokenClassifierOutput, run, return_dict, loss=loss, logits=run.layout.unpack(logits))
+
+    __call__ = forward
+
+
+class DistilBertForMultipleChoice(_Model):
+    """The encoder with one score for each choice, read at position 0 even where that is masked."""
+
+    architecture = "DistilBertForMultipleChoice"
+
+    def forward(
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        inputs_embeds: Any = None,
+        labels: Any = None,
+        position_ids: Any = None,
+        *,
+        token_type_ids: Any = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> MultipleChoiceModelOutput | tuple[Any, ...]:
+        """Logits `[batch_size, num_choices]`; see the module for the arguments, here with num_choices before seq_len.
+
+        `labels` `[batch_size]`: the right choice. Hidden states and attentions have batch_size * num_choices sequences,
+        and position_ids may be given so, as in the reference.
+        """
+        ids, embeds = _as_choices(input_ids, "input_ids", 3), _as_choices(inputs_embeds, "inputs_embeds", 4)
+        given = inputs_embeds if input_ids is None else input_ids
+        run = self._encode(ids, _as_choices(attention_mask, "attention_mask", 3), embeds, position_ids,
+                           _as_choices(token_type_ids, "token_type_ids", 3),
+                           output_hidden_states, output_attentions, keep_first=True)  # fmt: skip
+        logits = heads.multiple_choice(self.backend, run.rows[run.layout.first_rows]).reshape(np.shape(given)[:2])
+        loss = None if labels is None else losses.multiple_choice(logits, _as_numpy(labels))
+        return self._answer(MultipleChoiceModelOutput, run, return_dict, loss=loss, logits=logits)
+
+    __call__ = forward
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    """One run of the encoder."""
+
+    rows: Array  # [total_tokens, hidden_size], last layer
+    layout: Layout
+    device: Any  # the caller's torch device; None: the caller has NumPy arrays
+    hidden_states: tuple[Array, ...] | None = None  # padded
+    attentions: tuple[Array, ...] | None = None  # padded
+
+
+def _unpack_attentions(
+    config: DistilBertConfig, weights: Mapping[str, Array], index: int, rows: Array, batch: Batch, layout: Layout
+) -> Array:
+    """`[batch_size, num_heads, seq_len, seq_len]` of one layer, zero in rows and columns of masked positions."""
+    batch_size, seq_len = layout.shape
+    padded = np.zeros((batch_size, config.num_heads, seq_len, seq_len), rows.dtype)
+    positions = np.arange(batch.total_tokens) if layout.index is None else layout.index
+    for seq, probs in enumerate(reference.layer_attentions(config, weights, index, rows, batch)):
+        num_keys = probs.shape[2]
+        keys = positions[batch.cu_seqlens[seq] :][:num_keys] - seq * seq_len
+        padded[seq][:, keys[:, None], keys] = probs[:, :num_keys]
+    return padded
+
+
+def _check_segments(token_type_ids: Any, layout: Layout) -> None:
+    segments = np.asarray(token_type_ids)
+    if segments.shape != layout.shape:
+        raise InvalidInput(f"token_type_ids must have shape {list(layout.shape)} like the inputs, "
+                           f"found {list(segments.shape)}")  # fmt: skip
+    if layout.gather(segments).any():
+        raise InvalidInput("token_type_ids must be 0: this model is a BERT folded into a DistilBERT, which has no "
+                           "other segment")  # fmt: skip
+
+
+def _as_choices(value: Any, name: str, rank: int) -> Any:
+    """`[batch_size, num_choices, …]` as `[batch_size * num_choices, …]`."""
+    if value is None:
+        return None
+    array = value if _is_tensor(value) else np.asarray(value)
+    if array.ndim != rank:
+        shape = "[batch_size, num_choices, seq_len" + (", hidden_size]" if rank == 4 else "]")
+        raise InvalidInput(f"{name} must have shape {shape}, found {list(array.shape)}")
+    return array.reshape(array.shape[0] * array.shape[1], *array.shape[2:])
+
+
+def _is_tensor(value: Any) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, getattr(torch, "Tensor", ()))
+
+
+def _as_numpy(value: Any) -> Any:
+    """A torch tensor as an array, without a copy where it is on the CPU; anything else as it is."""
+    if not _is_tensor(value):
+        return value
+    value = value.detach().cpu()
+    return value.float().numpy() if str(value.dtype) == "torch.bfloat16" else value.numpy()
+
+
+def _as_tensor(value: Any, device: Any) -> Any:
+    """An array, or a tuple of arrays, as torch tensors on `device`, without a copy where that is the CPU."""
+    if value is None:
+        return None
+    if isinstance(value, tuple):
+        return tuple(_as_tensor(item, device) for item in value)
+    return sys.modules["torch"].from_numpy(np.asarray(value)).to(device)

@@ -1,0 +1,100 @@
+"""What a model returns: the reference's output classes, with its field names and order.
+
+One mechanism, six lists of fields. It knows nothing of models, and holds NumPy arrays and torch tensors alike.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class ModelOutput(dict[str, Any]):
+    """A dict of the fields that are not None, also readable as attributes and by position.
+
+    `out.logits`, `out["logits"]`, `out[0]`, `out[:2]`, `out.to_tuple()`; keys, values, items, `len`, iteration and
+    `**out` see only the fields that are set, and the attribute of another field is None, as in transformers.
+
+    Raises:
+        TypeError: a field that the class does not have.
+    """
+
+    __slots__ = ()
+    _fields: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls) -> None:
+        cls._fields = tuple(cls.__annotations__) or cls._fields
+
+    def __init__(self, **values: Any) -> None:
+        unknown = [name for name in values if name not in self._fields]
+        if unknown:
+            raise TypeError(f"{type(self).__name__} has no field {unknown[0]!r}; it has {', '.join(self._fields)}")
+        super().__init__((name, values[name]) for name in self._fields if values.get(name) is not None)
+
+    def __getitem__(self, key: str | int | slice) -> Any:
+        return super().__getitem__(key) if isinstance(key, str) else self.to_tuple()[key]
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self._fields:
+            return self.get(name)
+        raise AttributeError(f"{type(self).__name__} has no field {name!r}; it has {', '.join(self._fields)}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self[name] = value  # or attribute and item would part
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        """The fields that are set, in order."""
+        return tuple(self.values())
+
+
+class BaseModelOutput(ModelOutput):
+    """`DistilBertModel`'s output."""
+
+    last_hidden_state: Any  # [batch_size, seq_len, hidden_size]
+    hidden_states: Any  # num_layers + 1 of [batch_size, seq_len, hidden_size]: embeddings, then each layer
+    attentions: Any  # num_layers of [batch_size, num_heads, seq_len, seq_len]
+
+
+class MaskedLMOutput(ModelOutput):
+    """`DistilBertForMaskedLM`'s output."""
+
+    loss: Any  # scalar
+    logits: Any  # [batch_size, seq_len, vocab_size]
+    hidden_states: Any
+    attentions: Any
+
+
+class SequenceClassifierOutput(ModelOutput):
+    """`DistilBertForSequenceClassification`'s output."""
+
+    loss: Any  # scalar
+    logits: Any  # [batch_size, num_labels]
+    hidden_states: Any
+    attentions: Any
+
+
+class QuestionAnsweringModelOutput(ModelOutput):
+    """`DistilBertForQuestionAnswering`'s output."""
+
+    loss: Any  # scalar
+    start_logits: Any  # [batch_size, seq_len]
+    end_logits: Any  # [batch_size, seq_len]
+    hidden_states: Any
+    attentions: Any
+
+
+class TokenClassifierOutput(ModelOutput):
+    """`DistilBertForTokenClassification`'s output."""
+
+    loss: Any  # scalar
+    logits: Any  # [batch_size, seq_len, num_labels]
+    hidden_states: Any
+    attentions: Any
+
+
+class MultipleChoiceModelOutput(ModelOutput):
+    """`DistilBertForMultipleChoice`'s output; its hidden states have batch_size * num_choices sequences."""
+
+    loss: Any  # scalar
+    logits: Any  # [batch_size, num_choices]
+    hidden_states: Any
+    attentions: Any

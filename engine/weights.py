@@ -1,0 +1,339 @@
+"""Tensors of a checkpoint's files, memory-mapped: exactly as stored, or as float32 arrays by name.
+
+It knows file formats (safetensors, PyTorch's pickle, shards) but no model: which tensors there should be, and what they
+are called, is `distilrt.checkpoint`'s business. Imports torch only to read a `.bin`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+import os
+import pickle
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+
+from distilrt.errors import CheckpointError
+
+FloatArray = npt.NDArray[np.float32]
+
+# dtype name -> (name in a safetensors header, how NumPy holds the stored bits)
+_FLOATS = {"float32": ("F32", "<f4"), "float16": ("F16", "<f2"), "bfloat16": ("BF16", "<u2"), "float64": ("F64", "<f8")}
+FLOAT_DTYPES = tuple(_FLOATS)
+_FROM_HEADER = {header: name for name, (header, _) in _FLOATS.items()}
+
+# dtype, one of FLOAT_DTYPES or else the file's own word for another type; and shape
+Spec = tuple[str, tuple[int, ...]]
+
+
+class TensorFile(Protocol):
+    """An open file of tensors, by their names in the file."""
+
+    specs: dict[str, Spec]
+
+    def raw(self, name: str) -> npt.NDArray[Any]:
+        """The stored numbers, read-only and without a copy where possible; bfloat16 as uint16."""
+        ...
+
+    def load(self, name: str) -> FloatArray:
+        """The numbers as float32; a view of the file where it holds aligned float32."""
+        ...
+
+    def release(self) -> None:
+        """Give the file's pages back to the operating system; the next access reads them again."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One tensor in its file."""
+
+    file: TensorFile
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    def raw(self) -> npt.NDArray[Any]:
+        """The stored numbers, see `TensorFile.raw`."""
+        return self.file.raw(self.name)
+
+    def load(self) -> FloatArray:
+        """The numbers as float32, see `TensorFile.load`."""
+        return self.file.load(self.name)
+
+
+class SafetensorsFile:
+    """A memory-mapped safetensors file; the library checks the header, the data is mapped here."""
+
+    def __init__(self, path: Path) -> None:
+        _refuse_impostor(path)
+        try:
+            with safe_open(path, framework="np"):
+                pass
+        except SafetensorError as error:
+            raise CheckpointError(f"{path} is not a whole safetensors file: {error}. It is truncated or damaged; "
+                                  "fetch it again") from error  # fmt: skip
+        with path.open("rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        start = 8 + int.from_bytes(self._map[:8], "little")
+        header = json.loads(self._map[8:start])
+        header.pop("__metadata__", None)
+        self._span = {name: [start + at for at in entry["data_offsets"]] for name, entry in header.items()}
+        self.specs: dict[str, Spec] = {
+            name: (_FROM_HEADER.get(entry["dtype"], entry["dtype"]), tuple(entry["shape"]))
+            for name, entry in header.items()
+        }
+
+    def raw(self, name: str) -> npt.NDArray[Any]:
+        """A read-only view of the map, see `TensorFile.raw`."""
+        dtype, shape = self.specs[name]
+        return np.frombuffer(self._map, _FLOATS[dtype][1], math.prod(shape), self._span[name][0]).reshape(shape)
+
+    def load(self, name: str) -> FloatArray:
+        """The numbers as float32, see `TensorFile.load`."""
+        raw = self.raw(name)
+        array = _as_float32(raw, self.specs[name][0])
+        if array is not raw:
+            start, end = self._span[name]
+            self._drop(start - start % mmap.PAGESIZE, end)
+        return array
+
+    def release(self) -> None:
+        """Unmap all pages from memory, see `TensorFile.release`."""
+        self._drop(0, len(self._map))
+
+    def _drop(self, start: int, end: int) -> None:
+        if hasattr(mmap, "MADV_DONTNEED") and end > start:
+            self._map.madvise(mmap.MADV_DONTNEED, start, end - start)
+
+
+class PickleFile:
+    """A PyTorch `.bin`, read without running code from it; memory-mapped unless in the format of before torch 1.6."""
+
+    def __init__(self, path: Path) -> None:
+        _refuse_impostor(path)
+        self._path = path
+        self._mapped = zipfile.is_zipfile(path)
+        state = _read_pickle(path, self._mapped)
+        self._state: Mapping[str, Any] | None = state
+        self.specs: dict[str, Spec] = {
+            name: (str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)) for name, tensor in state.items()
+        }
+
+    def raw(self, name: str) -> npt.NDArray[Any]:
+        """A read-only view of the tensor, see `TensorFile.raw`."""
+        state = self._state  # another thread may release it meanwhile
+        if state is None:
+            state = self._state = _read_pickle(self._path, self._mapped)
+        tensor, dtype = state[name].detach(), self.specs[name][0]
+        if dtype == "bfloat16":
+            import torch
+
+            tensor = tensor.view(torch.int16)
+        array: npt.NDArray[Any] = tensor.numpy().view(_FLOATS[dtype][1])
+        array.flags.writeable = False
+        return array
+
+    def load(self, name: str) -> FloatArray:
+        """The numbers as float32, see `TensorFile.load`."""
+        return _as_float32(self.raw(name), self.specs[name][0])
+
+    def release(self) -> None:
+        """Close the map once the last view of it is gone; the next access opens it again."""
+        if self._mapped:
+            self._state = None
+
+
+def _read_pickle(path: Path, mapped: bool) -> Mapping[str, Any]:
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError(f"reading {path} needs torch: pip install 'distilrt[torch]', or convert the checkpoint to "
+                          "safetensors, which needs nothing more") from error  # fmt: skip
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 6):
+        raise ImportError(f"reading {path} needs torch 2.6 or newer, found {torch.__version__}: older ones can be made "
+                          "to run code from such a file; update torch, or convert to safetensors")  # fmt: skip
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except pickle.UnpicklingError as error:
+        detail = str(error).partition("WeightsUnpickler error:")[2].strip().partition("\n")[0] or "unknown content"
+        raise CheckpointError(
+            f"{path} was refused: it is not a plain pickle of tensors, and reading any other would run code stored in it "
+            f"({detail}). Use model.safetensors, from a source you trust"
+        ) from error
+    except Exception as error:  # a damaged file fails anywhere in torch's reader
+        raise CheckpointError(f"{path} is not a whole PyTorch file: {type(error).__name__} {error}. It is truncated or "
+                              "damaged; fetch it again") from error  # fmt: skip
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise CheckpointError(f"{path} must hold a flat dict of tensors, found other things in it; save the model's "
+                              "state_dict() alone")  # fmt: skip
+    return state
+
+
+def _refuse_impostor(path: Path) -> None:
+    """Name the two kinds of file that often lie where weights should be."""
+    with path.open("rb") as file:
+        start = file.read(64).lstrip().lower()
+    if start.startswith(b"version https://git-lfs"):
+        raise CheckpointError(f"{path} is a Git LFS pointer, not the weights; run `git lfs pull` in its folder")
+    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise CheckpointError(f"{path} is a web page, not weights: a failed download; fetch it again")
+
+
+def _as_float32(raw: npt.NDArray[Any], dtype: str) -> FloatArray:
+    if dtype == "bfloat16":
+        wide = raw.astype(np.uint32)
+        wide <<= 16
+        return wide.view(np.float32)
+    return np.require(raw, np.float32, ["C_CONTIGUOUS", "ALIGNED"])
+
+
+_FORMATS: tuple[tuple[str, Callable[[Path], TensorFile]], ...] = (
+    ("model.safetensors", SafetensorsFile),
+    ("model.safetensors.index.json", SafetensorsFile),
+    ("pytorch_model.bin", PickleFile),
+    ("pytorch_model.bin.index.json", PickleFile),
+)
+
+
+def open_tensors(resolve: Callable[[str], Path | None], model: str | Path) -> tuple[dict[str, Stored], Path]:
+    """Open the weights of a checkpoint, of the first format that it has.
+
+    Args:
+        resolve: path of a file of the checkpoint by name, as `resolve_file` gives.
+        model: the checkpoint's name, for error messages.
+
+    Returns:
+        Every tensor by its name in the files; and the weights file, or the index of the shards.
+
+    Raises:
+        OSError: there are no weights in a known format, or a shard is missing.
+        CheckpointError: a file is damaged, or was refused because it would run code.
+        ImportError: a `.bin` without torch.
+    """
+    for filename, reader in _FORMATS:
+        path = resolve(filename)
+        if path is not None:
+            opened = _open_shards(resolve, path, reader) if path.suffix == ".json" else _contents(reader(path))
+            return opened, path
+    names = ", ".join(name for name, _ in _FORMATS)
+    raise FileNotFoundError(f"{model} has no weights: looked for {names}. Other formats must be converted to "
+                            "safetensors; if the network is not to be used, they must all be cached")  # fmt: skip
+
+
+def _contents(file: TensorFile) -> dict[str, Stored]:
+    return {name: Stored(file, name, *spec) for name, spec in file.specs.items()}
+
+
+def _open_shards(
+    resolve: Callable[[str], Path | None], index: Path, reader: Callable[[Path], TensorFile]
+) -> dict[str, Stored]:
+    _refuse_impostor(index)
+    try:
+        shard_of = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{index} is not an index of shards (a JSON object with weight_map): {error!r}"
+        ) from error
+    shards: dict[str, dict[str, Stored]] = {}
+    for shard in dict.fromkeys(shard_of.values()):
+        if not isinstance(shard, str) or Path(shard).name != shard:
+            raise CheckpointError(f"{index} names {shard!r} as a shard; a shard is a plain file name beside the index")
+        path = resolve(shard)
+        if path is None:
+            raise FileNotFoundError(f"{index} needs the shard {shard}, which is not there; fetch the whole checkpoint")
+        shards[shard] = _contents(reader(path))
+    lost = next((name for name, shard in shard_of.items() if name not in shards[shard]), None)
+    if lost is not None:
+        raise CheckpointError(f"{index} says that {lost} is in {shard_of[lost]}, which has no such tensor")
+    return {name: shards[shard][name] for name, shard in shard_of.items()}
+
+
+class Weights(Mapping[str, FloatArray]):
+    """Named float32 arrays, read from their files at each access.
+
+    A float32 tensor of a file is a read-only view of its memory map; one of another dtype is converted anew at every
+    access and not kept, so a loop over all never holds more than one. Arrays from memory are returned as they are.
+
+    Args:
+        entries: canonical name to tensor of a file, or float32 array.
+        source: where they come from, for messages.
+
+    Attributes:
+        dtype: "float32", "float16", "bfloat16" or "float64": what most of the numbers in the files are.
+        source: path of the weights file or of its index of shards; "memory" for arrays from memory.
+    """
+
+    def __init__(self, entries: Mapping[str, Stored | FloatArray], source: str = "memory") -> None:
+        self._entries = dict(entries)
+        self.source = source
+        sizes = dict.fromkeys(FLOAT_DTYPES, 0)
+        for name, entry in self._entries.items():
+            if isinstance(entry, Stored):
+                sizes[entry.dtype] += math.prod(entry.shape)
+            elif entry.dtype != np.float32:
+                raise TypeError(f"weights from memory must be float32, found {entry.dtype} for {name}")
+        self.dtype = max(FLOAT_DTYPES, key=lambda dtype: sizes[dtype])
+
+    def __getitem__(self, name: str) -> FloatArray:
+        entry = self._entries[name]
+        return entry.load() if isinstance(entry, Stored) else entry
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def raw(self, name: str) -> tuple[str, npt.NDArray[Any]]:
+        """The dtype that a tensor is stored in, and its numbers as stored; bfloat16 ones as uint16."""
+        entry = self._entries[name]
+        return (entry.dtype, entry.raw()) if isinstance(entry, Stored) else ("float32", entry)
+
+    def release(self) -> None:
+        """Give the files' mapped pages back to the operating system; the next access just reads them again."""
+        for file in {entry.file for entry in self._entries.values() if isinstance(entry, Stored)}:
+            file.release()
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, tuple[str, npt.NDArray[Any]]]) -> None:
+    """Write a safetensors file that torch-side readers accept, and only then put it in place of `path`.
+
+    Args:
+        tensors: name to dtype, one of FLOAT_DTYPES, and the numbers in it; bfloat16 ones as uint16.
+    """
+    # By hand, since NumPy has no bfloat16 to give the library's writer, and older ones of it copy all tensors at once.
+    # Wide types come first, which keeps every tensor aligned.
+    order = sorted(tensors, key=lambda name: (-tensors[name][1].itemsize, name))
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name in order:
+        dtype, array = tensors[name]
+        start, end = end, end + array.nbytes
+        header[name] = {"dtype": _FLOATS[dtype][0], "shape": list(array.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for name in order:
+                dtype, array = tensors[name]
+                file.write(np.ascontiguousarray(array, _FLOATS[dtype][1]).data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,67 @@
+"""Builds `distilrt._C`: kernels.cpp once per instruction set, everything else for the baseline CPU.
+
+Metadata is in pyproject.toml. Strict editable mode: it is the only one in which tools see a package made of two root
+folders (run the install again after adding a file).
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+from pybind11.setup_helpers import Pybind11Extension
+from setuptools import setup
+from setuptools.command.build_ext import build_ext
+
+X86_ISAS = {
+    "avx2": ["-march=x86-64-v3"],
+    "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
+}
+ISA_FLAGS = {"generic": []} | (X86_ISAS if platform.machine() in ("x86_64", "AMD64") else {})
+# NaN and infinity keep their meaning: nothing of -ffast-math beyond these two.
+COMMON_FLAGS = ["-std=c++20", "-O3", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"]
+# DISTILRT_SANITIZE=address,undefined (or thread) builds for a sanitizer run; see `make sanitize`.
+SANITIZE = os.environ.get("DISTILRT_SANITIZE")
+SANITIZE_FLAGS = [f"-fsanitize={SANITIZE}", "-fno-omit-frame-pointer", "-g"] if SANITIZE else []
+
+SOURCES = ["bindings", "dispatch", "encoder", "thread_pool"]
+HEADERS = sorted(str(path) for path in Path("csrc").glob("*.h"))
+
+
+class BuildKernels(build_ext):
+    """Compiles one kernels object per ISA, in place of one set of flags for every source."""
+
+    def build_extension(self, ext: Pybind11Extension) -> None:
+        objects = []
+        for isa, flags in ISA_FLAGS.items():
+            # Not in build_temp, which an editable install throws away: these are the slow ones.
+            folder = Path("build", f"kernels-{platform.machine()}{'-' + SANITIZE if SANITIZE else ''}", isa)
+            newest = max(Path(name).stat().st_mtime for name in ["csrc/kernels.cpp", "setup.py", *HEADERS])
+            target = folder / "csrc" / "kernels.o"
+            if not target.exists() or target.stat().st_mtime < newest:
+                self.compiler.compile(
+                    ["csrc/kernels.cpp"],
+                    output_dir=str(folder),
+                    macros=[("ISA", isa)],
+                    extra_postargs=[*COMMON_FLAGS, *SANITIZE_FLAGS, *flags],
+                )
+            objects.append(str(target))
+        ext.extra_objects = objects
+        super().build_extension(ext)
+
+
+setup(
+    ext_modules=[
+        Pybind11Extension(
+            "distilrt._C",
+            sources=[f"csrc/{name}.cpp" for name in SOURCES],
+            depends=["csrc/kernels.cpp", *HEADERS],
+            extra_compile_args=[*COMMON_FLAGS, *SANITIZE_FLAGS],
+            extra_link_args=["-pthread", *SANITIZE_FLAGS],
+            cxx_std=20,
+        )
+    ],
+    cmdclass={"build_ext": BuildKernels},
+    options={"editable_wheel": {"mode": "strict"}},
+)

@@ -1,0 +1,46 @@
+"""csrc/layer_norm-inl.h against NumPy in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from distilrt import reference
+from distilrt.config import LAYER_NORM_EPS
+
+WIDTHS = [1, 2, 15, 16, 17, 32, 36, 63, 64, 65, 384, 768, 1023, 1024]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("rows", [1, 3])
+def test_layer_norm(kernels: Any, rng: Any, assert_close: Any, rows: int, width: int) -> None:
+    x = rng.standard_normal((rows, width), np.float32) + np.float32(3)
+    gamma, beta = rng.standard_normal(width, np.float32), rng.standard_normal(width, np.float32)
+    if width == 1:
+        x[:] = 3  # one number has no variance; only the exact mean avoids dividing noise by sqrt(1e-12)
+    out = np.full_like(x, np.nan)
+    kernels.layer_norm(x, gamma, beta, LAYER_NORM_EPS, out=out)
+    exact = reference.layer_norm(x.astype(float), gamma.astype(float), beta.astype(float))
+    assert_close(out, exact, reference.layer_norm(x, gamma, beta))
+    kernels.layer_norm(x, gamma, beta, LAYER_NORM_EPS, out=x)
+    np.testing.assert_array_equal(x, out)
+
+
+@pytest.mark.parametrize("width", WIDTHS[1:])
+def test_embed(kernels: Any, rng: Any, assert_close: Any, width: int) -> None:
+    word, position, gamma, beta = (rng.standard_normal(width, np.float32) for _ in range(4))
+    out = np.full(width, np.nan, np.float32)
+    kernels.embed(word, position, gamma, beta, LAYER_NORM_EPS, out=out)
+    exact = reference.layer_norm(word.astype(float) + position, gamma.astype(float), beta.astype(float))
+    assert_close(out, exact, reference.layer_norm(word + position, gamma, beta))
+
+
+def test_large_mean_keeps_its_digits(kernels: Any, rng: Any, assert_close: Any) -> None:
+    """E[x²] - mean² in one pass would lose all of them here."""
+    x = rng.standard_normal((2, 768), np.float32) + np.float32(1000)
+    gamma, beta = np.ones(768, np.float32), np.zeros(768, np.float32)
+    out = np.full_like(x, np.nan)
+    kernels.layer_norm(x, gamma, beta, LAYER_NORM_EPS, out=out)
+    assert_close(out, reference.layer_norm(x.astype(float), gamma, beta), reference.layer_norm(x, gamma, beta))

@@ -1,0 +1,122 @@
+"""csrc/thread_pool.*: many callers, more threads than cores, forked children. Numbers must not depend on any of it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from distilrt import _C
+from distilrt.backends.cpu import CpuBackend
+from distilrt.batch import Batch, pack
+from distilrt.checkpoint import random_weights
+from distilrt.config import DistilBertConfig
+
+CONFIG = DistilBertConfig(dim=64, n_heads=2, n_layers=2, hidden_dim=96, vocab_size=50)
+
+
+def _backend(num_threads: int) -> CpuBackend:
+    return CpuBackend(CONFIG, random_weights(CONFIG, "DistilBertModel"), num_threads=num_threads)
+
+
+def _batch(*lengths: int) -> Batch:
+    rng = np.random.default_rng(sum(lengths))
+    return pack(CONFIG, [rng.integers(0, CONFIG.vocab_size, length) for length in lengths])
+
+
+@pytest.mark.parametrize("num_threads", [2, 3, 7])
+def test_thread_count_does_not_change_a_bit(num_threads: int) -> None:
+    batch = _batch(1, 64, 130, 7)
+    np.testing.assert_array_equal(_backend(num_threads).forward(batch), _backend(1).forward(batch))
+
+
+def test_32_callers_share_one_model() -> None:
+    backend = _backend(2)
+    batches = [_batch(1 + i, 3 + 2 * i) for i in range(32)]
+    expected = [backend.forward(batch) for batch in batches]
+    failures: list[Any] = []
+
+    def call(i: int) -> None:
+        for round_ in range(20):
+            mine = (i + round_) % len(batches)
+            if not np.array_equal(backend.forward(batches[mine]), expected[mine]):
+                failures.append((i, round_))
+
+    threads = [threading.Thread(target=call, args=(i,)) for i in range(32)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not failures
+    assert not any(thread.is_alive() for thread in threads)
+
+
+def test_models_with_different_thread_counts_take_turns() -> None:
+    backends = [_backend(n) for n in (1, 2, 3)]
+    batch = _batch(40, 9)
+    expected = backends[0].forward(batch)
+    failures: list[int] = []
+
+    def call(i: int) -> None:
+        for _ in range(100):
+            if not np.array_equal(backends[i % 3].forward(batch), expected):
+                failures.append(i)
+
+    threads = [threading.Thread(target=call, args=(i,)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not failures
+    assert not any(thread.is_alive() for thread in threads)
+
+
+def _answer_in_child(backend: CpuBackend, batch: Batch, queue: Any) -> None:
+    queue.put(backend.forward(batch))
+
+
+@pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
+def test_forked_child_computes_with_a_pool_of_its_own() -> None:
+    backend, batch = _backend(2), _batch(33, 5)
+    expected = backend.forward(batch)  # the parent's pool has started
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(target=_answer_in_child, args=(backend, batch, queue))
+    child.start()
+    answer = queue.get(timeout=60)
+    child.join(60)
+    np.testing.assert_array_equal(answer, expected)
+    np.testing.assert_array_equal(backend.forward(batch), expected)
+
+
+def test_idle_threads_sleep() -> None:
+    backend = _backend(2)
+    backend.forward(_batch(8))
+    time.sleep(0.05)
+    before = time.process_time()
+    time.sleep(0.5)
+    assert time.process_time() - before < 0.05  # CPU seconds of all threads, not wall time
+
+
+def test_one_thread_starts_none() -> None:
+    code = (
+        "import os; import test_thread_pool as t; b = t._backend(1); n = len(os.listdir('/proc/self/task'));"
+        "b.forward(t._batch(8)); assert len(os.listdir('/proc/self/task')) == n"
+    )
+    if not os.path.isdir("/proc/self/task"):
+        pytest.skip("needs /proc")
+    import subprocess
+    import sys
+
+    folder = os.path.dirname(__file__)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+def test_unknown_isa_is_an_error() -> None:
+    with pytest.raises(ValueError, match="generic"):
+        _C.Kernels("pentium")

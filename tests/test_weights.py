@@ -1,0 +1,357 @@
+"""Reading and writing tensor files: zero copies, exact conversions, little memory, and no code run from a pickle."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import pickle
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import safetensors.torch
+import torch
+from safetensors.numpy import load_file, save_file
+
+from distilrt.errors import CheckpointError
+from distilrt.weights import FLOAT_DTYPES, PickleFile, SafetensorsFile, Stored, Weights, open_tensors, write_safetensors
+
+DTYPES = {name: getattr(torch, name) for name in FLOAT_DTYPES}
+
+
+def opened(folder: Path) -> Weights:
+    def resolve(name: str) -> Path | None:
+        return folder / name if (folder / name).is_file() else None
+
+    stored, path = open_tensors(resolve, folder)
+    return Weights(stored, str(path))
+
+
+def write_header(path: Path, header: bytes, data: bytes = b"") -> None:
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data)
+
+
+def random_tensors(dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(7, 5, generator=generator, dtype=torch.float64)
+    odd = torch.tensor([0.0, -0.0, 1e-40, 3e-8, 65504.0, float("inf"), float("-inf")], dtype=torch.float64)
+    return {"a": values.to(dtype), "b": odd.to(dtype)}
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_float32_is_a_read_only_view_of_the_map(tmp_path: Path) -> None:
+    save_file(
+        {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(3, np.float32)}, tmp_path / "model.safetensors"
+    )
+    weights = opened(tmp_path)
+    array = weights["a"]
+    assert array.dtype == np.float32 and array.tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert np.shares_memory(array, weights["a"])
+    assert not array.flags.writeable and not array.flags.owndata and array.flags.aligned
+    file = SafetensorsFile(tmp_path / "model.safetensors")
+    mapped = np.frombuffer(file._map, np.uint8)
+    assert np.shares_memory(file.load("a"), mapped)
+    with pytest.raises(ValueError, match="read-only"):
+        array[0, 0] = 1
+
+
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
+@pytest.mark.parametrize("form", ["safetensors", "zip", "legacy"])
+def test_values_equal_torchs_conversion(tmp_path: Path, dtype: str, form: str) -> None:
+    tensors = random_tensors(DTYPES[dtype])
+    if form == "safetensors":
+        safetensors.torch.save_file(tensors, tmp_path / "model.safetensors")
+    else:
+        torch.save(tensors, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=form == "zip")
+    weights = opened(tmp_path)
+    assert weights.dtype == dtype
+    assert set(weights) == {"a", "b"} and len(weights) == 2 and "a" in weights and "c" not in weights
+    for name, tensor in tensors.items():
+        array, expected = weights[name], tensor.to(torch.float32).numpy()
+        assert array.dtype == np.float32 and array.tobytes() == expected.tobytes()
+    with pytest.raises(KeyError):
+        weights["c"]
+    weights.release()
+    assert weights["a"].tobytes() == tensors["a"].to(torch.float32).numpy().tobytes()
+
+
+def test_bin_is_mapped_and_transposed_tensors_come_out_right(tmp_path: Path) -> None:
+    base = torch.arange(6.0).reshape(2, 3)
+    parameter = torch.nn.Parameter(base + 1)
+    torch.save({"flat": base, "turned": base.T, "parameter": parameter}, tmp_path / "pytorch_model.bin")
+    weights = opened(tmp_path)
+    assert np.shares_memory(weights["flat"], weights["flat"]) and not weights["flat"].flags.writeable
+    assert weights["turned"].tolist() == base.T.tolist() and weights["turned"].flags.c_contiguous
+    assert weights["parameter"].tolist() == parameter.tolist()
+
+
+def test_unaligned_float32_is_copied(tmp_path: Path) -> None:
+    header = json.dumps({"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 12]}}).encode()
+    header += b" " * (1 + -len(header) % 4)
+    write_header(tmp_path / "model.safetensors", header, np.array([1, 2, 3], np.float32).tobytes())
+    array = opened(tmp_path)["a"]
+    assert array.tolist() == [1, 2, 3] and array.flags.aligned
+
+
+def test_dtype_is_that_of_most_numbers(tmp_path: Path) -> None:
+    save_file({"a": np.zeros(5, np.float16), "b": np.zeros(4, np.float32)}, tmp_path / "model.safetensors")
+    weights = opened(tmp_path)
+    assert weights.dtype == "float16" and weights.source == str(tmp_path / "model.safetensors")
+
+
+def test_arrays_from_memory() -> None:
+    array = np.ones(3, np.float32)
+    weights = Weights({"a": array, "b": array})
+    assert weights["a"] is array and weights["b"] is array
+    assert (weights.dtype, weights.source) == ("float32", "memory")
+    weights.release()
+    with pytest.raises(TypeError, match="must be float32, found float64 for a"):
+        Weights({"a": np.ones(3)})  # type: ignore[dict-item]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("form", ["safetensors", "bin"])
+def test_memory_stays_bounded_over_a_float16_file(tmp_path: Path, form: str) -> None:
+    tensors = {str(i): torch.full((1000, 1000), i, dtype=torch.float16) for i in range(30)}
+    if form == "safetensors":
+        safetensors.torch.save_file(tensors, tmp_path / "model.safetensors")
+    else:
+        torch.save(tensors, tmp_path / "pytorch_model.bin")
+    del tensors
+    gc.collect()
+    weights = opened(tmp_path)
+    before, peak = resident_bytes(), 0
+    for name, array in weights.items():
+        assert array[0, 0] == array[-1, -1] == int(name)
+        del array
+        peak = max(peak, resident_bytes())
+        if form == "bin":
+            weights.release()
+    assert peak - before < 20e6  # the file is 60 MB, all of it as float32 120 MB
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("form", ["safetensors", "bin"])
+def test_release_gives_mapped_pages_back(tmp_path: Path, form: str) -> None:
+    if form == "safetensors":
+        save_file({"a": np.ones(10_000_000, np.float32)}, tmp_path / "model.safetensors")
+    else:
+        torch.save({"a": torch.ones(10_000_000)}, tmp_path / "pytorch_model.bin")
+    weights = opened(tmp_path)
+    before = resident_bytes()
+    assert weights["a"].sum() == 10_000_000
+    assert resident_bytes() - before > 30e6
+    weights.release()
+    gc.collect()
+    assert resident_bytes() - before < 5e6
+    assert weights["a"].sum() == 10_000_000
+
+
+def test_closed_without_garbage_collection(tmp_path: Path) -> None:
+    save_file({"a": np.ones(3, np.float32)}, tmp_path / "model.safetensors")
+    gc.disable()
+    try:
+        weights = opened(tmp_path)
+        assert str(tmp_path) in Path("/proc/self/maps").read_text()
+        del weights
+        assert str(tmp_path) not in Path("/proc/self/maps").read_text()
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("form", ["safetensors", "bin"])
+def test_shards(tmp_path: Path, form: str) -> None:
+    for shard, name in (("one", "a"), ("two", "b")):
+        if form == "safetensors":
+            save_file({name: np.full(2, ord(name), np.float32)}, tmp_path / f"{shard}.safetensors")
+        else:
+            torch.save({name: torch.full((2,), float(ord(name)))}, tmp_path / f"{shard}.bin")
+    index = tmp_path / ("model.safetensors.index.json" if form == "safetensors" else "pytorch_model.bin.index.json")
+
+    def write_index(content: Any) -> None:
+        index.write_text(json.dumps(content))
+
+    write_index({"metadata": {}, "weight_map": {"a": f"one.{form}", "b": f"two.{form}"}})
+    weights = opened(tmp_path)
+    assert {name: array.tolist() for name, array in weights.items()} == {"a": [97, 97], "b": [98, 98]}
+    assert weights.source == str(index)
+
+    write_index({"weight_map": {"a": f"one.{form}", "c": f"two.{form}"}})
+    with pytest.raises(CheckpointError, match=f"says that c is in two.{form}, which has no such tensor"):
+        opened(tmp_path)
+    write_index({"weight_map": {"a": f"one.{form}", "b": f"three.{form}"}})
+    with pytest.raises(OSError, match=f"needs the shard three.{form}, which is not there"):
+        opened(tmp_path)
+    for outside in ("../one.safetensors", "/etc/passwd", 3):
+        write_index({"weight_map": {"a": outside}})
+        with pytest.raises(CheckpointError, match="a plain file name beside the index"):
+            opened(tmp_path)
+    for broken in ([], {"weight_map": 3}, {}):
+        write_index(broken)
+        with pytest.raises(CheckpointError, match="is not an index of shards"):
+            opened(tmp_path)
+
+
+def test_safetensors_come_before_bin(tmp_path: Path) -> None:
+    save_file({"a": np.ones(1, np.float32)}, tmp_path / "model.safetensors")
+    torch.save({"a": torch.zeros(1)}, tmp_path / "pytorch_model.bin")
+    assert opened(tmp_path)["a"] == 1
+
+
+def test_no_weights_at_all(tmp_path: Path) -> None:
+    (tmp_path / "tf_model.h5").write_bytes(b"h5")
+    with pytest.raises(OSError, match="has no weights: looked for model.safetensors, .*converted to safetensors"):
+        opened(tmp_path)
+
+
+def test_truncated_safetensors_at_every_kind_of_place(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({"a": np.ones((3, 4), np.float32), "b": np.ones(5, np.float32)}, path)
+    whole = path.read_bytes()
+    for length in (0, 1, 7, 8, 9, 60, len(whole) - 69, len(whole) - 30, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(CheckpointError, match="truncated or damaged") as caught:
+            opened(tmp_path)
+        assert str(path) in str(caught.value)
+    path.write_bytes(whole + b"x")
+    with pytest.raises(CheckpointError, match="truncated or damaged"):
+        opened(tmp_path)
+
+
+F32_PAIR = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+
+
+@pytest.mark.parametrize(
+    ("header", "data"),
+    [
+        (b'{"a":', 0),
+        (b"[1, 2]", 0),
+        (json.dumps({"a": F32_PAIR, "b": F32_PAIR | {"data_offsets": [4, 12]}}).encode(), 12),
+        (json.dumps({"a": F32_PAIR, "b": F32_PAIR | {"data_offsets": [12, 20]}}).encode(), 20),
+        (json.dumps({"a": F32_PAIR | {"shape": [3]}}).encode(), 8),
+        (json.dumps({"a": F32_PAIR | {"dtype": "F31"}}).encode(), 8),
+    ],
+    ids=["json", "list", "overlap", "hole", "shape", "dtype"],
+)
+def test_invalid_headers(tmp_path: Path, header: bytes, data: int) -> None:
+    write_header(tmp_path / "model.safetensors", header, bytes(data))
+    with pytest.raises(CheckpointError, match="model.safetensors is not a whole safetensors file"):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "model.safetensors.index.json"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n", "Git LFS pointer.*git lfs pull"),
+        (b"\n<!DOCTYPE html><html>404</html>", "web page, not weights"),
+        (b"no weights at all, just words", "is not a (whole|plain|index)|is not an index"),
+    ],
+    ids=["lfs", "html", "garbage"],
+)
+def test_impostors(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        opened(tmp_path)
+    assert str(tmp_path / name) in str(caught.value)
+
+
+class RunsCode:
+    """Pickles as a call that would create a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (os.mkdir, (str(self.path),))
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy", "plain"])
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_pickle_with_code_is_refused_and_not_run(tmp_path: Path, form: str) -> None:
+    path, trace = tmp_path / "pytorch_model.bin", tmp_path / "was-run"
+    state = {"a": torch.zeros(2), "b": RunsCode(trace)}
+    if form == "plain":
+        path.write_bytes(pickle.dumps(state, protocol=2))
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization=form == "zip")
+    with pytest.raises(CheckpointError, match="refused.*would run code stored in it.*Use model.safetensors") as caught:
+        opened(tmp_path)
+    assert "weights_only" not in str(caught.value)  # torch's own advice is to switch the protection off
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_truncated_bin(tmp_path: Path, legacy: bool) -> None:
+    path = tmp_path / "pytorch_model.bin"
+    torch.save({"a": torch.zeros(1000)}, path, _use_new_zipfile_serialization=not legacy)
+    whole = path.read_bytes()
+    for length in (0, 10, 200, len(whole) // 2, len(whole) - 5):
+        path.write_bytes(whole[:length])
+        with pytest.raises(CheckpointError, match=r"pytorch_model\.bin is not a whole PyTorch file"):
+            opened(tmp_path)
+
+
+@pytest.mark.parametrize("state", [[torch.zeros(1)], {"state_dict": {"a": torch.zeros(1)}}, {"a": 3}])
+def test_bin_that_is_no_state_dict(tmp_path: Path, state: Any) -> None:
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="must hold a flat dict of tensors"):
+        opened(tmp_path)
+
+
+def test_bin_without_a_fit_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save({"a": torch.zeros(1)}, tmp_path / "pytorch_model.bin")
+    monkeypatch.setattr(torch, "__version__", "2.5.1+cpu")
+    with pytest.raises(ImportError, match="needs torch 2.6 or newer, found 2.5.1"):
+        opened(tmp_path)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ImportError, match="needs torch: pip install .* convert the checkpoint to safetensors"):
+        opened(tmp_path)
+
+
+def test_written_file_reads_back_in_the_library(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    tensors: dict[str, tuple[str, npt.NDArray[Any]]] = {
+        "half": ("float16", np.arange(3, dtype=np.float16)),
+        "single": ("float32", np.arange(6, dtype=np.float32).reshape(2, 3).T),
+        "brain": ("bfloat16", np.array([0x3F80, 0x4000, 0xC040], np.uint16)),
+        "double": ("float64", np.array(0.1)),
+    }
+    write_safetensors(path, tensors)
+    read = safetensors.torch.load_file(path)
+    assert {name: str(tensor.dtype) for name, tensor in read.items()} == {
+        n: f"torch.{d}" for n, (d, _) in tensors.items()
+    }
+    assert read["single"].tolist() == [[0, 3], [1, 4], [2, 5]] and read["brain"].tolist() == [1, 2, -3]
+    assert read["half"].tolist() == [0, 1, 2] and read["double"].item() == 0.1
+    with safetensors.safe_open(path, framework="np") as file:
+        assert file.metadata() == {"format": "pt"}
+    assert int.from_bytes(path.read_bytes()[:8], "little") % 8 == 0
+
+
+def test_crash_while_writing_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.safetensors"
+    write_safetensors(path, {"a": ("float32", np.ones(2, np.float32))})
+
+    def crash(descriptor: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", crash)
+    with pytest.raises(KeyboardInterrupt):
+        write_safetensors(path, {"a": ("float32", np.zeros(2, np.float32))})
+    assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
+    assert load_file(path)["a"].tolist() == [1, 1]
+
+
+def test_unknown_dtype_keeps_the_files_word(tmp_path: Path) -> None:
+    save_file({"a": np.zeros(2, np.int8)}, tmp_path / "model.safetensors")
+    torch.save({"a": torch.zeros(2, dtype=torch.int8)}, tmp_path / "pytorch_model.bin")
+    for file in (SafetensorsFile(tmp_path / "model.safetensors"), PickleFile(tmp_path / "pytorch_model.bin")):
+        assert Stored(file, "a", *file.specs["a"]).dtype in ("I8", "int8")
