@@ -34,7 +34,7 @@ format: .venv/test.stamp
 
 type: .venv/test.stamp
 	$(BIN)/mypy -p distilrt
-	$(BIN)/mypy tests benches
+	$(BIN)/mypy --explicit-package-bases tests benches
 
 bench: .venv/test.stamp
 	$(BIN)/python -m pytest benches --benchmark-only --benchmark-columns=min,median,iqr,rounds

@@ -88,7 +88,8 @@ class PyEncoder {
     const int64_t rows = position_ids.size();
     require(input_ids.has_value() != inputs_embeds.has_value(), "give one of input_ids and inputs_embeds");
     require(!input_ids || input_ids->size() == rows, "input_ids and position_ids must have one length");
-    require(!inputs_embeds || inputs_embeds->size() == rows * hidden_size_, "inputs_embeds must be [rows, hidden_size]");
+    require(!inputs_embeds || inputs_embeds->size() == rows * hidden_size_,
+            "inputs_embeds must be [rows, hidden_size]");
     require(cu_seqlens.size() == key_lengths.size() + 1, "cu_seqlens needs one element more than key_lengths");
     const BatchView batch{.input_ids = input_ids ? input_ids->data() : nullptr,
                           .inputs_embeds = inputs_embeds ? inputs_embeds->data() : nullptr,
@@ -110,7 +111,8 @@ class PyEncoder {
 
   Floats linear(const std::string& name, const Floats& x, const std::string& activation) {
     const Linear& weights = encoder_.find_linear(name);
-    require(x.ndim() == 2 && x.shape(1) == weights.k, "'" + name + "' needs rows [n, " + std::to_string(weights.k) + "]");
+    require(x.ndim() == 2 && x.shape(1) == weights.k,
+            "'" + name + "' needs rows [n, " + std::to_string(weights.k) + "]");
     const Epilogue epilogue = epilogue_named(activation);
     Floats out({x.shape(0), static_cast<py::ssize_t>(weights.n)});
     float* to = out.mutable_data();
@@ -175,8 +177,9 @@ class PyKernels {
 
   // softmax(q k^T / sqrt(head_dim)) v of one attention head, into `out`.
   void attention(const Floats& q, const Floats& k, const Floats& v, Floats out) {
-    require(q.ndim() == 2 && k.ndim() == 2 && q.shape(1) == k.shape(1) && k.size() == v.size() && out.size() == q.size(),
-            "q and out [queries, head_dim], k and v [keys, head_dim]");
+    require(
+        q.ndim() == 2 && k.ndim() == 2 && q.shape(1) == k.shape(1) && k.size() == v.size() && out.size() == q.size(),
+        "q and out [queries, head_dim], k and v [keys, head_dim]");
     const int64_t head_dim = q.shape(1);
     Pages scratch(kernels_.attention_scratch(k.shape(0), head_dim));
     for (int64_t i = 0; i < scratch.bytes() / 4; ++i) scratch.data()[i] = NAN;
@@ -200,7 +203,8 @@ class PyKernels {
   }
 
   // layer_norm(word + position) of one row.
-  void embed(const Floats& word, const Floats& position, const Floats& gamma, const Floats& beta, float eps, Floats out) {
+  void embed(const Floats& word, const Floats& position, const Floats& gamma, const Floats& beta, float eps,
+             Floats out) {
     const py::ssize_t n = word.size();
     require(position.size() == n && gamma.size() == n && beta.size() == n && out.size() == n, "all of one width");
     kernels_.embed(word.data(), position.data(), gamma.data(), beta.data(), eps, n, out.mutable_data());

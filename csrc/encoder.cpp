@@ -124,7 +124,8 @@ void Encoder::check(const BatchView& batch) const {
   for (int64_t s = 0; s < batch.num_seqs; ++s) {
     const int64_t length = static_cast<int64_t>(batch.cu_seqlens[s + 1]) - batch.cu_seqlens[s];
     if (batch.cu_seqlens[s] != row || batch.key_lengths[s] < 1 || batch.key_lengths[s] > length)
-      throw std::invalid_argument("cu_seqlens must start at 0 and rise; key_lengths must be 1 to the sequence's length");
+      throw std::invalid_argument(
+          "cu_seqlens must start at 0 and rise; key_lengths must be 1 to the sequence's length");
     row += length;
   }
   if (row != batch.total_tokens) throw std::invalid_argument("cu_seqlens must end at the number of rows");
@@ -180,8 +181,8 @@ void Encoder::forward(const BatchView& batch, bool all_layers, float* out) {
 
     rows_phase(worker, rows, threads_, [&](int64_t r0, int64_t r1) {
       for (int64_t r = r0; r < r1; ++r) {
-        const float* word = batch.input_ids != nullptr ? word_ + batch.input_ids[r] * hidden
-                                                       : batch.inputs_embeds + r * hidden;
+        const float* word =
+            batch.input_ids != nullptr ? word_ + batch.input_ids[r] * hidden : batch.inputs_embeds + r * hidden;
         kernels_.embed(word, position_ + batch.position_ids[r] * hidden, embedding_norm_->gamma.data(),
                        embedding_norm_->beta.data(), shape_.eps, hidden, stage(0) + r * hidden);
       }
@@ -206,8 +207,8 @@ void Encoder::forward(const BatchView& batch, bool all_layers, float* out) {
                             .out = w.context + row * hidden + head * head_dim,
                             .ldo = hidden});
       });
-      gemm_phase(worker, kernels_,
-                 gemm_args(*layer.out_proj, w.context, w.residual, Epilogue::kBiasResidual, stage(i)), rows);
+      gemm_phase(worker, kernels_, gemm_args(*layer.out_proj, w.context, w.residual, Epilogue::kBiasResidual, stage(i)),
+                 rows);
       normalize(*layer.attn_layer_norm, w.residual, w.residual);
       gemm_phase(worker, kernels_, gemm_args(*layer.ffn_in, w.residual, w.ffn, shape_.activation), rows);
       gemm_phase(worker, kernels_, gemm_args(*layer.ffn_out, w.ffn, w.residual, Epilogue::kBiasResidual, w.residual),

@@ -21,11 +21,11 @@ struct ModelShape {
 
 // A packed batch; one of `input_ids` and `inputs_embeds` is null. See engine/batch.py.
 struct BatchView {
-  const int32_t* input_ids;      // [total_tokens]
-  const float* inputs_embeds;    // [total_tokens, hidden_size]
-  const int32_t* position_ids;   // [total_tokens]
-  const int32_t* cu_seqlens;     // [num_seqs + 1]
-  const int32_t* key_lengths;    // [num_seqs]
+  const int32_t* input_ids;     // [total_tokens]
+  const float* inputs_embeds;   // [total_tokens, hidden_size]
+  const int32_t* position_ids;  // [total_tokens]
+  const int32_t* cu_seqlens;    // [num_seqs + 1]
+  const int32_t* key_lengths;   // [num_seqs]
   int64_t total_tokens, num_seqs;
 };
 

@@ -9,8 +9,8 @@ constexpr int64_t kBlockRows = 128;
 
 DISTILRT_INLINE int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 
-// out[i, j] (+)= sum over p of a[i, p] * b[p, j] for kRows rows and kVecs vectors of columns. Not inlined: inside larger
-// functions the compiler spills the accumulators.
+// out[i, j] (+)= sum over p of a[i, p] * b[p, j] for kRows rows and kVecs vectors of columns. Not inlined: inside
+// larger functions the compiler spills the accumulators.
 template <int kRows, int kVecs>
 static __attribute__((noinline)) void tile(int64_t depth, const float* a, int64_t lda, const float* b, int64_t ldb,
                                            bool accumulate, float* out, int64_t ldo) {

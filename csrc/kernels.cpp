@@ -1,4 +1,5 @@
-// Compiled once per instruction set, with -DISA=<name> and that set's flags; exports one symbol, distilrt::<ISA>_kernels.
+// Compiled once per instruction set, with -DISA=<name> and that set's flags; exports one symbol,
+// distilrt::<ISA>_kernels.
 
 #include "kernels.h"
 

@@ -6,7 +6,20 @@ The public names load on first use, so that `import distilrt` stays quick and im
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from distilrt.config import DistilBertConfig
+    from distilrt.models import (
+        DistilBertForMaskedLM,
+        DistilBertForMultipleChoice,
+        DistilBertForQuestionAnswering,
+        DistilBertForSequenceClassification,
+        DistilBertForTokenClassification,
+        DistilBertModel,
+    )
+    from distilrt.tokenizer import DistilBertTokenizer
+    from distilrt.verification import verify
 
 __version__ = "0.1.0"
 
@@ -22,7 +35,18 @@ _HOMES = {
     "verify": "verification",
 }
 
-__all__ = ["__version__", *_HOMES]
+__all__ = [
+    "DistilBertConfig",
+    "DistilBertForMaskedLM",
+    "DistilBertForMultipleChoice",
+    "DistilBertForQuestionAnswering",
+    "DistilBertForSequenceClassification",
+    "DistilBertForTokenClassification",
+    "DistilBertModel",
+    "DistilBertTokenizer",
+    "__version__",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:

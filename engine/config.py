@@ -246,7 +246,7 @@ class DistilBertConfig:
             OSError: the folder, the repository or its `config.json` is not there.
             CheckpointError: the file is not JSON, or describes another architecture.
         """
-        from distilrt.checkpoint import resolve_file
+        from distilrt.hub import resolve_file
 
         path = resolve_file(model, "config.json", revision=revision, subfolder=subfolder, token=token,
                             cache_dir=cache_dir, local_files_only=local_files_only)  # fmt: skip

@@ -118,7 +118,7 @@ class _Model:
 
     @property
     def device(self) -> str:
-        """ "cpu" or "cuda"."""
+        """Where the model computes, "cpu" or "cuda"."""
         return "cuda" if self.backend.name == "cuda" else "cpu"
 
     def num_parameters(self) -> int:
@@ -129,7 +129,7 @@ class _Model:
         return sum(math.prod(shape) for shape in shapes.values())
 
     def state_dict(self) -> dict[str, Array]:
-        """The weights by the reference's names."""
+        """The weights as float32 arrays by the reference's names."""
         prefix = "" if self.architecture == "DistilBertModel" else "distilbert."
         encoder = ("embeddings.", "transformer.")
         return {prefix + name if name.startswith(encoder) else name: array for name, array in self.weights.items()}

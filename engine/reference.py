@@ -129,7 +129,8 @@ def attention_probs(query: Rows, key: Rows, num_heads: int) -> Array:
 
 def linear(rows: Rows, weight: Array, bias: Array) -> Rows:
     """`rows @ weight.T + bias`: `[n, in]`, `[out, in]`, `[out]` to `[n, out]`."""
-    return rows @ weight.T + bias
+    out: Rows = rows @ weight.T + bias
+    return out
 
 
 def layer_norm(rows: Rows, weight: Array, bias: Array) -> Rows:
@@ -196,7 +197,8 @@ def _scaled_erfc_series() -> npt.NDArray[np.float64]:
 
 def _heads(rows: Rows, num_heads: int) -> Array:
     """`[n, hidden_size]` as `[num_heads, n, head_dim]`, a view."""
-    return rows.reshape(len(rows), num_heads, -1).transpose(1, 0, 2)
+    heads: Array = rows.reshape(len(rows), num_heads, -1).transpose(1, 0, 2)
+    return heads
 
 
 def _pair(weights: Weights, name: str) -> tuple[Array, Array]:

@@ -166,8 +166,8 @@ def _read_pickle(path: Path, mapped: bool) -> Mapping[str, Any]:
     except pickle.UnpicklingError as error:
         detail = str(error).partition("WeightsUnpickler error:")[2].strip().partition("\n")[0] or "unknown content"
         raise CheckpointError(
-            f"{path} was refused: it is not a plain pickle of tensors, and reading any other would run code stored in it "
-            f"({detail}). Use model.safetensors, from a source you trust"
+            f"{path} was refused: it is not a plain pickle of tensors, and reading any other would run code stored in "
+            f"it ({detail}). Use model.safetensors, from a source you trust"
         ) from error
     except Exception as error:  # a damaged file fails anywhere in torch's reader
         raise CheckpointError(f"{path} is not a whole PyTorch file: {type(error).__name__} {error}. It is truncated or "

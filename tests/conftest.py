@@ -9,6 +9,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy loads: on tin
 from collections.abc import Callable
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -17,8 +18,11 @@ import transformers
 from distilrt.config import DistilBertConfig
 
 torch.set_num_threads(1)
+# A busy machine must not fail a test, every run tries the same examples, and nothing is left in the checkout.
+hypothesis.settings.register_profile("distilrt", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("distilrt")
 
-BACKENDS = ["reference"]
+BACKENDS = ["reference", "cpu"]
 DTYPES = {"reference": ("float32", "float64")}  # of a backend; float32 where it is not named
 
 
@@ -61,7 +65,7 @@ def reference_model() -> Callable[..., tuple[Any, dict[str, np.ndarray]]]:
         attention: str = "eager", seed: int = 0,
     ) -> tuple[Any, dict[str, np.ndarray]]:  # fmt: skip
         torch.manual_seed(seed)
-        settings = transformers.DistilBertConfig(**config.to_dict(), attn_implementation=attention)
+        settings = transformers.DistilBertConfig(**{**config.to_dict(), "attn_implementation": attention})
         model = getattr(transformers, architecture)(settings).eval()
         with torch.no_grad():
             for name, weight in model.named_parameters():

@@ -72,7 +72,8 @@ def test_files_are_read_as_by_the_reference(values: dict[str, Any], tmp_path: Pa
 
 
 def test_written_by_the_reference(tmp_path: Path) -> None:
-    theirs = transformers.DistilBertConfig(num_labels=3, dim=64, n_heads=2, dtype=torch.float16)
+    values: dict[str, Any] = {"num_labels": 3, "dim": 64, "n_heads": 2, "dtype": torch.float16}
+    theirs = transformers.DistilBertConfig(**values)
     theirs.save_pretrained(tmp_path)
     ours = DistilBertConfig.from_pretrained(tmp_path)
     assert (ours.num_labels, ours.dim, ours.dtype) == (3, 64, "float16")
@@ -83,8 +84,10 @@ def test_unused_keys_are_kept() -> None:
     config = DistilBertConfig.from_dict({"eos_token_id": 5, "my_key": [1], "transformers_version": "4.0"})
     assert config.extra == {"eos_token_id": 5, "my_key": [1], "transformers_version": "4.0"}
     written = config.to_dict()
-    assert written["my_key"] == [1] and written["model_type"] == "distilbert"
-    assert "num_labels" not in written and json.loads(json.dumps(written)) == written
+    assert written["my_key"] == [1]
+    assert written["model_type"] == "distilbert"
+    assert "num_labels" not in written
+    assert json.loads(json.dumps(written)) == written
     with pytest.raises(TypeError, match="my_key"):
         DistilBertConfig(my_key=[1])  # type: ignore[call-arg]
 
@@ -121,7 +124,8 @@ def test_other_names_of_activations_compute_the_same() -> None:
     x = torch.linspace(-6, 6, 1001, dtype=torch.float64)
     for name, same in _SAME_ACTIVATION.items():
         config = DistilBertConfig(activation=name)
-        assert config.activation == same and same in ACTIVATIONS
+        assert config.activation == same
+        assert same in ACTIVATIONS
         torch.testing.assert_close(ACT2FN[name](x), ACT2FN[same](x), atol=1e-9, rtol=0)
     assert all(name in ACT2FN for name in ACTIVATIONS)
 
@@ -142,34 +146,36 @@ def test_empty_label_map_counts_as_none() -> None:
     assert DistilBertConfig(id2label={}, label2id={}).label_names() == ["LABEL_0", "LABEL_1"]
 
 
-BERT = {"model_type": "bert", "hidden_size": 64, "num_attention_heads": 2, "num_hidden_layers": 3, "intermediate_size": 80,
-        "hidden_act": "relu", "hidden_dropout_prob": 0.2, "attention_probs_dropout_prob": 0.3, "vocab_size": 99,
-        "layer_norm_eps": 1e-12, "type_vocab_size": 2, "position_embedding_type": "absolute", "use_cache": True,
-        "architectures": ["BertForMaskedLM"], "pad_token_id": 1, "max_position_embeddings": 40}  # fmt: skip
+BERT = {"model_type": "bert", "hidden_size": 64, "num_attention_heads": 2, "num_hidden_layers": 3,
+        "intermediate_size": 80, "hidden_act": "relu", "hidden_dropout_prob": 0.2, "attention_probs_dropout_prob": 0.3,
+        "vocab_size": 99, "layer_norm_eps": 1e-12, "type_vocab_size": 2, "position_embedding_type": "absolute",
+        "use_cache": True, "pad_token_id": 1, "max_position_embeddings": 40,
+        "architectures": ["BertForMaskedLM"]}  # fmt: skip
 
 
 def test_bert(tmp_path: Path) -> None:
-    transformers.BertConfig(**{key: value for key, value in BERT.items() if key != "model_type"}).save_pretrained(
-        tmp_path
-    )
+    values: dict[str, Any] = {key: value for key, value in BERT.items() if key != "model_type"}
+    transformers.BertConfig(**values).save_pretrained(tmp_path)
     for config in (DistilBertConfig.from_dict(BERT), DistilBertConfig.from_pretrained(tmp_path)):
-        assert config.folded_bert and config.architectures == ("DistilBertForMaskedLM",)
+        assert config.folded_bert
+        assert config.architectures == ("DistilBertForMaskedLM",)
         assert (config.dim, config.n_heads, config.n_layers, config.hidden_dim) == (64, 2, 3, 80)
         assert (config.activation, config.dropout, config.attention_dropout) == ("relu", 0.2, 0.3)
         assert (config.vocab_size, config.pad_token_id, config.max_position_embeddings) == (99, 1, 40)
         assert config.replace(n_layers=2).folded_bert
         written = config.to_dict()
-        assert written["model_type"] == "distilbert" and not DistilBertConfig.from_dict(written).folded_bert
+        assert written["model_type"] == "distilbert"
+        assert not DistilBertConfig.from_dict(written).folded_bert
         assert not {"type_vocab_size", "layer_norm_eps", "hidden_act", "folded_bert"} & set(written)
 
 
 def test_bert_defaults() -> None:
     ours, theirs = DistilBertConfig.from_dict({"model_type": "bert"}), transformers.BertConfig()
+    for name in ("vocab_size", "pad_token_id", "max_position_embeddings", "tie_word_embeddings", "initializer_range"):
+        assert getattr(ours, name) == getattr(theirs, name), name
     for name, theirs_name in {
-        "dim": "hidden_size", "n_heads": "num_attention_heads", "n_layers": "num_hidden_layers", "activation": "hidden_act",
-        "hidden_dim": "intermediate_size", "vocab_size": "vocab_size", "pad_token_id": "pad_token_id",
-        "max_position_embeddings": "max_position_embeddings", "tie_word_embeddings": "tie_word_embeddings",
-        "initializer_range": "initializer_range", "dropout": "hidden_dropout_prob",
+        "dim": "hidden_size", "n_heads": "num_attention_heads", "n_layers": "num_hidden_layers",
+        "hidden_dim": "intermediate_size", "activation": "hidden_act", "dropout": "hidden_dropout_prob",
         "attention_dropout": "attention_probs_dropout_prob",
     }.items():  # fmt: skip
         assert getattr(ours, name) == getattr(theirs, theirs_name), name
@@ -195,7 +201,7 @@ def test_a_file_can_not_claim_to_be_folded() -> None:
 
 
 def test_unreadable_files(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="has no config.json: a checkpoint is a folder"):
+    with pytest.raises(OSError, match=r"has no config.json: a checkpoint is a folder"):
         DistilBertConfig.from_pretrained(tmp_path)
     with pytest.raises(OSError, match="does not exist"):
         DistilBertConfig.from_pretrained(tmp_path / "nix" / "nix")

@@ -17,6 +17,7 @@ import transformers
 from distilrt import models
 from distilrt.config import ACTIVATIONS
 from distilrt.errors import BackendError, InvalidInput, TooLong
+from distilrt.outputs import BaseModelOutput
 
 TASKS = ("MaskedLM", "SequenceClassification", "QuestionAnswering", "TokenClassification", "MultipleChoice")
 ARCHITECTURES = ("DistilBertModel", *(f"DistilBertFor{task}" for task in TASKS))
@@ -244,7 +245,7 @@ def test_torch_in_torch_out(architecture: str, tiny: Any, backend: str) -> None:
 
 
 def test_torch_inputs_embeds_of_every_float_dtype(tiny: Any, backend: str) -> None:
-    model = models.DistilBertModel(tiny(), backend=backend)
+    model: Any = models.DistilBertModel(tiny(), backend=backend)
     embeds = torch.randn(2, 5, 48, dtype=torch.bfloat16)
     expected = model(inputs_embeds=embeds.float())
     for dtype in (torch.bfloat16, torch.float32, torch.float64):
@@ -401,7 +402,7 @@ def test_token_type_ids(tiny: Any, backend: str) -> None:
     segments, mask = np.array([[0, 0, 1], [0, 0, 0]]), np.array([[1, 1, 0], [1, 1, 1]])
     plain = models.DistilBertModel(tiny(), backend=backend)
     assert np.array_equal(plain(IDS, token_type_ids=segments)[0], plain(IDS)[0])
-    folded = models.DistilBertModel(tiny(extra={"distilrt_folded_bert": True}), backend=backend)
+    folded = models.DistilBertModel(tiny(folded_bert=True), backend=backend)
     folded(IDS, mask, token_type_ids=segments)
     folded(IDS, token_type_ids=torch.zeros(2, 3))
     with pytest.raises(InvalidInput, match=r"token_type_ids must be 0.*no other segment"):
@@ -416,9 +417,9 @@ def test_config_sets_the_defaults_of_a_call(tiny: Any, backend: str) -> None:
     last, states, probs = model(IDS)
     assert np.array_equal(states[-1], last)
     assert len(probs) == config.num_layers
-    assert isinstance(model(IDS, return_dict=True), models.BaseModelOutput)
+    assert isinstance(model(IDS, return_dict=True), BaseModelOutput)
     assert len(model(IDS, output_hidden_states=False, output_attentions=False)) == 1
-    classifier = models.DistilBertForSequenceClassification(tiny(), backend=backend)
+    classifier: Any = models.DistilBertForSequenceClassification(tiny(), backend=backend)
     loss, logits = classifier(IDS, labels=[0, 1], return_dict=False)
     assert loss.shape == ()
     assert logits.shape == (2, 2)

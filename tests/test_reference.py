@@ -75,8 +75,9 @@ def test_unknown_activation() -> None:
 
 def test_layer_norm_and_softmax(rng: np.random.Generator) -> None:
     x, weight, bias = rng.normal(3, 5, (7, 40)), rng.normal(size=40), rng.normal(size=40)
-    theirs = torch.nn.functional.layer_norm(*map(torch.from_numpy, (x,)), (40,), *map(torch.from_numpy, (weight, bias)),
-                                            eps=1e-12)  # fmt: skip
+    theirs = torch.nn.functional.layer_norm(
+        torch.from_numpy(x), (40,), torch.from_numpy(weight), torch.from_numpy(bias), eps=1e-12
+    )
     assert_near(reference.layer_norm(x, weight, bias), theirs, 1e-14)
     assert_near(reference.softmax(x * 200), torch.from_numpy(x * 200).softmax(-1), 1e-13)
     constant = reference.layer_norm(np.full((1, 40), 3.0), weight, bias)
@@ -91,8 +92,10 @@ def test_attention_sees_keys_of_its_own_sequence_only(num_heads: int, rng: np.ra
     ours = reference.attention(q, k, v, ends, np.array(keys, np.int32), num_heads)
     for start, length, count in zip(ends, lengths, keys, strict=False):
         own, seen = slice(start, start + length), slice(start, start + count)
-        split = [torch.from_numpy(x).unflatten(1, (num_heads, -1)).transpose(0, 1) for x in (q[own], k[seen], v[seen])]
-        theirs = torch.nn.functional.scaled_dot_product_attention(*split).transpose(0, 1).flatten(1)
+        query, key, value = (
+            torch.from_numpy(x).view(len(x), num_heads, -1).transpose(0, 1) for x in (q[own], k[seen], v[seen])
+        )
+        theirs = torch.nn.functional.scaled_dot_product_attention(query, key, value).transpose(0, 1).flatten(1)
         assert_near(ours[own], theirs, 1e-13)
 
 

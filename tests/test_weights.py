@@ -52,9 +52,12 @@ def test_float32_is_a_read_only_view_of_the_map(tmp_path: Path) -> None:
     )
     weights = opened(tmp_path)
     array = weights["a"]
-    assert array.dtype == np.float32 and array.tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert array.dtype == np.float32
+    assert array.tolist() == [[0, 1, 2], [3, 4, 5]]
     assert np.shares_memory(array, weights["a"])
-    assert not array.flags.writeable and not array.flags.owndata and array.flags.aligned
+    assert not array.flags.writeable
+    assert not array.flags.owndata
+    assert array.flags.aligned
     file = SafetensorsFile(tmp_path / "model.safetensors")
     mapped = np.frombuffer(file._map, np.uint8)
     assert np.shares_memory(file.load("a"), mapped)
@@ -72,10 +75,14 @@ def test_values_equal_torchs_conversion(tmp_path: Path, dtype: str, form: str) -
         torch.save(tensors, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=form == "zip")
     weights = opened(tmp_path)
     assert weights.dtype == dtype
-    assert set(weights) == {"a", "b"} and len(weights) == 2 and "a" in weights and "c" not in weights
+    assert set(weights) == {"a", "b"}
+    assert len(weights) == 2
+    assert "a" in weights
+    assert "c" not in weights
     for name, tensor in tensors.items():
         array, expected = weights[name], tensor.to(torch.float32).numpy()
-        assert array.dtype == np.float32 and array.tobytes() == expected.tobytes()
+        assert array.dtype == np.float32
+        assert array.tobytes() == expected.tobytes()
     with pytest.raises(KeyError):
         weights["c"]
     weights.release()
@@ -87,8 +94,10 @@ def test_bin_is_mapped_and_transposed_tensors_come_out_right(tmp_path: Path) -> 
     parameter = torch.nn.Parameter(base + 1)
     torch.save({"flat": base, "turned": base.T, "parameter": parameter}, tmp_path / "pytorch_model.bin")
     weights = opened(tmp_path)
-    assert np.shares_memory(weights["flat"], weights["flat"]) and not weights["flat"].flags.writeable
-    assert weights["turned"].tolist() == base.T.tolist() and weights["turned"].flags.c_contiguous
+    assert np.shares_memory(weights["flat"], weights["flat"])
+    assert not weights["flat"].flags.writeable
+    assert weights["turned"].tolist() == base.T.tolist()
+    assert weights["turned"].flags.c_contiguous
     assert weights["parameter"].tolist() == parameter.tolist()
 
 
@@ -97,19 +106,22 @@ def test_unaligned_float32_is_copied(tmp_path: Path) -> None:
     header += b" " * (1 + -len(header) % 4)
     write_header(tmp_path / "model.safetensors", header, np.array([1, 2, 3], np.float32).tobytes())
     array = opened(tmp_path)["a"]
-    assert array.tolist() == [1, 2, 3] and array.flags.aligned
+    assert array.tolist() == [1, 2, 3]
+    assert array.flags.aligned
 
 
 def test_dtype_is_that_of_most_numbers(tmp_path: Path) -> None:
     save_file({"a": np.zeros(5, np.float16), "b": np.zeros(4, np.float32)}, tmp_path / "model.safetensors")
     weights = opened(tmp_path)
-    assert weights.dtype == "float16" and weights.source == str(tmp_path / "model.safetensors")
+    assert weights.dtype == "float16"
+    assert weights.source == str(tmp_path / "model.safetensors")
 
 
 def test_arrays_from_memory() -> None:
     array = np.ones(3, np.float32)
     weights = Weights({"a": array, "b": array})
-    assert weights["a"] is array and weights["b"] is array
+    assert weights["a"] is array
+    assert weights["b"] is array
     assert (weights.dtype, weights.source) == ("float32", "memory")
     weights.release()
     with pytest.raises(TypeError, match="must be float32, found float64 for a"):
@@ -193,7 +205,8 @@ def test_shards(tmp_path: Path, form: str) -> None:
         write_index({"weight_map": {"a": outside}})
         with pytest.raises(CheckpointError, match="a plain file name beside the index"):
             opened(tmp_path)
-    for broken in ([], {"weight_map": 3}, {}):
+    unfit: list[Any] = [[], {"weight_map": 3}, {}]
+    for broken in unfit:
         write_index(broken)
         with pytest.raises(CheckpointError, match="is not an index of shards"):
             opened(tmp_path)
@@ -207,7 +220,7 @@ def test_safetensors_come_before_bin(tmp_path: Path) -> None:
 
 def test_no_weights_at_all(tmp_path: Path) -> None:
     (tmp_path / "tf_model.h5").write_bytes(b"h5")
-    with pytest.raises(OSError, match="has no weights: looked for model.safetensors, .*converted to safetensors"):
+    with pytest.raises(OSError, match=r"has no weights: looked for model.safetensors, .*converted to safetensors"):
         opened(tmp_path)
 
 
@@ -242,7 +255,7 @@ F32_PAIR = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 )
 def test_invalid_headers(tmp_path: Path, header: bytes, data: int) -> None:
     write_header(tmp_path / "model.safetensors", header, bytes(data))
-    with pytest.raises(CheckpointError, match="model.safetensors is not a whole safetensors file"):
+    with pytest.raises(CheckpointError, match=r"model.safetensors is not a whole safetensors file"):
         opened(tmp_path)
 
 
@@ -282,7 +295,7 @@ def test_pickle_with_code_is_refused_and_not_run(tmp_path: Path, form: str) -> N
         path.write_bytes(pickle.dumps(state, protocol=2))
     else:
         torch.save(state, path, _use_new_zipfile_serialization=form == "zip")
-    with pytest.raises(CheckpointError, match="refused.*would run code stored in it.*Use model.safetensors") as caught:
+    with pytest.raises(CheckpointError, match=r"refused.*would run code stored in it.*Use model.safetensors") as caught:
         opened(tmp_path)
     assert "weights_only" not in str(caught.value)  # torch's own advice is to switch the protection off
     assert not trace.exists()
@@ -309,10 +322,10 @@ def test_bin_that_is_no_state_dict(tmp_path: Path, state: Any) -> None:
 def test_bin_without_a_fit_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save({"a": torch.zeros(1)}, tmp_path / "pytorch_model.bin")
     monkeypatch.setattr(torch, "__version__", "2.5.1+cpu")
-    with pytest.raises(ImportError, match="needs torch 2.6 or newer, found 2.5.1"):
+    with pytest.raises(ImportError, match=r"needs torch 2.6 or newer, found 2.5.1"):
         opened(tmp_path)
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(ImportError, match="needs torch: pip install .* convert the checkpoint to safetensors"):
+    with pytest.raises(ImportError, match=r"needs torch: pip install .* convert the checkpoint to safetensors"):
         opened(tmp_path)
 
 
@@ -329,8 +342,10 @@ def test_written_file_reads_back_in_the_library(tmp_path: Path) -> None:
     assert {name: str(tensor.dtype) for name, tensor in read.items()} == {
         n: f"torch.{d}" for n, (d, _) in tensors.items()
     }
-    assert read["single"].tolist() == [[0, 3], [1, 4], [2, 5]] and read["brain"].tolist() == [1, 2, -3]
-    assert read["half"].tolist() == [0, 1, 2] and read["double"].item() == 0.1
+    assert read["single"].tolist() == [[0, 3], [1, 4], [2, 5]]
+    assert read["brain"].tolist() == [1, 2, -3]
+    assert read["half"].tolist() == [0, 1, 2]
+    assert read["double"].item() == 0.1
     with safetensors.safe_open(path, framework="np") as file:
         assert file.metadata() == {"format": "pt"}
     assert int.from_bytes(path.read_bytes()[:8], "little") % 8 == 0

@@ -56,9 +56,7 @@ class CpuBackend:
                 f"{', '.join(_C.available_isas())}"
             )
         # Borrowed by the encoder: a memory-mapped file's pages load as tokens need them.
-        words, positions = (
-            _plain(weights[f"embeddings.{kind}_embeddings.weight"]) for kind in ("word", "position")
-        )
+        words, positions = (_plain(weights[f"embeddings.{kind}_embeddings.weight"]) for kind in ("word", "position"))
         self._encoder = _C.Encoder(
             hidden_size=config.hidden_size,
             num_heads=config.num_heads,

@@ -1,0 +1,87 @@
+"""What every bench needs: where it ran, a table of ratios at the end, and rows kept on request (`--record`)."""
+
+from __future__ import annotations
+
+import csv
+import platform
+import subprocess
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+RESULTS = Path(__file__).parent / "results"
+_rows: list[dict[str, Any]] = []
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--record", action="store_true", help="append the rows to benches/results/*.csv")
+
+
+def _cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor()
+
+
+def _commit() -> str:
+    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    return done.stdout.strip() or "none"
+
+
+@pytest.fixture
+def add_row(request: pytest.FixtureRequest) -> Any:
+    """Keeps one comparison: medians of our and a peer's times in one interleaved run, in seconds."""
+
+    def add(workload: str, peer: str, ours: list[float], theirs: list[float], **more: Any) -> float:
+        ratio = float(np.median(theirs) / np.median(ours))
+        _rows.append(
+            {
+                "bench": request.node.path.stem.removeprefix("bench_"),
+                "workload": workload,
+                "distilrt_ms": round(1e3 * float(np.median(ours)), 3),
+                "distilrt_iqr_ms": round(1e3 * float(np.subtract(*np.percentile(ours, [75, 25]))), 3),
+                "peer": peer,
+                "peer_ms": round(1e3 * float(np.median(theirs)), 3),
+                "peer_iqr_ms": round(1e3 * float(np.subtract(*np.percentile(theirs, [75, 25]))), 3),
+                "ratio": round(ratio, 2),
+                **more,
+                "date": date.today().isoformat(),
+                "commit": _commit(),
+                "cpu": _cpu_model(),
+                "numpy": version("numpy"),
+                "torch": version("torch"),
+                "transformers": version("transformers"),
+            }
+        )
+        return ratio
+
+    return add
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if not _rows:
+        return
+    terminalreporter.section("peer time / distilrt time, medians of one interleaved run")
+    for row in _rows:
+        terminalreporter.write_line(
+            f"{row['workload']:>10}  distilrt {row['distilrt_ms']:9.2f} ms   {row['peer']} {row['peer_ms']:9.2f} ms   "
+            f"{row['ratio']:5.2f}x"
+        )
+    if config.getoption("--record"):
+        for bench in {row["bench"] for row in _rows}:
+            _append(RESULTS / f"{bench}.csv", [row for row in _rows if row["bench"] == bench])
+
+
+def _append(path: Path, rows: list[dict[str, Any]]) -> None:
+    fresh = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        if fresh:
+            writer.writeheader()
+        writer.writerows(rows)

@@ -1,0 +1,41 @@
+"""Tasks: from a caller's text to a JSON-ready answer, equal to that of transformers' pipeline of the same name.
+
+`TASKS` has them by name. `run` takes any number of inputs through one of them; a server takes `prepare`, `compute` and
+`answer` apart to merge many callers' inputs.
+"""
+
+from __future__ import annotations
+
+from distilrt.tasks.base import Param, Prepared, Task
+from distilrt.tasks.embeddings import FeatureExtraction, SentenceSimilarity
+from distilrt.tasks.fill_mask import FillMask
+from distilrt.tasks.question_answering import QuestionAnswering
+from distilrt.tasks.runner import MAX_TOKENS, compute, run
+from distilrt.tasks.text_classification import TextClassification
+from distilrt.tasks.token_classification import TokenClassification
+from distilrt.tasks.zero_shot_classification import ZeroShotClassification
+
+__all__ = ["MAX_TOKENS", "TASKS", "Param", "Prepared", "Task", "compute", "find", "run"]
+
+_ALL: tuple[Task, ...] = (
+    TextClassification(),
+    FillMask(),
+    QuestionAnswering(),
+    TokenClassification(),
+    FeatureExtraction(),
+    SentenceSimilarity(),
+    ZeroShotClassification(),
+)
+TASKS: dict[str, Task] = {task.name: task for task in _ALL}
+TASKS |= {"sentiment-analysis": TASKS["text-classification"], "ner": TASKS["token-classification"]}
+
+
+def find(name: str) -> Task:
+    """The task of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in TASKS:
+        raise ValueError(f"task must be one of {', '.join(TASKS)}, found {name!r}")
+    return TASKS[name]

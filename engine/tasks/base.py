@@ -1,0 +1,276 @@
+"""What a task is: the steps between a caller's input and a JSON-ready answer, and what the tasks share.
+
+A task is stateless and knows texts, token ids and a head's rows. It knows nothing of batches, files or devices: its
+sequences may be computed beside those of any other input of the same architecture (see `distilrt.tasks.runner`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Encoding
+
+from distilrt.backends import Backend
+from distilrt.config import DistilBertConfig
+from distilrt.errors import InvalidInput, TooLong
+from distilrt.tokenizer import DistilBertTokenizer
+
+Rows = npt.NDArray[Any]  # floats, [rows, width]
+Params = dict[str, Any]
+Selection = slice | list[int]  # of the rows of one sequence
+Text = str | tuple[str, str]
+
+FIRST, ALL = slice(0, 1), slice(None)
+
+
+@dataclass(frozen=True, slots=True)
+class Param:
+    """One parameter of a task: its default, which values it accepts, and the words for these in an error."""
+
+    default: Any
+    allowed: str  # completes "… must be"
+    accepts: Callable[[Any], bool]
+
+
+def one_of(*values: Any) -> Param:
+    """A parameter with these values, the first of which is the default."""
+    return Param(values[0], " or ".join(map(repr, values)), lambda value: _among(value, values))
+
+
+def count(default: Any, *also: Any, least: int = 1) -> Param:
+    """A parameter with integers of at least `least`, its default, and `also` these values."""
+    named = [value for value in (default, *also) if type(value) is not int]
+    return Param(
+        default,
+        " or ".join([f"an integer of at least {least}", *map(repr, named)]),
+        lambda value: (type(value) is int and value >= least) or _among(value, named),
+    )
+
+
+def strings(value: Any) -> list[str]:
+    """The strings of a list of nothing else; none where it is no such list."""
+    return list(value) if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value) else []
+
+
+def _among(value: Any, values: Iterable[Any]) -> bool:
+    return any(type(value) is type(known) and value == known for known in values)  # 1 is no True
+
+
+# For tasks that cut a text only when asked.
+CUT: Mapping[str, Param] = {
+    "truncation": one_of(False, True, "longest_first", "only_first", "only_second"),
+    "max_length": count(None, least=2),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """One input as token ids, with all that its answer needs."""
+
+    source: Any  # the input as the caller gave it
+    params: Params
+    tokenizer: DistilBertTokenizer
+    config: DistilBertConfig
+    encodings: list[Encoding]  # of each sequence
+    sequences: list[list[int]]  # token ids
+    rows: list[Selection]  # of each sequence, those that the head reads
+
+
+class Task(ABC):
+    """Pre- and post-processing of one task. Without state, hence safe to call from many threads.
+
+    A caller takes an input through `prepare`, `head` and `answer`; between the first two it packs `sequences`, its own
+    and others', runs the encoder and takes the rows that `rows` names.
+    """
+
+    name: ClassVar[str]
+    architecture: ClassVar[str]  # the class in `distilrt.models`, a key of `distilrt.checkpoint.HEADS`
+    params: ClassVar[Mapping[str, Param]]
+
+    def settle(self, tokenizer: DistilBertTokenizer, config: DistilBertConfig, params: Mapping[str, Any]) -> Params:
+        """All parameters, with defaults for those that are not given or None. Settling twice changes nothing.
+
+        Raises:
+            ValueError: no such parameter, a value that is not allowed, or one that this model cannot serve.
+        """
+        if unknown := [name for name in params if name not in self.params]:
+            raise ValueError(f"{self.name} has no parameter {unknown[0]!r}; it has {', '.join(self.params)}")
+        settled = {
+            name: self._value(name, param, params.get(name, param.default)) for name, param in self.params.items()
+        }
+        limit = config.max_position_embeddings
+        if (settled.get("max_length") or 0) > limit:
+            raise ValueError(f"max_length must be at most {limit}, the positions of this model, "
+                             f"found {settled['max_length']}")  # fmt: skip
+        self.check(tokenizer, config, settled)
+        return settled
+
+    def _value(self, name: str, param: Param, value: Any) -> Any:
+        if value is None and not param.accepts(None):
+            value = param.default
+        if not param.accepts(value):
+            raise ValueError(f"{self.name}: {name} must be {param.allowed}, found {value!r}")
+        return value
+
+    def prepare(
+        self, tokenizer: DistilBertTokenizer, config: DistilBertConfig, inputs: Sequence[Any], params: Mapping[str, Any]
+    ) -> list[Prepared]:
+        """Check and tokenize inputs, in one call of the tokenizer.
+
+        Raises:
+            InvalidInput: an input that the task cannot answer; the message starts with its index.
+            TooLong: one that the model cannot read whole, and cutting was not asked for; likewise.
+            ValueError: a parameter, as in `settle`.
+        """
+        prepared = []
+        for index, item in enumerate(self.prepare_each(tokenizer, config, inputs, params)):
+            if isinstance(item, InvalidInput):
+                raise numbered(item, index)
+            prepared.append(item)
+        return prepared
+
+    def prepare_each(
+        self, tokenizer: DistilBertTokenizer, config: DistilBertConfig, inputs: Sequence[Any], params: Mapping[str, Any]
+    ) -> list[Prepared | InvalidInput]:
+        """`prepare` that puts the error of a bad input, without index, in that input's place."""
+        settled = self.settle(tokenizer, config, params)
+        try:
+            return [*self._prepare(tokenizer, config, inputs, settled)]
+        except InvalidInput as error:
+            found = error
+        except ValueError as error:  # the tokenizer's
+            found = InvalidInput(str(error))
+        if len(inputs) == 1:
+            return [found]
+        return [self.prepare_each(tokenizer, config, [item], params)[0] for item in inputs]
+
+    def _prepare(
+        self, tokenizer: DistilBertTokenizer, config: DistilBertConfig, inputs: Sequence[Any], params: Params
+    ) -> list[Prepared]:
+        groups = [self.texts(item, params) for item in inputs]
+        owners = [owner for owner, texts in enumerate(groups) for _ in texts]
+        encoded = tokenizer(
+            [text for texts in groups for text in texts],
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            **self.tokenizing(params, longest(tokenizer, config)),
+        )
+        parts: list[list[int]] = [[] for _ in inputs]
+        for part, text in enumerate(encoded.get("overflow_to_sample_mapping", range(len(owners)))):
+            parts[owners[text]].append(part)
+        assert encoded.encodings is not None
+        foreign = len(tokenizer) > config.vocab_size
+        prepared = []
+        for item, numbers in zip(inputs, parts, strict=True):
+            sequences = [encoded["input_ids"][part] for part in numbers]
+            for ids in sequences:
+                _check_ids(ids, config, foreign)
+            rows = [self.select(tokenizer, params, ids) for ids in sequences]
+            encodings = [encoded.encodings[part] for part in numbers]
+            prepared.append(Prepared(item, params, tokenizer, config, encodings, sequences, rows))
+        return prepared
+
+    def from_checkpoint(self, params: Mapping[str, Any], resolve: Callable[[str], Path | None]) -> Mapping[str, Any]:
+        """`params` with what files of the checkpoint say where `params` is silent; `resolve` finds a file by name.
+
+        Raises:
+            ValueError: the files ask for something that is not supported.
+        """
+        return params
+
+    def check(self, tokenizer: DistilBertTokenizer, config: DistilBertConfig, params: Params) -> None:
+        """Refuse, with a ValueError, settled parameters that this model cannot serve."""
+        return
+
+    @abstractmethod
+    def texts(self, item: Any, params: Params) -> list[Text]:
+        """The texts and pairs of texts that the model must read for one input.
+
+        Raises:
+            InvalidInput: the input is not what the task takes.
+        """
+
+    def tokenizing(self, params: Params, limit: int) -> dict[str, Any]:
+        """How to call the tokenizer where the model reads `limit` tokens; unless overridden, cutting when asked."""
+        if not params["truncation"] and params["max_length"] is None:
+            return {}
+        return {"truncation": params["truncation"] or True, "max_length": min(params["max_length"] or limit, limit)}
+
+    def select(self, tokenizer: DistilBertTokenizer, params: Params, ids: list[int]) -> Selection:
+        """The rows of a sequence that the head reads; unless overridden, all."""
+        return ALL
+
+    @abstractmethod
+    def head(self, backend: Backend, config: DistilBertConfig, rows: Rows) -> Rows:
+        """Selected last hidden states of any sequences `[n, hidden_size]` to `[n, width]`."""
+
+    @abstractmethod
+    def answer(self, prepared: Prepared, outputs: Sequence[Rows]) -> Any:
+        """A JSON-ready answer from the head's rows `[selected, width]` of each of the input's sequences."""
+
+
+def longest(tokenizer: DistilBertTokenizer, config: DistilBertConfig) -> int:
+    """How many tokens the model reads at most."""
+    return min(tokenizer.model_max_length, config.max_position_embeddings)
+
+
+def numbered(error: InvalidInput, index: int) -> InvalidInput:
+    """The error with the index of the input in front."""
+    return type(error)(f"input {index}: {error}")
+
+
+def as_text(value: Any, name: str = "", *, empty: bool = True) -> str:
+    """`value` if it is a string; `name` is its key in the input, if it has one.
+
+    Raises:
+        InvalidInput: it is none, or is empty although `empty` is False.
+    """
+    if not isinstance(value, str):
+        expected = f"{name!r} must be a string" if name else "expected a string"
+        raise InvalidInput(f"{expected}, found {type(value).__name__}")
+    if not value and not empty:
+        raise InvalidInput(f"{repr(name) if name else 'the text'} is empty; it needs some text")
+    return value
+
+
+def as_fields(item: Any, *names: str, optional: str = "", instead: str = "") -> list[Any]:
+    """The values of an object's keys in this order, and of the optional one, None where it is missing.
+
+    `instead` says what else than an object the caller would have taken.
+
+    Raises:
+        InvalidInput: not an object, a missing key, or another key.
+    """
+    expected = f"expected {instead and f'{instead} or '}an object with {' and '.join(map(repr, names))}"
+    expected += optional and f" and perhaps {optional!r}"
+    if not isinstance(item, Mapping):
+        raise InvalidInput(f"{expected}, found {type(item).__name__}")
+    if missing := [name for name in names if name not in item]:
+        raise InvalidInput(f"{expected}; {missing[0]!r} is missing")
+    known = (*names, optional) if optional else names
+    if extra := [name for name in item if name not in known]:
+        raise InvalidInput(f"{expected}, found {extra[0]!r}")
+    return [item.get(name) for name in known]
+
+
+def softmax(logits: Rows) -> Rows:
+    """Probabilities along the last axis."""
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
+
+
+def _check_ids(ids: list[int], config: DistilBertConfig, foreign: bool) -> None:
+    """Refuse what `pack` would, but before other inputs share the batch."""
+    limit = config.max_position_embeddings
+    if len(ids) > limit:
+        raise TooLong(f"the text has {len(ids)} tokens, this model reads at most {limit}; "
+                      "pass truncation=True to cut it, or split it")  # fmt: skip
+    if foreign and max(ids) >= config.vocab_size:
+        raise InvalidInput(f"the text has token {max(ids)}, this model knows 0 to {config.vocab_size - 1}; "
+                           "use the model's own tokenizer")  # fmt: skip

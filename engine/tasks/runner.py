@@ -1,0 +1,138 @@
+"""Any number of inputs through one task: packed batches under a token budget, answers in the order of the inputs.
+
+It reads its inputs a window at a time and forgets them with their answers. It knows no task in particular.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice, pairwise
+from typing import Any, Protocol
+
+import numpy as np
+
+from distilrt.backends import Backend
+from distilrt.batch import pack
+from distilrt.config import DistilBertConfig
+from distilrt.errors import InvalidInput
+from distilrt.tasks.base import ALL, Params, Prepared, Rows, Selection, Task, numbered
+from distilrt.tokenizer import DistilBertTokenizer
+
+MAX_TOKENS = 4096
+_CHUNK = 64  # inputs of one call of the tokenizer
+_BATCHES = 4  # of a window; the more, the better batches fill, and the more is held until its turn
+
+
+class Model(Protocol):
+    """What a task needs of a model, e.g. of those in `distilrt.models`."""
+
+    config: DistilBertConfig
+    backend: Backend
+    architecture: str
+
+
+def compute(model: Model, task: Task, sequences: Sequence[list[int]], rows: Sequence[Selection]) -> list[Rows]:
+    """One packed batch: the head's output `[selected, width]` for the chosen rows of each sequence.
+
+    The sequences may come from different inputs and from different tasks with the same head.
+    """
+    batch = pack(model.config, sequences)
+    states, ends = model.backend.forward(batch), batch.cu_seqlens
+    if any(chosen != ALL for chosen in rows):
+        index = [np.arange(*span)[chosen] for span, chosen in zip(pairwise(ends), rows, strict=True)]
+        states, ends = states[np.concatenate(index)], np.cumsum([0, *map(len, index)])
+    output = task.head(model.backend, model.config, states)
+    return [output[start:end] for start, end in pairwise(ends)]
+
+
+def run(
+    model: Model,
+    tokenizer: DistilBertTokenizer,
+    task: Task,
+    inputs: Iterable[Any],
+    params: Mapping[str, Any] | None = None,
+    *,
+    max_tokens: int = MAX_TOKENS,
+    return_errors: bool = False,
+) -> Iterator[Any]:
+    """Answer inputs in their order, as `task.answer` describes the answers.
+
+    Args:
+        model: of the class that `task.architecture` names.
+        inputs: read as answers are taken, about four batches ahead.
+        params: the task's parameters.
+        max_tokens: of a batch; a longer sequence gets a batch of its own.
+        return_errors: yield the InvalidInput of a bad input in its answer's place, and go on.
+
+    Raises:
+        InvalidInput: a bad input, when its turn comes; the message starts with its index.
+        ValueError: at once: a parameter or `max_tokens` that is not allowed.
+        TypeError: at once: a model of another class.
+    """
+    if type(max_tokens) is not int or max_tokens < 1:
+        raise ValueError(f"max_tokens must be an integer of at least 1, found {max_tokens!r}")
+    if model.architecture != task.architecture:
+        raise TypeError(f"{task.name} needs a {task.architecture}, found a {model.architecture}")
+    settled = task.settle(tokenizer, model.config, params or {})
+    return _run(model, tokenizer, task, inputs, settled, max_tokens, return_errors)
+
+
+def _run(
+    model: Model,
+    tokenizer: DistilBertTokenizer,
+    task: Task,
+    inputs: Iterable[Any],
+    params: Params,
+    max_tokens: int,
+    return_errors: bool,
+) -> Iterator[Any]:
+    source, index = iter(inputs), 0
+    while window := _window(tokenizer, task, model.config, source, params, _BATCHES * max_tokens):
+        good = [item for item in window if isinstance(item, Prepared)]
+        outputs: dict[tuple[int, int], Rows] = {}
+        for batch in _batches(good, max_tokens):
+            sequences, rows = [good[i].sequences[k] for i, k in batch], [good[i].rows[k] for i, k in batch]
+            outputs |= zip(batch, compute(model, task, sequences, rows), strict=True)
+        number = 0
+        for item in window:
+            if isinstance(item, Prepared):
+                yield task.answer(item, [outputs.pop((number, k)) for k in range(len(item.sequences))])
+                number += 1
+            elif return_errors:
+                yield item
+            else:
+                raise numbered(item, index)
+            index += 1
+
+
+def _window(
+    tokenizer: DistilBertTokenizer,
+    task: Task,
+    config: DistilBertConfig,
+    source: Iterator[Any],
+    params: Params,
+    tokens: int,
+) -> list[Prepared | InvalidInput]:
+    """The next inputs, at least `tokens` long together if there are so many."""
+    window: list[Prepared | InvalidInput] = []
+    while tokens > 0 and (chunk := list(islice(source, _CHUNK))):
+        prepared = task.prepare_each(tokenizer, config, chunk, params)
+        window += prepared
+        tokens -= sum(len(ids) for item in prepared if isinstance(item, Prepared) for ids in item.sequences)
+    return window
+
+
+def _batches(window: Sequence[Prepared], max_tokens: int) -> list[list[tuple[int, int]]]:
+    """All sequences, as (input, sequence of it), in as few batches as fitting the longest first finds."""
+    sizes = {(i, k): len(ids) for i, item in enumerate(window) for k, ids in enumerate(item.sequences)}
+    batches: list[list[tuple[int, int]]] = []
+    room: list[int] = []
+    for key in sorted(sizes, key=lambda key: -sizes[key]):
+        size = sizes[key]
+        place = next((place for place, left in enumerate(room) if size <= left), len(room))
+        if place == len(room):
+            batches.append([])
+            room.append(max_tokens)
+        batches[place].append(key)
+        room[place] -= size
+    return batches

@@ -1,0 +1,85 @@
+"""text-classification: the labels of a text or a pair of texts, with their scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from distilrt import heads
+from distilrt.backends import Backend
+from distilrt.config import DistilBertConfig
+from distilrt.tasks.base import (
+    CUT,
+    FIRST,
+    Param,
+    Params,
+    Prepared,
+    Rows,
+    Selection,
+    Task,
+    Text,
+    as_fields,
+    as_text,
+    count,
+    one_of,
+    softmax,
+)
+from distilrt.tokenizer import DistilBertTokenizer
+
+_BEST = ""  # the best label alone, not in a list; transformers' pipeline has the same default
+
+_FUNCTIONS: dict[str, Callable[[Rows], Rows]] = {
+    "sigmoid": lambda logits: np.exp(-np.logaddexp(0, -logits)),
+    "softmax": softmax,
+    "none": lambda logits: logits,
+}
+
+
+class TextClassification(Task):
+    """A string or `{"text", "text_pair"}` to `{"label", "score"}`, or to a list of these where `top_k` is given.
+
+    `top_k`: how many labels, best first; None: all. `function_to_apply`: from logits to scores; None: what suits the
+    config's `problem_type` and number of labels. `truncation`, `max_length`: as in the tokenizer.
+    """
+
+    name = "text-classification"
+    architecture = "DistilBertForSequenceClassification"
+    params: ClassVar[Mapping[str, Param]] = {
+        "top_k": count(_BEST, None),
+        "function_to_apply": one_of(None, *_FUNCTIONS),
+        **CUT,
+    }
+
+    def texts(self, item: Any, params: Params) -> list[Text]:
+        """The text or the pair."""
+        if isinstance(item, str):
+            return [item]
+        text, pair = as_fields(item, "text", optional="text_pair", instead="a string")
+        text = as_text(text, "text")
+        return [(text, as_text(pair, "text_pair")) if pair else text]
+
+    def select(self, tokenizer: DistilBertTokenizer, params: Params, ids: list[int]) -> Selection:
+        """The first row."""
+        return FIRST
+
+    def head(self, backend: Backend, config: DistilBertConfig, rows: Rows) -> Rows:
+        """Logits `[n, num_labels]`."""
+        return heads.sequence_classification(backend, rows)
+
+    def answer(self, prepared: Prepared, outputs: Sequence[Rows]) -> dict[str, Any] | list[dict[str, Any]]:
+        """Labels by falling score."""
+        names, top_k = prepared.config.label_names(), prepared.params["top_k"]
+        function = prepared.params["function_to_apply"] or _default_function(prepared.config)
+        scores = _FUNCTIONS[function](outputs[0][0])
+        order = np.argsort(-scores, kind="stable")[: 1 if top_k == _BEST else top_k]
+        labels = [{"label": names[i], "score": float(scores[i])} for i in order]
+        return labels[0] if top_k == _BEST else labels
+
+
+def _default_function(config: DistilBertConfig) -> str:
+    if config.problem_type == "regression":
+        return "none"
+    independent = config.problem_type == "multi_label_classification" or config.num_labels == 1
+    return "sigmoid" if independent else "softmax"

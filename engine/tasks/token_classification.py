@@ -1,0 +1,173 @@
+"""token-classification: the label of each token of a text, or of each group of tokens that name one thing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from tokenizers import Encoding
+
+from distilrt import heads
+from distilrt.backends import Backend
+from distilrt.config import DistilBertConfig
+from distilrt.tasks.base import Param, Params, Prepared, Rows, Task, Text, as_text, count, longest, one_of, softmax
+from distilrt.tokenizer import DistilBertTokenizer
+
+Entity = dict[str, Any]
+
+# What the scores `[pieces, num_labels]` of a word's pieces say about the word.
+_WORD_SCORES: dict[str, Callable[[Rows], Rows]] = {
+    "first": lambda scores: scores[0],
+    "average": lambda scores: scores.mean(axis=0),
+    "max": lambda scores: scores[scores.max(axis=1).argmax()],
+}
+
+
+class _Token(NamedTuple):
+    word: str
+    scores: Rows  # [num_labels]
+    start: int
+    end: int
+    place: int  # in its sequence
+    continues: bool  # the word of the token before
+
+
+class TokenClassification(Task):
+    """A string to a list of `{"entity", "score", "index", "word", "start", "end"}`, one for each token.
+
+    `aggregation_strategy`: "simple" joins neighbours of one label to `{"entity_group", "score", "word", "start",
+    "end"}`; "first", "average" and "max" do so with whole words, labelled by their first piece, the average of their
+    pieces or their surest piece. `ignore_labels`: labels to leave out. `stride`: read a text that is too long in
+    windows that share so many tokens; without it the text is cut.
+    """
+
+    name = "token-classification"
+    architecture = "DistilBertForTokenClassification"
+    params: ClassVar[Mapping[str, Param]] = {
+        "aggregation_strategy": one_of("none", "simple", *_WORD_SCORES),
+        "ignore_labels": Param(("O",), "a list of labels", lambda value: isinstance(value, list | tuple)),
+        "stride": count(None, least=0),
+    }
+
+    def check(self, tokenizer: DistilBertTokenizer, config: DistilBertConfig, params: Params) -> None:
+        """Windows must advance, and what they share must be merged."""
+        if params["stride"] is None:
+            return
+        room = longest(tokenizer, config) - tokenizer.num_special_tokens_to_add()
+        if params["stride"] >= room:
+            raise ValueError(f"stride must be less than {room}, the tokens of text in a window, "
+                             f"found {params['stride']}")  # fmt: skip
+        if params["aggregation_strategy"] == "none":
+            raise ValueError("stride needs an aggregation_strategy other than 'none', to merge what windows share")
+
+    def texts(self, item: Any, params: Params) -> list[Text]:
+        """The text."""
+        return [as_text(item)]
+
+    def tokenizing(self, params: Params, limit: int) -> dict[str, Any]:
+        """Cut the text, or cut it into windows."""
+        windows = {} if params["stride"] is None else {"stride": params["stride"], "return_overflowing_tokens": True}
+        return {"truncation": True, "max_length": limit, **windows}
+
+    def head(self, backend: Backend, config: DistilBertConfig, rows: Rows) -> Rows:
+        """Logits `[n, num_labels]`."""
+        return heads.token_classification(backend, rows)
+
+    def answer(self, prepared: Prepared, outputs: Sequence[Rows]) -> list[Entity]:
+        """Entities in the order of the text."""
+        strategy, ignored = prepared.params["aggregation_strategy"], prepared.params["ignore_labels"]
+        labels, tokenizer = prepared.config.label_names(), prepared.tokenizer
+        entities: list[Entity] = []
+        for encoding, logits in zip(prepared.encodings, outputs, strict=True):
+            tokens = _tokens(prepared.source, encoding, softmax(logits), tokenizer.unk_token_id)
+            if strategy in _WORD_SCORES:
+                found = [_word(tokenizer, word, _WORD_SCORES[strategy], labels) for word in _words(tokens)]
+            else:
+                found = [_entity(token.scores, labels, token) for token in tokens]
+            if strategy != "none":
+                found = [_joined(tokenizer, group) for group in _groups(found)]
+            entities += [entity for entity in found if entity.get("entity", entity.get("entity_group")) not in ignored]
+        return entities if len(outputs) == 1 else _without_overlaps(entities)
+
+
+def _tokens(text: str, encoding: Encoding, scores: Rows, unk_token_id: int) -> list[_Token]:
+    """The tokens of the text itself, without special ones."""
+    columns = zip(encoding.ids, encoding.tokens, encoding.offsets, encoding.special_tokens_mask, strict=True)
+    tokens = []
+    for place, (token_id, word, (start, end), special) in enumerate(columns):
+        if not special:
+            unknown = token_id == unk_token_id
+            continues = not unknown and len(word) != end - start
+            tokens.append(_Token(text[start:end] if unknown else word, scores[place], start, end, place, continues))
+    return tokens
+
+
+def _words(tokens: Iterable[_Token]) -> list[list[_Token]]:
+    words: list[list[_Token]] = []
+    for token in tokens:
+        if words and token.continues:
+            words[-1].append(token)
+        else:
+            words.append([token])
+    return words
+
+
+def _entity(scores: Rows, labels: list[str], token: _Token) -> Entity:
+    best = int(scores.argmax())
+    return {
+        "entity": labels[best],
+        "score": float(scores[best]),
+        "index": token.place,
+        "word": token.word,
+        "start": token.start,
+        "end": token.end,
+    }
+
+
+def _word(
+    tokenizer: DistilBertTokenizer, pieces: list[_Token], combine: Callable[[Rows], Rows], labels: list[str]
+) -> Entity:
+    scores = combine(np.stack([piece.scores for piece in pieces]))
+    word = tokenizer.convert_tokens_to_string([piece.word for piece in pieces])
+    return _entity(scores, labels, pieces[0]) | {"word": word, "end": pieces[-1].end}
+
+
+def _groups(entities: Iterable[Entity]) -> list[list[Entity]]:
+    """Neighbours with one label together; a label "B-…" begins anew."""
+    groups: list[list[Entity]] = []
+    last = ""
+    for entity in entities:
+        label = entity["entity"]
+        tag = label[2:] if label[:2] in ("B-", "I-") else label
+        if groups and tag == last and not label.startswith("B-"):
+            groups[-1].append(entity)
+        else:
+            groups.append([entity])
+        last = tag
+    return groups
+
+
+def _joined(tokenizer: DistilBertTokenizer, group: list[Entity]) -> Entity:
+    return {
+        "entity_group": group[0]["entity"].split("-", 1)[-1],
+        "score": sum(entity["score"] for entity in group) / len(group),
+        "word": tokenizer.convert_tokens_to_string([entity["word"] for entity in group]),
+        "start": group[0]["start"],
+        "end": group[-1]["end"],
+    }
+
+
+def _without_overlaps(entities: list[Entity]) -> list[Entity]:
+    """Of entities of different windows that overlap the longest, or else the surest."""
+    kept: list[Entity] = []
+    for entity in sorted(entities, key=lambda entity: entity["start"]):
+        if not kept or not kept[-1]["start"] <= entity["start"] < kept[-1]["end"]:
+            kept.append(entity)
+        elif _rank(entity) > _rank(kept[-1]):
+            kept[-1] = entity
+    return kept
+
+
+def _rank(entity: Entity) -> tuple[int, float]:
+    return entity["end"] - entity["start"], entity["score"]

@@ -1,0 +1,176 @@
+"""Compares a checkpoint's answers here with the reference implementation's: transformers if it is installed, else the
+NumPy reference. It measures numbers, not speed.
+
+The reference runs twice: in float64, which is taken as exact, and in float32, which shows how far float32 alone is off.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from distilrt import models
+from distilrt.checkpoint import architecture_of
+from distilrt.config import DistilBertConfig
+from distilrt.errors import InvalidInput
+from distilrt.tokenizer import DistilBertTokenizer
+
+Outputs = dict[str, npt.NDArray[Any]]
+
+# Lengths from a few tokens to a few hundred, punctuation, digits, accents and a word that no vocabulary has whole.
+TEXTS = (
+    "Yes.",
+    "The cat sat on the mat.",
+    "Stock prices fell sharply today, by 3.75 %, after the central bank's announcement.",
+    "Ångström measured wavelengths; his unit, 10⁻¹⁰ m, is still used for the size of atoms.",
+    "Antidisestablishmentarianism is a long word. " * 12,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One output compared: largest absolute difference from the exact value, the same relative to the largest output,
+    the absolute difference allowed, and whether it holds."""
+
+    output: str
+    max_abs_difference: float
+    relative: float
+    bound: float
+    ok: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What `verify` found."""
+
+    model: str
+    architecture: str
+    reference: str
+    backend: Mapping[str, Any]
+    rows: tuple[Row, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every row is within its bound."""
+        return all(row.ok for row in self.rows)
+
+    @property
+    def largest(self) -> Row:
+        """The row that is relatively worst."""
+        return max(self.rows, key=lambda row: row.relative)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self) | {"rows": [asdict(row) for row in self.rows], "ok": self.ok}
+
+
+def verify(
+    model: str | Path,
+    texts: Sequence[str] | None = None,
+    *,
+    backend: str = "auto",
+    dtype: str = "auto",
+    num_threads: int | None = None,
+) -> Report:
+    """Run `texts` through the checkpoint here and in the reference implementation.
+
+    A row holds if its largest difference from float64 is at most 1e-5 of the largest output, or twice the reference's
+    own float32 difference where that is more. Masked positions are not compared.
+
+    Args:
+        model: folder or hub id, of any head.
+        texts: sentences; None: a few of different lengths.
+        backend, dtype, num_threads: as in `from_pretrained`.
+
+    Raises:
+        InvalidInput: no texts.
+        OSError, CheckpointError: as in `from_pretrained`.
+    """
+    texts = list(TEXTS if texts is None else texts)
+    if not texts:
+        raise InvalidInput("verify needs at least one text; leave texts out for the built-in ones")
+    config = DistilBertConfig.from_pretrained(model)
+    architecture = architecture_of(config) or "DistilBertModel"
+    encoded = DistilBertTokenizer.from_pretrained(model)(
+        texts, padding=True, truncation=True, max_length=config.max_position_embeddings, return_tensors="np"
+    )
+    inputs = {name: encoded[name] for name in ("input_ids", "attention_mask")}
+    mask = inputs["attention_mask"].astype(bool)
+    if architecture == "DistilBertForMultipleChoice":
+        inputs = {name: array[None] for name, array in inputs.items()}  # the texts as the choices of one question
+
+    ours = getattr(models, architecture).from_pretrained(model, backend=backend, dtype=dtype, num_threads=num_threads)
+    actual = _flat(ours(**inputs, output_hidden_states=True), mask)
+    if importlib.util.find_spec("transformers") and importlib.util.find_spec("torch"):
+        name, exact, plain = _transformers_outputs(model, architecture, config, inputs, mask)
+    else:
+        name, exact, plain = _numpy_outputs(architecture, ours, inputs, mask)
+    rows = tuple(_compare(key, actual[key], exact[key], plain[key]) for key in actual)
+    return Report(str(model), architecture, name, ours.backend.describe(), rows)
+
+
+def _compare(name: str, actual: npt.NDArray[Any], exact: npt.NDArray[Any], plain: npt.NDArray[Any]) -> Row:
+    difference = _largest(actual - exact)
+    size = _largest(exact)
+    bound = max(1e-5 * size, 2 * _largest(plain - exact))
+    return Row(name, difference, difference / size if size else 0.0, bound, bool(difference <= bound))
+
+
+def _largest(array: npt.NDArray[Any]) -> float:
+    return float(np.abs(array).max())
+
+
+def _flat(output: Any, mask: npt.NDArray[np.bool_]) -> Outputs:
+    """Every output and layer by name, without masked positions."""
+    found: Outputs = {}
+    for name, value in output.items():
+        layers = {f"{name}[{i}]": layer for i, layer in enumerate(value)} if isinstance(value, tuple) else {name: value}
+        for key, array in layers.items():
+            array = np.asarray(array)
+            found[key] = array[mask] if array.shape[:2] == mask.shape else array
+    return found
+
+
+def _numpy_outputs(
+    architecture: str, ours: Any, inputs: Mapping[str, Any], mask: npt.NDArray[np.bool_]
+) -> tuple[str, Outputs, Outputs]:
+    model_class = getattr(models, architecture)
+    exact, plain = (
+        _flat(model_class(ours.config, ours.weights, backend="reference", dtype=dtype)(
+            **inputs, output_hidden_states=True), mask)
+        for dtype in ("float64", "float32")
+    )  # fmt: skip
+    return "NumPy float64", exact, plain
+
+
+def _transformers_outputs(
+    model: str | Path,
+    architecture: str,
+    config: DistilBertConfig,
+    inputs: Mapping[str, Any],
+    mask: npt.NDArray[np.bool_],
+) -> tuple[str, Outputs, Outputs]:
+    import torch
+    import transformers
+
+    name = architecture.replace("DistilBert", "Bert", 1) if config.folded_bert else architecture
+    theirs = getattr(transformers, name).from_pretrained(model, dtype=torch.float32).eval()
+    tensors = {key: torch.from_numpy(array) for key, array in inputs.items()}
+    outputs = []
+    for dtype in (torch.float32, torch.float64):
+        with torch.inference_mode():
+            result = theirs.to(dtype)(**tensors, output_hidden_states=True)
+        # A BERT also pools; a DistilBERT does not.
+        fields = {key: _as_numpy(value) for key, value in result.items() if key != "pooler_output"}
+        outputs.append(_flat(fields, mask))
+    return f"transformers {transformers.__version__} {name} float64", outputs[1], outputs[0]
+
+
+def _as_numpy(value: Any) -> Any:
+    return tuple(layer.numpy() for layer in value) if isinstance(value, tuple) else value.numpy()
