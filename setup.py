@@ -14,9 +14,13 @@ from pybind11.setup_helpers import Pybind11Extension
 from setuptools import setup
 from setuptools.command.build_ext import build_ext
 
+AVX512 = ["-march=x86-64-v4", "-mprefer-vector-width=512"]
 X86_ISAS = {
     "avx2": ["-march=x86-64-v3"],
-    "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
+    "avx2_vnni": ["-march=x86-64-v3", "-mavxvnni"],
+    "avx512": AVX512,
+    "avx512_vnni": [*AVX512, "-mavx512vnni"],
+    "avx512_bf16": [*AVX512, "-mavx512vnni", "-mavx512bf16"],
 }
 ISA_FLAGS = {"generic": []} | (X86_ISAS if platform.machine() in ("x86_64", "AMD64") else {})
 # NaN and infinity keep their meaning: nothing of -ffast-math beyond these two.

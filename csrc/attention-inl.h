@@ -1,79 +1,123 @@
 // softmax(Q K^T * scale) V for one sequence and one attention head, without a mask: packed rows have no padding.
 //
-// K is transposed into panels and V copied next to it, once; then each block of query rows has its whole score row in
-// L2, so softmax is the plain two-pass form (max, then exp and sum) and the division waits until after V.
+// K is transposed into panels and V laid out as a GEMM operand, once; then each block of query rows has its whole score
+// row in L2, so softmax is the plain two-pass form (max, then exp and sum) and the division waits until after V. Scores
+// and softmax are float32; operands are activations (float32 or bfloat16).
 
 constexpr int64_t kQueryBlock = 8 * kTileRows;
 
-DISTILRT_INLINE int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
+// Scratch of one task, in lanes.
+template <class Dot>
+struct AttentionScratch {
+  AttentionScratch(int64_t keys, int64_t head_dim)
+      : columns(round_up(keys, kPanel)),
+        head_lanes(lanes(head_dim, Dot::kLane)),
+        value_width(round_up(head_dim, kWidth)),
+        k_panels(0),
+        values(k_panels + columns * head_lanes),
+        queries(values + round_up(lanes(keys, Dot::kLane) * value_width, kWidth)),
+        scores(queries + round_up(kQueryBlock * head_lanes, kWidth)),
+        size(scores + kQueryBlock * columns) {}
 
+  int64_t columns;      // keys, in whole panels
+  int64_t head_lanes;   // depth of Q K^T
+  int64_t value_width;  // columns of V, in whole vectors
+  int64_t k_panels, values, queries, scores, size;
+};
+
+template <class Dot>
 static int64_t attention_scratch(int64_t keys, int64_t head_dim) {
-  const int64_t columns = round_up(keys, kPanel);
-  return columns * head_dim + keys * round_up(head_dim, kWidth) + kQueryBlock * columns;
+  return 4 * AttentionScratch<Dot>(keys, head_dim).size;
 }
 
 // out[rows, width] = A[rows, depth] * B[depth, width]; width is a whole number of vectors, at most a panel.
-static void product(int64_t rows, int64_t width, int64_t depth, const float* a, int64_t lda, const float* b,
-                    int64_t ldb, float* out, int64_t ldo) {
+template <class Dot>
+static void product(int64_t rows, int64_t width, int64_t depth, const Lane* a, int64_t lda, const Lane* b, int64_t ldb,
+                    float* out, int64_t ldo) {
   for (int64_t p = 0; p < depth; p += kDepth)
     for (int64_t i = 0; i < rows; i += kTileRows)
-      multiply<kTileRows, kTileVecs>(min64(rows - i, kTileRows), width / kWidth, min64(depth - p, kDepth),
-                                     a + i * lda + p, lda, b + p * ldb, ldb, p > 0, out + i * ldo, ldo);
+      multiply<Dot, kTileRows, kTileVecs>(min64(rows - i, kTileRows), width / kWidth, min64(depth - p, kDepth),
+                                          a + i * lda + p, lda, b + p * ldb, ldb, p > 0, out + i * ldo, ldo);
 }
 
-// Turns a row of scores into exp(scale * (score - max)) and returns their sum.
+// Lane `l` of a row of n activations; elements past the end are 0.
+template <typename T>
+DISTILRT_INLINE Lane lane_of(const T* row, int64_t l, int64_t n) {
+  constexpr int64_t kLane = 4 / sizeof(T);
+  Lane lane = 0;
+  __builtin_memcpy(&lane, row + l * kLane, static_cast<size_t>(min64(n - l * kLane, kLane)) * sizeof(T));
+  return lane;
+}
+
+// Turns a row of scores into exp(scale * (score - max)) in T, in place, followed by zeros to a whole lane; returns
+// their sum.
+template <typename T>
 DISTILRT_INLINE float softmax_row(float* scores, int64_t n, float scale) {
-  const int64_t whole = n - n % kWidth;
   Vec highest = splat(scores[0]);
+  const int64_t whole = n - n % kWidth;
   for (int64_t i = 0; i < whole; i += kWidth) highest = at_least(highest, load(scores + i));
   float top = max(highest);
   for (int64_t i = whole; i < n; ++i) top = scores[i] > top ? scores[i] : top;
+  // T is no wider than float, so what is written lies behind what is still to be read.
+  T* out = reinterpret_cast<T*>(scores);
   Vec total{};
   for (int64_t i = 0; i < whole; i += kWidth) {
     const Vec e = exp((load(scores + i) - top) * scale);
-    store(scores + i, e);
+    store(out + i, e);
     total += e;
   }
-  float rest = 0.0f;
-  if (whole < n) {
-    const Vec e = exp((load_part(scores + whole, n - whole) - top) * scale);
-    store_part(scores + whole, e, n - whole);
-    for (int64_t i = whole; i < n; ++i) rest += scores[i];
+  if (const int64_t rest = n - whole; rest > 0) {
+    float last[kWidth];
+    const Vec e = exp((load_part(scores + whole, rest) - top) * scale);
+    __builtin_memcpy(last, &e, sizeof(e));
+    for (int64_t i = rest; i < kWidth; ++i) last[i] = 0.0f;
+    store_lanes(out + whole, load(last), round_up(rest, 4 / sizeof(T)));
+    total += load(last);
   }
-  return sum(total) + rest;
+  return sum(total);
 }
 
+template <class Dot, typename T>
 static void attention(const AttentionArgs& g) {
-  const int64_t columns = round_up(g.keys, kPanel);
-  const int64_t value_width = round_up(g.head_dim, kWidth);
-  float* k_panels = g.scratch;
-  float* values = k_panels + columns * g.head_dim;
-  float* scores = values + g.keys * value_width;
+  const AttentionScratch<Dot> at(g.keys, g.head_dim);
+  Lane* scratch = static_cast<Lane*>(g.scratch);
+  Lane *k_panels = scratch + at.k_panels, *values = scratch + at.values, *queries = scratch + at.queries;
+  float* scores = reinterpret_cast<float*>(scratch + at.scores);
 
-  for (int64_t key = 0; key < columns; ++key) {
-    float* at = k_panels + key / kPanel * kPanel * g.head_dim + key % kPanel;
-    for (int64_t d = 0; d < g.head_dim; ++d) at[d * kPanel] = key < g.keys ? g.k[key * g.ld + d] : 0.0f;
+  for (int64_t key = 0; key < at.columns; ++key) {
+    Lane* to = k_panels + key / kPanel * kPanel * at.head_lanes + key % kPanel;
+    const T* row = static_cast<const T*>(g.k) + key * g.ld;
+    for (int64_t l = 0; l < at.head_lanes; ++l) to[l * kPanel] = key < g.keys ? lane_of(row, l, g.head_dim) : 0;
   }
-  for (int64_t key = 0; key < g.keys; ++key) {
-    for (int64_t d = 0; d < g.head_dim; ++d) values[key * value_width + d] = g.v[key * g.ld + d];
-    for (int64_t d = g.head_dim; d < value_width; ++d) values[key * value_width + d] = 0.0f;
+  // One lane of V holds one column of Dot::kLane keys.
+  for (int64_t key = 0; key < lanes(g.keys, Dot::kLane) * Dot::kLane; ++key) {
+    T* to = reinterpret_cast<T*>(values + key / Dot::kLane * at.value_width) + key % Dot::kLane;
+    const T* row = static_cast<const T*>(g.v) + key * g.ld;
+    for (int64_t d = 0; d < at.value_width; ++d) to[d * Dot::kLane] = key < g.keys && d < g.head_dim ? row[d] : T(0);
   }
 
   for (int64_t q0 = 0; q0 < g.queries; q0 += kQueryBlock) {
     const int64_t rows = min64(g.queries - q0, kQueryBlock);
+    for (int64_t i = 0; i < rows; ++i) {
+      const T* row = static_cast<const T*>(g.q) + (q0 + i) * g.ld;
+      for (int64_t l = 0; l < at.head_lanes; ++l) queries[i * at.head_lanes + l] = lane_of(row, l, g.head_dim);
+    }
     for (int64_t key = 0; key < g.keys; key += kPanel)
-      product(rows, kPanel, g.head_dim, g.q + q0 * g.ld, g.ld, k_panels + key * g.head_dim, kPanel, scores + key,
-              columns);
+      product<Dot>(rows, kPanel, at.head_lanes, queries, at.head_lanes, k_panels + key * at.head_lanes, kPanel,
+                   scores + key, at.columns);
     float inverse[kQueryBlock];
-    for (int64_t i = 0; i < rows; ++i) inverse[i] = 1.0f / softmax_row(scores + i * columns, g.keys, g.scale);
+    for (int64_t i = 0; i < rows; ++i) inverse[i] = 1.0f / softmax_row<T>(scores + i * at.columns, g.keys, g.scale);
 
-    for (int64_t d = 0; d < value_width; d += kPanel) {
-      const int64_t width = min64(value_width - d, kPanel);
+    for (int64_t d = 0; d < at.value_width; d += kPanel) {
+      const int64_t width = min64(at.value_width - d, kPanel);
       float weighted[kQueryBlock * kPanel];
-      product(rows, width, g.keys, scores, columns, values + d, value_width, weighted, kPanel);
+      product<Dot>(rows, width, lanes(g.keys, Dot::kLane), reinterpret_cast<const Lane*>(scores), at.columns,
+                   values + d, at.value_width, weighted, kPanel);
       const int64_t kept = min64(g.head_dim - d, kPanel);
       for (int64_t i = 0; i < rows; ++i)
-        for (int64_t j = 0; j < kept; ++j) g.out[(q0 + i) * g.ldo + d + j] = weighted[i * kPanel + j] * inverse[i];
+        for (int64_t j = 0; j < kept; j += kWidth)
+          store_lanes(static_cast<T*>(g.out) + (q0 + i) * g.ldo + d + j, load(weighted + i * kPanel + j) * inverse[i],
+                      min64(kept - j, kWidth));
     }
   }
 }

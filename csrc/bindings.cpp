@@ -5,6 +5,7 @@
 #include <pybind11/stl.h>
 
 #include <cmath>
+#include <cstring>
 #include <optional>
 #include <stdexcept>
 
@@ -39,11 +40,19 @@ std::vector<std::string> isa_names() {
   return names;
 }
 
+std::vector<std::string> dtype_names(const std::string& isa) {
+  const Kernels& kernels = find_kernels(isa);
+  std::vector<std::string> names;
+  for (int64_t i = 0; i < kernels.num_dtypes; ++i) names.emplace_back(kernels.dtypes[i].dtype);
+  return names;
+}
+
 // A model together with the embedding tables that it borrows.
 class PyEncoder {
  public:
   PyEncoder(int64_t hidden_size, int64_t num_heads, int64_t num_layers, int64_t intermediate_size,
-            const std::string& activation, float eps, Floats word, Floats position, const std::string& isa, int threads)
+            const std::string& activation, float eps, Floats word, Floats position, const std::string& isa,
+            const std::string& dtype, int threads)
       : word_(std::move(word)),
         position_(std::move(position)),
         hidden_size_(hidden_size),
@@ -56,13 +65,15 @@ class PyEncoder {
                   .max_positions = rows_of(position_, hidden_size),
                   .activation = epilogue_named(activation),
                   .eps = eps},
-                 find_kernels(isa), threads) {
+                 find_kernels(isa), find_dtype(find_kernels(isa), dtype), threads) {
     require(num_heads >= 1 && hidden_size % num_heads == 0, "hidden_size must be divisible by num_heads");
     require(threads >= 1 && threads <= 1024, "threads must be 1 to 1024");
     encoder_.set_embeddings(word_.data(), position_.data());
   }
 
-  void add_linear(const std::string& name, const std::vector<Floats>& weights, const std::vector<Floats>& biases) {
+  void add_linear(const std::string& name, const std::vector<Floats>& weights, const std::vector<Floats>& biases,
+                  const std::string& dtype) {
+    const DtypeKernels& kernels = find_dtype(encoder_.kernels(), dtype);
     require(!weights.empty() && weights.size() == biases.size(), "give one bias for every weight");
     const int64_t k = weights[0].ndim() == 2 ? weights[0].shape(1) : 0;
     std::vector<LinearPart> parts;
@@ -73,7 +84,7 @@ class PyEncoder {
       parts.push_back({weights[i].data(), biases[i].data(), weights[i].shape(0)});
     }
     py::gil_scoped_release nogil;
-    encoder_.add_linear(name, parts, k);
+    encoder_.add_linear(name, parts, k, kernels);
   }
 
   void add_layer_norm(const std::string& name, const Floats& gamma, const Floats& beta) {
@@ -135,7 +146,8 @@ class PyEncoder {
   int threads() const { return encoder_.threads(); }
   int64_t packed_bytes() const { return encoder_.packed_bytes(); }
   int64_t workspace_bytes() const { return encoder_.workspace_bytes(); }
-  void poison_workspace() { encoder_.fill_workspace(NAN); }
+  std::string dtype() const { return encoder_.dtype().dtype; }
+  void poison_workspace() { encoder_.fill_workspace(0xFF); }  // NaN in float32 and bfloat16
 
  private:
   static int64_t rows_of(const Floats& table, int64_t width) {
@@ -148,10 +160,11 @@ class PyEncoder {
   Encoder encoder_;
 };
 
-// Single ops of one instruction set, for tests and op benches.
+// Single ops of one instruction set and dtype, for tests and op benches.
 class PyKernels {
  public:
-  explicit PyKernels(const std::string& isa) : kernels_(find_kernels(isa)) {}
+  PyKernels(const std::string& isa, const std::string& dtype)
+      : kernels_(find_kernels(isa)), dtype_(find_dtype(kernels_, dtype)) {}
 
   // epilogue(x @ weight.T + bias), into `out`.
   void linear(const Floats& x, const Floats& weight, const Floats& bias, const std::string& activation,
@@ -160,40 +173,55 @@ class PyKernels {
     const int64_t m = x.shape(0), n = weight.shape(0), k = x.shape(1);
     require(bias.size() == n && out.size() == m * n && (!residual || residual->size() == m * n),
             "bias [n], out and residual [m, n]");
-    Pages panels(kernels_.packed_size(n, k));
-    kernels_.pack(weight.data(), k, 0, n, panels.data());
-    const GemmArgs args{.a = x.data(),
-                        .lda = k,
+    Pages panels(dtype_.packed_bytes(n, k)), operand(m * lanes(k, dtype_.lane) * 4);
+    std::vector<float> column_scales(static_cast<size_t>(n)), row_scales(static_cast<size_t>(m));
+    std::vector<int32_t> offsets(static_cast<size_t>(n));
+    dtype_.pack(weight.data(), k, 0, n, {panels.data(), column_scales.data(), offsets.data()});
+    if (dtype_.convert != nullptr) dtype_.convert(x.data(), m, k, operand.data(), row_scales.data());
+    const GemmArgs args{.a = dtype_.convert != nullptr ? static_cast<const void*>(operand.data()) : x.data(),
+                        .lda = lanes(k, dtype_.lane),
+                        .row_scales = row_scales.data(),
                         .panels = panels.data(),
+                        .column_scales = column_scales.data(),
+                        .offsets = offsets.data(),
                         .bias = bias.data(),
                         .residual = residual ? residual->data() : nullptr,
                         .c = out.mutable_data(),
                         .ldc = n,
                         .n = n,
                         .k = k,
-                        .epilogue = residual ? Epilogue::kBiasResidual : epilogue_named(activation)};
-    kernels_.gemm(args, 0, m, 0, (n + kernels_.panel_width - 1) / kernels_.panel_width);
+                        .epilogue = residual ? Epilogue::kBiasResidual : epilogue_named(activation),
+                        .narrow = false};
+    dtype_.gemm(args, 0, m, 0, (n + kernels_.panel_width - 1) / kernels_.panel_width);
   }
 
-  // softmax(q k^T / sqrt(head_dim)) v of one attention head, into `out`.
+  // softmax(q k^T / sqrt(head_dim)) v of one attention head on activations of the dtype, into `out`.
   void attention(const Floats& q, const Floats& k, const Floats& v, Floats out) {
     require(
         q.ndim() == 2 && k.ndim() == 2 && q.shape(1) == k.shape(1) && k.size() == v.size() && out.size() == q.size(),
         "q and out [queries, head_dim], k and v [keys, head_dim]");
     const int64_t head_dim = q.shape(1);
-    Pages scratch(kernels_.attention_scratch(k.shape(0), head_dim));
-    for (int64_t i = 0; i < scratch.bytes() / 4; ++i) scratch.data()[i] = NAN;
-    kernels_.attention({.q = q.data(),
-                        .k = k.data(),
-                        .v = v.data(),
-                        .ld = head_dim,
-                        .queries = q.shape(0),
-                        .keys = k.shape(0),
-                        .head_dim = head_dim,
-                        .scale = 1.0f / std::sqrt(static_cast<float>(head_dim)),
-                        .scratch = scratch.data(),
-                        .out = out.mutable_data(),
-                        .ldo = head_dim});
+    Pages scratch(dtype_.attention_scratch(k.shape(0), head_dim));
+    std::memset(scratch.data(), 0xFF, static_cast<size_t>(scratch.bytes()));
+    const Pages q_in = activations(q), k_in = activations(k), v_in = activations(v);
+    const Pages result(q.size() * dtype_.activation_bytes);
+    dtype_.attention({.q = q_in.data(),
+                      .k = k_in.data(),
+                      .v = v_in.data(),
+                      .ld = head_dim,
+                      .queries = q.shape(0),
+                      .keys = k.shape(0),
+                      .head_dim = head_dim,
+                      .scale = 1.0f / std::sqrt(static_cast<float>(head_dim)),
+                      .scratch = scratch.data(),
+                      .out = result.data(),
+                      .ldo = head_dim});
+    for (int64_t i = 0; i < out.size(); ++i) {
+      uint32_t bits = 0;  // a bfloat16 is the upper half of a float32
+      std::memcpy(reinterpret_cast<char*>(&bits) + (4 - dtype_.activation_bytes),
+                  result.data() + i * dtype_.activation_bytes, static_cast<size_t>(dtype_.activation_bytes));
+      std::memcpy(out.mutable_data() + i, &bits, 4);
+    }
   }
 
   void layer_norm(const Floats& x, const Floats& gamma, const Floats& beta, float eps, Floats out) {
@@ -211,22 +239,35 @@ class PyKernels {
   }
 
  private:
+  // Float32 values as activations; the caller gives values that they hold exactly.
+  Pages activations(const Floats& x) const {
+    const auto size = static_cast<size_t>(dtype_.activation_bytes);
+    Pages pages(x.size() * dtype_.activation_bytes);
+    for (int64_t i = 0; i < x.size(); ++i)
+      std::memcpy(pages.data() + static_cast<size_t>(i) * size,
+                  reinterpret_cast<const char*>(x.data() + i) + (4 - size), size);
+    return pages;
+  }
+
   const Kernels& kernels_;
+  const DtypeKernels& dtype_;
 };
 
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
   m.def("available_isas", &isa_names, "Instruction sets that this machine and build can run, best first.");
+  m.def("dtypes", &dtype_names, py::arg("isa") = "", "Dtypes that an instruction set has; '': the best one's.");
 
   py::class_<PyEncoder>(m, "Encoder")
       .def(py::init<int64_t, int64_t, int64_t, int64_t, const std::string&, float, Floats, Floats, const std::string&,
-                    int>(),
+                    const std::string&, int>(),
            py::kw_only(), py::arg("hidden_size"), py::arg("num_heads"), py::arg("num_layers"),
            py::arg("intermediate_size"), py::arg("activation"), py::arg("eps"), py::arg("word_embeddings").noconvert(),
-           py::arg("position_embeddings").noconvert(), py::arg("isa") = "", py::arg("num_threads") = 1)
+           py::arg("position_embeddings").noconvert(), py::arg("isa") = "", py::arg("dtype") = "float32",
+           py::arg("num_threads") = 1)
       .def("add_linear", &PyEncoder::add_linear, py::arg("name"), py::arg("weights").noconvert(),
-           py::arg("biases").noconvert())
+           py::arg("biases").noconvert(), py::arg("dtype") = "float32")
       .def("add_layer_norm", &PyEncoder::add_layer_norm, py::arg("name"), py::arg("gamma").noconvert(),
            py::arg("beta").noconvert())
       .def("finish", &PyEncoder::finish)
@@ -237,12 +278,13 @@ PYBIND11_MODULE(_C, m) {
       .def("layer_norm", &PyEncoder::layer_norm, py::arg("name"), py::arg("rows").noconvert())
       .def("poison_workspace", &PyEncoder::poison_workspace)
       .def_property_readonly("isa", &PyEncoder::isa)
+      .def_property_readonly("dtype", &PyEncoder::dtype)
       .def_property_readonly("num_threads", &PyEncoder::threads)
       .def_property_readonly("packed_bytes", &PyEncoder::packed_bytes)
       .def_property_readonly("workspace_bytes", &PyEncoder::workspace_bytes);
 
   py::class_<PyKernels>(m, "Kernels")
-      .def(py::init<const std::string&>(), py::arg("isa"))
+      .def(py::init<const std::string&, const std::string&>(), py::arg("isa"), py::arg("dtype") = "float32")
       .def("linear", &PyKernels::linear, py::arg("x").noconvert(), py::arg("weight").noconvert(),
            py::arg("bias").noconvert(), py::arg("activation") = "", py::kw_only(),
            py::arg("residual").noconvert() = py::none(), py::arg("out").noconvert())

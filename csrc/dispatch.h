@@ -14,4 +14,7 @@ const std::vector<const Kernels*>& available_kernels();
 // The table called `isa`, or the best one for an empty name. Throws std::invalid_argument for any other name.
 const Kernels& find_kernels(const std::string& isa);
 
+// The table's kernels for `dtype`. Throws std::invalid_argument naming those that it has.
+const DtypeKernels& find_dtype(const Kernels& kernels, const std::string& dtype);
+
 }  // namespace distilrt

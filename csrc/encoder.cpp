@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <stdexcept>
 
 #include "thread_pool.h"
@@ -14,61 +15,84 @@ constexpr int64_t kPackRows = 64;
 
 int64_t blocks(int64_t n, int64_t size) { return (n + size - 1) / size; }
 
-// Row chunks for elementwise phases: enough for balance, each long enough to be worth taking.
-int64_t row_chunk(int64_t rows, int threads) { return std::clamp<int64_t>(rows / (4 * threads), 1, 32); }
+// Elements between rows of activations: whole lanes of every dtype.
+int64_t stride_of(int64_t n) { return blocks(n, 4) * 4; }
 
-void gemm_phase(Worker& worker, const Kernels& kernels, const GemmArgs& args, int64_t rows) {
-  const int64_t panels = blocks(args.n, kernels.panel_width);
+// What a GEMM reads: rows of lanes, and their scales if int8.
+struct Operand {
+  const void* rows;
+  int64_t stride;  // in lanes
+  const float* scales;
+};
+
+struct Output {
+  void* rows;
+  int64_t stride;  // in elements
+  bool narrow;
+  const float* residual;
+};
+
+GemmArgs gemm_args(const Linear& linear, const Operand& in, Epilogue epilogue, const Output& out) {
+  return {.a = in.rows,
+          .lda = in.stride,
+          .row_scales = in.scales,
+          .panels = linear.panels.data(),
+          .column_scales = linear.column_scales.data(),
+          .offsets = linear.offsets.data(),
+          .bias = linear.bias.data(),
+          .residual = out.residual,
+          .c = out.rows,
+          .ldc = out.stride,
+          .n = linear.n,
+          .k = linear.k,
+          .epilogue = epilogue,
+          .narrow = out.narrow};
+}
+
+void gemm_phase(Worker& worker, const Kernels& kernels, const Linear& linear, const GemmArgs& args, int64_t rows) {
+  const int64_t panels = blocks(linear.n, kernels.panel_width);
   worker.for_each(blocks(rows, kGemmRows) * panels, [&](int64_t task, int) {
     const int64_t m0 = task / panels * kGemmRows;
     const int64_t panel = task % panels;
-    kernels.gemm(args, m0, std::min(m0 + kGemmRows, rows), panel, panel + 1);
+    linear.kernels->gemm(args, m0, std::min(m0 + kGemmRows, rows), panel, panel + 1);
   });
 }
 
-GemmArgs gemm_args(const Linear& linear, const float* a, float* c, Epilogue epilogue, const float* residual = nullptr) {
-  return {.a = a,
-          .lda = linear.k,
-          .panels = linear.panels.data(),
-          .bias = linear.bias.data(),
-          .residual = residual,
-          .c = c,
-          .ldc = linear.n,
-          .n = linear.n,
-          .k = linear.k,
-          .epilogue = epilogue};
-}
-
+// Elementwise phases go by chunks of rows: enough of them for balance, each long enough to be worth taking.
 template <typename Fn>
 void rows_phase(Worker& worker, int64_t rows, int threads, Fn&& fn) {
-  const int64_t chunk = row_chunk(rows, threads);
+  const int64_t chunk = std::clamp<int64_t>(rows / (4 * threads), 1, 32);
   worker.for_each(blocks(rows, chunk),
                   [&](int64_t task, int) { fn(task * chunk, std::min(task * chunk + chunk, rows)); });
 }
 
 }  // namespace
 
-Encoder::Encoder(const ModelShape& shape, const Kernels& kernels, int threads)
-    : shape_(shape), kernels_(kernels), threads_(threads) {}
+Encoder::Encoder(const ModelShape& shape, const Kernels& kernels, const DtypeKernels& dtype, int threads)
+    : shape_(shape), kernels_(kernels), dtype_(dtype), threads_(threads) {}
 
 void Encoder::set_embeddings(const float* word, const float* position) {
   word_ = word;
   position_ = position;
 }
 
-void Encoder::add_linear(const std::string& name, const std::vector<LinearPart>& parts, int64_t k) {
+void Encoder::add_linear(const std::string& name, const std::vector<LinearPart>& parts, int64_t k,
+                         const DtypeKernels& dtype) {
   Linear linear;
+  linear.kernels = &dtype;
   linear.k = k;
   for (const LinearPart& part : parts) linear.n += part.rows;
-  linear.panels = Pages(kernels_.packed_size(linear.n, k));
+  linear.panels = Pages(dtype.packed_bytes(linear.n, k));
+  linear.column_scales.resize(static_cast<size_t>(linear.n));
+  linear.offsets.resize(static_cast<size_t>(linear.n));
+  const PackedWeight packed{linear.panels.data(), linear.column_scales.data(), linear.offsets.data()};
   int64_t first = 0;
   for (const LinearPart& part : parts) {
     linear.bias.insert(linear.bias.end(), part.bias, part.bias + part.rows);
     ThreadPool::run(threads_, [&](Worker& worker) {
       worker.for_each(blocks(part.rows, kPackRows), [&](int64_t task, int) {
         const int64_t row = task * kPackRows;
-        kernels_.pack(part.weight + row * k, k, first + row, std::min(kPackRows, part.rows - row),
-                      linear.panels.data());
+        dtype.pack(part.weight + row * k, k, first + row, std::min(kPackRows, part.rows - row), packed);
       });
     });
     first += part.rows;
@@ -97,6 +121,9 @@ void Encoder::finish() {
   const auto linear = [&](const std::string& name, int64_t n, int64_t k) {
     const Linear& found = find_linear(name);
     if (found.n != n || found.k != k) throw std::logic_error("linear layer '" + name + "' has another shape");
+    if (found.kernels->activation_bytes != dtype_.activation_bytes)
+      throw std::logic_error("linear layer '" + name + "' can't be " + found.kernels->dtype + " in a " + dtype_.dtype +
+                             " model");
     return &found;
   };
   const auto norm = [&](const std::string& name) {
@@ -140,27 +167,34 @@ void Encoder::check(const BatchView& batch) const {
 }
 
 Encoder::Workspace Encoder::make_workspace(const BatchView& batch) {
-  const int64_t rows = batch.total_tokens, hidden = shape_.hidden_size;
+  const int64_t rows = batch.total_tokens, hidden = shape_.hidden_size, inner = shape_.intermediate_size;
   int64_t longest = 1;
   for (int64_t s = 0; s < batch.num_seqs; ++s) longest = std::max<int64_t>(longest, batch.key_lengths[s]);
-  const int64_t stream = Arena::padded(rows * hidden);
-  const int64_t wide = Arena::padded(rows * std::max(4 * hidden, shape_.intermediate_size) + 16);
-  const int64_t scratch = Arena::padded(kernels_.attention_scratch(longest, hidden / shape_.num_heads));
-  arena_.reserve(2 * stream + wide + threads_ * scratch);
+  const int64_t stream = Arena::padded(rows * hidden * 4);
+  // Rows of the stream become bfloat16 or int8, activations at most int8; float32 reads both themselves.
+  const int64_t operand = dtype_.lane > 1 ? Arena::padded(rows * std::max(2 * stride_of(hidden), stride_of(inner))) : 0;
+  const int64_t scales = Arena::padded(rows * 4);
+  const int64_t qkv = Arena::padded(rows * stride_of(3 * hidden) * dtype_.activation_bytes);
+  const int64_t context = Arena::padded(rows * stride_of(hidden) * dtype_.activation_bytes);
+  const int64_t wide = std::max(qkv + context, Arena::padded(rows * stride_of(inner) * dtype_.activation_bytes));
+  const int64_t scratch = Arena::padded(dtype_.attention_scratch(longest, hidden / shape_.num_heads));
+  arena_.reserve(2 * stream + operand + scales + wide + threads_ * scratch);
   Workspace w{};
-  w.hidden = arena_.take(stream);
-  w.residual = arena_.take(stream);
-  w.ffn = w.qkv = arena_.take(wide);
-  w.context = w.qkv + Arena::padded(3 * rows * hidden);
-  w.scratch = arena_.take(threads_ * scratch);
-  w.scratch_size = scratch;
+  w.stream = arena_.take<float>(stream);
+  w.residual = arena_.take<float>(stream);
+  w.operand = arena_.take<char>(operand);
+  w.scales = arena_.take<float>(scales);
+  w.ffn = w.qkv = arena_.take<char>(wide);
+  w.context = w.qkv + qkv;
+  w.scratch = arena_.take<char>(threads_ * scratch);
+  w.scratch_bytes = scratch;
   return w;
 }
 
 void Encoder::forward(const BatchView& batch, bool all_layers, float* out) {
   check(batch);
-  const int64_t rows = batch.total_tokens, hidden = shape_.hidden_size;
-  const int64_t heads = shape_.num_heads, head_dim = hidden / heads;
+  const int64_t rows = batch.total_tokens, hidden = shape_.hidden_size, inner = shape_.intermediate_size;
+  const int64_t heads = shape_.num_heads, head_dim = hidden / heads, size = dtype_.activation_bytes;
   if (rows == 0) return;
 
   std::lock_guard<std::mutex> lock(forward_);
@@ -168,14 +202,38 @@ void Encoder::forward(const BatchView& batch, bool all_layers, float* out) {
   // The stream after layer i; stage 0 is the embedding output.
   const auto stage = [&](size_t i) {
     if (all_layers) return out + static_cast<int64_t>(i) * rows * hidden;
-    return i == layers_.size() ? out : w.hidden;
+    return i == layers_.size() ? out : w.stream;
   };
 
   ThreadPool::run(threads_, [&](Worker& worker) {
-    const auto normalize = [&](const LayerNorm& norm, const float* x, float* y) {
+    // Float32 rows r0..r1-1 of `x` as operand of `next`.
+    const auto convert = [&](const Linear& next, const float* x, int64_t r0, int64_t r1) {
+      if (next.kernels->convert != nullptr)
+        next.kernels->convert(x + r0 * next.k, r1 - r0, next.k, w.operand + r0 * next.operand_lanes() * 4,
+                              w.scales + r0);
+    };
+    const auto converted = [&](const Linear& next, const float* x) {
+      return next.kernels->convert != nullptr ? Operand{w.operand, next.operand_lanes(), w.scales}
+                                              : Operand{x, next.k, nullptr};
+    };
+    // All rows of activations as operand of `next`; a phase of its own where they are quantized.
+    const auto activations = [&](const Linear& next, const char* x) {
+      const int64_t bytes = stride_of(next.k) * size;
+      if (next.kernels->convert_activations == nullptr) return Operand{x, bytes / 4, nullptr};
+      rows_phase(worker, rows, threads_, [&](int64_t r0, int64_t r1) {
+        next.kernels->convert_activations(x + r0 * bytes, r1 - r0, next.k, w.operand + r0 * next.operand_lanes() * 4,
+                                          w.scales + r0);
+      });
+      return Operand{w.operand, next.operand_lanes(), w.scales};
+    };
+    const auto multiply = [&](const Linear& linear, const Operand& in, Epilogue epilogue, const Output& to) {
+      gemm_phase(worker, kernels_, linear, gemm_args(linear, in, epilogue, to), rows);
+    };
+    const auto normalize = [&](const LayerNorm& norm, const float* x, float* y, const Linear* next) {
       rows_phase(worker, rows, threads_, [&](int64_t r0, int64_t r1) {
         kernels_.layer_norm(x + r0 * hidden, norm.gamma.data(), norm.beta.data(), shape_.eps, r1 - r0, hidden,
                             y + r0 * hidden);
+        if (next != nullptr) convert(*next, y, r0, r1);
       });
     };
 
@@ -186,41 +244,58 @@ void Encoder::forward(const BatchView& batch, bool all_layers, float* out) {
         kernels_.embed(word, position_ + batch.position_ids[r] * hidden, embedding_norm_->gamma.data(),
                        embedding_norm_->beta.data(), shape_.eps, hidden, stage(0) + r * hidden);
       }
+      convert(*layers_[0].qkv, stage(0), r0, r1);
     });
 
     for (size_t i = 0; i < layers_.size(); ++i) {
       const Layer& layer = layers_[i];
-      gemm_phase(worker, kernels_, gemm_args(*layer.qkv, stage(i), w.qkv, Epilogue::kBias), rows);
+      const int64_t ld = stride_of(3 * hidden), ldo = stride_of(hidden);
+      multiply(*layer.qkv, converted(*layer.qkv, stage(i)), Epilogue::kBias, {w.qkv, ld, true, nullptr});
       worker.for_each(batch.num_seqs * heads, [&](int64_t task, int thread) {
         const int64_t s = task / heads, head = task % heads;
-        const int64_t row = batch.cu_seqlens[s];
-        const float* q = w.qkv + row * 3 * hidden + head * head_dim;
-        kernels_.attention({.q = q,
-                            .k = q + hidden,
-                            .v = q + 2 * hidden,
-                            .ld = 3 * hidden,
-                            .queries = batch.cu_seqlens[s + 1] - row,
-                            .keys = batch.key_lengths[s],
-                            .head_dim = head_dim,
-                            .scale = 1.0f / std::sqrt(static_cast<float>(head_dim)),
-                            .scratch = w.scratch + thread * w.scratch_size,
-                            .out = w.context + row * hidden + head * head_dim,
-                            .ldo = hidden});
+        const int64_t row = batch.cu_seqlens[s], queries = batch.cu_seqlens[s + 1] - row;
+        const char* q = w.qkv + (row * ld + head * head_dim) * size;
+        char* to = w.context + (row * ldo + head * head_dim) * size;
+        dtype_.attention({.q = q,
+                          .k = q + hidden * size,
+                          .v = q + 2 * hidden * size,
+                          .ld = ld,
+                          .queries = queries,
+                          .keys = batch.key_lengths[s],
+                          .head_dim = head_dim,
+                          .scale = 1.0f / std::sqrt(static_cast<float>(head_dim)),
+                          .scratch = w.scratch + thread * w.scratch_bytes,
+                          .out = to,
+                          .ldo = ldo});
+        // The GEMM reads whole lanes, so what pads the last head to them must be 0.
+        if (head == heads - 1 && ldo > hidden)
+          for (int64_t r = 0; r < queries; ++r)
+            std::memset(w.context + ((row + r) * ldo + hidden) * size, 0, static_cast<size_t>((ldo - hidden) * size));
       });
-      gemm_phase(worker, kernels_, gemm_args(*layer.out_proj, w.context, w.residual, Epilogue::kBiasResidual, stage(i)),
-                 rows);
-      normalize(*layer.attn_layer_norm, w.residual, w.residual);
-      gemm_phase(worker, kernels_, gemm_args(*layer.ffn_in, w.residual, w.ffn, shape_.activation), rows);
-      gemm_phase(worker, kernels_, gemm_args(*layer.ffn_out, w.ffn, w.residual, Epilogue::kBiasResidual, w.residual),
-                 rows);
-      normalize(*layer.ffn_layer_norm, w.residual, stage(i + 1));
+      multiply(*layer.out_proj, activations(*layer.out_proj, w.context), Epilogue::kBiasResidual,
+               {w.residual, hidden, false, stage(i)});
+      normalize(*layer.attn_layer_norm, w.residual, w.residual, layer.ffn_in);
+      multiply(*layer.ffn_in, converted(*layer.ffn_in, w.residual), shape_.activation,
+               {w.ffn, stride_of(inner), true, nullptr});
+      multiply(*layer.ffn_out, activations(*layer.ffn_out, w.ffn), Epilogue::kBiasResidual,
+               {w.residual, hidden, false, w.residual});
+      normalize(*layer.ffn_layer_norm, w.residual, stage(i + 1), i + 1 < layers_.size() ? layers_[i + 1].qkv : nullptr);
     }
   });
 }
 
 void Encoder::linear(const Linear& weights, const float* x, int64_t rows, Epilogue epilogue, float* out) const {
-  const GemmArgs args = gemm_args(weights, x, out, epilogue);
-  ThreadPool::run(threads_, [&](Worker& worker) { gemm_phase(worker, kernels_, args, rows); });
+  Operand in{x, weights.k, nullptr};
+  Pages operand;
+  if (weights.kernels->convert != nullptr) {
+    const int64_t bytes = Arena::padded(rows * weights.operand_lanes() * 4);
+    operand = Pages(bytes + rows * 4);
+    float* scales = reinterpret_cast<float*>(operand.data() + bytes);
+    weights.kernels->convert(x, rows, weights.k, operand.data(), scales);
+    in = {operand.data(), weights.operand_lanes(), scales};
+  }
+  const GemmArgs args = gemm_args(weights, in, epilogue, {out, weights.n, false, nullptr});
+  ThreadPool::run(threads_, [&](Worker& worker) { gemm_phase(worker, kernels_, weights, args, rows); });
 }
 
 void Encoder::layer_norm(const LayerNorm& norm, const float* x, int64_t rows, float* out) const {

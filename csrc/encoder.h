@@ -29,11 +29,16 @@ struct BatchView {
   int64_t total_tokens, num_seqs;
 };
 
-// y = x W^T + b with packed W.
+// y = x W^T + b with W packed for one dtype.
 struct Linear {
+  const DtypeKernels* kernels = nullptr;
   int64_t n = 0, k = 0;
   Pages panels;
+  std::vector<float> column_scales;  // [n], int8 only
+  std::vector<int32_t> offsets;      // [n], int8 only
   std::vector<float> bias;
+
+  int64_t operand_lanes() const { return lanes(k, kernels->lane); }
 };
 
 struct LayerNorm {
@@ -50,13 +55,15 @@ struct LinearPart {
 // Load everything first, from one thread; then any number of threads may call forward, linear and layer_norm.
 class Encoder {
  public:
-  Encoder(const ModelShape& shape, const Kernels& kernels, int threads);
+  // `dtype` is that of attention and activations, and what the layers' linears usually have.
+  Encoder(const ModelShape& shape, const Kernels& kernels, const DtypeKernels& dtype, int threads);
 
   // Borrows both tables, [vocab_size, hidden_size] and [max_positions, hidden_size].
   void set_embeddings(const float* word, const float* position);
-  // Packs the parts, laid under one another, as the linear called `name`. A layer has linears "layer.<i>.qkv",
+  // Packs the parts, laid under one another, for `dtype` as the linear called `name`. A layer has linears
+  // "layer.<i>.qkv",
   // ".out_proj", ".ffn_in", ".ffn_out"; a head's are called as in the checkpoint.
-  void add_linear(const std::string& name, const std::vector<LinearPart>& parts, int64_t k);
+  void add_linear(const std::string& name, const std::vector<LinearPart>& parts, int64_t k, const DtypeKernels& dtype);
   // "embeddings", "layer.<i>.attn_layer_norm", "layer.<i>.ffn_layer_norm", and a head's.
   void add_layer_norm(const std::string& name, const float* gamma, const float* beta, int64_t n);
   // Resolves the layers; throws std::logic_error if one is missing or misshapen.
@@ -66,7 +73,7 @@ class Encoder {
   // every layer's, [num_layers + 1, total_tokens, hidden_size]. Throws std::invalid_argument for ids, positions or
   // lengths out of range.
   void forward(const BatchView& batch, bool all_layers, float* out);
-  // Writes epilogue(x W^T + b) of `rows` rows with a head's linear.
+  // Writes epilogue(x W^T + b) of `rows` float32 rows with a head's linear.
   void linear(const Linear& weights, const float* x, int64_t rows, Epilogue epilogue, float* out) const;
   void layer_norm(const LayerNorm& norm, const float* x, int64_t rows, float* out) const;
 
@@ -76,22 +83,25 @@ class Encoder {
   int threads() const { return threads_; }
   int64_t packed_bytes() const;
   int64_t workspace_bytes() const { return arena_.bytes(); }
-  void fill_workspace(float value) { arena_.fill(value); }
+  void fill_workspace(unsigned char value) { arena_.fill(value); }
+  const DtypeKernels& dtype() const { return dtype_; }
 
  private:
   struct Layer {
     const Linear *qkv, *out_proj, *ffn_in, *ffn_out;
     const LayerNorm *attn_layer_norm, *ffn_layer_norm;
   };
-  // Where one forward keeps its rows.
+  // Where one forward keeps its rows. Activations have a row stride of whole lanes of any dtype.
   struct Workspace {
-    float* hidden;    // [total_tokens, hidden_size], the residual stream between layers
+    float* stream;    // [total_tokens, hidden_size], the residual stream between layers
     float* residual;  // [total_tokens, hidden_size], inside a layer
-    float* qkv;       // [total_tokens, 3 * hidden_size]
-    float* context;   // [total_tokens, hidden_size]
-    float* ffn;       // [total_tokens, intermediate_size], over qkv and context
-    float* scratch;   // one attention scratch per thread
-    int64_t scratch_size;
+    char* operand;    // what the next GEMM reads, where that is neither stream nor activations
+    float* scales;    // [total_tokens], of an int8 operand
+    char* qkv;        // activations [total_tokens, 3 * hidden_size]
+    char* context;    // activations [total_tokens, hidden_size]
+    char* ffn;        // activations [total_tokens, intermediate_size], over qkv and context
+    char* scratch;    // one attention scratch per thread
+    int64_t scratch_bytes;
   };
 
   void check(const BatchView& batch) const;
@@ -99,6 +109,7 @@ class Encoder {
 
   const ModelShape shape_;
   const Kernels& kernels_;
+  const DtypeKernels& dtype_;
   const int threads_;
   const float* word_ = nullptr;
   const float* position_ = nullptr;

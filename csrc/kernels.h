@@ -1,8 +1,10 @@
 // The contract between the model and the per-ISA code: one table of function pointers per instruction set.
 //
 // kernels.cpp is compiled once per ISA and defines one such table; everything else in csrc/ is compiled for the
-// baseline CPU and reaches vector code only through it. All matrices are row-major float32; `ld` is a row stride in
-// elements.
+// baseline CPU and reaches vector code only through it. Matrices are row-major; `ld` is a row stride.
+//
+// A GEMM reads its operands in lanes of 4 bytes: 1 float32, 2 bfloat16 or 4 int8 along the depth. It sums in float32
+// (int8: in int32) and its epilogue works in float32.
 #pragma once
 
 #include <cstdint>
@@ -13,43 +15,68 @@ enum class Epilogue : int { kBias, kBiasGelu, kBiasGeluTanh, kBiasRelu, kBiasSil
 
 // C[m, n] = epilogue(A[m, k] * W[n, k]^T + bias[n]), with W packed into panels of `panel_width` columns.
 struct GemmArgs {
-  const float* a;
-  int64_t lda;
-  const float* panels;
-  const float* bias;      // [n]
-  const float* residual;  // [m, n], row stride ldc; only for kBiasResidual; may be c
-  float* c;
-  int64_t ldc;
+  const void* a;            // [m, lanes of k], as convert() writes them
+  int64_t lda;              // in lanes
+  const float* row_scales;  // [m], int8 only
+  const void* panels;
+  const float* column_scales;  // [n], int8 only
+  const int32_t* offsets;      // [n], int8 only: what storing A as unsigned adds to each sum
+  const float* bias;           // [n]
+  const float* residual;       // [m, n], row stride ldc; only for kBiasResidual; may be c
+  void* c;
+  int64_t ldc;  // in elements
   int64_t n, k;
   Epilogue epilogue;
+  bool narrow;  // c holds activations (see DtypeKernels), not float32; columns up to whole lanes are written
 };
 
-// One (sequence, attention head): softmax(Q K^T * scale) V over the first `keys` rows.
+// Where pack() writes. Sizes are in elements of the pointer.
+struct PackedWeight {
+  void* panels;          // packed_bytes(n, k), zeroed before
+  float* column_scales;  // [n], int8 only
+  int32_t* offsets;      // [n], int8 only
+};
+
+// One (sequence, attention head): softmax(Q K^T * scale) V over the first `keys` rows, on activations.
 struct AttentionArgs {
-  const float* q;  // [queries, head_dim], row stride ld
-  const float* k;  // [keys, head_dim], row stride ld
-  const float* v;  // [keys, head_dim], row stride ld
+  const void* q;  // [queries, head_dim], row stride ld elements
+  const void* k;  // [keys, head_dim]
+  const void* v;  // [keys, head_dim]
   int64_t ld;
   int64_t queries, keys, head_dim;
   float scale;
-  float* scratch;  // attention_scratch(keys, head_dim) floats, 64-byte aligned
-  float* out;      // [queries, head_dim], row stride ldo
+  void* scratch;  // attention_scratch(keys, head_dim) bytes, 64-byte aligned
+  void* out;      // [queries, head_dim], row stride ldo elements
   int64_t ldo;
+};
+
+// What a model of one dtype runs on. Activations between GEMMs are bfloat16 where the dtype is narrower than float32
+// and the instruction set has it, else float32; the residual stream is always float32.
+struct DtypeKernels {
+  const char* dtype;
+  int64_t lane;              // elements in a lane of a GEMM operand
+  int64_t activation_bytes;  // 4 or 2
+
+  int64_t (*packed_bytes)(int64_t n, int64_t k);
+  // Packs rows first..first+count-1 of a [n, k] weight, given from its row `first` on.
+  void (*pack)(const float* rows, int64_t k, int64_t first, int64_t count, const PackedWeight& out);
+  // Rows m0..m1-1 and panels first..last-1 of the product.
+  void (*gemm)(const GemmArgs& args, int64_t m0, int64_t m1, int64_t first, int64_t last);
+  // Rounds rows [rows, n] of float32 to GEMM operands [rows, lanes of n] (and scales [rows]); null where float32 itself
+  // is the operand.
+  void (*convert)(const float* x, int64_t rows, int64_t n, void* out, float* scales);
+  // The same from activations with rows of whole lanes; null where activations are the operand.
+  void (*convert_activations)(const void* x, int64_t rows, int64_t n, void* out, float* scales);
+  int64_t (*attention_scratch)(int64_t keys, int64_t head_dim);
+  void (*attention)(const AttentionArgs& args);
 };
 
 struct Kernels {
   const char* isa;
   int64_t panel_width;
+  const DtypeKernels* dtypes;  // [num_dtypes], float32 first
+  int64_t num_dtypes;
 
-  // Floats that pack() writes for a [n, k] weight.
-  int64_t (*packed_size)(int64_t n, int64_t k);
-  // Packs rows first..first+count-1 of a [n, k] weight, given from its row `first` on, into the zeroed buffer of the
-  // whole packed weight; padding columns stay 0.
-  void (*pack)(const float* rows, int64_t k, int64_t first, int64_t count, float* panels);
-  // Rows m0..m1-1 and panels first..last-1 of the product.
-  void (*gemm)(const GemmArgs& args, int64_t m0, int64_t m1, int64_t first, int64_t last);
-  int64_t (*attention_scratch)(int64_t keys, int64_t head_dim);
-  void (*attention)(const AttentionArgs& args);
   // out[i] = (x[i] - mean) / sqrt(var + eps) * gamma + beta for each of `rows` rows; out may be x.
   void (*layer_norm)(const float* x, const float* gamma, const float* beta, float eps, int64_t rows, int64_t n,
                      float* out);
@@ -57,5 +84,8 @@ struct Kernels {
   void (*embed)(const float* word, const float* position, const float* gamma, const float* beta, float eps, int64_t n,
                 float* out);
 };
+
+// Lanes that n elements fill.
+static inline int64_t lanes(int64_t n, int64_t lane) { return (n + lane - 1) / lane; }
 
 }  // namespace distilrt

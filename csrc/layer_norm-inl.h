@@ -1,10 +1,6 @@
 // Layer norm (Ba, Kiros and Hinton, arXiv 1607.06450) and the embedding sum under the first one. Mean first, then the
 // variance around it: the one-pass form loses digits when the mean is large.
 
-DISTILRT_INLINE Vec load_lanes(const float* p, int64_t lanes) {
-  return lanes == kWidth ? load(p) : load_part(p, lanes);
-}
-
 static void layer_norm_row(const float* x, const float* gamma, const float* beta, float eps, int64_t n, float* out) {
   const int64_t whole = n - n % kWidth;
   const float count = static_cast<float>(n);
@@ -34,10 +30,7 @@ static void layer_norm_row(const float* x, const float* gamma, const float* beta
     const int64_t lanes = min64(n - i, kWidth);
     const Vec centred = load_lanes(x + i, lanes) - mean - rest;
     const Vec y = centred * scale * load_lanes(gamma + i, lanes) + load_lanes(beta + i, lanes);
-    if (lanes == kWidth)
-      store(out + i, y);
-    else
-      store_part(out + i, y, lanes);
+    store_lanes(out + i, y, lanes);
   }
 }
 

@@ -6,7 +6,7 @@ DISTILRT_INLINE Vec exp(Vec x) {
   // Adding 1.5 * 2^23 rounds to an integer, which then sits in the low bits of the float.
   const Vec shifted = clamped * 1.44269504f + 12582912.0f;
   const Vec whole = shifted - 12582912.0f;
-  const IntVec exponent = reinterpret_cast<const IntVec&>(shifted) - 0x4B400000;
+  const IntVec exponent = as_ints(shifted) - 0x4B400000;
   // ln 2 in two parts: the first has few enough bits that whole * part is exact.
   const Vec r = (clamped - whole * 0.693359375f) - whole * -2.12194440e-4f;
   Vec p = splat(0.001392617611993558f);
@@ -15,8 +15,7 @@ DISTILRT_INLINE Vec exp(Vec x) {
   p = p * r + 0.1666657702559799f;
   p = p * r + 0.5f;
   p = p * (r * r) + r + 1.0f;
-  const IntVec scale_bits = (exponent + 127) << 23;
-  const Vec result = p * reinterpret_cast<const Vec&>(scale_bits);
+  const Vec result = p * as_floats((exponent + 127) << 23);
   return x < splat(-87.3f) ? Vec{} : result;
 }
 

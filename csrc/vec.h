@@ -20,11 +20,47 @@ constexpr int kPanel = kWidth * kTileVecs;
 typedef float Vec __attribute__((vector_size(4 * kWidth), may_alias));
 typedef float VecUnaligned __attribute__((vector_size(4 * kWidth), aligned(4), may_alias));
 typedef int32_t IntVec __attribute__((vector_size(4 * kWidth), may_alias));
+typedef int32_t IntVecUnaligned __attribute__((vector_size(4 * kWidth), aligned(4), may_alias));
+typedef uint16_t HalfVec __attribute__((vector_size(2 * kWidth), may_alias));
+typedef int32_t Lane __attribute__((may_alias));   // 4 bytes of a GEMM operand
+typedef uint16_t Bf16 __attribute__((may_alias));  // the upper half of a float32
+typedef uint8_t Byte __attribute__((may_alias));
+
+DISTILRT_INLINE int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+DISTILRT_INLINE int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
 // Not Vec{} + x: that is not x for -0.0, so the compiler would keep the addition.
 DISTILRT_INLINE Vec splat(float x) { return x - Vec{}; }
+DISTILRT_INLINE IntVec splat(int32_t x) { return x - IntVec{}; }
+DISTILRT_INLINE Vec as_floats(IntVec x) { return reinterpret_cast<const Vec&>(x); }
+DISTILRT_INLINE IntVec as_ints(Vec x) { return reinterpret_cast<const IntVec&>(x); }
+
 DISTILRT_INLINE Vec load(const float* p) { return *reinterpret_cast<const VecUnaligned*>(p); }
+DISTILRT_INLINE IntVec load(const Lane* p) { return *reinterpret_cast<const IntVecUnaligned*>(p); }
 DISTILRT_INLINE void store(float* p, Vec x) { *reinterpret_cast<VecUnaligned*>(p) = x; }
+DISTILRT_INLINE void store(Lane* p, IntVec x) { *reinterpret_cast<IntVecUnaligned*>(p) = x; }
+
+// bfloat16: round to nearest, ties to even; a NaN stays one.
+DISTILRT_INLINE HalfVec to_half(Vec x) {
+#if defined(__AVX512BF16__)
+  const __m256bh y = _mm512_cvtneps_pbh(reinterpret_cast<const __m512&>(x));
+  return reinterpret_cast<const HalfVec&>(y);
+#else
+  const IntVec bits = as_ints(x);
+  const IntVec rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
+  return __builtin_convertvector(x == x ? rounded : IntVec{} + 0x7FC0, HalfVec);
+#endif
+}
+DISTILRT_INLINE Vec from_half(HalfVec x) { return as_floats(__builtin_convertvector(x, IntVec) << 16); }
+DISTILRT_INLINE Vec load(const Bf16* p) {
+  HalfVec x;
+  __builtin_memcpy(&x, p, sizeof(x));
+  return from_half(x);
+}
+DISTILRT_INLINE void store(Bf16* p, Vec x) {
+  const HalfVec y = to_half(x);
+  __builtin_memcpy(p, &y, sizeof(y));
+}
 
 // The first n lanes; the others are 0.
 DISTILRT_INLINE Vec load_part(const float* p, int64_t n) {
@@ -32,8 +68,33 @@ DISTILRT_INLINE Vec load_part(const float* p, int64_t n) {
   __builtin_memcpy(&x, p, static_cast<size_t>(n) * sizeof(float));
   return x;
 }
+DISTILRT_INLINE Vec load_part(const Bf16* p, int64_t n) {
+  HalfVec x{};
+  __builtin_memcpy(&x, p, static_cast<size_t>(n) * sizeof(Bf16));
+  return from_half(x);
+}
+DISTILRT_INLINE IntVec load_part(const Lane* p, int64_t n) {
+  IntVec x{};
+  __builtin_memcpy(&x, p, static_cast<size_t>(n) * sizeof(Lane));
+  return x;
+}
 DISTILRT_INLINE void store_part(float* p, Vec x, int64_t n) {
   __builtin_memcpy(p, &x, static_cast<size_t>(n) * sizeof(float));
+}
+DISTILRT_INLINE void store_part(Bf16* p, Vec x, int64_t n) {
+  const HalfVec y = to_half(x);
+  __builtin_memcpy(p, &y, static_cast<size_t>(n) * sizeof(Bf16));
+}
+template <typename T>
+DISTILRT_INLINE auto load_lanes(const T* p, int64_t n) {
+  return n >= kWidth ? load(p) : load_part(p, n);
+}
+template <typename T, typename V>
+DISTILRT_INLINE void store_lanes(T* p, V x, int64_t n) {
+  if (n >= kWidth)
+    store(p, x);
+  else
+    store_part(p, x, n);
 }
 
 // A NaN in `x` stays: comparisons with it are false.

@@ -19,7 +19,6 @@ from distilrt.cpu_count import usable_cores
 from distilrt.errors import BackendError
 
 FloatArray = npt.NDArray[np.float32]
-DTYPES = ("float32",)
 HEAD_LINEARS = ("pre_classifier", "classifier", "qa_outputs", "vocab_transform", "vocab_projector")
 
 
@@ -42,18 +41,21 @@ class CpuBackend:
             ValueError: `num_threads` is not an integer of at least 1.
             BackendError: a dtype or a forced instruction set that is not available here.
         """
-        if dtype not in ("auto", *DTYPES):
-            raise BackendError(f"the cpu backend computes in {', '.join(DTYPES)}, found dtype={dtype!r}")
         if num_threads is None:
             num_threads = env.num_threads() or usable_cores()
         if isinstance(num_threads, bool) or not isinstance(num_threads, int) or num_threads < 1:
             raise ValueError(f"num_threads must be an integer of at least 1, found {num_threads!r}")
-        self.dtype = "float32"
         isa = env.force_isa() or ""
         if isa and isa not in _C.available_isas():
             raise BackendError(
                 f"DISTILRT_FORCE_ISA={isa} is not available; this machine and build have "
                 f"{', '.join(_C.available_isas())}"
+            )
+        self.dtype = "float32" if dtype == "auto" else dtype
+        if self.dtype not in _C.dtypes(isa):
+            raise BackendError(
+                f"backend 'cpu' has dtype {', '.join(_C.dtypes(isa))} (auto: float32) with instruction set "
+                f"{isa or _C.available_isas()[0]}, found {dtype!r}"
             )
         # Borrowed by the encoder: a memory-mapped file's pages load as tokens need them.
         words, positions = (_plain(weights[f"embeddings.{kind}_embeddings.weight"]) for kind in ("word", "position"))
@@ -67,16 +69,18 @@ class CpuBackend:
             word_embeddings=words,
             position_embeddings=positions,
             isa=isa,
+            dtype=self.dtype,
             num_threads=num_threads,
         )
         self._pack(config, weights)
 
     def _pack(self, config: DistilBertConfig, weights: Mapping[str, npt.NDArray[Any]]) -> None:
-        def linear(name: str, *sources: str) -> None:
+        def linear(name: str, *sources: str, dtype: str) -> None:
             self._encoder.add_linear(
                 name,
                 [_plain(weights[f"{source}.weight"]) for source in sources],
                 [_plain(weights[f"{source}.bias"]) for source in sources],
+                dtype,
             )
 
         def layer_norm(name: str, source: str) -> None:
@@ -85,16 +89,16 @@ class CpuBackend:
         layer_norm("embeddings", "embeddings.LayerNorm")
         for i in range(config.num_layers):
             source = f"transformer.layer.{i}"
-            linear(f"layer.{i}.qkv", *(f"{source}.attention.{part}_lin" for part in "qkv"))
-            linear(f"layer.{i}.out_proj", f"{source}.attention.out_lin")
-            linear(f"layer.{i}.ffn_in", f"{source}.ffn.lin1")
-            linear(f"layer.{i}.ffn_out", f"{source}.ffn.lin2")
+            linear(f"layer.{i}.qkv", *(f"{source}.attention.{part}_lin" for part in "qkv"), dtype=self.dtype)
+            linear(f"layer.{i}.out_proj", f"{source}.attention.out_lin", dtype=self.dtype)
+            linear(f"layer.{i}.ffn_in", f"{source}.ffn.lin1", dtype=self.dtype)
+            linear(f"layer.{i}.ffn_out", f"{source}.ffn.lin2", dtype=self.dtype)
             layer_norm(f"layer.{i}.attn_layer_norm", f"{source}.sa_layer_norm")
             layer_norm(f"layer.{i}.ffn_layer_norm", f"{source}.output_layer_norm")
         self._encoder.finish()
         for name in HEAD_LINEARS:
             if f"{name}.weight" in weights:
-                linear(name, name)
+                linear(name, name, dtype="float32")
         if "vocab_layer_norm.weight" in weights:
             layer_norm("vocab_layer_norm", "vocab_layer_norm")
 

@@ -1,0 +1,114 @@
+// Weights [n, k] into panels, and float32 rows into GEMM operands. Panel p holds columns p * kPanel ... of W^T,
+// depth-major in lanes; where a row does not fill its last lane the rest is 0.
+
+template <class Dot>
+static int64_t packed_bytes(int64_t n, int64_t k) {
+  return (n + kPanel - 1) / kPanel * kPanel * lanes(k, Dot::kLane) * 4;
+}
+
+static void pack_f32(const float* rows, int64_t k, int64_t first, int64_t count, const PackedWeight& out) {
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t column = first + i;
+    float* to = static_cast<float*>(out.panels) + column / kPanel * kPanel * k + column % kPanel;
+    for (int64_t d = 0; d < k; ++d) to[d * kPanel] = rows[i * k + d];
+  }
+}
+
+#if defined(__AVX512BF16__)
+static void pack_bf16(const float* rows, int64_t k, int64_t first, int64_t count, const PackedWeight& out) {
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t column = first + i;
+    Bf16* to = static_cast<Bf16*>(out.panels) + 2 * (column / kPanel * kPanel * lanes(k, 2) + column % kPanel);
+    for (int64_t d0 = 0; d0 < k; d0 += kWidth) {
+      const int64_t n = min64(k - d0, kWidth);
+      Bf16 rounded[kWidth];
+      store(rounded, load_lanes(rows + i * k + d0, n));
+      for (int64_t d = d0; d < d0 + n; ++d) to[d / 2 * 2 * kPanel + d % 2] = rounded[d - d0];
+    }
+  }
+}
+
+static void convert_bf16(const float* x, int64_t rows, int64_t n, void* out, float*) {
+  const int64_t width = 2 * lanes(n, 2);
+  for (int64_t r = 0; r < rows; ++r) {
+    Bf16* to = static_cast<Bf16*>(out) + r * width;
+    for (int64_t i = 0; i < n; i += kWidth)
+      store_lanes(to + i, load_lanes(x + r * n + i, min64(n - i, kWidth)), min64(width - i, kWidth));
+  }
+}
+#endif
+
+// Largest magnitude of a row. Compared as integers, which order magnitudes the same and put NaN above all, so that a
+// NaN shows in the scale and thus in the whole row.
+template <typename T>
+DISTILRT_INLINE float largest(const T* x, int64_t n) {
+  IntVec top{};
+  for (int64_t i = 0; i < n; i += kWidth) {
+    const IntVec magnitude = as_ints(load_lanes(x + i, min64(n - i, kWidth))) & 0x7FFFFFFF;
+    top = magnitude > top ? magnitude : top;
+  }
+  int32_t found[kWidth], best = 0;
+  __builtin_memcpy(found, &top, sizeof(top));
+  for (int i = 0; i < kWidth; ++i) best = found[i] > best ? found[i] : best;
+  float value;
+  __builtin_memcpy(&value, &best, sizeof(value));
+  return value;
+}
+
+// Rows below this are taken for 0: the inverse of their scale would overflow.
+constexpr float kSmallest = 1e-30f;
+
+// x / scale, rounded to nearest even, in -127 ... 127. The addition rounds: see exp().
+DISTILRT_INLINE IntVec quantize(Vec x, float inverse_scale) {
+  return as_ints(x * inverse_scale + 12582912.0f) - 0x4B400000;
+}
+
+static void pack_int8(const float* rows, int64_t k, int64_t first, int64_t count, const PackedWeight& out) {
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t column = first + i;
+    const float scale = largest(rows + i * k, k) / 127.0f;
+    const float inverse = scale > kSmallest ? 1.0f / scale : 0.0f;
+    int8_t* to = static_cast<int8_t*>(out.panels) + 4 * (column / kPanel * kPanel * lanes(k, 4) + column % kPanel);
+    int32_t total = 0;
+    for (int64_t d0 = 0; d0 < k; d0 += kWidth) {
+      const int64_t n = min64(k - d0, kWidth);
+      const IntVec q = quantize(load_lanes(rows + i * k + d0, n), inverse);
+      int32_t values[kWidth];
+      __builtin_memcpy(values, &q, sizeof(q));
+      for (int64_t d = d0; d < d0 + n; ++d) {
+        to[d / 4 * 4 * kPanel + d % 4] = static_cast<int8_t>(values[d - d0]);
+        total += values[d - d0];
+      }
+    }
+    out.column_scales[column] = scale;
+    out.offsets[column] = 128 * total;
+  }
+}
+
+template <typename T>
+static void convert_int8(const void* x, int64_t rows, int64_t n, int64_t stride, void* out, float* scales) {
+  typedef uint8_t ByteVec __attribute__((vector_size(kWidth), may_alias));
+  const int64_t width = 4 * lanes(n, 4);
+  for (int64_t r = 0; r < rows; ++r) {
+    const T* from = static_cast<const T*>(x) + r * stride;
+    Byte* to = static_cast<Byte*>(out) + r * width;
+    const float top = largest(from, n);
+    const float inverse = top > kSmallest ? 127.0f / top : 0.0f;
+    scales[r] = top / 127.0f;
+    for (int64_t i = 0; i < n; i += kWidth) {
+      const IntVec q = quantize(load_lanes(from + i, min64(n - i, kWidth)), inverse) + 128;
+      const ByteVec bytes = __builtin_convertvector(q, ByteVec);
+      __builtin_memcpy(to + i, &bytes, static_cast<size_t>(min64(width - i, kWidth)));
+    }
+  }
+}
+
+static void convert_int8_f32(const float* x, int64_t rows, int64_t n, void* out, float* scales) {
+  convert_int8<float>(x, rows, n, n, out, scales);
+}
+
+// Activations have rows of whole lanes of the widest kind.
+template <typename Activation>
+static void convert_int8_activations(const void* x, int64_t rows, int64_t n, void* out, float* scales) {
+  convert_int8<Activation>(x, rows, n, round_up(n, 4), out, scales);
+}

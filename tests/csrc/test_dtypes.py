@@ -1,0 +1,124 @@
+"""The bfloat16 and int8 GEMMs: exactly the products of the rounded operands, on every instruction set that has them.
+
+Rounding is redone here in NumPy, so what is left between the kernel and float64 is float32 arithmetic alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from distilrt import _C, reference
+
+SHAPES = [(1, 1, 1), (1, 768, 768), (2, 3, 5), (5, 17, 33), (7, 65, 63), (64, 36, 36), (65, 96, 384), (129, 48, 1537),
+          (130, 100, 3071)]  # fmt: skip
+PAIRS = [(isa, dtype) for isa in _C.available_isas() for dtype in _C.dtypes(isa) if dtype != "float32"]
+
+
+def bfloat16(x: Any) -> Any:
+    """x rounded to bfloat16, ties to even, as float32."""
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).view(np.float32)
+
+
+def int8(x: Any, isa: str) -> Any:
+    """Rows of x as int8 times a scale, in float64."""
+    top = np.abs(x).max(axis=1, keepdims=True).astype(np.float32)
+    inverse = np.float32(127) / top
+    # With FMA the product is not rounded before the rounding to an integer.
+    product = x * inverse if isa == "generic" else x.astype(float) * inverse.astype(float)
+    return np.rint(product) * (top / np.float32(127)).astype(float)
+
+
+def int8_weight(x: Any, isa: str) -> Any:
+    """The same as pack() does it: the inverse of the rounded scale."""
+    scale = np.abs(x).max(axis=1, keepdims=True).astype(np.float32) / np.float32(127)
+    inverse = np.float32(1) / scale
+    product = x * inverse if isa == "generic" else x.astype(float) * inverse.astype(float)
+    return np.rint(product) * scale.astype(float)
+
+
+@pytest.mark.parametrize(("isa", "dtype"), PAIRS)
+@pytest.mark.parametrize(("m", "n", "k"), SHAPES)
+@pytest.mark.parametrize("activation", ["", "gelu"])
+def test_linear(rng: Any, assert_close: Any, isa: str, dtype: str, m: int, n: int, k: int, activation: str) -> None:
+    x = rng.standard_normal((m, k), np.float32)
+    weight = rng.standard_normal((n, k), np.float32) * np.float32(k**-0.5)
+    bias = rng.standard_normal(n, np.float32)
+    rounded = (bfloat16(x), bfloat16(weight)) if dtype == "bfloat16" else (int8(x, isa), int8_weight(weight, isa))
+    out = np.full((m, n), np.nan, np.float32)
+    _C.Kernels(isa, dtype).linear(x, weight, bias, activation, out=out)
+    exact = reference.linear(rounded[0].astype(float), rounded[1].astype(float), bias.astype(float))
+    plain = reference.linear(rounded[0].astype(np.float32), rounded[1].astype(np.float32), bias)
+    if activation:
+        exact, plain = reference.activation(activation, exact), reference.activation(activation, plain)
+    assert_close(out, exact, plain)
+
+
+@pytest.mark.parametrize(("isa", "dtype"), PAIRS)
+def test_residual_and_rows_alone(rng: Any, isa: str, dtype: str) -> None:
+    x, weight = rng.standard_normal((131, 100), np.float32), rng.standard_normal((70, 100), np.float32)
+    bias, residual = rng.standard_normal(70, np.float32), rng.standard_normal((131, 70), np.float32)
+    kernels = _C.Kernels(isa, dtype)
+    plain, added = np.full((131, 70), np.nan, np.float32), np.full((131, 70), np.nan, np.float32)
+    kernels.linear(x, weight, bias, out=plain)
+    kernels.linear(x, weight, bias, residual=residual, out=added)
+    np.testing.assert_allclose(added, plain + residual, rtol=1e-6, atol=1e-5)
+    for row in (0, 6, 127, 130):
+        alone = np.full((1, 70), np.nan, np.float32)
+        kernels.linear(x[row : row + 1], weight, bias, out=alone)
+        np.testing.assert_array_equal(alone[0], plain[row])
+
+
+def test_int8_is_the_same_on_every_instruction_set(rng: Any) -> None:
+    """Sums are integers, so only the last float32 operations can differ."""
+    x, weight = rng.standard_normal((20, 300), np.float32), rng.standard_normal((30, 300), np.float32)
+    outs = []
+    for isa in _C.available_isas():
+        if isa == "generic":
+            continue  # without FMA a tie may round to the other integer
+        out = np.full((20, 30), np.nan, np.float32)
+        _C.Kernels(isa, "int8").linear(x, weight, np.zeros(30, np.float32), out=out)
+        outs.append(out)
+    for out in outs[1:]:
+        np.testing.assert_array_equal(out, outs[0])
+
+
+@pytest.mark.parametrize(("isa", "dtype"), PAIRS)
+def test_values_that_break_scales(isa: str, dtype: str) -> None:
+    """A row of zeros, of denormals, of one huge value; NaN and infinity spoil their own row and no other."""
+    x = np.zeros((6, 40), np.float32)
+    x[1] = 1e-40
+    x[2, 3] = 3e38
+    x[3] = 1
+    x[4, 7] = np.nan
+    x[5, 7] = np.inf
+    weight = np.ones((5, 40), np.float32)
+    weight[1] = 0
+    weight[2] = 1e-38
+    out = np.full((6, 5), 7, np.float32)
+    _C.Kernels(isa, dtype).linear(x, weight, np.zeros(5, np.float32), out=out)
+    np.testing.assert_allclose(out[0], 0)
+    np.testing.assert_allclose(out[1], 0, atol=1e-36)
+    np.testing.assert_allclose(out[3, [0, 1]], [40, 0], rtol=1e-6)
+    assert out[2, 0] > 2.9e38
+    assert np.isnan(out[4]).all()
+    assert not np.isfinite(out[5, 0])
+
+
+@pytest.mark.parametrize("isa", [isa for isa, dtype in PAIRS if dtype == "bfloat16"])
+@pytest.mark.parametrize("length", [1, 2, 63, 64, 65, 127, 511, 512])
+@pytest.mark.parametrize("head_dim", [16, 17, 32, 64, 80, 128])
+def test_bfloat16_attention(rng: Any, isa: str, length: int, head_dim: int) -> None:
+    """Twice the error of the plain computation that rounds probabilities and the result to bfloat16."""
+    q, k, v = (bfloat16(rng.standard_normal((length, head_dim), np.float32)) for _ in range(3))
+    out = np.full_like(q, np.nan)
+    _C.Kernels(isa, "bfloat16").attention(q, k, v, out=out)
+    exact = reference.attention_probs(q.astype(float), k.astype(float), 1)[0] @ v.astype(float)
+    scores = q @ k.T * np.float32(head_dim**-0.5)
+    weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+    plain = bfloat16((bfloat16(weights) @ v) / weights.sum(axis=1, keepdims=True))
+    floor = 2**-9 * np.abs(exact).max()  # half a unit in the last place of the result
+    assert np.abs(out - exact).max() <= 2 * np.abs(plain - exact).max() + floor
