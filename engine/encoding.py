@@ -8,7 +8,7 @@ tensors are asked for.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 from tokenizers import Encoding
@@ -42,10 +42,16 @@ class BatchEncoding(dict[str, Any]):
             return self[name]
         raise AttributeError(f"no {name!r} in this encoding; it has {', '.join(self)}")
 
-    def __missing__(self, key: object) -> Any:
+    @overload
+    def __getitem__(self, key: str, /) -> Any: ...
+
+    @overload
+    def __getitem__(self, key: int, /) -> Encoding: ...
+
+    def __getitem__(self, key: Any, /) -> Any:
         if isinstance(key, int) and self.encodings is not None:
             return self.encodings[key]
-        raise KeyError(key)
+        return super().__getitem__(key)
 
     @property
     def is_fast(self) -> bool:

@@ -24,7 +24,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -201,7 +201,7 @@ class _Model:
 
     def _answer(
         self, output_class: type[_Output], run: _Encoded, return_dict: bool | None, **fields: Any
-    ) -> _Output | tuple[Any, ...]:
+    ) -> _Output:
         """Head outputs and inner states as the caller's kind of array."""
         fields |= {"hidden_states": run.hidden_states, "attentions": run.attentions}
         if fields.get("loss") is not None:
@@ -210,7 +210,7 @@ class _Model:
             fields = {name: _as_tensor(value, run.device) for name, value in fields.items()}
         output = output_class(**fields)
         wanted = self.config.return_dict if return_dict is None else return_dict
-        return output if wanted else output.to_tuple()
+        return output if wanted else cast(Any, output.to_tuple())
 
 
 class DistilBertModel(_Model):
@@ -229,7 +229,7 @@ class DistilBertModel(_Model):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
-    ) -> BaseModelOutput | tuple[Any, ...]:
+    ) -> BaseModelOutput:
         """Hidden states `[batch_size, seq_len, hidden_size]`; see the module for the arguments."""
         run = self._encode(input_ids, attention_mask, inputs_embeds, position_ids, token_type_ids,
                            output_hidden_states, output_attentions)  # fmt: skip
@@ -256,7 +256,7 @@ class DistilBertForMaskedLM(_Model):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
-    ) -> MaskedLMOutput | tuple[Any, ...]:
+    ) -> MaskedLMOutput:
         """Logits `[batch_size, seq_len, vocab_size]`; see the module for the arguments.
 
         `labels` `[batch_size, seq_len]`: word ids, or -100, which masked positions must have.
@@ -287,7 +287,7 @@ class DistilBertForSequenceClassification(_Model):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
-    ) -> SequenceClassifierOutput | tuple[Any, ...]:
+    ) -> SequenceClassifierOutput:
         """Logits `[batch_size, num_labels]`; see the module for the arguments.
 
         `labels`: `[batch_size]` label ids or numbers, or `[batch_size, num_labels]` numbers, by
@@ -320,7 +320,7 @@ class DistilBertForQuestionAnswering(_Model):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
-    ) -> QuestionAnsweringModelOutput | tuple[Any, ...]:
+    ) -> QuestionAnsweringModelOutput:
         """Start and end logits, each `[batch_size, seq_len]`; see the module for the arguments.
 
         `start_positions`, `end_positions` `[batch_size]`: both or no loss; one outside the sequence is left out.
@@ -360,7 +360,7 @@ class DistilBertForTokenClassification(_Model):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
-    ) -> TokenClassifierOutput | tuple[Any, ...]:
+    ) -> TokenClassifierOutput:
         """Logits `[batch_size, seq_len, num_labels]`; see the module for the arguments.
 
         `labels` `[batch_size, seq_len]`: label ids, or -100, which masked positions must have.
@@ -391,7 +391,7 @@ class DistilBertForMultipleChoice(_Model):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
-    ) -> MultipleChoiceModelOutput | tuple[Any, ...]:
+    ) -> MultipleChoiceModelOutput:
         """Logits `[batch_size, num_choices]`; see the module for the arguments, here with num_choices before seq_len.
 
         `labels` `[batch_size]`: the right choice. Hidden states and attentions have batch_size * num_choices sequences,

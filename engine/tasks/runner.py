@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice, pairwise
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -28,7 +28,7 @@ class Model(Protocol):
 
     config: DistilBertConfig
     backend: Backend
-    architecture: str
+    architecture: ClassVar[str]
 
 
 def compute(model: Model, task: Task, sequences: Sequence[list[int]], rows: Sequence[Selection]) -> list[Rows]:

@@ -1,0 +1,243 @@
+"""The command line: `distilrt run`, `info` and `verify`.
+
+It reads arguments and lines and prints answers, tables and errors; what is computed is decided below it. Answers go to
+stdout as JSON lines and all else to stderr. Needs the extra `cli`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from functools import partial
+from importlib import metadata
+from typing import IO, Annotated, Any
+
+from distilrt import __version__, backends, checkpoint, env, models, tasks
+from distilrt.batch import pack
+from distilrt.config import DistilBertConfig
+from distilrt.cpu_count import usable_cores
+from distilrt.errors import DistilrtError, InvalidInput
+from distilrt.hub import resolve_file
+from distilrt.tokenizer import DistilBertTokenizer
+
+with suppress(ModuleNotFoundError):  # main says what to install
+    import typer
+
+_LIBRARIES = ("numpy", "tokenizers", "safetensors", "torch", "triton", "transformers")
+
+
+def run(
+    task: Annotated[str, typer.Argument(help=f"One of {', '.join(tasks.TASKS)}.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="Folder or hub id of the checkpoint.")],
+    texts: Annotated[list[str] | None, typer.Argument(metavar="TEXT", help="Inputs, each as on a line.")] = None,
+    source: Annotated[str | None, typer.Option("--input", "-i", help="File of inputs; - or none: stdin.")] = None,
+    output: Annotated[str | None, typer.Option("--output", "-o", help="File for the answers; none: stdout.")] = None,
+    param: Annotated[list[str] | None, typer.Option("--param", "-p", metavar="KEY=JSON", help="Of the task.")] = None,
+    backend: Annotated[str, typer.Option(help="auto, reference, cpu or cuda.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, or one that the backend has; see info.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="CPU threads; else what the machine allows.")] = None,
+    max_tokens: Annotated[int, typer.Option(help="Tokens of a batch.")] = tasks.MAX_TOKENS,
+) -> None:
+    """Answer inputs: one JSON line out for each line in, in order.
+
+    A line is UTF-8: a JSON string, an object with the task's keys, or plain text. One that can't be answered becomes
+    an object with "error" and "line", and the exit code 1.
+    """
+    chosen, params = tasks.find(task), dict(map(_param, param or []))
+    if texts and source:
+        raise typer.BadParameter("give texts or --input, not both")
+    if not texts and source is None and sys.stdin.isatty():
+        raise typer.BadParameter("nothing to read: give texts, --input FILE, or lines on stdin")
+    if source not in (None, "-") and output is not None and os.path.realpath(source) == os.path.realpath(output):
+        raise typer.BadParameter("--output would overwrite --input")
+    from tqdm import tqdm
+
+    failed = 0
+    with ExitStack() as files:
+        lines = texts or files.enter_context(_opened(source or "-", "rb"))
+        answers = tasks.run(
+            _load(chosen.architecture, model, backend, dtype, threads),
+            DistilBertTokenizer.from_pretrained(model),
+            chosen,
+            map(_item, lines),
+            chosen.from_checkpoint(params, partial(resolve_file, model)),
+            max_tokens=max_tokens,
+            return_errors=True,
+        )
+        out = files.enter_context(_opened(output or "-", "wb"))
+        # tqdm shows nothing in the first second, and without a terminal never.
+        for number, answer in enumerate(tqdm(answers, unit=" inputs", disable=None, delay=1), 1):
+            failed += isinstance(answer, InvalidInput)
+            line = {"error": str(answer), "line": number} if isinstance(answer, InvalidInput) else answer
+            out.write(json.dumps(line, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+            out.flush()
+    if failed:
+        raise typer.Exit(1)
+
+
+def info(
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Folder or hub id of a checkpoint.")] = None,
+    backend: Annotated[str, typer.Option(help="auto, reference, cpu or cuda.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, or one that the backend has.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="CPU threads; else what the machine allows.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
+) -> None:
+    """Show what this machine and this build have, and what a checkpoint takes."""
+    from distilrt import _C
+
+    isas = _C.available_isas()
+    isa = env.force_isa() or isas[0]
+    facts: dict[str, Mapping[str, Any]] = {
+        "versions": {"distilrt": __version__, "python": platform.python_version(), **_versions()},
+        "cpu": {
+            "available_isas": isas,
+            "active_isa": isa,
+            "usable_cores": usable_cores(),
+            "num_threads": threads or env.num_threads() or usable_cores(),
+        },
+        "backends": _dtypes(isa),
+    }
+    if model is not None:
+        facts["model"] = _describe(model, backend, dtype, threads)
+    if as_json:
+        print(json.dumps(facts))
+    else:
+        rows = [(f"{part} {name}", value) for part, values in facts.items() for name, value in values.items()]
+        _print_table((), [(name.replace("_", " "), _words(value)) for name, value in rows])
+
+
+def verify(
+    model: Annotated[str, typer.Argument(help="Folder or hub id of the checkpoint.")],
+    texts: Annotated[str | None, typer.Option(help="File of texts, one a line; else built-in ones.")] = None,
+    backend: Annotated[str, typer.Option(help="auto, reference, cpu or cuda.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, or one that the backend has.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
+) -> None:
+    """Compare a checkpoint's answers with the reference's; the exit code is 1 where they differ too much."""
+    from distilrt import verification
+
+    lines = None
+    if texts is not None:
+        with _opened(texts, "rb") as file:
+            lines = list(filter(None, file.read().decode().splitlines()))
+    report = verification.verify(model, texts=lines, backend=backend, dtype=dtype)
+    if as_json:
+        print(json.dumps(report.to_dict()))
+    else:
+        heads = ("output", "max difference", "relative", "bound", "")
+        _print_table(heads, [(row.output, f"{row.max_abs_difference:.2e}", f"{row.relative:.2e}", f"{row.bound:.2e}",
+                              "ok" if row.ok else "too far") for row in report.rows])  # fmt: skip
+        print(f"{'ok' if report.ok else 'not ok'}: compared with {report.reference}")
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+def app() -> typer.Typer:
+    """The commands."""
+    commands = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
+                           help="The DistilBERT runtime.")  # fmt: skip
+    for command in (run, info, verify):
+        commands.command()(command)
+    return commands
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command and exit: 0, 1 where inputs or comparisons failed, 2 where the command could not be carried out.
+
+    Args:
+        arguments: None: the process's own.
+    """
+    if "typer" not in globals():
+        print("distilrt: the command line needs more packages: pip install 'distilrt[cli]'", file=sys.stderr)
+        raise SystemExit(2)
+    try:
+        app()(args=arguments, prog_name="distilrt")
+    except (DistilrtError, OSError, ValueError, ImportError) as error:
+        print("distilrt:", *str(error).split(), file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _load(architecture: str, model: str, backend: str, dtype: str, threads: int | None) -> Any:
+    return getattr(models, architecture).from_pretrained(model, backend=backend, dtype=dtype, num_threads=threads)
+
+
+def _param(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise typer.BadParameter(f"--param must be KEY=JSON, found {text!r}")
+    with suppress(ValueError):
+        return name, json.loads(value)
+    return name, value
+
+
+def _item(line: str | bytes) -> Any:
+    """The input in a line. Numbers, true and false are texts, for plain text has such lines too."""
+    with suppress(UnicodeDecodeError):  # a task refuses what is left
+        line = line.rstrip(b"\r\n").decode() if isinstance(line, bytes) else line
+    with suppress(ValueError, RecursionError):
+        value = json.loads(line)
+        return line if isinstance(value, int | float) else value
+    return line
+
+
+def _opened(path: str, mode: str) -> AbstractContextManager[IO[bytes]]:
+    """A file, or for - stdin or stdout, which stay open."""
+    if path != "-":
+        return open(path, mode)
+    return nullcontext((sys.stdin if mode == "rb" else sys.stdout).buffer)
+
+
+def _versions() -> dict[str, str | None]:
+    found: dict[str, str | None] = dict.fromkeys(_LIBRARIES)
+    for name in _LIBRARIES:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def _dtypes(isa: str) -> dict[str, list[str]]:
+    """What each backend computes in; nothing where it is not there."""
+    from distilrt import _C
+    from distilrt.backends import reference
+
+    known = {"reference": list(reference.DTYPES), "cpu": _C.dtypes(isa)}
+    return {name: known.get(name, []) for name in backends.NAMES}
+
+
+def _describe(model: str, backend: str, dtype: str, threads: int | None) -> dict[str, Any]:
+    config = DistilBertConfig.from_pretrained(model)
+    architecture = checkpoint.architecture_of(config) or "DistilBertModel"
+    loaded = _load(architecture, model, backend, dtype, threads)
+    # A workspace is as large as the largest batch so far.
+    loaded.backend.forward(pack(config, [[0] * config.max_position_embeddings]))
+    sizes = ("num_layers", "hidden_size", "num_heads", "intermediate_size", "vocab_size", "max_position_embeddings")
+    return {
+        "name": model,
+        "architecture": architecture,
+        "parameters": loaded.num_parameters(),
+        **{name: getattr(config, name) for name in sizes},
+        "labels": config.label_names() if "Classification" in architecture else [],
+        **loaded.backend.describe(),
+    }
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(value) or "none"
+    return f"{value:,}" if isinstance(value, int) else str(value or "none")
+
+
+def _print_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_header=bool(heads))
+    for head in heads or ("", ""):
+        table.add_column(head, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console(markup=False, highlight=False).print(table)
