@@ -10,16 +10,16 @@ constexpr int64_t kQueryBlock = 8 * kTileRows;
 template <class Dot>
 struct AttentionScratch {
   AttentionScratch(int64_t keys, int64_t head_dim)
-      : columns(round_up(keys, kPanel)),
+      : columns(round_up(keys, kWidth)),
         head_lanes(lanes(head_dim, Dot::kLane)),
         value_width(round_up(head_dim, kWidth)),
         k_panels(0),
-        values(k_panels + columns * head_lanes),
+        values(k_panels + round_up(keys, kPanel) * head_lanes),
         queries(values + round_up(lanes(keys, Dot::kLane) * value_width, kWidth)),
         scores(queries + round_up(kQueryBlock * head_lanes, kWidth)),
         size(scores + kQueryBlock * columns) {}
 
-  int64_t columns;      // keys, in whole panels
+  int64_t columns;      // keys, in whole vectors
   int64_t head_lanes;   // depth of Q K^T
   int64_t value_width;  // columns of V, in whole vectors
   int64_t k_panels, values, queries, scores, size;
@@ -36,17 +36,44 @@ static void product(int64_t rows, int64_t width, int64_t depth, const Lane* a, i
                     float* out, int64_t ldo) {
   for (int64_t p = 0; p < depth; p += kDepth)
     for (int64_t i = 0; i < rows; i += kTileRows)
-      multiply<Dot, kTileRows, kTileVecs>(min64(rows - i, kTileRows), width / kWidth, min64(depth - p, kDepth),
-                                          a + i * lda + p, lda, b + p * ldb, ldb, p > 0, out + i * ldo, ldo);
+      multiply<Dot>(min64(rows - i, kTileRows), width / kWidth, min64(depth - p, kDepth), a + i * lda + p, lda,
+                    b + p * ldb, ldb, p > 0, out + i * ldo, ldo);
 }
 
-// Lane `l` of a row of n activations; elements past the end are 0.
+// Writes the lanes of a row of n activations to out[0], out[stride], ...; elements past the end are 0.
 template <typename T>
-DISTILRT_INLINE Lane lane_of(const T* row, int64_t l, int64_t n) {
+DISTILRT_INLINE void spread(const T* row, int64_t n, Lane* out, int64_t stride) {
   constexpr int64_t kLane = 4 / sizeof(T);
-  Lane lane = 0;
-  __builtin_memcpy(&lane, row + l * kLane, static_cast<size_t>(min64(n - l * kLane, kLane)) * sizeof(T));
-  return lane;
+  for (int64_t l = 0; l < n / kLane; ++l) __builtin_memcpy(out + l * stride, row + l * kLane, 4);
+  if (n % kLane != 0) {
+    Lane last = 0;
+    __builtin_memcpy(&last, row + n / kLane * kLane, sizeof(T));
+    out[n / kLane * stride] = last;
+  }
+}
+
+// Rows of V as a GEMM operand: lane d of the result holds element d of Dot::kLane keys, one after the other.
+DISTILRT_INLINE void interleave(const float* v, int64_t, int64_t keys, int64_t n, Lane* out, int64_t width) {
+  (void)keys;
+  for (int64_t d = 0; d < width; d += kWidth) store(out + d, as_ints(load_lanes(v + d, min64(n - d, kWidth))));
+}
+DISTILRT_INLINE void interleave(const Bf16* v, int64_t ld, int64_t keys, int64_t n, Lane* out, int64_t width) {
+  for (int64_t d = 0; d < width; d += kWidth) {
+    const int64_t part = min64(n - d, kWidth);
+    // Widened to float32 a bfloat16 is the upper half.
+    const IntVec even = as_ints(load_lanes(v + d, part));
+    const IntVec odd = keys > 1 ? as_ints(load_lanes(v + ld + d, part)) : IntVec{};
+    store(out + d, ((even >> 16) & 0xFFFF) | odd);
+  }
+}
+
+// exp(scale * (x - top)), to the precision of T.
+template <typename T>
+DISTILRT_INLINE Vec weight_of(Vec x, float top, float scale) {
+  if constexpr (sizeof(T) == sizeof(Bf16))
+    return exp2_bf16((x - top) * (scale * 1.44269504f));
+  else
+    return exp((x - top) * scale);
 }
 
 // Turns a row of scores into exp(scale * (score - max)) in T, in place, followed by zeros to a whole lane; returns
@@ -62,13 +89,13 @@ DISTILRT_INLINE float softmax_row(float* scores, int64_t n, float scale) {
   T* out = reinterpret_cast<T*>(scores);
   Vec total{};
   for (int64_t i = 0; i < whole; i += kWidth) {
-    const Vec e = exp((load(scores + i) - top) * scale);
+    const Vec e = weight_of<T>(load(scores + i), top, scale);
     store(out + i, e);
     total += e;
   }
   if (const int64_t rest = n - whole; rest > 0) {
     float last[kWidth];
-    const Vec e = exp((load_part(scores + whole, rest) - top) * scale);
+    const Vec e = weight_of<T>(load_part(scores + whole, rest), top, scale);
     __builtin_memcpy(last, &e, sizeof(e));
     for (int64_t i = rest; i < kWidth; ++i) last[i] = 0.0f;
     store_lanes(out + whole, load(last), round_up(rest, 4 / sizeof(T)));
@@ -84,27 +111,23 @@ static void attention(const AttentionArgs& g) {
   Lane *k_panels = scratch + at.k_panels, *values = scratch + at.values, *queries = scratch + at.queries;
   float* scores = reinterpret_cast<float*>(scratch + at.scores);
 
-  for (int64_t key = 0; key < at.columns; ++key) {
-    Lane* to = k_panels + key / kPanel * kPanel * at.head_lanes + key % kPanel;
-    const T* row = static_cast<const T*>(g.k) + key * g.ld;
-    for (int64_t l = 0; l < at.head_lanes; ++l) to[l * kPanel] = key < g.keys ? lane_of(row, l, g.head_dim) : 0;
-  }
-  // One lane of V holds one column of Dot::kLane keys.
-  for (int64_t key = 0; key < lanes(g.keys, Dot::kLane) * Dot::kLane; ++key) {
-    T* to = reinterpret_cast<T*>(values + key / Dot::kLane * at.value_width) + key % Dot::kLane;
-    const T* row = static_cast<const T*>(g.v) + key * g.ld;
-    for (int64_t d = 0; d < at.value_width; ++d) to[d * Dot::kLane] = key < g.keys && d < g.head_dim ? row[d] : T(0);
-  }
+  const T *q = static_cast<const T*>(g.q), *k = static_cast<const T*>(g.k), *v = static_cast<const T*>(g.v);
+  for (int64_t key = 0; key < g.keys; ++key)
+    spread(k + key * g.ld, g.head_dim, k_panels + key / kPanel * kPanel * at.head_lanes + key % kPanel, kPanel);
+  // Scores of padding columns are computed and never read, but reading uninitialized memory is nobody's business.
+  for (int64_t key = g.keys; key < at.columns; ++key)
+    for (int64_t l = 0; l < at.head_lanes; ++l)
+      k_panels[key / kPanel * kPanel * at.head_lanes + key % kPanel + l * kPanel] = 0;
+  for (int64_t key = 0; key < g.keys; key += Dot::kLane)
+    interleave(v + key * g.ld, g.ld, min64(g.keys - key, Dot::kLane), g.head_dim,
+               values + key / Dot::kLane * at.value_width, at.value_width);
 
   for (int64_t q0 = 0; q0 < g.queries; q0 += kQueryBlock) {
     const int64_t rows = min64(g.queries - q0, kQueryBlock);
-    for (int64_t i = 0; i < rows; ++i) {
-      const T* row = static_cast<const T*>(g.q) + (q0 + i) * g.ld;
-      for (int64_t l = 0; l < at.head_lanes; ++l) queries[i * at.head_lanes + l] = lane_of(row, l, g.head_dim);
-    }
+    for (int64_t i = 0; i < rows; ++i) spread(q + (q0 + i) * g.ld, g.head_dim, queries + i * at.head_lanes, 1);
     for (int64_t key = 0; key < g.keys; key += kPanel)
-      product<Dot>(rows, kPanel, at.head_lanes, queries, at.head_lanes, k_panels + key * at.head_lanes, kPanel,
-                   scores + key, at.columns);
+      product<Dot>(rows, min64(at.columns - key, kPanel), at.head_lanes, queries, at.head_lanes,
+                   k_panels + key * at.head_lanes, kPanel, scores + key, at.columns);
     float inverse[kQueryBlock];
     for (int64_t i = 0; i < rows; ++i) inverse[i] = 1.0f / softmax_row<T>(scores + i * at.columns, g.keys, g.scale);
 

@@ -11,6 +11,7 @@
 
 #include "dispatch.h"
 #include "encoder.h"
+#include "thread_pool.h"
 
 namespace py = pybind11;
 using namespace distilrt;
@@ -67,7 +68,8 @@ class PyEncoder {
                   .eps = eps},
                  find_kernels(isa), find_dtype(find_kernels(isa), dtype), threads) {
     require(num_heads >= 1 && hidden_size % num_heads == 0, "hidden_size must be divisible by num_heads");
-    require(threads >= 1 && threads <= 1024, "threads must be 1 to 1024");
+    require(threads >= 1 && threads <= Team::kMaxThreads,
+            "num_threads must be 1 to " + std::to_string(Team::kMaxThreads));
     encoder_.set_embeddings(word_.data(), position_.data());
   }
 
@@ -95,12 +97,14 @@ class PyEncoder {
   void finish() { encoder_.finish(); }
 
   Floats forward(const std::optional<Ints>& input_ids, const std::optional<Floats>& inputs_embeds,
-                 const Ints& position_ids, const Ints& cu_seqlens, const Ints& key_lengths, bool all_layers) {
+                 const Ints& position_ids, const Ints& cu_seqlens, const Ints& key_lengths, bool all_layers,
+                 const std::optional<Ints>& wanted) {
     const int64_t rows = position_ids.size();
     require(input_ids.has_value() != inputs_embeds.has_value(), "give one of input_ids and inputs_embeds");
     require(!input_ids || input_ids->size() == rows, "input_ids and position_ids must have one length");
     require(!inputs_embeds || inputs_embeds->size() == rows * hidden_size_,
             "inputs_embeds must be [rows, hidden_size]");
+    require(!wanted || !all_layers, "give one of wanted and all_layers");
     require(cu_seqlens.size() == key_lengths.size() + 1, "cu_seqlens needs one element more than key_lengths");
     const BatchView batch{.input_ids = input_ids ? input_ids->data() : nullptr,
                           .inputs_embeds = inputs_embeds ? inputs_embeds->data() : nullptr,
@@ -108,8 +112,11 @@ class PyEncoder {
                           .cu_seqlens = cu_seqlens.data(),
                           .key_lengths = key_lengths.data(),
                           .total_tokens = rows,
-                          .num_seqs = static_cast<int64_t>(key_lengths.size())};
-    std::vector<py::ssize_t> shape{static_cast<py::ssize_t>(rows), static_cast<py::ssize_t>(hidden_size_)};
+                          .num_seqs = static_cast<int64_t>(key_lengths.size()),
+                          .wanted = wanted ? wanted->data() : nullptr,
+                          .num_wanted = wanted ? static_cast<int64_t>(wanted->size()) : 0};
+    std::vector<py::ssize_t> shape{static_cast<py::ssize_t>(wanted ? wanted->size() : rows),
+                                   static_cast<py::ssize_t>(hidden_size_)};
     if (all_layers) shape.insert(shape.begin(), static_cast<py::ssize_t>(num_layers_ + 1));
     Floats out(shape);
     float* to = out.mutable_data();
@@ -166,9 +173,9 @@ class PyKernels {
   PyKernels(const std::string& isa, const std::string& dtype)
       : kernels_(find_kernels(isa)), dtype_(find_dtype(kernels_, dtype)) {}
 
-  // epilogue(x @ weight.T + bias), into `out`.
+  // epilogue(x @ weight.T + bias), into `out`; `narrow` goes through activations of the dtype.
   void linear(const Floats& x, const Floats& weight, const Floats& bias, const std::string& activation,
-              const std::optional<Floats>& residual, Floats out) {
+              const std::optional<Floats>& residual, bool narrow, Floats out) {
     require(x.ndim() == 2 && weight.ndim() == 2 && x.shape(1) == weight.shape(1), "x [m, k], weight [n, k]");
     const int64_t m = x.shape(0), n = weight.shape(0), k = x.shape(1);
     require(bias.size() == n && out.size() == m * n && (!residual || residual->size() == m * n),
@@ -176,6 +183,8 @@ class PyKernels {
     Pages panels(dtype_.packed_bytes(n, k)), operand(m * lanes(k, dtype_.lane) * 4);
     std::vector<float> column_scales(static_cast<size_t>(n)), row_scales(static_cast<size_t>(m));
     std::vector<int32_t> offsets(static_cast<size_t>(n));
+    const int64_t stride = lanes(n, 4) * 4;
+    const Pages result(narrow ? m * stride * dtype_.activation_bytes : 0);
     dtype_.pack(weight.data(), k, 0, n, {panels.data(), column_scales.data(), offsets.data()});
     if (dtype_.convert != nullptr) dtype_.convert(x.data(), m, k, operand.data(), row_scales.data());
     const GemmArgs args{.a = dtype_.convert != nullptr ? static_cast<const void*>(operand.data()) : x.data(),
@@ -186,13 +195,14 @@ class PyKernels {
                         .offsets = offsets.data(),
                         .bias = bias.data(),
                         .residual = residual ? residual->data() : nullptr,
-                        .c = out.mutable_data(),
-                        .ldc = n,
+                        .c = narrow ? static_cast<void*>(result.data()) : out.mutable_data(),
+                        .ldc = narrow ? stride : n,
                         .n = n,
                         .k = k,
                         .epilogue = residual ? Epilogue::kBiasResidual : epilogue_named(activation),
-                        .narrow = false};
+                        .narrow = narrow};
     dtype_.gemm(args, 0, m, 0, (n + kernels_.panel_width - 1) / kernels_.panel_width);
+    if (narrow) widen(result, n, stride, out);
   }
 
   // softmax(q k^T / sqrt(head_dim)) v of one attention head on activations of the dtype, into `out`.
@@ -216,12 +226,7 @@ class PyKernels {
                       .scratch = scratch.data(),
                       .out = result.data(),
                       .ldo = head_dim});
-    for (int64_t i = 0; i < out.size(); ++i) {
-      uint32_t bits = 0;  // a bfloat16 is the upper half of a float32
-      std::memcpy(reinterpret_cast<char*>(&bits) + (4 - dtype_.activation_bytes),
-                  result.data() + i * dtype_.activation_bytes, static_cast<size_t>(dtype_.activation_bytes));
-      std::memcpy(out.mutable_data() + i, &bits, 4);
-    }
+    widen(result, head_dim, head_dim, out);
   }
 
   void layer_norm(const Floats& x, const Floats& gamma, const Floats& beta, float eps, Floats out) {
@@ -239,6 +244,17 @@ class PyKernels {
   }
 
  private:
+  // Activations [rows, n] of row stride `stride` as float32.
+  void widen(const Pages& from, int64_t n, int64_t stride, Floats& out) const {
+    const int64_t size = dtype_.activation_bytes;
+    for (int64_t i = 0; i < out.size(); ++i) {
+      uint32_t bits = 0;  // a bfloat16 is the upper half of a float32
+      std::memcpy(reinterpret_cast<char*>(&bits) + (4 - size), from.data() + (i / n * stride + i % n) * size,
+                  static_cast<size_t>(size));
+      std::memcpy(out.mutable_data() + i, &bits, 4);
+    }
+  }
+
   // Float32 values as activations; the caller gives values that they hold exactly.
   Pages activations(const Floats& x) const {
     const auto size = static_cast<size_t>(dtype_.activation_bytes);
@@ -273,7 +289,7 @@ PYBIND11_MODULE(_C, m) {
       .def("finish", &PyEncoder::finish)
       .def("forward", &PyEncoder::forward, py::arg("input_ids").noconvert(), py::arg("inputs_embeds").noconvert(),
            py::arg("position_ids").noconvert(), py::arg("cu_seqlens").noconvert(), py::arg("key_lengths").noconvert(),
-           py::arg("all_layers") = false)
+           py::arg("all_layers") = false, py::arg("wanted").noconvert() = py::none())
       .def("linear", &PyEncoder::linear, py::arg("name"), py::arg("rows").noconvert(), py::arg("activation") = "")
       .def("layer_norm", &PyEncoder::layer_norm, py::arg("name"), py::arg("rows").noconvert())
       .def("poison_workspace", &PyEncoder::poison_workspace)
@@ -287,7 +303,7 @@ PYBIND11_MODULE(_C, m) {
       .def(py::init<const std::string&, const std::string&>(), py::arg("isa"), py::arg("dtype") = "float32")
       .def("linear", &PyKernels::linear, py::arg("x").noconvert(), py::arg("weight").noconvert(),
            py::arg("bias").noconvert(), py::arg("activation") = "", py::kw_only(),
-           py::arg("residual").noconvert() = py::none(), py::arg("out").noconvert())
+           py::arg("residual").noconvert() = py::none(), py::arg("narrow") = false, py::arg("out").noconvert())
       .def("attention", &PyKernels::attention, py::arg("q").noconvert(), py::arg("k").noconvert(),
            py::arg("v").noconvert(), py::kw_only(), py::arg("out").noconvert())
       .def("layer_norm", &PyKernels::layer_norm, py::arg("x").noconvert(), py::arg("gamma").noconvert(),

@@ -49,11 +49,14 @@ GemmArgs gemm_args(const Linear& linear, const Operand& in, Epilogue epilogue, c
           .narrow = out.narrow};
 }
 
-void gemm_phase(Worker& worker, const Kernels& kernels, const Linear& linear, const GemmArgs& args, int64_t rows) {
-  const int64_t panels = blocks(linear.n, kernels.panel_width);
+// Columns from..to-1 of the product, widened to whole panels.
+void gemm_phase(Worker& worker, const Kernels& kernels, const Linear& linear, const GemmArgs& args, int64_t rows,
+                int64_t from, int64_t to) {
+  const int64_t first = from / kernels.panel_width;
+  const int64_t panels = blocks(to, kernels.panel_width) - first;
   worker.for_each(blocks(rows, kGemmRows) * panels, [&](int64_t task, int) {
     const int64_t m0 = task / panels * kGemmRows;
-    const int64_t panel = task % panels;
+    const int64_t panel = first + task % panels;
     linear.kernels->gemm(args, m0, std::min(m0 + kGemmRows, rows), panel, panel + 1);
   });
 }
@@ -156,6 +159,9 @@ void Encoder::check(const BatchView& batch) const {
     row += length;
   }
   if (row != batch.total_tokens) throw std::invalid_argument("cu_seqlens must end at the number of rows");
+  for (int64_t i = 0; i < batch.num_wanted; ++i)
+    if (batch.wanted[i] < (i == 0 ? 0 : batch.wanted[i - 1] + 1) || batch.wanted[i] >= row)
+      throw std::invalid_argument("wanted rows must rise and be rows of the batch");
   for (int64_t t = 0; t < batch.total_tokens; ++t) {
     if (batch.position_ids[t] < 0 || batch.position_ids[t] >= shape_.max_positions)
       throw std::invalid_argument("position_ids holds " + std::to_string(batch.position_ids[t]) +
@@ -178,7 +184,13 @@ Encoder::Workspace Encoder::make_workspace(const BatchView& batch) {
   const int64_t context = Arena::padded(rows * stride_of(hidden) * dtype_.activation_bytes);
   const int64_t wide = std::max(qkv + context, Arena::padded(rows * stride_of(inner) * dtype_.activation_bytes));
   const int64_t scratch = Arena::padded(dtype_.attention_scratch(longest, hidden / shape_.num_heads));
-  arena_.reserve(2 * stream + operand + scales + wide + threads_ * scratch);
+  const int64_t wanted = batch.num_wanted;
+  const int64_t wanted_stream = Arena::padded(wanted * hidden * 4);
+  const int64_t wanted_operand = Arena::padded(wanted * 2 * stride_of(hidden));
+  const int64_t wanted_scales = Arena::padded(wanted * 4);
+  const int64_t wanted_q = Arena::padded(wanted * stride_of(3 * hidden) * dtype_.activation_bytes);
+  arena_.reserve(2 * stream + operand + scales + wide + threads_ * scratch + wanted_stream + wanted_operand +
+                 wanted_scales + wanted_q);
   Workspace w{};
   w.stream = arena_.take<float>(stream);
   w.residual = arena_.take<float>(stream);
@@ -188,20 +200,25 @@ Encoder::Workspace Encoder::make_workspace(const BatchView& batch) {
   w.context = w.qkv + qkv;
   w.scratch = arena_.take<char>(threads_ * scratch);
   w.scratch_bytes = scratch;
+  w.wanted_stream = arena_.take<float>(wanted_stream);
+  w.wanted_operand = arena_.take<char>(wanted_operand);
+  w.wanted_scales = arena_.take<float>(wanted_scales);
+  w.wanted_q = arena_.take<char>(wanted_q);
   return w;
 }
 
 void Encoder::forward(const BatchView& batch, bool all_layers, float* out) {
   check(batch);
-  const int64_t rows = batch.total_tokens, hidden = shape_.hidden_size, inner = shape_.intermediate_size;
+  const int64_t total = batch.total_tokens, hidden = shape_.hidden_size, inner = shape_.intermediate_size;
   const int64_t heads = shape_.num_heads, head_dim = hidden / heads, size = dtype_.activation_bytes;
-  if (rows == 0) return;
+  const int64_t ld = stride_of(3 * hidden), ldo = stride_of(hidden);
+  if (total == 0) return;
 
   std::lock_guard<std::mutex> lock(forward_);
   const Workspace w = make_workspace(batch);
   // The stream after layer i; stage 0 is the embedding output.
   const auto stage = [&](size_t i) {
-    if (all_layers) return out + static_cast<int64_t>(i) * rows * hidden;
+    if (all_layers) return out + static_cast<int64_t>(i) * total * hidden;
     return i == layers_.size() ? out : w.stream;
   };
 
@@ -216,8 +233,8 @@ void Encoder::forward(const BatchView& batch, bool all_layers, float* out) {
       return next.kernels->convert != nullptr ? Operand{w.operand, next.operand_lanes(), w.scales}
                                               : Operand{x, next.k, nullptr};
     };
-    // All rows of activations as operand of `next`; a phase of its own where they are quantized.
-    const auto activations = [&](const Linear& next, const char* x) {
+    // Activations as operand of `next`; a phase of its own where they are quantized.
+    const auto activations = [&](const Linear& next, const char* x, int64_t rows) {
       const int64_t bytes = stride_of(next.k) * size;
       if (next.kernels->convert_activations == nullptr) return Operand{x, bytes / 4, nullptr};
       rows_phase(worker, rows, threads_, [&](int64_t r0, int64_t r1) {
@@ -226,18 +243,53 @@ void Encoder::forward(const BatchView& batch, bool all_layers, float* out) {
       });
       return Operand{w.operand, next.operand_lanes(), w.scales};
     };
-    const auto multiply = [&](const Linear& linear, const Operand& in, Epilogue epilogue, const Output& to) {
-      gemm_phase(worker, kernels_, linear, gemm_args(linear, in, epilogue, to), rows);
+    const auto multiply = [&](const Linear& linear, const Operand& in, int64_t rows, Epilogue epilogue,
+                              const Output& to) {
+      gemm_phase(worker, kernels_, linear, gemm_args(linear, in, epilogue, to), rows, 0, linear.n);
     };
-    const auto normalize = [&](const LayerNorm& norm, const float* x, float* y, const Linear* next) {
+    const auto normalize = [&](const LayerNorm& norm, const float* x, int64_t rows, float* y, const Linear* next) {
       rows_phase(worker, rows, threads_, [&](int64_t r0, int64_t r1) {
         kernels_.layer_norm(x + r0 * hidden, norm.gamma.data(), norm.beta.data(), shape_.eps, r1 - r0, hidden,
                             y + r0 * hidden);
         if (next != nullptr) convert(*next, y, r0, r1);
       });
     };
+    // Queries of sequence s are rows q_rows(s)..q_rows(s + 1)-1 of `q`, and so are its rows of w.context.
+    const auto attend = [&](const char* q, auto&& q_rows) {
+      worker.for_each(batch.num_seqs * heads, [&](int64_t task, int thread) {
+        const int64_t s = task / heads, head = task % heads;
+        const int64_t first = q_rows(s), queries = q_rows(s + 1) - first;
+        const char* k = w.qkv + (batch.cu_seqlens[s] * ld + hidden + head * head_dim) * size;
+        dtype_.attention({.q = q + (first * ld + head * head_dim) * size,
+                          .k = k,
+                          .v = k + hidden * size,
+                          .ld = ld,
+                          .queries = queries,
+                          .keys = batch.key_lengths[s],
+                          .head_dim = head_dim,
+                          .scale = 1.0f / std::sqrt(static_cast<float>(head_dim)),
+                          .scratch = w.scratch + thread * w.scratch_bytes,
+                          .out = w.context + (first * ldo + head * head_dim) * size,
+                          .ldo = ldo});
+        // The GEMM reads whole lanes, so what pads the last head to them must be 0.
+        if (head == heads - 1 && ldo > hidden)
+          for (int64_t r = first; r < first + queries; ++r)
+            std::memset(w.context + (r * ldo + hidden) * size, 0, static_cast<size_t>((ldo - hidden) * size));
+      });
+    };
+    // The part of a layer behind attention, over the `rows` rows of w.context and of the layer's input `from`.
+    const auto rest_of_layer = [&](const Layer& layer, const float* from, int64_t rows, float* to, const Linear* next) {
+      multiply(*layer.out_proj, activations(*layer.out_proj, w.context, rows), rows, Epilogue::kBiasResidual,
+               {w.residual, hidden, false, from});
+      normalize(*layer.attn_layer_norm, w.residual, rows, w.residual, layer.ffn_in);
+      multiply(*layer.ffn_in, converted(*layer.ffn_in, w.residual), rows, shape_.activation,
+               {w.ffn, stride_of(inner), true, nullptr});
+      multiply(*layer.ffn_out, activations(*layer.ffn_out, w.ffn, rows), rows, Epilogue::kBiasResidual,
+               {w.residual, hidden, false, w.residual});
+      normalize(*layer.ffn_layer_norm, w.residual, rows, to, next);
+    };
 
-    rows_phase(worker, rows, threads_, [&](int64_t r0, int64_t r1) {
+    rows_phase(worker, total, threads_, [&](int64_t r0, int64_t r1) {
       for (int64_t r = r0; r < r1; ++r) {
         const float* word =
             batch.input_ids != nullptr ? word_ + batch.input_ids[r] * hidden : batch.inputs_embeds + r * hidden;
@@ -249,37 +301,36 @@ void Encoder::forward(const BatchView& batch, bool all_layers, float* out) {
 
     for (size_t i = 0; i < layers_.size(); ++i) {
       const Layer& layer = layers_[i];
-      const int64_t ld = stride_of(3 * hidden), ldo = stride_of(hidden);
-      multiply(*layer.qkv, converted(*layer.qkv, stage(i)), Epilogue::kBias, {w.qkv, ld, true, nullptr});
-      worker.for_each(batch.num_seqs * heads, [&](int64_t task, int thread) {
-        const int64_t s = task / heads, head = task % heads;
-        const int64_t row = batch.cu_seqlens[s], queries = batch.cu_seqlens[s + 1] - row;
-        const char* q = w.qkv + (row * ld + head * head_dim) * size;
-        char* to = w.context + (row * ldo + head * head_dim) * size;
-        dtype_.attention({.q = q,
-                          .k = q + hidden * size,
-                          .v = q + 2 * hidden * size,
-                          .ld = ld,
-                          .queries = queries,
-                          .keys = batch.key_lengths[s],
-                          .head_dim = head_dim,
-                          .scale = 1.0f / std::sqrt(static_cast<float>(head_dim)),
-                          .scratch = w.scratch + thread * w.scratch_bytes,
-                          .out = to,
-                          .ldo = ldo});
-        // The GEMM reads whole lanes, so what pads the last head to them must be 0.
-        if (head == heads - 1 && ldo > hidden)
-          for (int64_t r = 0; r < queries; ++r)
-            std::memset(w.context + ((row + r) * ldo + hidden) * size, 0, static_cast<size_t>((ldo - hidden) * size));
+      const Operand in = converted(*layer.qkv, stage(i));
+      const bool last = i + 1 == layers_.size();
+      if (!last || batch.wanted == nullptr) {
+        multiply(*layer.qkv, in, total, Epilogue::kBias, {w.qkv, ld, true, nullptr});
+        attend(w.qkv, [&](int64_t s) { return batch.cu_seqlens[s]; });
+        rest_of_layer(layer, stage(i), total, stage(i + 1), last ? nullptr : layers_[i + 1].qkv);
+        continue;
+      }
+      // Keys and values of all rows; queries and all that follows of the wanted ones.
+      const int64_t wanted = batch.num_wanted;
+      gemm_phase(worker, kernels_, *layer.qkv, gemm_args(*layer.qkv, in, Epilogue::kBias, {w.qkv, ld, true, nullptr}),
+                 total, hidden, 3 * hidden);
+      rows_phase(worker, wanted, threads_, [&](int64_t r0, int64_t r1) {
+        for (int64_t r = r0; r < r1; ++r) {
+          const int64_t row = batch.wanted[r], bytes = layer.qkv->operand_lanes() * 4;
+          std::memcpy(w.wanted_stream + r * hidden, stage(i) + row * hidden, static_cast<size_t>(hidden) * 4);
+          if (layer.qkv->kernels->convert == nullptr) continue;
+          std::memcpy(w.wanted_operand + r * bytes, w.operand + row * bytes, static_cast<size_t>(bytes));
+          w.wanted_scales[r] = w.scales[row];
+        }
       });
-      multiply(*layer.out_proj, activations(*layer.out_proj, w.context), Epilogue::kBiasResidual,
-               {w.residual, hidden, false, stage(i)});
-      normalize(*layer.attn_layer_norm, w.residual, w.residual, layer.ffn_in);
-      multiply(*layer.ffn_in, converted(*layer.ffn_in, w.residual), shape_.activation,
-               {w.ffn, stride_of(inner), true, nullptr});
-      multiply(*layer.ffn_out, activations(*layer.ffn_out, w.ffn), Epilogue::kBiasResidual,
-               {w.residual, hidden, false, w.residual});
-      normalize(*layer.ffn_layer_norm, w.residual, stage(i + 1), i + 1 < layers_.size() ? layers_[i + 1].qkv : nullptr);
+      const Operand q_in = layer.qkv->kernels->convert != nullptr
+                               ? Operand{w.wanted_operand, in.stride, w.wanted_scales}
+                               : Operand{w.wanted_stream, in.stride, nullptr};
+      gemm_phase(worker, kernels_, *layer.qkv,
+                 gemm_args(*layer.qkv, q_in, Epilogue::kBias, {w.wanted_q, ld, true, nullptr}), wanted, 0, hidden);
+      attend(w.wanted_q, [&](int64_t s) {
+        return std::lower_bound(batch.wanted, batch.wanted + wanted, batch.cu_seqlens[s]) - batch.wanted;
+      });
+      rest_of_layer(layer, w.wanted_stream, wanted, out, nullptr);
     }
   });
 }
@@ -295,7 +346,7 @@ void Encoder::linear(const Linear& weights, const float* x, int64_t rows, Epilog
     in = {operand.data(), weights.operand_lanes(), scales};
   }
   const GemmArgs args = gemm_args(weights, in, epilogue, {out, weights.n, false, nullptr});
-  ThreadPool::run(threads_, [&](Worker& worker) { gemm_phase(worker, kernels_, weights, args, rows); });
+  ThreadPool::run(threads_, [&](Worker& worker) { gemm_phase(worker, kernels_, weights, args, rows, 0, weights.n); });
 }
 
 void Encoder::layer_norm(const LayerNorm& norm, const float* x, int64_t rows, float* out) const {

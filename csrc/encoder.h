@@ -27,6 +27,8 @@ struct BatchView {
   const int32_t* cu_seqlens;    // [num_seqs + 1]
   const int32_t* key_lengths;   // [num_seqs]
   int64_t total_tokens, num_seqs;
+  const int32_t* wanted;  // [num_wanted] rows that the caller needs, rising; null: all
+  int64_t num_wanted;
 };
 
 // y = x W^T + b with W packed for one dtype.
@@ -70,7 +72,9 @@ class Encoder {
   void finish();
 
   // Writes the last hidden states [total_tokens, hidden_size] to `out`, or with `all_layers` the embedding output and
-  // every layer's, [num_layers + 1, total_tokens, hidden_size]. Throws std::invalid_argument for ids, positions or
+  // every layer's, [num_layers + 1, total_tokens, hidden_size]. With `wanted` rows, which exclude `all_layers`, only
+  // those are written, [num_wanted, hidden_size]: the last layer then computes keys and values of all rows and the rest
+  // of these alone, to the same bits. Throws std::invalid_argument for ids, positions or
   // lengths out of range.
   void forward(const BatchView& batch, bool all_layers, float* out);
   // Writes epilogue(x W^T + b) of `rows` float32 rows with a head's linear.
@@ -102,6 +106,10 @@ class Encoder {
     char* ffn;        // activations [total_tokens, intermediate_size], over qkv and context
     char* scratch;    // one attention scratch per thread
     int64_t scratch_bytes;
+    float* wanted_stream;  // [num_wanted, hidden_size], wanted rows of what the last layer reads
+    char* wanted_operand;  // the same as operand
+    float* wanted_scales;  // [num_wanted]
+    char* wanted_q;        // activations [num_wanted, 3 * hidden_size], of which the first third is used
   };
 
   void check(const BatchView& batch) const;

@@ -6,6 +6,8 @@
 constexpr int64_t kDepth = 256;
 // Rows of one panel that are summed in a buffer before the epilogue; several tiles reuse a panel slice meanwhile.
 constexpr int64_t kBlockRows = 128;
+// With fewer tiles a slice is used up before the next could arrive, and asking for it only delays the loads in hand.
+constexpr int64_t kPrefetchTiles = 8;
 
 // out[i, j] (+)= sum over p of a[i, p] * b[p, j] for kRows rows and kVecs vectors of columns. Not inlined: inside
 // larger functions the compiler spills the accumulators.
@@ -37,22 +39,30 @@ static __attribute__((noinline)) void tile(int64_t depth, const Lane* a, int64_t
     }
 }
 
-// The same for any number of rows up to kRows, columns up to kVecs vectors.
 template <class Dot, int kRows, int kVecs>
-DISTILRT_INLINE void multiply(int64_t rows, int64_t vecs, int64_t depth, const Lane* a, int64_t lda, const Lane* b,
-                              int64_t ldb, bool accumulate, typename Dot::Sum* out, int64_t ldo) {
+DISTILRT_INLINE void tile_of(int64_t rows, int64_t vecs, int64_t depth, const Lane* a, int64_t lda, const Lane* b,
+                             int64_t ldb, bool accumulate, typename Dot::Sum* out, int64_t ldo) {
   if constexpr (kVecs > 1) {
-    if (vecs < kVecs) return multiply<Dot, kRows, kVecs - 1>(rows, vecs, depth, a, lda, b, ldb, accumulate, out, ldo);
+    if (vecs < kVecs) return tile_of<Dot, kRows, kVecs - 1>(rows, vecs, depth, a, lda, b, ldb, accumulate, out, ldo);
   }
   if constexpr (kRows > 1) {
-    if (rows < kRows) return multiply<Dot, kRows - 1, kVecs>(rows, vecs, depth, a, lda, b, ldb, accumulate, out, ldo);
+    if (rows < kRows) return tile_of<Dot, kRows - 1, kVecs>(rows, vecs, depth, a, lda, b, ldb, accumulate, out, ldo);
   }
   tile<Dot, kRows, kVecs>(depth, a, lda, b, ldb, accumulate, out, ldo);
 }
 
-template <Epilogue kEpilogue>
+// The same for up to kTileRows rows and any number of vectors of columns.
+template <class Dot>
+DISTILRT_INLINE void multiply(int64_t rows, int64_t vecs, int64_t depth, const Lane* a, int64_t lda, const Lane* b,
+                              int64_t ldb, bool accumulate, typename Dot::Sum* out, int64_t ldo) {
+  for (int64_t j = 0; j < vecs; j += kTileVecs)
+    tile_of<Dot, kTileRows, kTileVecs>(rows, min64(vecs - j, kTileVecs), depth, a, lda, b + j * kWidth, ldb, accumulate,
+                                       out + j * kWidth, ldo);
+}
+
+template <Epilogue kEpilogue, typename Out>
 DISTILRT_INLINE Vec activate(Vec x) {
-  if constexpr (kEpilogue == Epilogue::kBiasGelu) return gelu(x);
+  if constexpr (kEpilogue == Epilogue::kBiasGelu) return sizeof(Out) == sizeof(Bf16) ? gelu_bf16(x) : gelu(x);
   if constexpr (kEpilogue == Epilogue::kBiasGeluTanh) return gelu_tanh(x);
   if constexpr (kEpilogue == Epilogue::kBiasRelu) return relu(x);
   if constexpr (kEpilogue == Epilogue::kBiasSilu) return silu(x);
@@ -67,7 +77,7 @@ static void epilogue(const GemmArgs& g, const typename Dot::Sum* sums, int64_t r
     Out* to = static_cast<Out*>(g.c) + (row + i) * g.ldc + column;
     for (int64_t j = 0; j < columns; j += kWidth) {
       const int64_t n = min64(columns - j, kWidth);
-      Vec x = activate<kEpilogue>(Dot::finish(load(sums + i * kPanel + j), g, row + i, column + j, n));
+      Vec x = activate<kEpilogue, Out>(Dot::finish(load(sums + i * kPanel + j), g, row + i, column + j, n));
       if constexpr (kEpilogue == Epilogue::kBiasResidual)
         x += load_lanes(g.residual + (row + i) * g.ldc + column + j, n);
       // Padding columns hold 0 and activations keep it so: the GEMM that reads them next needs whole lanes.
@@ -88,7 +98,17 @@ static void run_epilogue(const GemmArgs& g, const typename Dot::Sum* sums, int64
   }
 }
 
-// Up to kBlockRows rows of one panel. Rows are dealt out evenly, so 128 rows are 22 tiles of 5 or 6 and no tile of 2.
+// Brings part `i` of `parts` of the `size` lanes at `p` into L2.
+DISTILRT_INLINE void prefetch(const Lane* p, int64_t size, int64_t i, int64_t parts) {
+  constexpr int64_t kLine = 16;
+  const int64_t lines = size / kLine;
+  for (int64_t line = lines * i / parts; line < lines * (i + 1) / parts; ++line)
+    __builtin_prefetch(p + line * kLine, 0, 2);
+}
+
+// Up to kBlockRows rows of one panel. Weights come from memory, as all layers together are larger than any cache; the
+// slice that follows is on its way while this one is used. Rows are dealt out evenly, so 128 rows are 22 tiles of 5 or
+// 6 and no tile of 2.
 template <class Dot, typename Activation>
 static void gemm_block(const GemmArgs& g, int64_t m0, int64_t m1, int64_t column, const Lane* panel) {
   alignas(64) typename Dot::Sum sums[kBlockRows * kPanel];
@@ -102,8 +122,9 @@ static void gemm_block(const GemmArgs& g, int64_t m0, int64_t m1, int64_t column
       const int64_t row = (m1 - m0) * t / tiles;
       const int64_t rows = (m1 - m0) * (t + 1) / tiles - row;
       typename Dot::Sum* out = sums + row * kPanel;
-      multiply<Dot, kTileRows, kTileVecs>(rows, vecs, p1 - p0, a + (m0 + row) * g.lda + p0, g.lda, panel + p0 * kPanel,
-                                          kPanel, p0 > 0, out, kPanel);
+      if (tiles >= kPrefetchTiles) prefetch(panel + p1 * kPanel, kDepth * kPanel, t, tiles);
+      multiply<Dot>(rows, vecs, p1 - p0, a + (m0 + row) * g.lda + p0, g.lda, panel + p0 * kPanel, kPanel, p0 > 0, out,
+                    kPanel);
       if (p1 < depth) continue;
       if (g.narrow)
         run_epilogue<Dot, Activation>(g, out, m0 + row, rows, column);

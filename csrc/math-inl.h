@@ -19,6 +19,19 @@ DISTILRT_INLINE Vec exp(Vec x) {
   return x < splat(-87.3f) ? Vec{} : result;
 }
 
+// 2^x to 8e-5 for x <= 0, for results that are rounded to bfloat16; 0 below -126.
+DISTILRT_INLINE Vec exp2_bf16(Vec x) {
+  const Vec clamped = at_least(x, splat(-126.0f));
+  const Vec shifted = clamped + 12582912.0f;
+  const Vec f = clamped - (shifted - 12582912.0f);
+  Vec p = splat(0.055838282946219855f);
+  p = p * f + 0.24263947854625853f;
+  p = p * f + 0.6931367338836215f;
+  p = p * f + 0.9999245569508708f;
+  const Vec result = p * as_floats((as_ints(shifted) - (0x4B400000 - 127)) << 23);
+  return x < splat(-126.0f) ? Vec{} : result;
+}
+
 // x Phi(x), the exact (erf) GELU of Hendrycks and Gimpel, arXiv 1606.08415, within 1.1e-7 of max(1, |result|).
 //
 // Written as max(x, 0) - |x| Phi(-|x|), which cancels nowhere, so the negative tail keeps its digits too. With a = |x|,
@@ -37,6 +50,25 @@ DISTILRT_INLINE Vec gelu(Vec x) {
   g = g * t + 0.11514422874654431f;
   g = g * t + 2.421417247400736e-05f;
   return at_least(x, Vec{}) - a * exp(a * a * -0.5f) * g;
+}
+
+// The same to 1.6e-5, for results that are rounded to bfloat16 (half a unit in the last place of 1 is 2e-3): x (1/2 + c
+// Q(c^2)) with c = x clamped to 4.5, where the factor is exactly 0 or 1. Q is a polynomial in t = c^2 (2 / 4.5^2) - 1,
+// whose terms do not cancel as powers of c^2 would.
+DISTILRT_INLINE Vec gelu_bf16(Vec x) {
+  const Vec c = at_most(at_least(x, splat(-4.5f)), splat(4.5f));
+  const Vec t = c * c * 0.09876543209876543f - 1.0f;
+  Vec q = splat(-0.0011321532384223022f);
+  q = q * t + 0.004405066732380394f;
+  q = q * t - 0.007477498098156935f;
+  q = q * t + 0.010537360553415503f;
+  q = q * t - 0.017684080656030558f;
+  q = q * t + 0.028433907608003108f;
+  q = q * t - 0.040398246856169856f;
+  q = q * t + 0.0546996516390798f;
+  q = q * t - 0.07717760264985474f;
+  q = q * t + 0.1569047060768667f;
+  return x * (c * q + 0.5f);
 }
 
 // x sigmoid(x)

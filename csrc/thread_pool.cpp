@@ -35,10 +35,10 @@ void spin_until(Ready&& ready) {
 
 }  // namespace
 
-void Team::barrier(std::atomic<int64_t>& finished) {
+void Team::barrier(bool parity) {
   const uint32_t generation = generation_.load(std::memory_order_relaxed);
   if (arrived_.fetch_add(1, std::memory_order_acq_rel) == size_ - 1) {
-    finished.store(0, std::memory_order_relaxed);
+    for (int i = 0; i < size_; ++i) taken_[parity][i].count.store(0, std::memory_order_relaxed);
     arrived_.store(0, std::memory_order_relaxed);
     generation_.store(generation + 1, std::memory_order_release);
   } else {
@@ -68,16 +68,15 @@ void ThreadPool::run_region(int threads, Call call, void* context) {
     workers_.emplace_back([this, thread] { work(thread); });
     workers_.back().detach();
   }
-  Team team(threads);
   call_ = call;
   context_ = context;
-  team_ = &team;
+  team_.reset(threads);
   running_.store(threads - 1, std::memory_order_relaxed);
   const uint64_t number = (region_word_.load(std::memory_order_relaxed) >> kThreadBits) + 1;
   region_word_.store(number << kThreadBits | static_cast<uint64_t>(threads), std::memory_order_release);
   region_word_.notify_all();
 
-  Worker caller(team, 0);
+  Worker caller(team_, 0);
   call(context, caller);
   spin_until([&] { return running_.load(std::memory_order_acquire) == 0; });
 }
@@ -96,7 +95,7 @@ void ThreadPool::work(int thread) {
     }
     seen = word;
     if (thread >= static_cast<int>(word & kThreadMask)) continue;
-    Worker worker(*team_, thread);
+    Worker worker(team_, thread);
     call_(context_, worker);
     running_.fetch_sub(1, std::memory_order_release);
   }

@@ -13,45 +13,57 @@ namespace distilrt {
 // The threads inside one region.
 class Team {
  public:
-  explicit Team(int size) : size_(size) {}
+  static constexpr int kMaxThreads = 256;
 
-  // Calls fn(i) for every i in [0, n), each on some thread of the team; returns on all threads when all are done. Every
-  // thread of the team must make the same sequence of calls.
+  // For a new region, while no thread is in one.
+  void reset(int size) { size_ = size; }
+
+  // Calls fn(i, thread) for every i in [0, n), each on some thread of the team; returns on all threads when all are
+  // done. Every thread of the team must make the same sequence of calls.
+  //
+  // Each thread has a run of neighbouring i of its own, so that what it reads next lies behind what it read last, and
+  // helps the others when it is through.
   template <typename Fn>
   void for_each(int64_t n, int thread, bool& parity, Fn&& fn) {
-    if (size_ == 1) {
-      for (int64_t i = 0; i < n; ++i) fn(i, thread);
-      return;
+    for (int k = 0; k < size_; ++k) {
+      const int owner = (thread + k) % size_;
+      const int64_t first = n * owner / size_, last = n * (owner + 1) / size_;
+      std::atomic<int64_t>& taken = taken_[parity][owner].count;
+      for (int64_t i; (i = first + taken.fetch_add(1, std::memory_order_relaxed)) < last;) fn(i, thread);
     }
-    std::atomic<int64_t>& next = next_[parity];
-    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < n;) fn(i, thread);
-    barrier(next);
+    barrier(parity);
     parity = !parity;
   }
 
  private:
-  // The last to arrive resets the counter of the phase that ends here; the next phase counts with the other one.
-  void barrier(std::atomic<int64_t>& finished);
+  struct alignas(64) Counter {
+    std::atomic<int64_t> count{0};
+  };
 
-  const int size_;
-  alignas(64) std::atomic<int64_t> next_[2]{};
+  // The last to arrive resets the counters of the phase that ends here; the next phase counts with the others.
+  void barrier(bool parity);
+
+  int size_ = 0;
+  Counter taken_[2][kMaxThreads];
   alignas(64) std::atomic<int> arrived_{0};
   alignas(64) std::atomic<uint32_t> generation_{0};
 };
 
-// One thread's view of its team.
+// One thread's view of its team; without a team it is alone.
 class Worker {
  public:
-  Worker(Team& team, int thread) : team_(team), thread_(thread) {}
+  Worker() = default;
+  Worker(Team& team, int thread) : team_(&team), thread_(thread) {}
   // fn(index, thread), with thread in [0, team size).
   template <typename Fn>
   void for_each(int64_t n, Fn&& fn) {
-    team_.for_each(n, thread_, parity_, fn);
+    if (team_ != nullptr) return team_->for_each(n, thread_, parity_, fn);
+    for (int64_t i = 0; i < n; ++i) fn(i, 0);
   }
 
  private:
-  Team& team_;
-  const int thread_;
+  Team* team_ = nullptr;
+  int thread_ = 0;
   bool parity_ = false;
 };
 
@@ -65,9 +77,8 @@ class ThreadPool {
   template <typename Body>
   static void run(int threads, Body&& body) {
     if (threads == 1) {
-      Team team(1);
-      Worker worker(team, 0);
-      body(worker);
+      Worker alone;
+      body(alone);
       return;
     }
     shared().run_region(threads, [](void* context, Worker& worker) { (*static_cast<Body*>(context))(worker); }, &body);
@@ -83,7 +94,7 @@ class ThreadPool {
   std::vector<std::thread> workers_;
   Call call_ = nullptr;
   void* context_ = nullptr;
-  Team* team_ = nullptr;
+  Team team_;
   // Region number in the upper bits, its thread count in the lower 16, so that a thread which is not in the region
   // never reads the fields above while the next caller writes them.
   alignas(64) std::atomic<uint64_t> region_word_{0};

@@ -15,7 +15,9 @@ constexpr int kTileRows = 6, kTileVecs = 2;  // 12 accumulators, 2 of B and 1 of
 constexpr int kWidth = 4;
 constexpr int kTileRows = 4, kTileVecs = 2;  // without FMA the product needs a register of its own
 #endif
-constexpr int kPanel = kWidth * kTileVecs;
+// Columns of a panel of packed weights, the same on every ISA, so that packed files are too. A register tile takes
+// kTileVecs vectors of them.
+constexpr int kPanel = 64;
 
 typedef float Vec __attribute__((vector_size(4 * kWidth), may_alias));
 typedef float VecUnaligned __attribute__((vector_size(4 * kWidth), aligned(4), may_alias));

@@ -167,10 +167,13 @@ class _Model:
         output_hidden_states: bool | None,
         output_attentions: bool | None,
         *,
-        keep_first: bool = False,
+        first_only: bool = False,
         keep_masked: bool = False,
     ) -> _Encoded:
-        """Pack, run the encoder, and unpack what was asked for of its inner states."""
+        """Pack, run the encoder, and unpack what was asked for of its inner states.
+
+        With `first_only` the rows are those of position 0, one a sequence.
+        """
         config = self.config
         given = inputs_embeds if input_ids is None else input_ids
         device = given.device if _is_tensor(given) else None
@@ -180,7 +183,7 @@ class _Model:
             _as_numpy(attention_mask),
             _as_numpy(position_ids),
             _as_numpy(inputs_embeds),
-            keep_first=keep_first,
+            keep_first=first_only,
             keep_masked=keep_masked,
         )
         if token_type_ids is not None and config.folded_bert:
@@ -188,7 +191,8 @@ class _Model:
         want_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         want_attentions = config.output_attentions if output_attentions is None else output_attentions
         if not (want_states or want_attentions):
-            return _Encoded(self.backend.forward(batch), layout, device)
+            wanted = layout.first_rows if first_only else None
+            return _Encoded(self.backend.forward(batch, wanted=wanted), layout, device)
         states = self.backend.forward(batch, all_layers=True)
         hidden_states = tuple(layout.unpack(rows) for rows in states) if want_states else None
         attentions = None
@@ -197,12 +201,14 @@ class _Model:
                 _unpack_attentions(config, self.weights, index, rows, batch, layout)
                 for index, rows in enumerate(states[:-1])
             )
-        return _Encoded(states[-1], layout, device, hidden_states, attentions)
+        rows = states[-1][layout.first_rows] if first_only else states[-1]
+        return _Encoded(rows, layout, device, hidden_states, attentions)
 
-    def _answer(
-        self, output_class: type[_Output], run: _Encoded, return_dict: bool | None, **fields: Any
-    ) -> _Output:
-        """Head outputs and inner states as the caller's kind of array."""
+    def _answer(self, output_class: type[_Output], run: _Encoded, return_dict: bool | None, **fields: Any) -> _Output:
+        """Head outputs and inner states as the caller's kind of array; a tuple of them if no dict is wanted.
+
+        The type leaves the tuple out: hardly anybody asks for it, and everybody would have to narrow it.
+        """
         fields |= {"hidden_states": run.hidden_states, "attentions": run.attentions}
         if fields.get("loss") is not None:
             fields["loss"] = run.rows.dtype.type(fields["loss"])
@@ -294,8 +300,8 @@ class DistilBertForSequenceClassification(_Model):
         `config.problem_type` (see `losses.sequence_classification`).
         """
         run = self._encode(input_ids, attention_mask, inputs_embeds, position_ids, token_type_ids,
-                           output_hidden_states, output_attentions, keep_first=True)  # fmt: skip
-        logits = heads.sequence_classification(self.backend, run.rows[run.layout.first_rows])
+                           output_hidden_states, output_attentions, first_only=True)  # fmt: skip
+        logits = heads.sequence_classification(self.backend, run.rows)
         loss = None if labels is None else losses.sequence_classification(self.config, logits, _as_numpy(labels))
         return self._answer(SequenceClassifierOutput, run, return_dict, loss=loss, logits=logits)
 
@@ -401,8 +407,8 @@ class DistilBertForMultipleChoice(_Model):
         given = inputs_embeds if input_ids is None else input_ids
         run = self._encode(ids, _as_choices(attention_mask, "attention_mask", 3), embeds, position_ids,
                            _as_choices(token_type_ids, "token_type_ids", 3),
-                           output_hidden_states, output_attentions, keep_first=True)  # fmt: skip
-        logits = heads.multiple_choice(self.backend, run.rows[run.layout.first_rows]).reshape(np.shape(given)[:2])
+                           output_hidden_states, output_attentions, first_only=True)  # fmt: skip
+        logits = heads.multiple_choice(self.backend, run.rows).reshape(np.shape(given)[:2])
         loss = None if labels is None else losses.multiple_choice(logits, _as_numpy(labels))
         return self._answer(MultipleChoiceModelOutput, run, return_dict, loss=loss, logits=logits)
 

@@ -160,7 +160,12 @@ def _transformers_outputs(
     import transformers
 
     name = architecture.replace("DistilBert", "Bert", 1) if config.folded_bert else architecture
+    bars: Any = transformers.utils.logging
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
     theirs = getattr(transformers, name).from_pretrained(model, dtype=torch.float32).eval()
+    if shown:
+        bars.enable_progress_bar()
     tensors = {key: torch.from_numpy(array) for key, array in inputs.items()}
     outputs = []
     for dtype in (torch.float32, torch.float64):

@@ -381,9 +381,9 @@ class _Watched:
         self.config, self.architecture, self.backend = model.config, model.architecture, self
         self._backend, self.sizes = model.backend, []  # type: ignore[var-annotated]
 
-    def forward(self, batch: Any) -> Any:
+    def forward(self, batch: Any, **options: Any) -> Any:
         self.sizes.append(np.diff(batch.cu_seqlens).tolist())
-        return self._backend.forward(batch)
+        return self._backend.forward(batch, **options)
 
 
 def test_batches_are_full_and_unpadded(folder_of: Folders) -> None:

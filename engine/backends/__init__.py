@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy.typing as npt
 
 from distilrt import env
-from distilrt.batch import Batch
+from distilrt.batch import Batch, IndexArray
 from distilrt.config import DistilBertConfig
 from distilrt.errors import BackendError
 
@@ -24,12 +24,18 @@ class Backend(Protocol):
     name: str
     dtype: str
 
-    def forward(self, batch: Batch, all_layers: bool = False) -> npt.NDArray[Any]:
+    def forward(self, batch: Batch, all_layers: bool = False, wanted: IndexArray | None = None) -> npt.NDArray[Any]:
         """Run the encoder.
 
+        Args:
+            batch: packed rows.
+            all_layers: return every layer's hidden states.
+            wanted: `[n]` rising row numbers that a head reads; the others are not returned, and the last layer need
+                not finish them. Not with `all_layers`.
+
         Returns:
-            The last layer's hidden states `[total_tokens, hidden_size]`; with `all_layers`, the embedding output and
-            every layer's, `[num_layers + 1, total_tokens, hidden_size]`.
+            The last layer's hidden states `[total_tokens, hidden_size]`, or `[n, hidden_size]` of the wanted rows;
+            with `all_layers`, the embedding output and every layer's, `[num_layers + 1, total_tokens, hidden_size]`.
         """
         ...
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distilrt import _C, env
-from distilrt.batch import Batch
+from distilrt.batch import Batch, IndexArray
 from distilrt.config import LAYER_NORM_EPS, DistilBertConfig
 from distilrt.cpu_count import usable_cores
 from distilrt.errors import BackendError
@@ -102,10 +102,16 @@ class CpuBackend:
         if "vocab_layer_norm.weight" in weights:
             layer_norm("vocab_layer_norm", "vocab_layer_norm")
 
-    def forward(self, batch: Batch, all_layers: bool = False) -> FloatArray:
-        """The last hidden states `[total_tokens, hidden_size]`, or all layers' with one axis more in front."""
+    def forward(self, batch: Batch, all_layers: bool = False, wanted: IndexArray | None = None) -> FloatArray:
+        """The last hidden states `[total_tokens, hidden_size]`, all layers' with one axis more, or the wanted rows."""
         return self._encoder.forward(
-            batch.input_ids, batch.inputs_embeds, batch.position_ids, batch.cu_seqlens, batch.key_lengths, all_layers
+            batch.input_ids,
+            batch.inputs_embeds,
+            batch.position_ids,
+            batch.cu_seqlens,
+            batch.key_lengths,
+            all_layers,
+            None if wanted is None else np.ascontiguousarray(wanted, np.int32),
         )
 
     def linear(self, name: str, rows: npt.NDArray[Any], activation: str | None = None) -> FloatArray:

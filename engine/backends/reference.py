@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distilrt import reference
-from distilrt.batch import Batch
+from distilrt.batch import Batch, IndexArray
 from distilrt.config import DistilBertConfig
 from distilrt.errors import BackendError
 
@@ -43,10 +43,12 @@ class ReferenceBackend:
         self._config = config
         self._weights = {name: np.asarray(array, self.dtype) for name, array in weights.items()}
 
-    def forward(self, batch: Batch, all_layers: bool = False) -> npt.NDArray[Any]:
-        """Last hidden states `[total_tokens, hidden_size]`, or all, `[num_layers + 1, total_tokens, hidden_size]`."""
+    def forward(self, batch: Batch, all_layers: bool = False, wanted: IndexArray | None = None) -> npt.NDArray[Any]:
+        """Last hidden states `[total_tokens, hidden_size]`, all layers' with one axis more, or the wanted rows."""
         states = reference.encoder_forward(self._config, self._weights, batch, self.dtype)
-        return states if all_layers else states[-1].copy()  # a view would keep the other layers alive
+        if all_layers:
+            return states
+        return states[-1].copy() if wanted is None else states[-1][wanted]  # a view would keep the other layers alive
 
     def linear(self, name: str, rows: npt.NDArray[Any], activation: str | None = None) -> npt.NDArray[Any]:
         """`activation(rows @ weight.T + bias)`, `[n, in]` to `[n, out]`, one matrix-vector product a row.

