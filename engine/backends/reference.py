@@ -48,7 +48,7 @@ class ReferenceBackend:
         states = reference.encoder_forward(self._config, self._weights, batch, self.dtype)
         if all_layers:
             return states
-        return states[-1].copy() if wanted is None else states[-1][wanted]  # a view would keep the other layers alive
+        return states[-1, slice(None) if wanted is None else wanted].copy()  # a view would keep the other layers alive
 
     def linear(self, name: str, rows: npt.NDArray[Any], activation: str | None = None) -> npt.NDArray[Any]:
         """`activation(rows @ weight.T + bias)`, `[n, in]` to `[n, out]`, one matrix-vector product a row.
