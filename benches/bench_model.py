@@ -53,7 +53,7 @@ def test_forward(benchmark: Any, peers: tuple[Any, Any], add_row: Any, batch_siz
     rounds = 10 if batch_size * seq_len >= 1024 else 30
     benchmark.pedantic(ours, args=(ids,), setup=run_peer, rounds=rounds, warmup_rounds=2)
     ratio = add_row(f"{batch_size}x{seq_len}", "transformers", benchmark.stats.stats.data, peer_times[2:],
-                    dtype="float32", isa=ours.backend.describe()["isa"], threads=usable_cores())  # fmt: skip
+                    dtype="float32", threads=usable_cores())  # fmt: skip
     benchmark.extra_info["ratio"] = ratio
     if (batch_size, seq_len) in MUST_WIN:
         assert ratio > 1

@@ -13,9 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from distilrt import _C
+
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 _rows: list[dict[str, Any]] = []
+_results: list[dict[str, Any]] = []
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -32,6 +35,28 @@ def _cpu_model() -> str:
 def _commit() -> str:
     done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     return done.stdout.strip() or "none"
+
+
+def _where() -> dict[str, str]:
+    return {
+        "date": date.today().isoformat(),
+        "commit": _commit(),
+        "cpu": _cpu_model(),
+        "isa": _C.available_isas()[0],
+        "numpy": version("numpy"),
+        "torch": version("torch"),
+        "transformers": version("transformers"),
+    }
+
+
+@pytest.fixture
+def add_result(request: pytest.FixtureRequest) -> Any:
+    """Keeps one row of a bench that compares no times."""
+
+    def add(**row: Any) -> None:
+        _results.append({"bench": request.node.path.stem.removeprefix("bench_"), **row, **_where()})
+
+    return add
 
 
 @pytest.fixture
@@ -51,12 +76,7 @@ def add_row(request: pytest.FixtureRequest) -> Any:
                 "peer_iqr_ms": round(1e3 * float(np.subtract(*np.percentile(theirs, [75, 25]))), 3),
                 "ratio": round(ratio, 2),
                 **more,
-                "date": date.today().isoformat(),
-                "commit": _commit(),
-                "cpu": _cpu_model(),
-                "numpy": version("numpy"),
-                "torch": version("torch"),
-                "transformers": version("transformers"),
+                **_where(),
             }
         )
         return ratio
@@ -65,17 +85,18 @@ def add_row(request: pytest.FixtureRequest) -> Any:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if not _rows:
-        return
-    terminalreporter.section("peer time / distilrt time, medians of one interleaved run")
+    if _rows:
+        terminalreporter.section("peer time / distilrt time, medians of one interleaved run")
     for row in _rows:
         terminalreporter.write_line(
             f"{row['workload']:>10}  distilrt {row['distilrt_ms']:9.2f} ms   {row['peer']} {row['peer_ms']:9.2f} ms   "
             f"{row['ratio']:5.2f}x"
         )
+    for row in _results:
+        terminalreporter.write_line("  ".join(f"{key} {value}" for key, value in row.items() if key not in _where()))
     if config.getoption("--record"):
-        for bench in {row["bench"] for row in _rows}:
-            _append(RESULTS / f"{bench}.csv", [row for row in _rows if row["bench"] == bench])
+        for bench in {row["bench"] for row in _rows + _results}:
+            _append(RESULTS / f"{bench}.csv", [row for row in _rows + _results if row["bench"] == bench])
 
 
 def _append(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <optional>
 #include <stdexcept>
+#include <type_traits>
 
 #include "dispatch.h"
 #include "encoder.h"
@@ -21,6 +22,7 @@ namespace {
 // C-contiguous arrays of exactly this dtype: never a hidden copy.
 using Floats = py::array_t<float, py::array::c_style>;
 using Ints = py::array_t<int32_t, py::array::c_style>;
+using Bytes = py::array_t<uint8_t, py::array::c_style>;
 
 void require(bool condition, const std::string& message) {
   if (!condition) throw std::invalid_argument(message);
@@ -48,7 +50,7 @@ std::vector<std::string> dtype_names(const std::string& isa) {
   return names;
 }
 
-// A model together with the embedding tables that it borrows.
+// A model together with the embedding tables and panels that it borrows.
 class PyEncoder {
  public:
   PyEncoder(int64_t hidden_size, int64_t num_heads, int64_t num_layers, int64_t intermediate_size,
@@ -87,6 +89,37 @@ class PyEncoder {
     }
     py::gil_scoped_release nogil;
     encoder_.add_linear(name, parts, k, kernels);
+  }
+
+  void add_packed_linear(const std::string& name, int64_t k, const Bytes& panels, const Floats& column_scales,
+                         const Ints& offsets, const Floats& bias, const std::string& dtype) {
+    const DtypeKernels& kernels = find_dtype(encoder_.kernels(), dtype);
+    const py::ssize_t n = bias.size(), scaled = is_int8(kernels) ? n : 0;
+    // The first two conditions keep packed_bytes from overflowing.
+    require(n >= 1 && k >= 1 && k <= panels.size() / n && panels.size() == kernels.packed_bytes(n, k),
+            "'" + name + "' needs the panels of a " + dtype + " weight [n, k] and bias [n]");
+    require(reinterpret_cast<uintptr_t>(panels.data()) % 4 == 0,
+            "'" + name + "' needs panels at a multiple of 4 bytes");
+    require(column_scales.size() == scaled && offsets.size() == scaled,
+            "'" + name + "' needs " + std::to_string(scaled) + " column_scales and offsets");
+    encoder_.add_packed_linear(name, n, k, kernels, panels.data(), column_scales.data(), offsets.data(), bias.data());
+    borrowed_.push_back(panels);
+  }
+
+  // What add_packed_linear takes, as read-only views that keep the model.
+  static py::dict linear_parts(const py::object& self, const std::string& name) {
+    const Linear& linear = self.cast<const PyEncoder&>().encoder_.find_linear(name);
+    const auto view = [&](auto* data, int64_t size) {
+      py::array array(py::dtype::of<std::decay_t<decltype(*data)>>(), {size}, {}, data, self);
+      array.attr("setflags")(py::arg("write") = false);
+      return array;
+    };
+    const auto floats = [&](const std::vector<float>& x) { return view(x.data(), static_cast<int64_t>(x.size())); };
+    return py::dict(py::arg("k") = linear.k,
+                    py::arg("panels") = view(static_cast<const uint8_t*>(linear.panels), linear.bytes()),
+                    py::arg("column_scales") = floats(linear.column_scales),
+                    py::arg("offsets") = view(linear.offsets.data(), static_cast<int64_t>(linear.offsets.size())),
+                    py::arg("bias") = floats(linear.bias), py::arg("dtype") = linear.kernels->dtype);
   }
 
   void add_layer_norm(const std::string& name, const Floats& gamma, const Floats& beta) {
@@ -164,6 +197,7 @@ class PyEncoder {
 
   const Floats word_, position_;
   const int64_t hidden_size_, num_layers_;
+  std::vector<Bytes> borrowed_;
   Encoder encoder_;
 };
 
@@ -181,7 +215,7 @@ class PyKernels {
     require(bias.size() == n && out.size() == m * n && (!residual || residual->size() == m * n),
             "bias [n], out and residual [m, n]");
     Pages panels(dtype_.packed_bytes(n, k)), operand(m * lanes(k, dtype_.lane) * 4);
-    std::vector<float> column_scales(static_cast<size_t>(n)), row_scales(static_cast<size_t>(m));
+    std::vector<float> column_scales(static_cast<size_t>(n)), row_scales(static_cast<size_t>(2 * m));
     std::vector<int32_t> offsets(static_cast<size_t>(n));
     const int64_t stride = lanes(n, 4) * 4;
     const Pages result(narrow ? m * stride * dtype_.activation_bytes : 0);
@@ -284,6 +318,10 @@ PYBIND11_MODULE(_C, m) {
            py::arg("num_threads") = 1)
       .def("add_linear", &PyEncoder::add_linear, py::arg("name"), py::arg("weights").noconvert(),
            py::arg("biases").noconvert(), py::arg("dtype") = "float32")
+      .def("add_packed_linear", &PyEncoder::add_packed_linear, py::arg("name"), py::arg("k"),
+           py::arg("panels").noconvert(), py::arg("column_scales").noconvert(), py::arg("offsets").noconvert(),
+           py::arg("bias").noconvert(), py::arg("dtype") = "float32")
+      .def("linear_parts", &PyEncoder::linear_parts, py::arg("name"))
       .def("add_layer_norm", &PyEncoder::add_layer_norm, py::arg("name"), py::arg("gamma").noconvert(),
            py::arg("beta").noconvert())
       .def("finish", &PyEncoder::finish)

@@ -27,8 +27,8 @@ struct DotBf16 {
 };
 #endif
 
-// Four int8, sums in int32, exact in every form. A is stored with 128 added, as the VNNI instruction wants one operand
-// unsigned; `offsets` is what that adds to each column's sum.
+// Four int8, sums in int32, exact in every form. A is unsigned, as the VNNI instruction wants one operand, with the
+// row's smallest value as its 0: a sum of a * w is step * sum(q * w) + smallest * sum(w).
 struct DotInt8 {
   using Sum = int32_t;
   using Acc = IntVec;
@@ -63,7 +63,9 @@ struct DotInt8 {
 #endif
   }
   DISTILRT_INLINE Vec finish(IntVec sum, const GemmArgs& g, int64_t row, int64_t column, int64_t n) {
-    const Vec exact = __builtin_convertvector(sum - load_lanes(g.offsets + column, n), Vec);
-    return exact * (load_lanes(g.column_scales + column, n) * g.row_scales[row]) + load_lanes(g.bias + column, n);
+    const float step = g.row_scales[2 * row], zero = g.row_scales[2 * row + 1];
+    const Vec weights = __builtin_convertvector(load_lanes(g.offsets + column, n), Vec);
+    const Vec total = __builtin_convertvector(sum, Vec) * step + weights * zero;
+    return total * load_lanes(g.column_scales + column, n) + load_lanes(g.bias + column, n);
   }
 };

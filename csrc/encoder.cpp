@@ -36,7 +36,7 @@ GemmArgs gemm_args(const Linear& linear, const Operand& in, Epilogue epilogue, c
   return {.a = in.rows,
           .lda = in.stride,
           .row_scales = in.scales,
-          .panels = linear.panels.data(),
+          .panels = linear.panels,
           .column_scales = linear.column_scales.data(),
           .offsets = linear.offsets.data(),
           .bias = linear.bias.data(),
@@ -85,10 +85,12 @@ void Encoder::add_linear(const std::string& name, const std::vector<LinearPart>&
   linear.kernels = &dtype;
   linear.k = k;
   for (const LinearPart& part : parts) linear.n += part.rows;
-  linear.panels = Pages(dtype.packed_bytes(linear.n, k));
-  linear.column_scales.resize(static_cast<size_t>(linear.n));
-  linear.offsets.resize(static_cast<size_t>(linear.n));
-  const PackedWeight packed{linear.panels.data(), linear.column_scales.data(), linear.offsets.data()};
+  linear.pages = Pages(linear.bytes());
+  linear.panels = linear.pages.data();
+  const size_t scaled = is_int8(dtype) ? static_cast<size_t>(linear.n) : 0;
+  linear.column_scales.resize(scaled);
+  linear.offsets.resize(scaled);
+  const PackedWeight packed{linear.pages.data(), linear.column_scales.data(), linear.offsets.data()};
   int64_t first = 0;
   for (const LinearPart& part : parts) {
     linear.bias.insert(linear.bias.end(), part.bias, part.bias + part.rows);
@@ -100,7 +102,28 @@ void Encoder::add_linear(const std::string& name, const std::vector<LinearPart>&
     });
     first += part.rows;
   }
-  linears_[name] = std::move(linear);
+  insert(name, std::move(linear));
+}
+
+void Encoder::add_packed_linear(const std::string& name, int64_t n, int64_t k, const DtypeKernels& dtype,
+                                const void* panels, const float* column_scales, const int32_t* offsets,
+                                const float* bias) {
+  Linear linear;
+  linear.kernels = &dtype;
+  linear.n = n;
+  linear.k = k;
+  linear.panels = panels;
+  if (is_int8(dtype)) {
+    linear.column_scales.assign(column_scales, column_scales + n);
+    linear.offsets.assign(offsets, offsets + n);
+  }
+  linear.bias.assign(bias, bias + n);
+  insert(name, std::move(linear));
+}
+
+void Encoder::insert(const std::string& name, Linear linear) {
+  if (!linears_.emplace(name, std::move(linear)).second)
+    throw std::logic_error("this model has a linear layer '" + name + "' already");
 }
 
 void Encoder::add_layer_norm(const std::string& name, const float* gamma, const float* beta, int64_t n) {
@@ -179,7 +202,7 @@ Encoder::Workspace Encoder::make_workspace(const BatchView& batch) {
   const int64_t stream = Arena::padded(rows * hidden * 4);
   // Rows of the stream become bfloat16 or int8, activations at most int8; float32 reads both themselves.
   const int64_t operand = dtype_.lane > 1 ? Arena::padded(rows * std::max(2 * stride_of(hidden), stride_of(inner))) : 0;
-  const int64_t scales = Arena::padded(rows * 4);
+  const int64_t scales = Arena::padded(rows * 8);
   const int64_t qkv = Arena::padded(rows * stride_of(3 * hidden) * dtype_.activation_bytes);
   const int64_t context = Arena::padded(rows * stride_of(hidden) * dtype_.activation_bytes);
   const int64_t wide = std::max(qkv + context, Arena::padded(rows * stride_of(inner) * dtype_.activation_bytes));
@@ -187,7 +210,7 @@ Encoder::Workspace Encoder::make_workspace(const BatchView& batch) {
   const int64_t wanted = batch.num_wanted;
   const int64_t wanted_stream = Arena::padded(wanted * hidden * 4);
   const int64_t wanted_operand = Arena::padded(wanted * 2 * stride_of(hidden));
-  const int64_t wanted_scales = Arena::padded(wanted * 4);
+  const int64_t wanted_scales = Arena::padded(wanted * 8);
   const int64_t wanted_q = Arena::padded(wanted * stride_of(3 * hidden) * dtype_.activation_bytes);
   arena_.reserve(2 * stream + operand + scales + wide + threads_ * scratch + wanted_stream + wanted_operand +
                  wanted_scales + wanted_q);
@@ -227,7 +250,7 @@ void Encoder::forward(const BatchView& batch, bool all_layers, float* out) {
     const auto convert = [&](const Linear& next, const float* x, int64_t r0, int64_t r1) {
       if (next.kernels->convert != nullptr)
         next.kernels->convert(x + r0 * next.k, r1 - r0, next.k, w.operand + r0 * next.operand_lanes() * 4,
-                              w.scales + r0);
+                              w.scales + 2 * r0);
     };
     const auto converted = [&](const Linear& next, const float* x) {
       return next.kernels->convert != nullptr ? Operand{w.operand, next.operand_lanes(), w.scales}
@@ -239,7 +262,7 @@ void Encoder::forward(const BatchView& batch, bool all_layers, float* out) {
       if (next.kernels->convert_activations == nullptr) return Operand{x, bytes / 4, nullptr};
       rows_phase(worker, rows, threads_, [&](int64_t r0, int64_t r1) {
         next.kernels->convert_activations(x + r0 * bytes, r1 - r0, next.k, w.operand + r0 * next.operand_lanes() * 4,
-                                          w.scales + r0);
+                                          w.scales + 2 * r0);
       });
       return Operand{w.operand, next.operand_lanes(), w.scales};
     };
@@ -319,7 +342,7 @@ void Encoder::forward(const BatchView& batch, bool all_layers, float* out) {
           std::memcpy(w.wanted_stream + r * hidden, stage(i) + row * hidden, static_cast<size_t>(hidden) * 4);
           if (layer.qkv->kernels->convert == nullptr) continue;
           std::memcpy(w.wanted_operand + r * bytes, w.operand + row * bytes, static_cast<size_t>(bytes));
-          w.wanted_scales[r] = w.scales[row];
+          std::memcpy(w.wanted_scales + 2 * r, w.scales + 2 * row, 8);
         }
       });
       const Operand q_in = layer.qkv->kernels->convert != nullptr
@@ -340,7 +363,7 @@ void Encoder::linear(const Linear& weights, const float* x, int64_t rows, Epilog
   Pages operand;
   if (weights.kernels->convert != nullptr) {
     const int64_t bytes = Arena::padded(rows * weights.operand_lanes() * 4);
-    operand = Pages(bytes + rows * 4);
+    operand = Pages(bytes + rows * 8);
     float* scales = reinterpret_cast<float*>(operand.data() + bytes);
     weights.kernels->convert(x, rows, weights.k, operand.data(), scales);
     in = {operand.data(), weights.operand_lanes(), scales};
@@ -355,7 +378,7 @@ void Encoder::layer_norm(const LayerNorm& norm, const float* x, int64_t rows, fl
 
 int64_t Encoder::packed_bytes() const {
   int64_t total = 0;
-  for (const auto& [name, linear] : linears_) total += linear.panels.bytes();
+  for (const auto& [name, linear] : linears_) total += linear.bytes();
   return total;
 }
 

@@ -35,12 +35,14 @@ struct BatchView {
 struct Linear {
   const DtypeKernels* kernels = nullptr;
   int64_t n = 0, k = 0;
-  Pages panels;
-  std::vector<float> column_scales;  // [n], int8 only
-  std::vector<int32_t> offsets;      // [n], int8 only
+  const void* panels = nullptr;      // packed_bytes(n, k): `pages`, or borrowed
+  std::vector<float> column_scales;  // [n], int8 only, else empty
+  std::vector<int32_t> offsets;      // [n], int8 only, else empty
   std::vector<float> bias;
+  Pages pages;
 
   int64_t operand_lanes() const { return lanes(k, kernels->lane); }
+  int64_t bytes() const { return kernels->packed_bytes(n, k); }
 };
 
 struct LayerNorm {
@@ -63,9 +65,13 @@ class Encoder {
   // Borrows both tables, [vocab_size, hidden_size] and [max_positions, hidden_size].
   void set_embeddings(const float* word, const float* position);
   // Packs the parts, laid under one another, for `dtype` as the linear called `name`. A layer has linears
-  // "layer.<i>.qkv",
-  // ".out_proj", ".ffn_in", ".ffn_out"; a head's are called as in the checkpoint.
+  // "layer.<i>.qkv", ".out_proj", ".ffn_in", ".ffn_out"; a head's are called as in the checkpoint. Throws
+  // std::logic_error where there is one of this name.
   void add_linear(const std::string& name, const std::vector<LinearPart>& parts, int64_t k, const DtypeKernels& dtype);
+  // The same from what an add_linear for `dtype`, on any instruction set, made. Borrows the panels, which may lie at
+  // any multiple of 4 bytes; copies `column_scales` and `offsets`, read for int8 only, and `bias`, each [n].
+  void add_packed_linear(const std::string& name, int64_t n, int64_t k, const DtypeKernels& dtype, const void* panels,
+                         const float* column_scales, const int32_t* offsets, const float* bias);
   // "embeddings", "layer.<i>.attn_layer_norm", "layer.<i>.ffn_layer_norm", and a head's.
   void add_layer_norm(const std::string& name, const float* gamma, const float* beta, int64_t n);
   // Resolves the layers; throws std::logic_error if one is missing or misshapen.
@@ -100,7 +106,7 @@ class Encoder {
     float* stream;    // [total_tokens, hidden_size], the residual stream between layers
     float* residual;  // [total_tokens, hidden_size], inside a layer
     char* operand;    // what the next GEMM reads, where that is neither stream nor activations
-    float* scales;    // [total_tokens], of an int8 operand
+    float* scales;    // [total_tokens, 2], of an int8 operand
     char* qkv;        // activations [total_tokens, 3 * hidden_size]
     char* context;    // activations [total_tokens, hidden_size]
     char* ffn;        // activations [total_tokens, intermediate_size], over qkv and context
@@ -108,10 +114,11 @@ class Encoder {
     int64_t scratch_bytes;
     float* wanted_stream;  // [num_wanted, hidden_size], wanted rows of what the last layer reads
     char* wanted_operand;  // the same as operand
-    float* wanted_scales;  // [num_wanted]
+    float* wanted_scales;  // [num_wanted, 2]
     char* wanted_q;        // activations [num_wanted, 3 * hidden_size], of which the first third is used
   };
 
+  void insert(const std::string& name, Linear linear);
   void check(const BatchView& batch) const;
   Workspace make_workspace(const BatchView& batch);
 

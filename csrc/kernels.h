@@ -17,10 +17,10 @@ enum class Epilogue : int { kBias, kBiasGelu, kBiasGeluTanh, kBiasRelu, kBiasSil
 struct GemmArgs {
   const void* a;            // [m, lanes of k], as convert() writes them
   int64_t lda;              // in lanes
-  const float* row_scales;  // [m], int8 only
+  const float* row_scales;  // [m, 2], int8 only: what a step of A means, and what its 0 does
   const void* panels;
   const float* column_scales;  // [n], int8 only
-  const int32_t* offsets;      // [n], int8 only: what storing A as unsigned adds to each sum
+  const int32_t* offsets;      // [n], int8 only: sum of the column's weights
   const float* bias;           // [n]
   const float* residual;       // [m, n], row stride ldc; only for kBiasResidual; may be c
   void* c;
@@ -62,8 +62,8 @@ struct DtypeKernels {
   void (*pack)(const float* rows, int64_t k, int64_t first, int64_t count, const PackedWeight& out);
   // Rows m0..m1-1 and panels first..last-1 of the product.
   void (*gemm)(const GemmArgs& args, int64_t m0, int64_t m1, int64_t first, int64_t last);
-  // Rounds rows [rows, n] of float32 to GEMM operands [rows, lanes of n] (and scales [rows]); null where float32 itself
-  // is the operand.
+  // Rounds rows [rows, n] of float32 to GEMM operands [rows, lanes of n] (and row scales [rows, 2]); null where float32
+  // itself is the operand.
   void (*convert)(const float* x, int64_t rows, int64_t n, void* out, float* scales);
   // The same from activations with rows of whole lanes; null where activations are the operand.
   void (*convert_activations)(const void* x, int64_t rows, int64_t n, void* out, float* scales);
@@ -87,5 +87,8 @@ struct Kernels {
 
 // Lanes that n elements fill.
 static inline int64_t lanes(int64_t n, int64_t lane) { return (n + lane - 1) / lane; }
+
+// Whether GEMMs of this dtype have scales and offsets.
+static inline bool is_int8(const DtypeKernels& dtype) { return dtype.lane == 4; }
 
 }  // namespace distilrt

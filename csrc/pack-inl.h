@@ -58,7 +58,7 @@ DISTILRT_INLINE float largest(const T* x, int64_t n) {
 // Rows below this are taken for 0: the inverse of their scale would overflow.
 constexpr float kSmallest = 1e-30f;
 
-// x / scale, rounded to nearest even, in -127 ... 127. The addition rounds: see exp().
+// x / scale, rounded to nearest even. The addition rounds: see exp().
 DISTILRT_INLINE IntVec quantize(Vec x, float inverse_scale) {
   return as_ints(x * inverse_scale + 12582912.0f) - 0x4B400000;
 }
@@ -81,22 +81,40 @@ static void pack_int8(const float* rows, int64_t k, int64_t first, int64_t count
       }
     }
     out.column_scales[column] = scale;
-    out.offsets[column] = 128 * total;
+    out.offsets[column] = total;
   }
 }
 
+// Each row by itself over its own range, smallest value to 0 and largest to 255: activations lie to one side (GELU) or
+// have a few large columns, and a range around 0 would leave half of the steps unused.
 template <typename T>
 static void convert_int8(const void* x, int64_t rows, int64_t n, int64_t stride, void* out, float* scales) {
   typedef uint8_t ByteVec __attribute__((vector_size(kWidth), may_alias));
-  const int64_t width = 4 * lanes(n, 4);
+  const int64_t width = 4 * lanes(n, 4), whole = n - n % kWidth;
   for (int64_t r = 0; r < rows; ++r) {
     const T* from = static_cast<const T*>(x) + r * stride;
     Byte* to = static_cast<Byte*>(out) + r * width;
-    const float top = largest(from, n);
-    const float inverse = top > kSmallest ? 127.0f / top : 0.0f;
-    scales[r] = top / 127.0f;
+    // Comparisons pass NaN over; zero times it, or times infinity, does not.
+    const Vec start = splat(load_part(from, 1)[0]);
+    Vec low = start, high = start, poison{};
+    for (int64_t i = 0; i < whole; i += kWidth) {
+      const Vec v = load(from + i);
+      low = at_most(low, v);
+      high = at_least(high, v);
+      poison += v * 0.0f;
+    }
+    for (int64_t i = whole; i < n; ++i) {
+      const Vec v = splat(load_part(from + i, 1)[0]);
+      low = at_most(low, v);
+      high = at_least(high, v);
+      poison += v * 0.0f;
+    }
+    const float smallest = -max(-low), range = max(high) - smallest;
+    const float inverse = range > kSmallest ? 255.0f / range : 0.0f;
+    scales[2 * r] = range / 255.0f + sum(poison);
+    scales[2 * r + 1] = smallest;
     for (int64_t i = 0; i < n; i += kWidth) {
-      const IntVec q = quantize(load_lanes(from + i, min64(n - i, kWidth)), inverse) + 128;
+      const IntVec q = quantize(load_lanes(from + i, min64(n - i, kWidth)) - smallest, inverse);
       const ByteVec bytes = __builtin_convertvector(q, ByteVec);
       __builtin_memcpy(to + i, &bytes, static_cast<size_t>(min64(width - i, kWidth)));
     }

@@ -1,10 +1,20 @@
 """Types of the native module; see csrc/bindings.cpp. Every array must be C-contiguous and of exactly this dtype."""
 
+from typing import TypedDict
+
 import numpy as np
 import numpy.typing as npt
 
 _Floats = npt.NDArray[np.float32]
 _Ints = npt.NDArray[np.int32]
+
+class _LinearParts(TypedDict):
+    k: int
+    panels: npt.NDArray[np.uint8]
+    column_scales: _Floats
+    offsets: _Ints
+    bias: _Floats
+    dtype: str
 
 def available_isas() -> list[str]: ...
 def dtypes(isa: str = "") -> list[str]: ...
@@ -26,6 +36,17 @@ class Encoder:
         num_threads: int = 1,
     ) -> None: ...
     def add_linear(self, name: str, weights: list[_Floats], biases: list[_Floats], dtype: str = "float32") -> None: ...
+    def add_packed_linear(
+        self,
+        name: str,
+        k: int,
+        panels: npt.NDArray[np.uint8],
+        column_scales: _Floats,
+        offsets: _Ints,
+        bias: _Floats,
+        dtype: str = "float32",
+    ) -> None: ...
+    def linear_parts(self, name: str) -> _LinearParts: ...
     def add_layer_norm(self, name: str, gamma: _Floats, beta: _Floats) -> None: ...
     def finish(self) -> None: ...
     def forward(

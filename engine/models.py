@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 
-from distilrt import backends, checkpoint, heads, losses, reference
+from distilrt import backends, checkpoint, heads, losses, packed, reference
 from distilrt.batch import Batch, Layout, pack_padded
 from distilrt.config import DistilBertConfig
 from distilrt.errors import InvalidInput
@@ -94,17 +94,22 @@ class _Model:
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
     ) -> Self:
-        """Load a folder or a hub id.
+        """Load a folder or a hub id, or open a packed folder.
 
         Raises:
             OSError: the folder, the repository or a file of it is not there.
-            CheckpointError: the files do not hold this model.
+            CheckpointError: the files do not hold this model, or a packed folder is to serve another backend.
             BackendError: the backend or dtype is not available here.
         """
         where: dict[str, Any] = {"revision": revision, "subfolder": subfolder, "token": token,
                                  "cache_dir": cache_dir, "local_files_only": local_files_only}  # fmt: skip
         config = DistilBertConfig.from_pretrained(model, **where)
-        weights = checkpoint.load(model, cls.architecture, config, **where)
+        weights: Mapping[str, Array]
+        folder = packed.find(model, subfolder)
+        if folder is None:
+            weights = checkpoint.load(model, cls.architecture, config, **where)
+        else:
+            config, weights = packed.load(folder, cls.architecture, config)
         return cls(config, weights, backend=backend, dtype=dtype, num_threads=num_threads)
 
     def save_pretrained(self, folder: str | Path) -> None:

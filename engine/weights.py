@@ -28,7 +28,8 @@ FloatArray = npt.NDArray[np.float32]
 # dtype name -> (name in a safetensors header, how NumPy holds the stored bits)
 _FLOATS = {"float32": ("F32", "<f4"), "float16": ("F16", "<f2"), "bfloat16": ("BF16", "<u2"), "float64": ("F64", "<f8")}
 FLOAT_DTYPES = tuple(_FLOATS)
-_FROM_HEADER = {header: name for name, (header, _) in _FLOATS.items()}
+_STORED = _FLOATS | {"uint8": ("U8", "|u1"), "int32": ("I32", "<i4")}
+_FROM_HEADER = {header: name for name, (header, _) in _STORED.items()}
 
 # dtype, one of FLOAT_DTYPES or else the file's own word for another type; and shape
 Spec = tuple[str, tuple[int, ...]]
@@ -95,7 +96,7 @@ class SafetensorsFile:
     def raw(self, name: str) -> npt.NDArray[Any]:
         """A read-only view of the map, see `TensorFile.raw`."""
         dtype, shape = self.specs[name]
-        return np.frombuffer(self._map, _FLOATS[dtype][1], math.prod(shape), self._span[name][0]).reshape(shape)
+        return np.frombuffer(self._map, _STORED[dtype][1], math.prod(shape), self._span[name][0]).reshape(shape)
 
     def load(self, name: str) -> FloatArray:
         """The numbers as float32, see `TensorFile.load`."""
@@ -202,6 +203,7 @@ _FORMATS: tuple[tuple[str, Callable[[Path], TensorFile]], ...] = (
     ("pytorch_model.bin", PickleFile),
     ("pytorch_model.bin.index.json", PickleFile),
 )
+WEIGHT_FILES = tuple(name for name, _ in _FORMATS)
 
 
 def open_tensors(resolve: Callable[[str], Path | None], model: str | Path) -> tuple[dict[str, Stored], Path]:
@@ -224,9 +226,9 @@ def open_tensors(resolve: Callable[[str], Path | None], model: str | Path) -> tu
         if path is not None:
             opened = _open_shards(resolve, path, reader) if path.suffix == ".json" else _contents(reader(path))
             return opened, path
-    names = ", ".join(name for name, _ in _FORMATS)
-    raise FileNotFoundError(f"{model} has no weights: looked for {names}. Other formats must be converted to "
-                            "safetensors; if the network is not to be used, they must all be cached")  # fmt: skip
+    raise FileNotFoundError(f"{model} has no weights: looked for {', '.join(WEIGHT_FILES)}. Other formats must be "
+                            "converted to safetensors; if the network is not to be used, they must all be "
+                            "cached")  # fmt: skip
 
 
 def _contents(file: TensorFile) -> dict[str, Stored]:
@@ -311,26 +313,26 @@ def write_safetensors(path: Path, tensors: Mapping[str, tuple[str, npt.NDArray[A
     """Write a safetensors file that torch-side readers accept, and only then put it in place of `path`.
 
     Args:
-        tensors: name to dtype, one of FLOAT_DTYPES, and the numbers in it; bfloat16 ones as uint16.
+        tensors: name to dtype, one of FLOAT_DTYPES, uint8 or int32, and the numbers in it; bfloat16 ones as uint16.
     """
     # By hand, since NumPy has no bfloat16 to give the library's writer, and older ones of it copy all tensors at once.
-    # Wide types come first, which keeps every tensor aligned.
-    order = sorted(tensors, key=lambda name: (-tensors[name][1].itemsize, name))
+    # Tensors of whole cache lines come first, then wide types: the former lie at cache lines, and all are aligned.
+    order = sorted(tensors, key=lambda name: (tensors[name][1].nbytes % 64 > 0, -tensors[name][1].itemsize, name))
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name in order:
         dtype, array = tensors[name]
         start, end = end, end + array.nbytes
-        header[name] = {"dtype": _FLOATS[dtype][0], "shape": list(array.shape), "data_offsets": [start, end]}
+        header[name] = {"dtype": _STORED[dtype][0], "shape": list(array.shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-(8 + len(text)) % 64)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(len(text).to_bytes(8, "little") + text)
             for name in order:
                 dtype, array = tensors[name]
-                file.write(np.ascontiguousarray(array, _FLOATS[dtype][1]).data)
+                file.write(np.ascontiguousarray(array, _STORED[dtype][1]).data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

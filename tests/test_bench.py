@@ -26,7 +26,9 @@ def checkpoint(tiny: Callable[..., DistilBertConfig], tmp_path: Path) -> Path:
 
 def _timing(engine: Engine, seconds: float, name: str = "1x8") -> Timing:
     workload = workloads.parse(name)
-    return Timing(workload, engine, "1.0", 1e-6, seconds, [[seconds] * 3 for _ in workload.turns], rounds=3)
+    timing = Timing(workload, engine, "1.0", 1e-6, estimate=seconds)
+    timing.turns = [[seconds] * 3 for _ in workload.turns]
+    return timing
 
 
 def test_mixed_lengths() -> None:
@@ -38,7 +40,8 @@ def test_mixed_lengths() -> None:
     assert unsorted.padded_tokens > 2 * by_length.padded_tokens > 2 * single.padded_tokens
     assert {len(batch) for batch in unsorted.batches} == {32}
     assert [len(workload.turns) for workload in (unsorted, by_length, single)] == [8, 8, 8]
-    assert [index for turn in single.turns for index in turn] == list(range(256))
+    assert sorted(index for turn in single.turns for index in turn) == list(range(256))
+    assert [turn[0] for turn in by_length.turns[:4]] == [2, 5, 0, 3]
 
 
 def test_flops() -> None:
@@ -137,25 +140,28 @@ def test_unknown_choice(names: list[str], dtypes: list[str]) -> None:
 
 def test_schedule_alternates() -> None:
     """Every engine runs each turn before any runs the next, and each is first as often as the others."""
-    order = list(compare.schedule("abc", rounds=3, turns=2))
-    assert order[:6] == [("a", 0), ("b", 0), ("c", 0), ("b", 1), ("c", 1), ("a", 1)]
-    assert len(order) == len(set(zip(order, [n // 6 for n in range(18)], strict=True))) == 18
-    assert sorted(engine for engine, _ in order[::3]) == ["a", "a", "b", "b", "c", "c"]
+    assert list(compare.schedule("abc", 4)) == [
+        (name, turn) for turn, names in enumerate(["abc", "bca", "cab", "abc"]) for name in names
+    ]
 
 
 def test_fit_keeps_the_best() -> None:
     slow, fast = Engine("float32", "openvino"), Engine("float32", "onnxruntime")
     costs: dict[Engine, float] = {DISTILRT: 2.0, fast: 1.0, slow: 4.0, TRANSFORMERS: 8.0, Engine("int8", "ct2"): 1.0}
-    assert compare.fit(costs, time_box=160, least=3) == (list(costs), 10)
-    assert compare.fit(costs, time_box=24, least=3)[0] == [e for e in costs if e != TRANSFORMERS]
-    kept, rounds = compare.fit(costs, time_box=1, least=3)
-    assert (kept, rounds) == ([e for e in costs if e not in (slow, TRANSFORMERS)], 3)
-    assert compare.fit({}, time_box=1, least=3) == ([], 3)
+    assert compare.fit(costs, time_box=160) == (list(costs), 10)
+    assert compare.fit(costs, time_box=1e6) == (list(costs), compare.MOST_TURNS)
+    assert compare.fit(costs, time_box=32)[0] == [e for e in costs if e != TRANSFORMERS]
+    kept, turns = compare.fit(costs, time_box=1)
+    assert (kept, turns) == ([e for e in costs if e not in (slow, TRANSFORMERS)], compare.LEAST_TURNS)
+    assert compare.fit({}, time_box=1) == ([], 0)
 
 
-def test_quantiles_add_up_over_turns() -> None:
+def test_quantiles_add_up_over_the_turns_that_came() -> None:
     timing = _timing(DISTILRT, 0.5, "mixed")
-    assert timing.quantile(50) == pytest.approx(4.0)
+    assert (timing.quantile(50), timing.measured.tokens, timing.rounds) == (4.0, 20_671, 3)
+    timing.turns[2:] = [[]] * 6
+    assert (timing.quantile(50), timing.rounds) == (1.0, 0.75)
+    assert timing.measured.batches == (timing.workload.batches[2], timing.workload.batches[5])
 
 
 def test_rows_and_table() -> None:

@@ -15,7 +15,7 @@ ROWS = [
     "hub weights",
     "config",
     "checkpoint batch encoding tokenizer* workspace outputs",
-    "kernels _C reference",
+    "kernels _C reference packed",
     "backends",
     "heads losses models tasks engine batcher",
     "verification",

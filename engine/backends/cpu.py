@@ -1,7 +1,6 @@
 """The CPU backend: weights packed once into the native encoder, one native call a batch.
 
-It knows the names of a checkpoint's tensors and which of them make one packed GEMM; arithmetic, threads and workspace
-are in csrc/.
+Which linear layers make one packed GEMM, `distilrt.packed` knows; arithmetic, threads and workspace are in csrc/.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ from distilrt.batch import Batch, IndexArray
 from distilrt.config import LAYER_NORM_EPS, DistilBertConfig
 from distilrt.cpu_count import usable_cores
 from distilrt.errors import BackendError
+from distilrt.packed import PackedWeights, linears
 
 FloatArray = npt.NDArray[np.float32]
-HEAD_LINEARS = ("pre_classifier", "classifier", "qa_outputs", "vocab_transform", "vocab_projector")
 
 
 class CpuBackend:
@@ -35,7 +34,7 @@ class CpuBackend:
         dtype: str = "auto",
         num_threads: int | None = None,
     ) -> None:
-        """Pack `weights` (canonical names).
+        """Pack `weights` (canonical names), or borrow those of a packed folder.
 
         Raises:
             ValueError: `num_threads` is not an integer of at least 1.
@@ -51,11 +50,14 @@ class CpuBackend:
                 f"DISTILRT_FORCE_ISA={isa} is not available; this machine and build have "
                 f"{', '.join(_C.available_isas())}"
             )
-        self.dtype = "float32" if dtype == "auto" else dtype
+        own = weights.dtype if isinstance(weights, PackedWeights) else None
+        self.dtype = own or "float32" if dtype == "auto" else dtype
+        if own not in (None, self.dtype):
+            raise BackendError(f"the folder is packed in {own}, found dtype {dtype!r}; use 'auto', or pack it in that")
         if self.dtype not in _C.dtypes(isa):
             raise BackendError(
                 f"backend 'cpu' has dtype {', '.join(_C.dtypes(isa))} (auto: float32) with instruction set "
-                f"{isa or _C.available_isas()[0]}, found {dtype!r}"
+                f"{isa or _C.available_isas()[0]}, found {self.dtype!r}"
             )
         # Borrowed by the encoder: a memory-mapped file's pages load as tokens need them.
         words, positions = (_plain(weights[f"embeddings.{kind}_embeddings.weight"]) for kind in ("word", "position"))
@@ -75,13 +77,13 @@ class CpuBackend:
         self._pack(config, weights)
 
     def _pack(self, config: DistilBertConfig, weights: Mapping[str, npt.NDArray[Any]]) -> None:
-        def linear(name: str, *sources: str, dtype: str) -> None:
-            self._encoder.add_linear(
-                name,
-                [_plain(weights[f"{source}.weight"]) for source in sources],
-                [_plain(weights[f"{source}.bias"]) for source in sources],
-                dtype,
-            )
+        for name, (dtype, sources) in linears(config.num_layers, weights, self.dtype).items():
+            if isinstance(weights, PackedWeights):
+                self._encoder.add_packed_linear(**weights.linear(name))
+                continue
+            rows = [_plain(weights[f"{source}.weight"]) for source in sources]
+            biases = [_plain(weights[f"{source}.bias"]) for source in sources]
+            self._encoder.add_linear(name, rows, biases, dtype)
 
         def layer_norm(name: str, source: str) -> None:
             self._encoder.add_layer_norm(name, _plain(weights[f"{source}.weight"]), _plain(weights[f"{source}.bias"]))
@@ -89,16 +91,9 @@ class CpuBackend:
         layer_norm("embeddings", "embeddings.LayerNorm")
         for i in range(config.num_layers):
             source = f"transformer.layer.{i}"
-            linear(f"layer.{i}.qkv", *(f"{source}.attention.{part}_lin" for part in "qkv"), dtype=self.dtype)
-            linear(f"layer.{i}.out_proj", f"{source}.attention.out_lin", dtype=self.dtype)
-            linear(f"layer.{i}.ffn_in", f"{source}.ffn.lin1", dtype=self.dtype)
-            linear(f"layer.{i}.ffn_out", f"{source}.ffn.lin2", dtype=self.dtype)
             layer_norm(f"layer.{i}.attn_layer_norm", f"{source}.sa_layer_norm")
             layer_norm(f"layer.{i}.ffn_layer_norm", f"{source}.output_layer_norm")
         self._encoder.finish()
-        for name in HEAD_LINEARS:
-            if f"{name}.weight" in weights:
-                linear(name, name, dtype="float32")
         if "vocab_layer_norm.weight" in weights:
             layer_norm("vocab_layer_norm", "vocab_layer_norm")
 
@@ -121,6 +116,10 @@ class CpuBackend:
     def layer_norm(self, name: str, rows: npt.NDArray[Any]) -> FloatArray:
         """Layer norm of rows with a head's parameters."""
         return self._encoder.layer_norm(name, _plain(rows))
+
+    def linear_parts(self, name: str) -> Mapping[str, Any]:
+        """Views of a packed linear layer by the native encoder's name, for `distilrt.packed`."""
+        return self._encoder.linear_parts(name)
 
     def describe(self) -> dict[str, Any]:
         """Instruction set, threads, bytes of packed weights and workspace."""

@@ -48,7 +48,8 @@ class ReferenceBackend:
         states = reference.encoder_forward(self._config, self._weights, batch, self.dtype)
         if all_layers:
             return states
-        return states[-1, slice(None) if wanted is None else wanted].copy()  # a view would keep the other layers alive
+        last: npt.NDArray[Any] = states[-1]
+        return last.copy() if wanted is None else last[wanted]  # a view would keep the other layers alive
 
     def linear(self, name: str, rows: npt.NDArray[Any], activation: str | None = None) -> npt.NDArray[Any]:
         """`activation(rows @ weight.T + bias)`, `[n, in]` to `[n, out]`, one matrix-vector product a row.

@@ -25,16 +25,17 @@ def bfloat16(x: Any) -> Any:
 
 
 def int8(x: Any, isa: str) -> Any:
-    """Rows of x as int8 times a scale, in float64."""
-    top = np.abs(x).max(axis=1, keepdims=True).astype(np.float32)
-    inverse = np.float32(127) / top
+    """Rows of x in 255 steps from their smallest value to their largest, in float64."""
+    low = x.min(axis=1, keepdims=True)
+    span = x.max(axis=1, keepdims=True) - low
+    inverse = np.where(span > 1e-30, np.float32(255) / np.where(span > 0, span, 1), 0).astype(np.float32)
     # With FMA the product is not rounded before the rounding to an integer.
-    product = x * inverse if isa == "generic" else x.astype(float) * inverse.astype(float)
-    return np.rint(product) * (top / np.float32(127)).astype(float)
+    product = (x - low) * inverse if isa == "generic" else (x - low).astype(float) * inverse.astype(float)
+    return np.rint(product) * (span / np.float32(255)).astype(float) + low
 
 
 def int8_weight(x: Any, isa: str) -> Any:
-    """The same as pack() does it: the inverse of the rounded scale."""
+    """Rows of x as int8 times a scale, in float64."""
     scale = np.abs(x).max(axis=1, keepdims=True).astype(np.float32) / np.float32(127)
     inverse = np.float32(1) / scale
     product = x * inverse if isa == "generic" else x.astype(float) * inverse.astype(float)
