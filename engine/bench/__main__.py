@@ -1,0 +1,120 @@
+"""The command line of `python -m distilrt.bench`: what to measure and where to keep it. Progress goes to stderr."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from distilrt.bench import compare as comparing
+from distilrt.bench import peers, report, workloads
+from distilrt.bench import roofline as rooflines
+from distilrt.bench import startup as starting
+from distilrt.bench.artefacts import make_checkpoint
+from distilrt.config import DistilBertConfig
+from distilrt.cpu_count import usable_cores
+
+app = typer.Typer(help="Speed of distilrt beside other engines on this machine.", add_completion=False)
+
+NAMES, DTYPES, LOADS = (",".join(all_of) for all_of in (peers.ENGINES, peers.DTYPES, workloads.DEFAULT))
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distilrt" / "bench"
+RESULTS = Path("benches/results/cpu.csv")
+
+Dtypes = Annotated[str, typer.Option(help="Comma-separated.")]
+Names = Annotated[str, typer.Option("--peers", help="Comma-separated engines.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads of every engine; default: the usable cores.")]
+Cache = Annotated[Path, typer.Option(help="Folder for the checkpoint, converted models and compiled loops.")]
+
+
+def _say(line: str) -> None:
+    typer.echo(f"{time.strftime('%H:%M:%S')} {line}", err=True)
+
+
+def _engines(names: str, dtypes: str) -> list[comparing.Engine]:
+    try:
+        return comparing.choose(names.split(","), dtypes.split(","))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def _peaks(num_threads: int, cache: Path) -> rooflines.Roofline:
+    try:
+        return rooflines.measure(num_threads, cache)
+    except RuntimeError as error:
+        _say(f"no peaks: {error}")
+        return rooflines.Roofline({}, None)
+
+
+@app.command()
+def compare(
+    dtypes: Dtypes = DTYPES,
+    names: Names = NAMES,
+    loads: Annotated[str, typer.Option("--workloads", help="Comma-separated.")] = LOADS,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Exactly so many, whatever the time.")] = None,
+    time_box: Annotated[
+        float, typer.Option(help="Seconds for a workload where --rounds is not given.")
+    ] = comparing.TIME_BOX,
+    threads: Threads = None,
+    record: Annotated[bool, typer.Option("--record", help="Append the rows to --results.")] = False,
+    results: Annotated[Path, typer.Option(help="CSV file.")] = RESULTS,
+    cache: Cache = CACHE,
+) -> None:
+    """Time every engine on every workload, in turns, and compare with the peaks of the machine."""
+    engines = _engines(names, dtypes)
+    try:
+        chosen = [workloads.parse(name) for name in loads.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    num_threads = threads or usable_cores()
+    facts = report.machine(num_threads)
+    checkpoint = make_checkpoint(cache / "distilbert-base")
+    _say("measuring peaks")
+    peaks = _peaks(num_threads, cache)
+    found = comparing.compare(
+        checkpoint, engines, chosen, num_threads=num_threads, rounds=rounds, time_box=time_box, say=_say
+    )
+    peaks = peaks.better(_peaks(num_threads, cache))
+    rows = report.rows(found.timings, DistilBertConfig.from_pretrained(checkpoint), peaks, facts)
+    if record:
+        report.append(results, rows)
+    typer.echo(" ".join(f"{key}={value}" for key, value in facts.items()))
+    typer.echo(_shown(peaks) + "\n")
+    typer.echo(report.table(rows))
+    if found.left_out:
+        typer.echo("\nnot timed:\n" + "\n".join(f"  {line}" for line in found.left_out))
+
+
+@app.command()
+def startup(
+    dtypes: Dtypes = DTYPES,
+    names: Names = NAMES,
+    times: Annotated[int, typer.Option(min=1, help="Processes of each engine.")] = 3,
+    threads: Threads = None,
+    cache: Cache = CACHE,
+) -> None:
+    """Time and peak memory of a fresh process from import to first answer."""
+    checkpoint = make_checkpoint(cache / "distilbert-base")
+    found = []
+    for engine in _engines(names, dtypes):
+        _say(f"starting {engine}")
+        found.append(starting.measure(engine.name, engine.dtype, checkpoint, threads or usable_cores(), times))
+    typer.echo(starting.table(found))
+
+
+@app.command()
+def roofline(threads: Threads = None, cache: Cache = CACHE) -> None:
+    """Peak arithmetic by dtype and memory read of this machine."""
+    typer.echo(_shown(_peaks(threads or usable_cores(), cache)))
+
+
+def _shown(peaks: rooflines.Roofline) -> str:
+    parts = [f"{dtype} {'?' if rate is None else f'{rate / 1e9:.0f}'} GFLOP/s" for dtype, rate in peaks.flops.items()]
+    read = "?" if peaks.read_bandwidth is None else f"{peaks.read_bandwidth / 1e9:.1f}"
+    return f"peaks: {', '.join(parts)}; memory read {read} GB/s"
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,135 @@
+// Peaks of this machine, measured: register-only multiply-add loops and a streaming read, on several threads at once.
+// Each function returns operations or bytes per second, or -1 where the CPU lacks the instructions. C for gcc and
+// clang.
+#include <pthread.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+typedef struct {
+  void (*loop)(void);
+  const uint64_t* words;
+  size_t count;
+  pthread_barrier_t* start;
+  double began, ended;
+  uint64_t sum;
+} Task;
+
+static double now(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return t.tv_sec + 1e-9 * t.tv_nsec;
+}
+
+static void* work(void* argument) {
+  Task* task = argument;
+  pthread_barrier_wait(task->start);
+  task->began = now();
+  if (task->loop) {
+    task->loop();
+  } else {
+    typedef uint64_t Vector __attribute__((vector_size(64), may_alias));
+    Vector sum[4] = {{0}};
+    const Vector* words = (const Vector*)task->words;
+    for (size_t i = 0; i + 4 <= task->count / 8; i += 4)
+      for (int j = 0; j < 4; ++j) sum[j] += words[i + j];
+    Vector all = sum[0] + sum[1] + sum[2] + sum[3];
+    for (int j = 0; j < 8; ++j) task->sum += all[j];
+  }
+  task->ended = now();
+  return NULL;
+}
+
+// Work of all threads over the time from the first start to the last end, the best of `tries`.
+static double best_rate(void (*loop)(void), const uint64_t* words, size_t count, double amount, int threads,
+                        int tries) {
+  double best = -1;
+  Task* tasks = calloc(threads, sizeof(Task));
+  pthread_t* handles = calloc(threads, sizeof(pthread_t));
+  for (int attempt = 0; attempt < tries; ++attempt) {
+    pthread_barrier_t start;
+    pthread_barrier_init(&start, NULL, threads);
+    size_t share = count / threads / 8 * 8;
+    for (int i = 0; i < threads; ++i) {
+      tasks[i] = (Task){.loop = loop, .words = words + i * share, .count = share, .start = &start};
+      pthread_create(&handles[i], NULL, work, &tasks[i]);
+    }
+    double began = 1e300, ended = 0;
+    for (int i = 0; i < threads; ++i) {
+      pthread_join(handles[i], NULL);
+      if (tasks[i].began < began) began = tasks[i].began;
+      if (tasks[i].ended > ended) ended = tasks[i].ended;
+    }
+    pthread_barrier_destroy(&start);
+    if (amount / (ended - began) > best) best = amount / (ended - began);
+  }
+  free(tasks);
+  free(handles);
+  return best;
+}
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+enum { REPEATS = 1 << 21 };
+
+// CHAINS independent accumulators go through STEP, more than latency times ports needs and no more than registers hold.
+// The assembly hides that they are equal, and unused.
+#define DEFINE_LOOP(NAME, TARGET, CHAINS, VECTOR, ZERO, STEP)                                       \
+  __attribute__((target(TARGET), noinline)) static void NAME(void) {                                \
+    VECTOR acc[CHAINS], a = ZERO(), b = ZERO();                                                     \
+    __asm__ volatile("" : "+v"(a), "+v"(b));                                                        \
+    _Pragma("GCC unroll 16") for (int j = 0; j < CHAINS; ++j) {                                     \
+      acc[j] = ZERO();                                                                              \
+      __asm__ volatile("" : "+v"(acc[j]));                                                          \
+    }                                                                                               \
+    for (int i = 0; i < REPEATS; ++i) {                                                             \
+      _Pragma("GCC unroll 16") for (int j = 0; j < CHAINS; ++j) acc[j] = STEP;                      \
+    }                                                                                               \
+    _Pragma("GCC unroll 16") for (int j = 0; j < CHAINS; ++j) __asm__ volatile("" : : "v"(acc[j])); \
+  }
+
+DEFINE_LOOP(loop_fma256, "avx2,fma", 12, __m256, _mm256_setzero_ps, _mm256_fmadd_ps(a, b, acc[j]))
+DEFINE_LOOP(loop_fma512, "avx512f", 16, __m512, _mm512_setzero_ps, _mm512_fmadd_ps(a, b, acc[j]))
+DEFINE_LOOP(loop_dpbf16, "avx512f,avx512bf16", 16, __m512, _mm512_setzero_ps,
+            _mm512_dpbf16_ps(acc[j], (__m512bh)a, (__m512bh)b))
+DEFINE_LOOP(loop_dpbusd, "avx512f,avx512vnni", 16, __m512i, _mm512_setzero_si512, _mm512_dpbusd_epi32(acc[j], a, b))
+
+static double peak(void (*loop)(void), double operations, int threads, int tries) {
+  return best_rate(loop, NULL, 0, operations * REPEATS * threads, threads, tries);
+}
+#endif
+
+double peak_float32(int threads, int tries) {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512f")) return peak(loop_fma512, 16 * 32, threads, tries);
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+    return peak(loop_fma256, 12 * 16, threads, tries);
+#endif
+  return -1;
+}
+
+double peak_bfloat16(int threads, int tries) {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512bf16")) return peak(loop_dpbf16, 16 * 64, threads, tries);
+#endif
+  return -1;
+}
+
+double peak_int8(int threads, int tries) {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512vnni")) return peak(loop_dpbusd, 16 * 128, threads, tries);
+#endif
+  return -1;
+}
+
+double read_bandwidth(int threads, int tries) {
+  const size_t bytes = 256u << 20;
+  uint64_t* words = aligned_alloc(64, bytes);
+  if (!words) return -1;
+  memset(words, 1, bytes);
+  double rate = best_rate(NULL, words, bytes / 8, (double)bytes, threads, tries);
+  free(words);
+  return rate;
+}

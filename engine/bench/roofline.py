@@ -1,0 +1,68 @@
+"""Peaks of this machine, measured in the same run as the engines: multiply-add rates by dtype and memory reads.
+
+The loops are in roofline.c, compiled with the system's C compiler on first use. They know the vector instructions
+(FMA, AVX512_BF16, AVX512_VNNI) and not AMX, with which an engine may pass a peak.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+TRIES = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Roofline:
+    """Operations per second by dtype and bytes per second read; None: not measurable here."""
+
+    flops: dict[str, float | None]
+    read_bandwidth: float | None
+
+    def better(self, other: Roofline) -> Roofline:
+        """The higher of each of two measurements: noise only ever lowers one."""
+        flops = {dtype: _higher(rate, other.flops.get(dtype)) for dtype, rate in self.flops.items()}
+        return Roofline(flops, _higher(self.read_bandwidth, other.read_bandwidth))
+
+
+def measure(num_threads: int, cache: Path) -> Roofline:
+    """Best of several short runs on `num_threads` threads; the compiled loops are kept in `cache`.
+
+    Raises:
+        RuntimeError: there is no C compiler, or it failed.
+    """
+    library = ctypes.CDLL(str(_compiled(cache)))
+
+    def peak(name: str) -> float | None:
+        function = getattr(library, name)
+        function.restype = ctypes.c_double
+        found = float(function(num_threads, TRIES))
+        return found if found > 0 else None
+
+    return Roofline({dtype: peak(f"peak_{dtype}") for dtype in ("float32", "bfloat16", "int8")}, peak("read_bandwidth"))
+
+
+def _higher(one: float | None, other: float | None) -> float | None:
+    return max((rate for rate in (one, other) if rate is not None), default=None)
+
+
+def _compiled(cache: Path) -> Path:
+    source = Path(__file__).with_name("roofline.c")
+    target = cache / f"roofline-{hashlib.sha256(source.read_bytes()).hexdigest()[:12]}.so"
+    if not target.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        unfinished = target.with_suffix(f".{os.getpid()}")
+        compiler = os.environ.get("CC", "gcc")
+        command = [compiler, "-O2", "-shared", "-fPIC", "-pthread", "-o", str(unfinished), str(source)]
+        try:
+            subprocess.run(command, check=True, capture_output=True, text=True)
+        except FileNotFoundError as error:
+            raise RuntimeError(f"the roofline needs a C compiler: {compiler} is not there; set CC") from error
+        except subprocess.CalledProcessError as error:
+            raise RuntimeError(f"the roofline does not compile: {error.stderr.strip()}") from error
+        unfinished.rename(target)
+    return target
