@@ -15,6 +15,7 @@ from distilrt.bench.compare import Engine, Timing
 from distilrt.config import DistilBertConfig
 
 DISTILRT = Engine("float32", "distilrt")
+ALL_ROWS = Engine("float32", "distilrt-all-rows")
 TRANSFORMERS = Engine("float32", "transformers")
 PEAKS = roofline.Roofline({"float32": 100e9, "bfloat16": None, "int8": None}, 20e9)
 
@@ -48,6 +49,9 @@ def test_flops() -> None:
     """84.93 million operations a token in the linear layers, 18,432 a token and attended token in attention."""
     flops = workloads.parse("2x128").flops(DistilBertConfig())
     assert flops == 2 * 128 * (84_934_656 + 18_432 * 128)
+    assert workloads.parse("2x128").flops(DistilBertConfig(), last_layer_rows=128) == flops
+    last = 128 * 4 * 768**2 + (4 * 768**2 + 4 * 768 * 3072) + 4 * 128 * 768  # keys and values of all, the rest of one
+    assert workloads.parse("2x128").flops(DistilBertConfig(), last_layer_rows=1) == 5 / 6 * flops + 2 * last
 
 
 @pytest.mark.parametrize("name", ["", "0x8", "8", "mixed-up", "1x8x2"])
@@ -68,7 +72,7 @@ def test_engines_agree_in_one_process(checkpoint: Path) -> None:
     """Padded or packed, ours, the reference and the expected logits are the same numbers."""
     inputs = workloads.make_inputs([[3, 7, 5], [4, 4]], vocab_size=101)
     expected = compare.expected_logits(checkpoint, inputs)
-    for engine in (DISTILRT, TRANSFORMERS):
+    for engine in (DISTILRT, ALL_ROWS, TRANSFORMERS):
         peer = peers.create(engine.name, engine.dtype)
         peer.load(checkpoint, 1)
         padded = [peer.run(each.input_ids, each.attention_mask) for each in inputs]
@@ -168,16 +172,28 @@ def test_quantiles_add_up_over_the_turns_that_came() -> None:
 
 def test_rows_and_table() -> None:
     other = Engine("float32", "openvino")
-    timings = [_timing(DISTILRT, 0.010), _timing(TRANSFORMERS, 0.040), _timing(other, 0.020), _timing(other, 9, "1x32")]
+    timings = [
+        _timing(DISTILRT, 0.010),
+        _timing(ALL_ROWS, 0.016),
+        _timing(TRANSFORMERS, 0.040),
+        _timing(other, 0.020),
+        _timing(other, 9, "1x32"),
+    ]
     made = report.rows(timings, DistilBertConfig(), PEAKS, report.machine(2))
-    assert [row["best_peer_ratio"] for row in made] == [2.0, 0.5, 1.0, 1.0]
-    flops = workloads.parse("1x8").flops(DistilBertConfig())
-    assert made[0]["peak_share"] == pytest.approx(flops / 0.010 / 100e9, abs=1e-3)
+    assert [row["best_peer_ratio"] for row in made] == [2.0, 1.25, 0.5, 1.0, 1.0]
+    for row, rows in ((made[0], 1), (made[2], None)):
+        flops = workloads.parse("1x8").flops(DistilBertConfig(), last_layer_rows=rows)
+        assert row["peak_share"] == pytest.approx(flops / row["median_ms"] * 1e3 / 100e9, abs=1e-3)
     assert made[0]["read_share"] == pytest.approx(4 * 42_467_328 / 0.010 / 20e9, abs=1e-3)
-    assert made[3]["read_share"] is None
+    assert made[4]["read_share"] is None
     assert tuple(made[0]) == report.FIELDS
     lines = [line.split() for line in report.table(made).splitlines() if line]
-    assert [line[2] if line[0] == "1x8" else line[0] for line in lines[1:4]] == ["distilrt", "openvino", "transformers"]
+    assert [line[2] if line[0] == "1x8" else line[0] for line in lines[1:5]] == [
+        "distilrt",
+        "distilrt-all-rows",
+        "openvino",
+        "transformers",
+    ]
 
 
 def test_roofline(tmp_path: Path) -> None:

@@ -168,7 +168,7 @@ def compare(
                 costs = {engine: timing.cost for engine, timing in timings.items()}
                 kept, count = fit(costs, time_box)
                 for engine in [engine for engine in timings if engine not in kept]:
-                    comparison.leave_out(f"{engine} on {workload.name}", f"slow, {costs[engine] * turns:.0f} s a round")
+                    comparison.leave_out(f"{engine} on {workload.name}", f"slow, {costs[engine] * turns:.1f} s a round")
                     del timings[engine]
             say(f"{workload.name}: timing {len(timings)} engines, {count / turns:g} rounds")
             _time(comparison, workers, timings, count)
@@ -227,13 +227,13 @@ def schedule(engines: Sequence[_Item], turns: int) -> Iterator[tuple[_Item, int]
 def fit(costs: Mapping[Engine, float], time_box: float) -> tuple[list[Engine], int]:
     """Engines and turns, at least `LEAST_TURNS`, that fit `time_box` if each engine's turn costs so many seconds.
 
-    Whoever is furthest behind the best peer of its dtype goes first; distilrt and close rivals stay in any case.
+    Whoever is furthest behind the best peer of its dtype goes first; distilrt's own and close rivals stay in any case.
     """
     best: dict[str, float] = {}
     for engine, cost in costs.items():
-        if engine.name != "distilrt":
+        if engine.name not in peers.OURS:
             best[engine.dtype] = min(cost, best.get(engine.dtype, cost))
-    behind = {engine: cost / best[engine.dtype] for engine, cost in costs.items() if engine.name != "distilrt"}
+    behind = {engine: cost / best[engine.dtype] for engine, cost in costs.items() if engine.name not in peers.OURS}
     kept = list(costs)
     for engine in sorted((engine for engine in behind if behind[engine] > CLOSE), key=lambda engine: -behind[engine]):
         if LEAST_TURNS * sum(costs[each] for each in kept) <= time_box:

@@ -54,9 +54,10 @@ class _Engine:
 
 
 class Distilrt(_Engine):
-    """This package's CPU backend."""
+    """This package's CPU backend as its models use it: of the last layer, only the rows that the head reads."""
 
     name = "distilrt"
+    first_rows_only = True
 
     def load(self, checkpoint: Path, num_threads: int) -> None:
         import distilrt
@@ -67,17 +68,34 @@ class Distilrt(_Engine):
         self.version = f"{distilrt.__version__} {self._model.backend.describe().get('isa', '')}".strip()
 
     def run(self, input_ids: Ids, attention_mask: Ids) -> Logits:
-        logits: Logits = self._model(input_ids, attention_mask).logits
-        return logits
+        from distilrt.batch import pack_padded
+
+        batch, layout = pack_padded(self._model.config, input_ids, attention_mask)
+        return self._logits(batch, layout.first_rows)
 
     def run_packed(self, sequences: Sequence[npt.NDArray[np.int64]]) -> Logits:
         """The same without the way over a padded array."""
-        from distilrt import heads
         from distilrt.batch import pack
 
         batch = pack(self._model.config, sequences)
-        rows = self._model.backend.forward(batch)
-        return heads.sequence_classification(self._model.backend, rows[batch.cu_seqlens[:-1]])
+        return self._logits(batch, batch.cu_seqlens[:-1])
+
+    def _logits(self, batch: Any, first_rows: Any) -> Logits:
+        from distilrt import heads
+
+        backend = self._model.backend
+        if self.first_rows_only:
+            rows = backend.forward(batch, wanted=first_rows)
+        else:
+            rows = backend.forward(batch)[first_rows]
+        return heads.sequence_classification(backend, rows)
+
+
+class DistilrtAllRows(Distilrt):
+    """The same computing every row of every layer, as all peers do: the like-for-like comparison of kernels."""
+
+    name = "distilrt-all-rows"
+    first_rows_only = False
 
 
 class Transformers(_Engine):
@@ -199,12 +217,14 @@ class CTranslate2(_Engine):
 
 ENGINES: dict[str, tuple[type[Any], tuple[str, ...]]] = {
     "distilrt": (Distilrt, ("float32", "bfloat16", "int8")),
+    "distilrt-all-rows": (DistilrtAllRows, ("float32", "bfloat16", "int8")),
     "transformers": (Transformers, ("float32", "bfloat16")),
     "torch.compile": (TorchCompile, ("float32", "bfloat16")),
     "onnxruntime": (OnnxRuntime, ("float32", "int8")),
     "openvino": (OpenVino, ("float32", "bfloat16", "int8")),
     "ctranslate2": (CTranslate2, ("int8",)),
 }
+OURS = ("distilrt", "distilrt-all-rows")
 DTYPES = ("float32", "bfloat16", "int8")
 
 

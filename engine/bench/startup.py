@@ -45,10 +45,10 @@ def measure(name: str, dtype: str, checkpoint: Path, num_threads: int, times: in
 
 def table(results: Sequence[Startup]) -> str:
     """One line each."""
-    lines = [f"{'engine':<15}{'dtype':<10}{'seconds':>9}{'peak MB':>9}"]
+    lines = [f"{'engine':<19}{'dtype':<10}{'seconds':>9}{'peak MB':>9}"]
     for each in results:
         numbers = each.reason if each.seconds is None else f"{each.seconds:>9.2f}{each.peak_mb:>9.0f}"
-        lines.append(f"{each.engine:<15}{each.dtype:<10}{numbers}")
+        lines.append(f"{each.engine:<19}{each.dtype:<10}{numbers}")
     return "\n".join(lines)
 
 

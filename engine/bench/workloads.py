@@ -47,11 +47,19 @@ class Workload:
         parts = [range(start, start + size) for start in range(0, len(self.batches), size)]
         return tuple(parts[(3 * i + 2) % len(parts)] for i in range(len(parts)))
 
-    def flops(self, config: DistilBertConfig) -> float:
-        """Multiplications and additions of one pass: the real tokens' linear layers and attention, without the head."""
-        attention = 4 * config.num_layers * config.hidden_size
-        linear = 2 * encoder_weights(config)
-        return float(sum(n * linear + n * n * attention for lengths in self.batches for n in lengths))
+    def flops(self, config: DistilBertConfig, *, last_layer_rows: int | None = None) -> float:
+        """Multiplications and additions of one pass: the real tokens' linear layers and attention, without the head.
+
+        With `last_layer_rows`, the last layer computes only so many rows of each sequence, and keys and values of all.
+        """
+        hidden, layers = config.hidden_size, config.num_layers
+        of_all, of_each = 4 * hidden**2, 2 * encoder_weights(config) // layers  # keys and values; the whole layer
+        total = 0
+        for n in (n for lengths in self.batches for n in lengths):
+            rows = n if last_layer_rows is None else min(n, last_layer_rows)
+            total += (layers - 1) * (n * of_each + 4 * n * n * hidden)
+            total += n * of_all + rows * (of_each - of_all) + 4 * rows * n * hidden
+        return float(total)
 
 
 @dataclass(frozen=True, slots=True)
