@@ -37,18 +37,59 @@ static void product(int64_t rows, int64_t width, int64_t depth, const Lane* a, i
   for (int64_t p = 0; p < depth; p += kDepth)
     for (int64_t i = 0; i < rows; i += kTileRows)
       multiply<Dot>(min64(rows - i, kTileRows), width / kWidth, min64(depth - p, kDepth), a + i * lda + p, lda,
-                    b + p * ldb, ldb, p > 0, out + i * ldo, ldo);
+                    b + p * ldb, ldb, {nullptr, 0}, p > 0, out + i * ldo, ldo);
 }
 
-// Writes the lanes of a row of n activations to out[0], out[stride], ...; elements past the end are 0.
+// The first n activations of a row as lanes, at most a vector of them; elements past the end are 0.
 template <typename T>
-DISTILRT_INLINE void spread(const T* row, int64_t n, Lane* out, int64_t stride) {
+DISTILRT_INLINE IntVec load_row(const T* row, int64_t n) {
   constexpr int64_t kLane = 4 / sizeof(T);
-  for (int64_t l = 0; l < n / kLane; ++l) __builtin_memcpy(out + l * stride, row + l * kLane, 4);
-  if (n % kLane != 0) {
-    Lane last = 0;
-    __builtin_memcpy(&last, row + n / kLane * kLane, sizeof(T));
-    out[n / kLane * stride] = last;
+  IntVec x{};
+  if (n >= kWidth * kLane)
+    __builtin_memcpy(&x, row, sizeof(x));
+  else if (n > 0)
+    __builtin_memcpy(&x, row, static_cast<size_t>(n) * sizeof(T));
+  return x;
+}
+
+// Transposes a square of lanes in log2(kWidth) rounds; each swaps the off-diagonal quarters of squares of 2 * kStep.
+template <int kStep>
+DISTILRT_INLINE void transpose(IntVec (&x)[kWidth]) {
+  IntVec upper, lower;  // lanes of two rows, those of the second counted from kWidth on
+#pragma GCC unroll 16
+  for (int i = 0; i < kWidth; ++i) {
+    upper[i] = (i & kStep) == 0 ? i : kWidth + i - kStep;
+    lower[i] = (i & kStep) == 0 ? i + kStep : kWidth + i;
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < kWidth; ++i) {
+    if ((i & kStep) != 0) continue;
+    const IntVec top = x[i], bottom = x[i + kStep];
+    x[i] = __builtin_shuffle(top, bottom, upper);
+    x[i + kStep] = __builtin_shuffle(top, bottom, lower);
+  }
+  if constexpr (2 * kStep < kWidth) transpose<2 * kStep>(x);
+}
+
+// K [keys, head_dim] as panels of a GEMM operand: lane l of key j lies at l * kPanel + j % kPanel of its panel. Padding
+// keys up to whole vectors are 0: their scores are computed, though never read.
+template <typename T>
+static void transpose_keys(const T* k, int64_t ld, int64_t keys, int64_t head_dim, int64_t head_lanes, Lane* panels) {
+  constexpr int64_t kLane = 4 / sizeof(T);
+  for (int64_t key = 0; key < keys; key += kWidth) {
+    Lane* panel = panels + key / kPanel * kPanel * head_lanes + key % kPanel;
+    const int64_t rows = min64(keys - key, kWidth);
+    for (int64_t lane = 0; lane < head_lanes; lane += kWidth) {
+      IntVec square[kWidth];
+#pragma GCC unroll 16
+      for (int64_t i = 0; i < kWidth; ++i)
+        square[i] = i < rows ? load_row(k + (key + i) * ld + lane * kLane, head_dim - lane * kLane) : IntVec{};
+      transpose<1>(square);
+      const int64_t kept = min64(head_lanes - lane, kWidth);
+#pragma GCC unroll 16
+      for (int64_t i = 0; i < kWidth; ++i)
+        if (i < kept) store(panel + (lane + i) * kPanel, square[i]);
+    }
   }
 }
 
@@ -71,7 +112,7 @@ DISTILRT_INLINE void interleave(const Bf16* v, int64_t ld, int64_t keys, int64_t
 template <typename T>
 DISTILRT_INLINE Vec weight_of(Vec x, float top, float scale) {
   if constexpr (sizeof(T) == sizeof(Bf16))
-    return exp2_bf16((x - top) * (scale * 1.44269504f));
+    return exp2_bf16(x * (scale * 1.44269504f) - top * (scale * 1.44269504f));
   else
     return exp((x - top) * scale);
 }
@@ -112,22 +153,27 @@ static void attention(const AttentionArgs& g) {
   float* scores = reinterpret_cast<float*>(scratch + at.scores);
 
   const T *q = static_cast<const T*>(g.q), *k = static_cast<const T*>(g.k), *v = static_cast<const T*>(g.v);
-  for (int64_t key = 0; key < g.keys; ++key)
-    spread(k + key * g.ld, g.head_dim, k_panels + key / kPanel * kPanel * at.head_lanes + key % kPanel, kPanel);
-  // Scores of padding columns are computed and never read, but reading uninitialized memory is nobody's business.
-  for (int64_t key = g.keys; key < at.columns; ++key)
-    for (int64_t l = 0; l < at.head_lanes; ++l)
-      k_panels[key / kPanel * kPanel * at.head_lanes + key % kPanel + l * kPanel] = 0;
+  transpose_keys(k, g.ld, g.keys, g.head_dim, at.head_lanes, k_panels);
   for (int64_t key = 0; key < g.keys; key += Dot::kLane)
     interleave(v + key * g.ld, g.ld, min64(g.keys - key, Dot::kLane), g.head_dim,
                values + key / Dot::kLane * at.value_width, at.value_width);
 
   for (int64_t q0 = 0; q0 < g.queries; q0 += kQueryBlock) {
     const int64_t rows = min64(g.queries - q0, kQueryBlock);
-    for (int64_t i = 0; i < rows; ++i) spread(q + (q0 + i) * g.ld, g.head_dim, queries + i * at.head_lanes, 1);
+    const Lane* a = reinterpret_cast<const Lane*>(q + q0 * g.ld);
+    int64_t lda = g.ld / Dot::kLane;
+    if (g.head_dim % Dot::kLane != 0) {  // the last lane of a row must end in 0
+      for (int64_t i = 0; i < rows; ++i)
+        for (int64_t lane = 0; lane < at.head_lanes; lane += kWidth)
+          store_lanes(queries + i * at.head_lanes + lane,
+                      load_row(q + (q0 + i) * g.ld + lane * Dot::kLane, g.head_dim - lane * Dot::kLane),
+                      min64(at.head_lanes - lane, kWidth));
+      a = queries;
+      lda = at.head_lanes;
+    }
     for (int64_t key = 0; key < g.keys; key += kPanel)
-      product<Dot>(rows, min64(at.columns - key, kPanel), at.head_lanes, queries, at.head_lanes,
-                   k_panels + key * at.head_lanes, kPanel, scores + key, at.columns);
+      product<Dot>(rows, min64(at.columns - key, kPanel), at.head_lanes, a, lda, k_panels + key * at.head_lanes, kPanel,
+                   scores + key, at.columns);
     float inverse[kQueryBlock];
     for (int64_t i = 0; i < rows; ++i) inverse[i] = 1.0f / softmax_row<T>(scores + i * at.columns, g.keys, g.scale);
 

@@ -1,13 +1,18 @@
-// What a lane of 4 bytes means: one multiply-add step of a GEMM for each dtype, and how its sums become float32.
+// What a lane of 4 bytes means: one multiply-add step of a GEMM for each dtype, and how its sums become float32 with
+// what belongs to their columns.
 
 struct DotF32 {
   using Sum = float;
   using Acc = Vec;
   static constexpr int kLane = 1;
   DISTILRT_INLINE Vec step(Vec acc, IntVec a, IntVec b) { return acc + as_floats(a) * as_floats(b); }
-  DISTILRT_INLINE Vec finish(Vec sum, const GemmArgs& g, int64_t, int64_t column, int64_t n) {
-    return sum + load_lanes(g.bias + column, n);
+  struct Columns {
+    Vec bias;
+  };
+  DISTILRT_INLINE Columns columns(const GemmArgs& g, int64_t column, int64_t n) {
+    return {load_lanes(g.bias + column, n)};
   }
+  DISTILRT_INLINE Vec finish(Vec sum, const GemmArgs&, int64_t, const Columns& c) { return sum + c.bias; }
 };
 
 #if defined(__AVX512BF16__)
@@ -21,8 +26,12 @@ struct DotBf16 {
                                       reinterpret_cast<const __m512bh&>(b));
     return reinterpret_cast<const Vec&>(y);
   }
-  DISTILRT_INLINE Vec finish(Vec sum, const GemmArgs& g, int64_t row, int64_t column, int64_t n) {
-    return DotF32::finish(sum, g, row, column, n);
+  using Columns = DotF32::Columns;
+  DISTILRT_INLINE Columns columns(const GemmArgs& g, int64_t column, int64_t n) {
+    return DotF32::columns(g, column, n);
+  }
+  DISTILRT_INLINE Vec finish(Vec sum, const GemmArgs& g, int64_t row, const Columns& c) {
+    return DotF32::finish(sum, g, row, c);
   }
 };
 #endif
@@ -62,10 +71,16 @@ struct DotInt8 {
     return acc;
 #endif
   }
-  DISTILRT_INLINE Vec finish(IntVec sum, const GemmArgs& g, int64_t row, int64_t column, int64_t n) {
+  struct Columns {
+    Vec weights, scale, bias;
+  };
+  DISTILRT_INLINE Columns columns(const GemmArgs& g, int64_t column, int64_t n) {
+    return {__builtin_convertvector(load_lanes(g.offsets + column, n), Vec), load_lanes(g.column_scales + column, n),
+            load_lanes(g.bias + column, n)};
+  }
+  DISTILRT_INLINE Vec finish(IntVec sum, const GemmArgs& g, int64_t row, const Columns& c) {
     const float step = g.row_scales[2 * row], zero = g.row_scales[2 * row + 1];
-    const Vec weights = __builtin_convertvector(load_lanes(g.offsets + column, n), Vec);
-    const Vec total = __builtin_convertvector(sum, Vec) * step + weights * zero;
-    return total * load_lanes(g.column_scales + column, n) + load_lanes(g.bias + column, n);
+    const Vec total = __builtin_convertvector(sum, Vec) * step + c.weights * zero;
+    return total * c.scale + c.bias;
   }
 };

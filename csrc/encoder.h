@@ -9,8 +9,11 @@
 
 #include "arena.h"
 #include "kernels.h"
+#include "schedule.h"
 
 namespace distilrt {
+
+class Worker;
 
 struct ModelShape {
   int64_t hidden_size, num_heads, num_layers, intermediate_size;
@@ -101,26 +104,33 @@ class Encoder {
     const Linear *qkv, *out_proj, *ffn_in, *ffn_out;
     const LayerNorm *attn_layer_norm, *ffn_layer_norm;
   };
-  // Where one forward keeps its rows. Activations have a row stride of whole lanes of any dtype.
+  // Where a run of `rows` rows, `wanted` of them wanted, keeps them. Activations have a row stride of whole lanes of
+  // any dtype.
   struct Workspace {
-    float* stream;    // [total_tokens, hidden_size], the residual stream between layers
-    float* residual;  // [total_tokens, hidden_size], inside a layer
+    float* stream;    // [rows, hidden_size], the residual stream between layers
+    float* residual;  // [rows, hidden_size], inside a layer
     char* operand;    // what the next GEMM reads, where that is neither stream nor activations
-    float* scales;    // [total_tokens, 2], of an int8 operand
-    char* qkv;        // activations [total_tokens, 3 * hidden_size]
-    char* context;    // activations [total_tokens, hidden_size]
-    char* ffn;        // activations [total_tokens, intermediate_size], over qkv and context
+    float* scales;    // [rows, 2], of an int8 operand
+    char* qkv;        // activations [rows, 3 * hidden_size]
+    char* context;    // activations [rows, hidden_size]
+    char* ffn;        // activations [rows, intermediate_size], over qkv and context
     char* scratch;    // one attention scratch per thread
     int64_t scratch_bytes;
-    float* wanted_stream;  // [num_wanted, hidden_size], wanted rows of what the last layer reads
+    float* wanted_stream;  // [wanted, hidden_size], wanted rows of what the last layer reads
     char* wanted_operand;  // the same as operand
-    float* wanted_scales;  // [num_wanted, 2]
-    char* wanted_q;        // activations [num_wanted, 3 * hidden_size], of which the first third is used
+    float* wanted_scales;  // [wanted, 2]
+    char* wanted_q;        // activations [wanted, 3 * hidden_size], of which the first third is used
+    int64_t bytes;         // all of this
   };
 
   void insert(const std::string& name, Linear linear);
   void check(const BatchView& batch) const;
-  Workspace make_workspace(const BatchView& batch);
+  // Lays a workspace out from `base` on, which may be null to learn its size.
+  Workspace lay_out(char* base, int64_t rows, int64_t wanted, int64_t keys, int threads) const;
+  Workspace lay_out(char* base, const BatchView& batch, const Run& run, int threads) const;
+  // All layers over one run of the batch, by the threads of the worker's team.
+  void run_layers(Worker& worker, const BatchView& batch, const Run& run, const Workspace& workspace, bool all_layers,
+                  float* out) const;
 
   const ModelShape shape_;
   const Kernels& kernels_;
@@ -132,7 +142,8 @@ class Encoder {
   std::map<std::string, LayerNorm> norms_;
   std::vector<Layer> layers_;
   const LayerNorm* embedding_norm_ = nullptr;
-  std::mutex forward_;  // one forward at a time owns the arena
+  std::mutex forward_;  // one forward at a time owns the schedule and the arena
+  Schedule schedule_;
   Arena arena_;
 };
 

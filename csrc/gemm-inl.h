@@ -6,20 +6,26 @@
 constexpr int64_t kDepth = 256;
 // Rows of one panel that are summed in a buffer before the epilogue; several tiles reuse a panel slice meanwhile.
 constexpr int64_t kBlockRows = 128;
-// With fewer tiles a slice is used up before the next could arrive, and asking for it only delays the loads in hand.
-constexpr int64_t kPrefetchTiles = 8;
+constexpr int64_t kLine = 16;  // lanes of a cache line
+
+// Weights to ask for while a tile is summed: `lines` cache lines of each row of a panel from `at` on.
+struct Ahead {
+  const Lane* at;
+  int64_t lines;
+};
 
 // out[i, j] (+)= sum over p of a[i, p] * b[p, j] for kRows rows and kVecs vectors of columns. Not inlined: inside
 // larger functions the compiler spills the accumulators.
 template <class Dot, int kRows, int kVecs>
 static __attribute__((noinline)) void tile(int64_t depth, const Lane* a, int64_t lda, const Lane* b, int64_t ldb,
-                                           bool accumulate, typename Dot::Sum* out, int64_t ldo) {
+                                           Ahead ahead, bool accumulate, typename Dot::Sum* out, int64_t ldo) {
   typename Dot::Acc acc[kRows][kVecs];
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 8
     for (int j = 0; j < kVecs; ++j) acc[i][j] = typename Dot::Acc{};
   for (int64_t p = 0; p < depth; ++p, b += ldb) {
+    for (int64_t line = 0; line < ahead.lines; ++line) __builtin_prefetch(ahead.at + p * kPanel + line * kLine, 0, 2);
     IntVec columns[kVecs];
 #pragma GCC unroll 8
     for (int j = 0; j < kVecs; ++j) columns[j] = load(b + j * kWidth);
@@ -41,23 +47,25 @@ static __attribute__((noinline)) void tile(int64_t depth, const Lane* a, int64_t
 
 template <class Dot, int kRows, int kVecs>
 DISTILRT_INLINE void tile_of(int64_t rows, int64_t vecs, int64_t depth, const Lane* a, int64_t lda, const Lane* b,
-                             int64_t ldb, bool accumulate, typename Dot::Sum* out, int64_t ldo) {
+                             int64_t ldb, Ahead ahead, bool accumulate, typename Dot::Sum* out, int64_t ldo) {
   if constexpr (kVecs > 1) {
-    if (vecs < kVecs) return tile_of<Dot, kRows, kVecs - 1>(rows, vecs, depth, a, lda, b, ldb, accumulate, out, ldo);
+    if (vecs < kVecs)
+      return tile_of<Dot, kRows, kVecs - 1>(rows, vecs, depth, a, lda, b, ldb, ahead, accumulate, out, ldo);
   }
   if constexpr (kRows > 1) {
-    if (rows < kRows) return tile_of<Dot, kRows - 1, kVecs>(rows, vecs, depth, a, lda, b, ldb, accumulate, out, ldo);
+    if (rows < kRows)
+      return tile_of<Dot, kRows - 1, kVecs>(rows, vecs, depth, a, lda, b, ldb, ahead, accumulate, out, ldo);
   }
-  tile<Dot, kRows, kVecs>(depth, a, lda, b, ldb, accumulate, out, ldo);
+  tile<Dot, kRows, kVecs>(depth, a, lda, b, ldb, ahead, accumulate, out, ldo);
 }
 
 // The same for up to kTileRows rows and any number of vectors of columns.
 template <class Dot>
 DISTILRT_INLINE void multiply(int64_t rows, int64_t vecs, int64_t depth, const Lane* a, int64_t lda, const Lane* b,
-                              int64_t ldb, bool accumulate, typename Dot::Sum* out, int64_t ldo) {
-  for (int64_t j = 0; j < vecs; j += kTileVecs)
-    tile_of<Dot, kTileRows, kTileVecs>(rows, min64(vecs - j, kTileVecs), depth, a, lda, b + j * kWidth, ldb, accumulate,
-                                       out + j * kWidth, ldo);
+                              int64_t ldb, Ahead ahead, bool accumulate, typename Dot::Sum* out, int64_t ldo) {
+  for (int64_t j = 0; j < vecs; j += kTileVecs, ahead.lines = 0)
+    tile_of<Dot, kTileRows, kTileVecs>(rows, min64(vecs - j, kTileVecs), depth, a, lda, b + j * kWidth, ldb, ahead,
+                                       accumulate, out + j * kWidth, ldo);
 }
 
 template <Epilogue kEpilogue, typename Out>
@@ -69,21 +77,37 @@ DISTILRT_INLINE Vec activate(Vec x) {
   return x;
 }
 
-// Moves `rows` finished sums of one panel, row stride kPanel, into C.
-template <class Dot, Epilogue kEpilogue, typename Out>
-static void epilogue(const GemmArgs& g, const typename Dot::Sum* sums, int64_t row, int64_t rows, int64_t column) {
-  const int64_t columns = min64(g.n - column, kPanel);
-  for (int64_t i = 0; i < rows; ++i) {
-    Out* to = static_cast<Out*>(g.c) + (row + i) * g.ldc + column;
-    for (int64_t j = 0; j < columns; j += kWidth) {
-      const int64_t n = min64(columns - j, kWidth);
-      Vec x = activate<kEpilogue, Out>(Dot::finish(load(sums + i * kPanel + j), g, row + i, column + j, n));
+// Moves `rows` finished sums of kVecs vectors of columns of one panel into C. What belongs to a column stays in
+// registers for all rows.
+template <class Dot, Epilogue kEpilogue, typename Out, int kVecs>
+DISTILRT_INLINE void epilogue_of(const GemmArgs& g, const typename Dot::Sum* sums, int64_t row, int64_t rows,
+                                 int64_t column, int64_t columns) {
+  typename Dot::Columns constants[kVecs];
+#pragma GCC unroll 8
+  for (int j = 0; j < kVecs; ++j)
+    constants[j] = Dot::columns(g, column + j * kWidth, min64(columns - j * kWidth, kWidth));
+  for (int64_t i = row; i < row + rows; ++i, sums += kPanel) {
+    Out* to = static_cast<Out*>(g.c) + i * g.ldc + column;
+#pragma GCC unroll 8
+    for (int j = 0; j < kVecs; ++j) {
+      const int64_t n = min64(columns - j * kWidth, kWidth);
+      Vec x = activate<kEpilogue, Out>(Dot::finish(load(sums + j * kWidth), g, i, constants[j]));
       if constexpr (kEpilogue == Epilogue::kBiasResidual)
-        x += load_lanes(g.residual + (row + i) * g.ldc + column + j, n);
+        x += load_lanes(g.residual + i * g.ldc + column + j * kWidth, n);
       // Padding columns hold 0 and activations keep it so: the GEMM that reads them next needs whole lanes.
-      store_lanes(to + j, x, g.narrow ? round_up(n, 4) : n);
+      store_lanes(to + j * kWidth, x, g.narrow ? round_up(n, 4) : n);
     }
   }
+}
+
+template <class Dot, Epilogue kEpilogue, typename Out>
+static void epilogue(const GemmArgs& g, const typename Dot::Sum* sums, int64_t row, int64_t rows, int64_t column) {
+  constexpr int kVecs = kTileVecs;
+  int64_t left = min64(g.n - column, kPanel);
+  for (; left >= kVecs * kWidth; left -= kVecs * kWidth, column += kVecs * kWidth, sums += kVecs * kWidth)
+    epilogue_of<Dot, kEpilogue, Out, kVecs>(g, sums, row, rows, column, kVecs * kWidth);
+  for (; left > 0; left -= kWidth, column += kWidth, sums += kWidth)
+    epilogue_of<Dot, kEpilogue, Out, 1>(g, sums, row, rows, column, min64(left, kWidth));
 }
 
 template <class Dot, typename Out>
@@ -98,23 +122,16 @@ static void run_epilogue(const GemmArgs& g, const typename Dot::Sum* sums, int64
   }
 }
 
-// Brings part `i` of `parts` of the `size` lanes at `p` into L2.
-DISTILRT_INLINE void prefetch(const Lane* p, int64_t size, int64_t i, int64_t parts) {
-  constexpr int64_t kLine = 16;
-  const int64_t lines = size / kLine;
-  for (int64_t line = lines * i / parts; line < lines * (i + 1) / parts; ++line)
-    __builtin_prefetch(p + line * kLine, 0, 2);
-}
-
 // Up to kBlockRows rows of one panel. Weights come from memory, as all layers together are larger than any cache; the
-// slice that follows is on its way while this one is used. Rows are dealt out evenly, so 128 rows are 22 tiles of 5 or
-// 6 and no tile of 2.
+// slice that follows is asked for while this one is used, by the first tiles and a few lines a step, so that a load in
+// hand never queues behind many. Rows are dealt out evenly, so 128 rows are 22 tiles of 5 or 6 and no tile of 2.
 template <class Dot, typename Activation>
 static void gemm_block(const GemmArgs& g, int64_t m0, int64_t m1, int64_t column, const Lane* panel) {
   alignas(64) typename Dot::Sum sums[kBlockRows * kPanel];
   const int64_t depth = lanes(g.k, Dot::kLane);
   const int64_t vecs = (min64(g.n - column, kPanel) + kWidth - 1) / kWidth;
   const int64_t tiles = (m1 - m0 + kTileRows - 1) / kTileRows;
+  const int64_t lines_each = (kPanel / kLine + tiles - 1) / tiles;
   const Lane* a = static_cast<const Lane*>(g.a);
   for (int64_t p0 = 0; p0 < depth; p0 += kDepth) {
     const int64_t p1 = min64(p0 + kDepth, depth);
@@ -122,9 +139,10 @@ static void gemm_block(const GemmArgs& g, int64_t m0, int64_t m1, int64_t column
       const int64_t row = (m1 - m0) * t / tiles;
       const int64_t rows = (m1 - m0) * (t + 1) / tiles - row;
       typename Dot::Sum* out = sums + row * kPanel;
-      if (tiles >= kPrefetchTiles) prefetch(panel + p1 * kPanel, kDepth * kPanel, t, tiles);
-      multiply<Dot>(rows, vecs, p1 - p0, a + (m0 + row) * g.lda + p0, g.lda, panel + p0 * kPanel, kPanel, p0 > 0, out,
-                    kPanel);
+      const int64_t line = min64(t * lines_each, kPanel / kLine);
+      const Ahead ahead{panel + p1 * kPanel + line * kLine, min64(lines_each, kPanel / kLine - line)};
+      multiply<Dot>(rows, vecs, p1 - p0, a + (m0 + row) * g.lda + p0, g.lda, panel + p0 * kPanel, kPanel, ahead, p0 > 0,
+                    out, kPanel);
       if (p1 < depth) continue;
       if (g.narrow)
         run_epilogue<Dot, Activation>(g, out, m0 + row, rows, column);

@@ -17,6 +17,7 @@ class Team {
 
   // For a new region, while no thread is in one.
   void reset(int size) { size_ = size; }
+  int size() const { return size_; }
 
   // Calls fn(i, thread) for every i in [0, n), each on some thread of the team; returns on all threads when all are
   // done. Every thread of the team must make the same sequence of calls.
@@ -54,6 +55,8 @@ class Worker {
  public:
   Worker() = default;
   Worker(Team& team, int thread) : team_(&team), thread_(thread) {}
+  int team_size() const { return team_ != nullptr ? team_->size() : 1; }
+  int thread() const { return thread_; }
   // fn(index, thread), with thread in [0, team size).
   template <typename Fn>
   void for_each(int64_t n, Fn&& fn) {

@@ -80,6 +80,9 @@ DISTILRT_INLINE IntVec load_part(const Lane* p, int64_t n) {
   __builtin_memcpy(&x, p, static_cast<size_t>(n) * sizeof(Lane));
   return x;
 }
+DISTILRT_INLINE void store_part(Lane* p, IntVec x, int64_t n) {
+  __builtin_memcpy(p, &x, static_cast<size_t>(n) * sizeof(Lane));
+}
 DISTILRT_INLINE void store_part(float* p, Vec x, int64_t n) {
   __builtin_memcpy(p, &x, static_cast<size_t>(n) * sizeof(float));
 }
@@ -99,21 +102,38 @@ DISTILRT_INLINE void store_lanes(T* p, V x, int64_t n) {
     store_part(p, x, n);
 }
 
-// A NaN in `x` stays: comparisons with it are false.
+// A NaN in `x` stays: where a comparison with it is false, so is the instruction, which then takes its second operand.
+#if defined(__AVX512F__)
+DISTILRT_INLINE Vec at_least(Vec x, Vec low) {
+  const __m512 y = _mm512_max_ps(reinterpret_cast<const __m512&>(low), reinterpret_cast<const __m512&>(x));
+  return reinterpret_cast<const Vec&>(y);
+}
+DISTILRT_INLINE Vec at_most(Vec x, Vec high) {
+  const __m512 y = _mm512_min_ps(reinterpret_cast<const __m512&>(high), reinterpret_cast<const __m512&>(x));
+  return reinterpret_cast<const Vec&>(y);
+}
+#else
 DISTILRT_INLINE Vec at_least(Vec x, Vec low) { return x < low ? low : x; }
 DISTILRT_INLINE Vec at_most(Vec x, Vec high) { return x > high ? high : x; }
+#endif
 
-DISTILRT_INLINE float sum(Vec x) {
-  float lanes[kWidth];
-  __builtin_memcpy(lanes, &x, sizeof(x));
-  for (int step = kWidth / 2; step > 0; step /= 2)
-    for (int i = 0; i < step; ++i) lanes[i] += lanes[i + step];
-  return lanes[0];
+// Lane i becomes lane i + kStep, around the end.
+template <int kStep>
+DISTILRT_INLINE Vec rotate(Vec x) {
+  IntVec from;
+#pragma GCC unroll 16
+  for (int i = 0; i < kWidth; ++i) from[i] = (i + kStep) % kWidth;
+  return __builtin_shuffle(x, from);
 }
+template <int kStep = kWidth / 2>
+DISTILRT_INLINE float sum(Vec x) {
+  x += rotate<kStep>(x);
+  if constexpr (kStep > 1) return sum<kStep / 2>(x);
+  return x[0];
+}
+template <int kStep = kWidth / 2>
 DISTILRT_INLINE float max(Vec x) {
-  float lanes[kWidth];
-  __builtin_memcpy(lanes, &x, sizeof(x));
-  for (int step = kWidth / 2; step > 0; step /= 2)
-    for (int i = 0; i < step; ++i) lanes[i] = lanes[i + step] > lanes[i] ? lanes[i + step] : lanes[i];
-  return lanes[0];
+  x = at_least(rotate<kStep>(x), x);
+  if constexpr (kStep > 1) return max<kStep / 2>(x);
+  return x[0];
 }

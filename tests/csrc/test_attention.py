@@ -22,18 +22,24 @@ def _exact(q: Any, k: Any, v: Any, dtype: Any = float) -> Any:
     return reference.attention_probs(q.astype(dtype), k.astype(dtype), 1)[0] @ v.astype(dtype)
 
 
+def _check(kernels: Any, assert_close: Any, q: Any, k: Any, v: Any) -> None:
+    # A row or two of plain results may happen to be nearly exact; then the ulp of what is averaged counts.
+    largest_term = np.abs(v).max() if len(q) <= 2 else 0
+    assert_close(_run(kernels, q, k, v), _exact(q, k, v), _exact(q, k, v, np.float32), largest_term)
+
+
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("head_dim", [16, 18, 32, 64, 80, 100, 128])
 def test_attention(kernels: Any, rng: Any, assert_close: Any, length: int, head_dim: int) -> None:
     q, k, v = (rng.standard_normal((length, head_dim), np.float32) for _ in range(3))
-    assert_close(_run(kernels, q, k, v), _exact(q, k, v), _exact(q, k, v, np.float32))
+    _check(kernels, assert_close, q, k, v)
 
 
 @pytest.mark.parametrize(("queries", "keys"), [(1, 64), (65, 64), (3, 2), (130, 129)])
 def test_rows_that_only_ask(kernels: Any, rng: Any, assert_close: Any, queries: int, keys: int) -> None:
     q = rng.standard_normal((queries, 64), np.float32)
     k, v = (rng.standard_normal((keys, 64), np.float32) for _ in range(2))
-    assert_close(_run(kernels, q, k, v), _exact(q, k, v), _exact(q, k, v, np.float32))
+    _check(kernels, assert_close, q, k, v)
 
 
 def test_large_scores_do_not_overflow(kernels: Any, rng: Any) -> None:

@@ -1,0 +1,71 @@
+// The steps that a forward is made of, each divided among a team: GEMMs by blocks of rows and panels, elementwise work
+// by chunks of rows.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "encoder.h"
+#include "thread_pool.h"
+
+namespace distilrt {
+
+constexpr int64_t kGemmRows = 128;  // rows of A that stay in L2 while panels pass by
+
+inline int64_t blocks(int64_t n, int64_t size) { return (n + size - 1) / size; }
+
+// Elements between rows of activations: whole lanes of every dtype.
+inline int64_t stride_of(int64_t n) { return blocks(n, 4) * 4; }
+
+// What a GEMM reads: rows of lanes, and their scales if int8.
+struct Operand {
+  const void* rows;
+  int64_t stride;  // in lanes
+  const float* scales;
+};
+
+struct Output {
+  void* rows;
+  int64_t stride;  // in elements
+  bool narrow;
+  const float* residual;
+};
+
+inline GemmArgs gemm_args(const Linear& linear, const Operand& in, Epilogue epilogue, const Output& out) {
+  return {.a = in.rows,
+          .lda = in.stride,
+          .row_scales = in.scales,
+          .panels = linear.panels,
+          .column_scales = linear.column_scales.data(),
+          .offsets = linear.offsets.data(),
+          .bias = linear.bias.data(),
+          .residual = out.residual,
+          .c = out.rows,
+          .ldc = out.stride,
+          .n = linear.n,
+          .k = linear.k,
+          .epilogue = epilogue,
+          .narrow = out.narrow};
+}
+
+// Columns from..to-1 of the product, widened to whole panels. Rows are dealt out evenly over as few blocks as possible.
+inline void gemm_phase(Worker& worker, const Kernels& kernels, const Linear& linear, const GemmArgs& args, int64_t rows,
+                       int64_t from, int64_t to) {
+  const int64_t first = from / kernels.panel_width;
+  const int64_t panels = blocks(to, kernels.panel_width) - first;
+  const int64_t row_blocks = blocks(rows, kGemmRows);
+  worker.for_each(row_blocks * panels, [&](int64_t task, int) {
+    const int64_t block = task / panels, panel = first + task % panels;
+    linear.kernels->gemm(args, rows * block / row_blocks, rows * (block + 1) / row_blocks, panel, panel + 1);
+  });
+}
+
+// fn(first, last) over chunks of rows: enough of them for balance, each long enough to be worth taking.
+template <typename Fn>
+void rows_phase(Worker& worker, int64_t rows, Fn&& fn) {
+  const int64_t chunk = std::clamp<int64_t>(rows / (4 * worker.team_size()), 1, 32);
+  worker.for_each(blocks(rows, chunk),
+                  [&](int64_t task, int) { fn(task * chunk, std::min(task * chunk + chunk, rows)); });
+}
+
+}  // namespace distilrt
