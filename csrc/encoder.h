@@ -3,11 +3,11 @@
 
 #include <cstdint>
 #include <map>
-#include <mutex>
 #include <string>
 #include <vector>
 
 #include "arena.h"
+#include "fork_lock.h"
 #include "kernels.h"
 #include "schedule.h"
 
@@ -142,7 +142,7 @@ class Encoder {
   std::map<std::string, LayerNorm> norms_;
   std::vector<Layer> layers_;
   const LayerNorm* embedding_norm_ = nullptr;
-  std::mutex forward_;  // one forward at a time owns the schedule and the arena
+  ForkLock forward_;  // one forward at a time owns the schedule and the arena
   Schedule schedule_;
   Arena arena_;
 };

@@ -69,7 +69,7 @@ Encoder::Workspace Encoder::lay_out(char* base, const BatchView& batch, const Ru
 void Encoder::forward(const BatchView& batch, bool all_layers, float* out) {
   check(batch);
   if (batch.total_tokens == 0) return;
-  std::lock_guard<std::mutex> lock(forward_);
+  std::lock_guard<ForkLock> lock(forward_);
   schedule_.plan(batch.cu_seqlens, batch.num_seqs, threads_);
   int64_t alone_bytes = 0;
   for (const Run& run : schedule_.alone) alone_bytes = std::max(alone_bytes, lay_out(nullptr, batch, run, 1).bytes);

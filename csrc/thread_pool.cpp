@@ -5,6 +5,8 @@
 
 #include <system_error>
 
+#include "fork_lock.h"
+
 namespace distilrt {
 namespace {
 
@@ -50,9 +52,9 @@ ThreadPool& ThreadPool::shared() {
   // Never destroyed: workers may still wait on it while the process ends.
   static std::atomic<ThreadPool*> pool{nullptr};
   static std::atomic<pid_t> owner{0};
-  static std::mutex making;
+  static ForkLock& making = *new ForkLock;
   if (owner.load(std::memory_order_acquire) != getpid()) {
-    std::lock_guard<std::mutex> lock(making);
+    std::lock_guard<ForkLock> lock(making);
     if (owner.load(std::memory_order_relaxed) != getpid()) {
       pool.store(new ThreadPool, std::memory_order_relaxed);
       owner.store(getpid(), std::memory_order_release);

@@ -1,4 +1,4 @@
-"""csrc/thread_pool.*: many callers, more threads than cores, forked children. Numbers must not depend on any of it."""
+"""csrc/thread_pool.* and fork_lock.*: many callers, more threads than cores, forked children. Numbers must not depend on any of it."""
 
 from __future__ import annotations
 
@@ -92,6 +92,34 @@ def test_forked_child_computes_with_a_pool_of_its_own() -> None:
     child.join(60)
     np.testing.assert_array_equal(answer, expected)
     np.testing.assert_array_equal(backend.forward(batch), expected)
+
+
+def test_child_forked_during_forwards_of_other_threads() -> None:
+    """It must not inherit the model locked by a thread that it does not have."""
+    backend, batch = _backend(2), _batch(200, 31)
+    expected = backend.forward(batch)
+    stop = threading.Event()
+
+    def call() -> None:
+        while not stop.is_set():
+            backend.forward(batch)
+
+    threads = [threading.Thread(target=call) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    context = multiprocessing.get_context("fork")
+    try:
+        for _ in range(8):
+            queue = context.Queue()
+            child = context.Process(target=_answer_in_child, args=(backend, batch, queue))
+            child.start()
+            answer = queue.get(timeout=60)
+            child.join(60)
+            np.testing.assert_array_equal(answer, expected)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
 
 
 def test_idle_threads_sleep() -> None:
