@@ -10,7 +10,7 @@ namespace {
 // reading. Shorter than the least one, all threads together are quicker, since each reads only its share of the
 // weights.
 constexpr double kRunRows = 128;
-constexpr double kLeastRows = 96;
+constexpr double kLeastRows = 48;
 // Attention costs a row as much again when its sequence is this long (measured; between the dtypes' 1700 and 3500).
 constexpr double kAttentionRows = 2500;
 // Reading all weights once, in rows.
