@@ -9,7 +9,7 @@ SOURCES := $(shell find engine kernels csrc -name '*.py' -o -name '*.pyi' -o -na
 PYTHON_FILES := engine kernels tests benches setup.py
 CXX_FILES := $(wildcard csrc/*.cpp csrc/*.h)
 
-.PHONY: demo test test-all dev lint format type bench sanitize loc clean
+.PHONY: demo test test-all dev lint format type bench bench-all sanitize sanitize-threads loc clean
 
 demo: .venv/core.stamp .venv/model.stamp
 	$(BIN)/python benches/demo.py
@@ -18,7 +18,7 @@ test: .venv/test.stamp .venv/model.stamp lint type
 	$(BIN)/python -m pytest
 
 # What is too heavy for `make test`; run both.
-test-all: sanitize
+test-all: sanitize sanitize-threads
 
 dev: .venv/test.stamp .venv/model.stamp
 
@@ -36,7 +36,12 @@ type: .venv/test.stamp
 	$(BIN)/mypy -p distilrt
 	$(BIN)/mypy --explicit-package-bases tests benches
 
-bench: .venv/test.stamp
+# The short form, in under ten minutes; `python -m distilrt.bench compare` without options takes twice as long.
+bench: .venv/bench.stamp
+	$(BIN)/python -m distilrt.bench compare --workloads 1x16,1x128,8x128,mixed,mixed-sorted --rounds 3
+
+bench-all: bench
+	$(BIN)/python -m distilrt.bench startup
 	$(BIN)/python -m pytest benches --benchmark-only --benchmark-columns=min,median,iqr,rounds
 
 # The extension built with AddressSanitizer and UndefinedBehaviorSanitizer runs the native tests. Python itself is not
@@ -47,6 +52,13 @@ sanitize: .venv/test.stamp
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	  PYTHONPATH=$$(echo build/sanitize/lib*) $(BIN)/python -P -m pytest tests/csrc -p no:cacheprovider \
 	  --ignore tests/csrc/test_no_allocation.py
+
+# ThreadSanitizer needs fixed addresses, and knows no threads of a forked child.
+sanitize-threads: .venv/test.stamp
+	DISTILRT_SANITIZE=thread $(BIN)/python setup.py -q build --build-base build/sanitize-threads
+	LD_PRELOAD="$$(g++ -print-file-name=libtsan.so)" TSAN_OPTIONS=halt_on_error=1 \
+	  PYTHONPATH=$$(echo build/sanitize-threads/lib*) setarch -R $(BIN)/python -P -m pytest -p no:cacheprovider \
+	  tests/csrc/test_thread_pool.py tests/csrc/test_schedule.py -k "not fork and not idle"
 
 loc:
 	@for part in engine kernels csrc tests benches; do \
@@ -68,6 +80,10 @@ clean:
 
 .venv/test.stamp: .venv/core.stamp
 	$(PIP) --no-build-isolation -e '.[test]'
+	@touch $@
+
+.venv/bench.stamp: .venv/test.stamp
+	$(PIP) --no-build-isolation -e '.[test,bench]'
 	@touch $@
 
 .venv/model.stamp: .venv/venv.stamp
