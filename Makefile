@@ -9,7 +9,7 @@ SOURCES := $(shell find engine kernels csrc -name '*.py' -o -name '*.pyi' -o -na
 PYTHON_FILES := engine kernels tests benches setup.py
 CXX_FILES := $(wildcard csrc/*.cpp csrc/*.h)
 
-.PHONY: demo test test-all dev lint format type bench sanitize loc clean
+.PHONY: demo test test-all dev lint format type bench sanitize ptx loc clean
 
 demo: .venv/core.stamp .venv/model.stamp
 	$(BIN)/python benches/demo.py
@@ -18,7 +18,7 @@ test: .venv/test.stamp .venv/model.stamp lint type
 	$(BIN)/python -m pytest
 
 # What is too heavy for `make test`; run both.
-test-all: sanitize
+test-all: sanitize ptx
 
 dev: .venv/test.stamp .venv/model.stamp
 
@@ -47,6 +47,10 @@ sanitize: .venv/test.stamp
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	  PYTHONPATH=$$(echo build/sanitize/lib*) $(BIN)/python -P -m pytest tests/csrc -p no:cacheprovider \
 	  --ignore tests/csrc/test_no_allocation.py
+
+# Every GPU kernel, dtype and tile compiled ahead of time; no GPU needed. Takes minutes the first time.
+ptx: .venv/test.stamp
+	$(BIN)/python -m distilrt.bench ptx --out docs/kernels.md
 
 loc:
 	@for part in engine kernels csrc tests benches; do \
