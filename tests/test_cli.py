@@ -184,7 +184,7 @@ def test_without_typer() -> None:
 
 def test_info(folder: str) -> None:
     facts = json.loads(invoke("info", "--json").stdout)
-    assert list(facts) == ["versions", "cpu", "backends"]
+    assert list(facts) == ["versions", "cpu", "gpu", "backends"]
     assert facts["cpu"]["active_isa"] in facts["cpu"]["available_isas"]
     assert facts["cpu"]["usable_cores"] >= 1
     assert facts["backends"]["reference"] == ["float32", "float64"]

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 # Lower rows may import higher ones, and modules of one row each other; never the other way.
 ROWS = [
-    "errors env cpu_count",
+    "errors env cpu_count devices",
     "hub weights",
     "config",
     "checkpoint batch encoding tokenizer* workspace outputs",

@@ -385,6 +385,9 @@ class _Watched:
         self.sizes.append(np.diff(batch.cu_seqlens).tolist())
         return self._backend.forward(batch, **options)
 
+    def to_numpy(self, rows: Any) -> Any:
+        return self._backend.to_numpy(rows)
+
 
 def test_batches_are_full_and_unpadded(folder_of: Folders) -> None:
     folder, task = folder_of("DistilBertModel"), find("feature-extraction")

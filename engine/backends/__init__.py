@@ -5,7 +5,7 @@ A backend owns the weights in its own layout and computes on packed rows; it kno
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy.typing as npt
@@ -13,18 +13,24 @@ import numpy.typing as npt
 from distilrt import env
 from distilrt.batch import Batch, IndexArray
 from distilrt.config import DistilBertConfig
-from distilrt.errors import BackendError
+from distilrt.devices import cuda_device, why_not_cuda
+from distilrt.packed import PackedWeights
 
 NAMES = ("reference", "cpu", "cuda")
 
 
 class Backend(Protocol):
-    """One loaded model on one device. Safe to call from many threads."""
+    """One loaded model on one device. Safe to call from many threads.
+
+    `rows` are of the backend's own kind: NumPy arrays where it computes on the host, tensors where it does not. All of
+    `forward`, `linear` and `layer_norm` speak that kind, so that a head runs where its rows are; `to_numpy` ends it.
+    """
 
     name: str
     dtype: str
+    device: str  # "cpu" or torch's name of the device
 
-    def forward(self, batch: Batch, all_layers: bool = False, wanted: IndexArray | None = None) -> npt.NDArray[Any]:
+    def forward(self, batch: Batch, all_layers: bool = False, wanted: IndexArray | None = None) -> Any:
         """Run the encoder.
 
         Args:
@@ -39,17 +45,62 @@ class Backend(Protocol):
         """
         ...
 
-    def linear(self, name: str, rows: npt.NDArray[Any], activation: str | None = None) -> npt.NDArray[Any]:
+    def run_padded(
+        self,
+        input_ids: Any,
+        attention_mask: Any,
+        position_ids: Any,
+        inputs_embeds: Any,
+        *,
+        segments: Any = None,
+        head: Callable[[Any], Any] | None = None,
+        first_only: bool = False,
+        all_layers: bool = False,
+    ) -> tuple[Any, tuple[Any, ...] | None] | None:
+        """Encoder and head over a padded batch that lies where the backend computes, without the host.
+
+        Args:
+            input_ids, attention_mask, position_ids, inputs_embeds: as `distilrt.batch.pack_padded` takes them.
+            segments: token types, all of which must be 0 where nothing is masked.
+            head: from rows to rows; None: the hidden states.
+            first_only: the head reads position 0 of each sequence alone.
+            all_layers: return hidden states too.
+
+        Returns:
+            The head's output `[batch_size, seq_len, width]`, or `[batch_size, width]` of the first rows; and the
+            padded hidden states of embeddings and layers, if wanted. None: the inputs lie elsewhere, use `forward`.
+        """
+        ...
+
+    def linear(self, name: str, rows: Any, activation: str | None = None) -> Any:
         """`activation(rows @ weight.T + bias)` with a head's layer, e.g. `name="pre_classifier"`; rows `[n, in]`."""
         ...
 
-    def layer_norm(self, name: str, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def layer_norm(self, name: str, rows: Any) -> Any:
         """Layer norm of rows `[n, hidden_size]` with a head's parameters, e.g. `name="vocab_layer_norm"`."""
+        ...
+
+    def to_numpy(self, rows: Any) -> npt.NDArray[Any]:
+        """Rows of the backend's own kind as an array, float32 (float64 where the backend computes in that)."""
         ...
 
     def describe(self) -> Mapping[str, Any]:
         """What is in use, for `info`: device or instruction set, threads, bytes of weights and workspace."""
         ...
+
+
+class HostBackend:
+    """What backends on NumPy rows have in common."""
+
+    device = "cpu"
+
+    def run_padded(self, *inputs: Any, **options: Any) -> None:
+        """None: packing is done on the host."""
+        return
+
+    def to_numpy(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The rows themselves."""
+        return rows
 
 
 def create(
@@ -63,7 +114,8 @@ def create(
     """Load `weights` (canonical names, see `distilrt.checkpoint`) into the backend called `name`.
 
     Args:
-        name: "reference", "cpu", "cuda" or "auto", which is `DISTILRT_BACKEND` if set and else the CPU.
+        name: "reference", "cpu", "cuda" or "auto": `DISTILRT_BACKEND` if set, else "cuda" where there is a device that
+            it runs on, else "cpu". A packed folder serves the CPU alone.
         dtype: "auto" or a dtype that the backend has.
         num_threads: CPU threads; None: `DISTILRT_NUM_THREADS`, else what affinity and cgroup allow.
 
@@ -72,7 +124,7 @@ def create(
         BackendError: the backend or dtype is not available on this machine.
     """
     if name == "auto":
-        name = env.backend() or "cpu"
+        name = env.backend() or ("cpu" if isinstance(weights, PackedWeights) or why_not_cuda() else "cuda")
     if name not in NAMES:
         raise ValueError(f"backend must be one of auto, {', '.join(NAMES)}, found {name!r}")
     if name == "reference":
@@ -83,4 +135,7 @@ def create(
         from distilrt.backends.cpu import CpuBackend
 
         return CpuBackend(config, weights, dtype=dtype, num_threads=num_threads)
-    raise BackendError("backend 'cuda' is not built yet; use backend='cpu'")
+    device = cuda_device()  # says what is missing before the import of what needs it
+    from distilrt.backends.cuda import CudaBackend
+
+    return CudaBackend(config, weights, device, dtype=dtype)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distilrt import _C, env
+from distilrt.backends import HostBackend
 from distilrt.batch import Batch, IndexArray
 from distilrt.config import LAYER_NORM_EPS, DistilBertConfig
 from distilrt.cpu_count import usable_cores
@@ -21,7 +22,7 @@ from distilrt.packed import PackedWeights, linears
 FloatArray = npt.NDArray[np.float32]
 
 
-class CpuBackend:
+class CpuBackend(HostBackend):
     """DistilBERT on the native encoder. Safe to call from many threads; forwards follow one another."""
 
     name = "cpu"

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distilrt import reference
+from distilrt.backends import HostBackend
 from distilrt.batch import Batch, IndexArray
 from distilrt.config import DistilBertConfig
 from distilrt.errors import BackendError
@@ -20,7 +21,7 @@ from distilrt.errors import BackendError
 DTYPES = ("float32", "float64")
 
 
-class ReferenceBackend:
+class ReferenceBackend(HostBackend):
     """One model in NumPy. Stateless after construction, hence safe to call from many threads.
 
     Args:

@@ -110,6 +110,54 @@ def roofline(threads: Threads = None, cache: Cache = CACHE) -> None:
     typer.echo(_shown(_peaks(threads or usable_cores(), cache)))
 
 
+@app.command()
+def tiles(
+    dtypes: Dtypes = "bfloat16,float16",
+    tokens: Annotated[
+        str, typer.Option(help="Comma-separated counts of packed tokens.")
+    ] = "64,128,1024,4096,5632,16896",
+) -> None:
+    """Time the tiles of the GPU kernels' products and print the fastest as a table for kernels/tiles.py."""
+    from distilrt.bench import tiles as tuning
+    from distilrt.kernels.launch import current_chip
+
+    try:
+        for dtype in dtypes.split(","):
+            found = list(tuning.tune(DistilBertConfig(), [int(count) for count in tokens.split(",")], dtype, _say))
+            typer.echo(tuning.table(found, dtype, current_chip()))
+    except RuntimeError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2) from error
+
+
+@app.command()
+def ptx(
+    chips: Annotated[str, typer.Option(help="Comma-separated compute capabilities.")] = "80,89,90,100",
+    dtypes: Annotated[str, typer.Option(help="Comma-separated.")] = "float32,float16,bfloat16",
+    only: Annotated[str, typer.Option(help="Compile only the kernels whose row has this text.")] = "",
+    out: Annotated[Path | None, typer.Option(help="Write the table to this Markdown file too.")] = None,
+) -> None:
+    """Compile the GPU kernels ahead of time, no GPU needed, and show registers, spills and tensor-core instructions."""
+    from distilrt.bench import ptx as compiling
+
+    found: list[compiling.Row] = []
+    try:
+        for chip in chips.split(","):
+            for dtype in dtypes.split(","):
+                for row in compiling.rows(int(chip), dtype, only):
+                    found.append(row)
+                    _say(f"sm_{chip} {dtype} {row.label}" + "".join(f": {fault}" for fault in row.faults))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    typer.echo(compiling.table(found))
+    if out is not None:
+        out.write_text(compiling.page(found))
+    faults = [f"sm_{row.capability} {row.dtype} {row.label}: {fault}" for row in found for fault in row.faults]
+    if faults:
+        typer.echo("\n".join(["", "faults:", *faults]))
+        raise typer.Exit(1)
+
+
 def _shown(peaks: rooflines.Roofline) -> str:
     parts = [f"{dtype} {'?' if rate is None else f'{rate / 1e9:.0f}'} GFLOP/s" for dtype, rate in peaks.flops.items()]
     read = "?" if peaks.read_bandwidth is None else f"{peaks.read_bandwidth / 1e9:.1f}"

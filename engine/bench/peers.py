@@ -88,7 +88,8 @@ class Distilrt(_Engine):
             rows = backend.forward(batch, wanted=first_rows)
         else:
             rows = backend.forward(batch)[first_rows]
-        return heads.sequence_classification(backend, rows)
+        logits: Logits = backend.to_numpy(heads.sequence_classification(backend, rows))
+        return logits
 
 
 class DistilrtAllRows(Distilrt):

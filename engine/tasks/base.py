@@ -207,8 +207,9 @@ class Task(ABC):
         return ALL
 
     @abstractmethod
-    def head(self, backend: Backend, config: DistilBertConfig, rows: Rows) -> Rows:
-        """Selected last hidden states of any sequences `[n, hidden_size]` to `[n, width]`."""
+    def head(self, backend: Backend, config: DistilBertConfig, rows: Any) -> Any:
+        """Selected last hidden states of any sequences `[n, hidden_size]` to `[n, width]`, in the backend's own kind of
+        rows."""
 
     @abstractmethod
     def answer(self, prepared: Prepared, outputs: Sequence[Rows]) -> Any:

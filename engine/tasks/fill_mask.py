@@ -64,7 +64,7 @@ class FillMask(Task):
             raise InvalidInput(f"the text has no {tokenizer.mask_token}; put one where a token is to be found")
         return rows
 
-    def head(self, backend: Backend, config: DistilBertConfig, rows: Rows) -> Rows:
+    def head(self, backend: Backend, config: DistilBertConfig, rows: Any) -> Any:
         """Logits `[n, vocab_size]`."""
         return heads.masked_lm(backend, rows, config.activation)
 

@@ -76,7 +76,7 @@ class QuestionAnswering(Task):
             "return_overflowing_tokens": True,
         }
 
-    def head(self, backend: Backend, config: DistilBertConfig, rows: Rows) -> Rows:
+    def head(self, backend: Backend, config: DistilBertConfig, rows: Any) -> Any:
         """Start and end logits `[n, 2]`."""
         return heads.question_answering(backend, rows)
 

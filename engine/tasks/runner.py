@@ -42,6 +42,7 @@ def compute(model: Model, task: Task, sequences: Sequence[list[int]], rows: Sequ
         index = [np.arange(*span)[chosen] for span, chosen in zip(pairwise(ends), rows, strict=True)]
         wanted, ends = np.concatenate(index), np.cumsum([0, *map(len, index)])
     output = task.head(model.backend, model.config, model.backend.forward(batch, wanted=wanted))
+    output = model.backend.to_numpy(output)
     return [output[start:end] for start, end in pairwise(ends)]
 
 

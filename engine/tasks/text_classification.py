@@ -64,7 +64,7 @@ class TextClassification(Task):
         """The first row."""
         return FIRST
 
-    def head(self, backend: Backend, config: DistilBertConfig, rows: Rows) -> Rows:
+    def head(self, backend: Backend, config: DistilBertConfig, rows: Any) -> Any:
         """Logits `[n, num_labels]`."""
         return heads.sequence_classification(backend, rows)
 

@@ -70,7 +70,7 @@ class TokenClassification(Task):
         windows = {} if params["stride"] is None else {"stride": params["stride"], "return_overflowing_tokens": True}
         return {"truncation": True, "max_length": limit, **windows}
 
-    def head(self, backend: Backend, config: DistilBertConfig, rows: Rows) -> Rows:
+    def head(self, backend: Backend, config: DistilBertConfig, rows: Any) -> Any:
         """Logits `[n, num_labels]`."""
         return heads.token_classification(backend, rows)
 

@@ -66,7 +66,7 @@ class ZeroShotClassification(Task):
         """The first row."""
         return FIRST
 
-    def head(self, backend: Backend, config: DistilBertConfig, rows: Rows) -> Rows:
+    def head(self, backend: Backend, config: DistilBertConfig, rows: Any) -> Any:
         """Logits `[n, num_labels]` of the model's own labels."""
         return heads.sequence_classification(backend, rows)
 

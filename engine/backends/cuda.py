@@ -1,0 +1,317 @@
+"""The GPU backend: packed batches through captured graphs, heads on the device, at the edge NumPy arrays or tensors.
+
+A batch packed on the host goes over in one copy from pinned memory; one that already lies on the device is packed
+there (`distilrt.backends.padded`), and no value of it comes to the host. Longer batches than the largest bucket run in
+parts of whole sequences. What is launched, `distilrt.backends.device_encoder` knows.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from distilrt import env
+from distilrt.backends.device_encoder import DeviceEncoder
+from distilrt.backends.graphs import Bucket, Graphs, cut, pick
+from distilrt.backends.padded import Errors, Padded, check
+from distilrt.batch import Batch, IndexArray
+from distilrt.config import LAYER_NORM_EPS, DistilBertConfig
+from distilrt.devices import DTYPES
+from distilrt.errors import BackendError
+from distilrt.kernels.layer_norm import layer_norm
+from distilrt.kernels.linear import linear
+from distilrt.kernels.packing import unpack
+from distilrt.kernels.pooling import gather
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows of which only the device knows how many are real."""
+
+    values: torch.Tensor  # [most, width]
+    num_tokens: torch.Tensor  # [1] int32: the first so many
+
+
+class CudaBackend:
+    """DistilBERT on a GPU. Safe to call from many threads and streams; forwards of one model follow one another.
+
+    Everything runs on the caller's current stream. Tensors that are returned come from torch's caching allocator;
+    nothing else is allocated after loading, and only `to_numpy` waits for the device.
+    """
+
+    name = "cuda"
+
+    def __init__(
+        self,
+        config: DistilBertConfig,
+        weights: Mapping[str, npt.NDArray[Any]],
+        device: torch.device,
+        *,
+        dtype: str = "auto",
+    ) -> None:
+        """Copy `weights` (canonical names) to the device, allocate the workspace and capture the graphs.
+
+        Graphs are captured now and not when a bucket is first met: a capture compiles kernels, takes memory and must
+        not meet other work of the model, none of which belongs into somebody's request.
+
+        Args:
+            config: the model's shape.
+            weights: canonical names to float32 arrays.
+            device: from `distilrt.devices.cuda_device`; a CPU only while Triton interprets, then without graphs.
+            dtype: "float32", "float16", "bfloat16", or "auto": what the checkpoint has.
+
+        Raises:
+            BackendError: another dtype, or the device has too little free memory.
+        """
+        if dtype == "auto":
+            own = getattr(weights, "dtype", "float32")
+            dtype = own if own in DTYPES else "float32"
+        if dtype not in DTYPES:
+            raise BackendError(
+                f"backend 'cuda' has dtype {', '.join(DTYPES)} (auto: the checkpoint's own), found {dtype!r}"
+            )
+        self.dtype, self.device = dtype, str(device)
+        self._device, self._on_gpu = device, device.type == "cuda"
+        self._config, self._torch_dtype = config, getattr(torch, dtype)
+        self._lock = threading.Lock()
+        limit = env.gpu_memory()
+        try:
+            with self._guard():
+                self._encoder = DeviceEncoder(config, weights, dtype, device, None if limit is None else limit << 20)
+                self._errors = Errors(device)
+                self._graphs = None
+                if self._on_gpu:
+                    self._encoder.workspace.fill(0)  # an empty batch for the captures
+                    self._graphs = Graphs(self._encoder.buckets[::-1], self._encoder.launch)
+                    self._done: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        except torch.OutOfMemoryError as error:
+            raise BackendError(
+                f"{device} has too little free memory to load this model: {error}. Free some, lower "
+                "DISTILRT_GPU_MEMORY, take a narrower dtype, or use backend='cpu'"
+            ) from None
+
+    def forward(self, batch: Batch, all_layers: bool = False, wanted: IndexArray | None = None) -> torch.Tensor:
+        """The last hidden states `[total_tokens, hidden_size]`, all layers' with one axis more, or the wanted rows.
+
+        Raises:
+            ValueError: wanted rows that do not rise or are not there.
+            InvalidInput: an earlier batch of tensors was wrong (see `run_padded`).
+        """
+        self._errors.raise_known()
+        total, width = batch.total_tokens, self._config.hidden_size
+        if wanted is not None and (np.diff(wanted, prepend=-1, append=total) <= 0).any():
+            raise ValueError(f"wanted rows must rise and be 0 to {total - 1}, found {wanted.tolist()}")
+        layers = (self._config.num_layers + 1,) if all_layers else ()
+        out = self._empty(*layers, total if wanted is None else len(wanted), width)
+        ends = batch.cu_seqlens.tolist()
+        with self._turn():
+            for first, end in cut(ends, self._encoder.buckets[-1]):
+                start, stop = ends[first], ends[end]
+                low, high = (start, stop) if wanted is None else np.searchsorted(wanted, (start, stop)).tolist()
+                bucket = pick(self._encoder.buckets, stop - start, end - first)
+                buffers = self._encoder.buffers[bucket]
+                buffers.send(batch, first, end, None if wanted is None else wanted[low:high], pinned=self._on_gpu)
+                embeds = None
+                if batch.inputs_embeds is not None:
+                    embeds = self._empty(bucket.tokens, width, dtype=torch.float32)
+                    embeds[: stop - start].copy_(torch.tensor(batch.inputs_embeds[start:stop]), non_blocking=True)
+                part = out[..., low:high, :]
+                if all_layers:
+                    self._run(bucket, embeds, partial(_copy_layer, part))
+                    continue
+                self._run(bucket, embeds)
+                if wanted is None:
+                    part.copy_(buffers.rows[: len(part)])
+                else:
+                    gather(part, buffers.rows, buffers.index[: len(part)])
+        return out
+
+    def run_padded(
+        self,
+        input_ids: Any,
+        attention_mask: Any,
+        position_ids: Any,
+        inputs_embeds: Any,
+        *,
+        segments: Any = None,
+        head: Callable[[Any], Any] | None = None,
+        first_only: bool = False,
+        all_layers: bool = False,
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...] | None] | None:
+        """Encoder and head over tensors that lie on this device, with no copy to the host and no waiting.
+
+        Shapes and dtypes are checked at once. Values are checked by the device: a batch with a bad one gives NaN in
+        all of its outputs, and the next call that finds the news on the host, or `synchronize`, raises InvalidInput.
+
+        Args:
+            input_ids, attention_mask, position_ids, inputs_embeds, segments: tensors, as `Backend.run_padded` says.
+            head, first_only, all_layers: likewise.
+
+        Returns:
+            Float32 tensors, as `Backend.run_padded` says; None where an input is no tensor on this device, or where
+            one padded sequence is longer than the largest bucket.
+
+        Raises:
+            InvalidInput: a wrong shape or dtype; or an earlier batch had a wrong value.
+            TooLong: more positions than the model has, and no mask or positions that could make it right.
+        """
+        self._errors.raise_known()
+        given = (input_ids, attention_mask, position_ids, inputs_embeds, segments)
+        if not all(value is None or (isinstance(value, torch.Tensor) and value.device == self._device)
+                   for value in given):  # fmt: skip
+            return None
+        padded = check(self._config, *given)
+        (batch_size, seq_len), top = padded.shape, self._encoder.buckets[-1]
+        if seq_len > top.tokens:
+            return None
+        step = min(top.seqs, top.tokens // max(seq_len, 1))
+        parts: list[torch.Tensor] = []
+        states: list[tuple[torch.Tensor, ...]] = []
+        with self._turn():
+            for first in range(0, batch_size, step) or (0,):
+                part = padded.part(first, first + step)
+                slot = self._errors.next_slot()
+                output, layers = self._run_part(part, slot, head, first_only, all_layers)
+                for tensor in (output, *layers):
+                    tensor.masked_fill_(slot != 0, torch.nan)
+                self._errors.send(slot)
+                parts.append(output)
+                states.append(layers)
+        hidden_states = tuple(_joined(layer) for layer in zip(*states, strict=True)) if all_layers else None
+        return _joined(parts), hidden_states
+
+    def _run_part(
+        self, padded: Padded, slot: torch.Tensor, head: Callable[[Any], Any] | None, first_only: bool, all_layers: bool
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        """The head's padded output, or that of the first rows, and hidden states, of one bucket's sequences."""
+        (batch_size, seq_len), config = padded.shape, self._config
+        tokens = batch_size * seq_len
+        bucket = pick(self._encoder.buckets, tokens, batch_size)
+        b = self._encoder.buffers[bucket]
+        padded.pack_into(b, slot, config, keep_first=first_only)
+        embeds = None
+        if padded.embeds is not None:
+            embeds = self._empty(bucket.tokens, config.hidden_size, dtype=padded.embeds.dtype)
+            gather(embeds, padded.embeds, b.index, num_rows=b.num_tokens)
+        states: list[torch.Tensor] = []
+
+        def unpacked(rows: torch.Tensor) -> torch.Tensor:
+            out = self._empty(batch_size, seq_len, rows.shape[1], dtype=torch.float32)
+            mask = padded.mask if first_only else None  # a masked first position was packed, but is not shown
+            unpack(out, rows[:tokens], b.index[:tokens], attention_mask=mask, num_tokens=b.num_tokens)
+            return out
+
+        self._run(bucket, embeds, (lambda i, rows: states.append(unpacked(rows))) if all_layers else None)
+        rows: Any = Rows(b.rows[:tokens], b.num_tokens)
+        if first_only:
+            rows = self._empty(batch_size, config.hidden_size)
+            gather(rows, b.rows, b.first_rows[:batch_size])
+        output = rows if head is None else head(rows)
+        values, _ = _values(output)
+        return (values.float() if first_only else unpacked(values)), tuple(states)
+
+    def synchronize(self) -> None:
+        """Wait for the caller's stream, and for the news of wrong values in batches that it ran.
+
+        Raises:
+            InvalidInput: a batch of tensors held a wrong value; its outputs are NaN.
+        """
+        if self._on_gpu:
+            torch.cuda.current_stream(self._device).synchronize()
+        self._errors.raise_known()
+
+    def linear(self, name: str, rows: Any, activation: str | None = None) -> Any:
+        """`activation(rows @ weight.T + bias)` with a head's layer; float32 where it is a head's last, which has none.
+
+        Rows are a tensor `[n, in]`, or `Rows`; so is the result.
+        """
+        weight, bias = self._encoder.linears[name]
+        values, count = _values(rows)
+        out = self._empty(len(values), len(weight), dtype=torch.float32 if activation is None else None)
+        with self._guard():
+            linear(out, values, weight, bias, activation=activation or "", num_tokens=count)
+        return out if count is None else Rows(out, count)
+
+    def layer_norm(self, name: str, rows: Any) -> Any:
+        """Layer norm of rows with a head's parameters; rows as in `linear`."""
+        values, count = _values(rows)
+        out = torch.empty_like(values)
+        with self._guard():
+            layer_norm(out, values, *self._encoder.norms[name], eps=LAYER_NORM_EPS, num_tokens=count)
+        return out if count is None else Rows(out, count)
+
+    def to_numpy(self, rows: torch.Tensor) -> npt.NDArray[np.float32]:
+        """A tensor as float32 array, by way of pinned memory; waits for the caller's stream."""
+        pinned = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=self._on_gpu)
+        pinned.copy_(rows, non_blocking=True)
+        if self._on_gpu:
+            torch.cuda.current_stream(self._device).synchronize()
+        # A copy, so that an array that its caller keeps pins no memory.
+        array: npt.NDArray[np.float32] = pinned.to(torch.float32, copy=True).numpy()
+        return array
+
+    def describe(self) -> dict[str, Any]:
+        """Device, bytes of weights, workspace and graphs, and the ladder of buckets."""
+        encoder = self._encoder
+        return {
+            "backend": self.name,
+            "dtype": self.dtype,
+            "device": torch.cuda.get_device_name(self._device) if self._on_gpu else "Triton's interpreter",
+            "weight_bytes": encoder.weight_bytes,
+            "workspace_bytes": encoder.workspace.nbytes,
+            "graph_bytes": 0 if self._graphs is None else self._graphs.nbytes,
+            "bucket_tokens": [bucket.tokens for bucket in encoder.buckets],
+        }
+
+    def _run(
+        self,
+        bucket: Bucket,
+        embeds: torch.Tensor | None = None,
+        visit: Callable[[int, torch.Tensor], Any] | None = None,
+    ) -> None:
+        """The encoder over a bucket's buffers: its graph, or launch by launch where more than that is wanted."""
+        if self._graphs is None or embeds is not None or visit is not None:
+            self._encoder.launch(bucket, embeds=embeds, visit=visit)
+        else:
+            self._graphs.replay(bucket)
+
+    def _empty(self, *shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype or self._torch_dtype, device=self._device)
+
+    def _guard(self) -> AbstractContextManager[Any]:
+        """Launches go to the current device, which may be another when a call comes."""
+        return torch.cuda.device(self._device) if self._on_gpu else nullcontext()
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """The workspace for one forward at a time: threads by a lock, streams by an event."""
+        with self._lock, self._guard(), torch.no_grad():
+            if not self._on_gpu:
+                yield
+                return
+            stream = torch.cuda.current_stream()
+            stream.wait_event(self._done)
+            try:
+                yield
+            finally:
+                self._done.record(stream)
+
+
+def _copy_layer(out: torch.Tensor, index: int, rows: torch.Tensor) -> None:
+    out[index].copy_(rows[: out.shape[1]])
+
+
+def _values(rows: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+    return (rows.values, rows.num_tokens) if isinstance(rows, Rows) else (rows, None)
+
+
+def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))

@@ -1,0 +1,248 @@
+"""The encoder on a GPU: weights, one workspace, and the kernel launches of a layer in their order.
+
+Buffers of a bucket lie at fixed addresses of the workspace, so that its launches can be captured in a graph and
+replayed with other contents. A launch allocates nothing and waits for nothing. What goes into the buffers, and what is
+done with the rows that come out, is the business of `distilrt.backends.cuda`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from distilrt.backends.graphs import Bucket, ladder, top_tokens, within
+from distilrt.batch import Batch, IndexArray, IntArray
+from distilrt.config import LAYER_NORM_EPS, DistilBertConfig
+from distilrt.kernels import tiles
+from distilrt.kernels.attention import attention
+from distilrt.kernels.embedding import embed
+from distilrt.kernels.launch import chip_of
+from distilrt.kernels.layer_norm import residual_layer_norm
+from distilrt.kernels.linear import linear, linear_split
+from distilrt.kernels.narrow_linear import norm_linear
+from distilrt.packed import linears
+from distilrt.workspace import Array, Place, Workspace, lay_out
+
+_PROJECTOR, _WORDS = "vocab_projector.weight", "embeddings.word_embeddings.weight"
+
+
+@dataclass(frozen=True, slots=True)
+class Buffers:
+    """Views of the workspace for one bucket. `block` is all integers in one piece, in the order of the fields."""
+
+    block: torch.Tensor  # [n] int32
+    cu_seqlens: torch.Tensor  # [seqs + 1]; entries after the last sequence repeat the total
+    key_lengths: torch.Tensor  # [seqs]
+    input_ids: torch.Tensor  # [tokens]
+    position_ids: torch.Tensor  # [tokens]
+    index: torch.Tensor  # [tokens]: wanted rows of a batch packed on the host, padded positions of one packed here
+    first_rows: torch.Tensor  # [seqs]: of a batch packed here, row of padded position 0 of each sequence
+    num_tokens: torch.Tensor  # [1], the total in cu_seqlens
+    rows: torch.Tensor  # [tokens, hidden_size]: the hidden states, before and after each layer
+    context: torch.Tensor  # [tokens, hidden_size]: of the attention, then its normalised sum with the rows
+    product: torch.Tensor  # [tokens, hidden_size]: of the output projection and of the second FFN layer
+    partials: torch.Tensor  # [parts, tokens, hidden_size] float32: the same, still to be summed and normalised
+    qkv: torch.Tensor  # [tokens, 3 * hidden_size]
+    ffn: torch.Tensor  # [tokens, intermediate_size]
+
+    def send(self, batch: Batch, first: int, end: int, wanted: IndexArray | None, *, pinned: bool) -> None:
+        """Fill a bucket's integers with sequences `first` to `end - 1`, in one copy.
+
+        Pinned memory comes from torch's cache, which gives it to nobody else until the copy is done.
+        """
+        start, stop = int(batch.cu_seqlens[first]), int(batch.cu_seqlens[end])
+        fields: list[tuple[torch.Tensor, IntArray | None]] = [
+            (self.cu_seqlens, batch.cu_seqlens[first : end + 1] - start),
+            (self.key_lengths, batch.key_lengths[first:end]),
+            (self.input_ids, None if batch.input_ids is None else batch.input_ids[start:stop]),
+            (self.position_ids, batch.position_ids[start:stop]),
+            (self.index, None if wanted is None else (wanted - start).astype(np.int32)),
+        ]
+        origin = self.block.storage_offset()
+        offset, last = next((view.storage_offset() - origin, part) for view, part in fields[::-1] if part is not None)
+        block = torch.empty(offset + len(last), dtype=torch.int32, pin_memory=pinned)
+        host = block.numpy()
+        for view, part in fields:
+            if part is not None:
+                host[view.storage_offset() - origin :][: len(part)] = part
+        host[end - first : self.cu_seqlens.numel()] = stop - start  # the end of the last sequence, repeated
+        self.block[: len(host)].copy_(block, non_blocking=True)
+
+
+class DeviceEncoder:
+    """Weights and workspace of one model on one device.
+
+    Matrices and tables are in `dtype`; vectors (biases, gains) stay float32, for they cost nothing.
+
+    Args:
+        config: the model's shape.
+        weights: canonical names to float32 arrays.
+        dtype: "float32", "float16" or "bfloat16".
+        device: a CUDA device; or the CPU while Triton interprets.
+        limit: bytes of workspace; None: what the ladder needs.
+
+    Raises:
+        BackendError: `limit` is less than one long sequence needs.
+        torch.OutOfMemoryError: the device has too little free memory.
+    """
+
+    def __init__(
+        self,
+        config: DistilBertConfig,
+        weights: Mapping[str, npt.NDArray[Any]],
+        dtype: str,
+        device: torch.device,
+        limit: int | None = None,
+    ) -> None:
+        self._config, self._dtype, self._device = config, dtype, device
+        self._load(weights)
+        self.chip = chip_of(self._words)
+        self._pdl = device.type == "cuda" and self.chip.capability >= 90
+        longest = config.max_position_embeddings
+        top = top_tokens(self.chip.num_sms, config.hidden_size, longest)
+        self.buckets = within(ladder(top), lambda bucket: lay_out(self._places(bucket)).nbytes, limit, longest)
+        # Every bucket has its own layout of the same bytes: only one is in use at a time.
+        layouts = {bucket: lay_out(self._places(bucket)) for bucket in self.buckets}
+        self.workspace = Workspace(max(layout.nbytes for layout in layouts.values()), device)
+        self.buffers = {bucket: _buffers(self.workspace.views(layout)) for bucket, layout in layouts.items()}
+
+    def _load(self, weights: Mapping[str, npt.NDArray[Any]]) -> None:
+        config = self._config
+        self._words = self._put(weights[_WORDS])
+        self._positions = self._put(weights["embeddings.position_embeddings.weight"])
+        self.linears: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        for name, (_, sources) in linears(config.num_layers, weights, self._dtype).items():
+            matrix, *more = (weights[f"{source}.weight"] for source in sources)
+            tied = name == "vocab_projector" and config.tie_word_embeddings and np.array_equal(matrix, weights[_WORDS])
+            bias = np.concatenate([weights[f"{source}.bias"] for source in sources])
+            self.linears[name] = (
+                self._words if tied else self._put(np.concatenate([matrix, *more]) if more else matrix),
+                self._put(bias),
+            )
+        self.norms = {
+            name: (self._put(weights[f"{name}.weight"]), self._put(weights[f"{name}.bias"]))
+            for name in (name.removesuffix(".weight") for name in weights)
+            if name.endswith(("LayerNorm", "layer_norm"))
+        }
+        held = [self._words, self._positions]
+        for pair in (*self.linears.values(), *self.norms.values()):
+            held += pair
+        self.weight_bytes = sum({tensor.data_ptr(): tensor.nbytes for tensor in held}.values())
+
+    def _put(self, array: npt.NDArray[Any]) -> torch.Tensor:
+        dtype = getattr(torch, self._dtype if array.ndim > 1 else "float32")
+        return torch.tensor(array, dtype=torch.float32).to(self._device, dtype)
+
+    def _splits(self, bucket: Bucket, k: int) -> int:
+        return tiles.split_k(bucket.tokens, self._config.hidden_size, k, self._dtype, self.chip)
+
+    def _narrow(self, bucket: Bucket) -> bool:
+        return tiles.is_narrow(bucket.tokens, self._dtype)
+
+    def _places(self, bucket: Bucket) -> list[Place]:
+        config, dtype, tokens = self._config, self._dtype, bucket.tokens
+        splits = max(self._splits(bucket, k) for k in (config.hidden_size, config.intermediate_size))
+        parts = splits if splits > 1 or self._narrow(bucket) else 0
+        return [
+            Array("cu_seqlens", (bucket.seqs + 1,), "int32"),
+            Array("key_lengths", (bucket.seqs,), "int32"),
+            Array("input_ids", (tokens,), "int32"),
+            Array("position_ids", (tokens,), "int32"),
+            Array("index", (tokens,), "int32"),
+            Array("first_rows", (bucket.seqs,), "int32"),
+            Array("rows", (tokens, config.hidden_size), dtype),
+            Array("context", (tokens, config.hidden_size), dtype),
+            (
+                Array("product", (tokens, config.hidden_size), dtype),
+                Array("partials", (parts, tokens, config.hidden_size), "float32"),
+            ),
+            (
+                Array("qkv", (tokens, 3 * config.hidden_size), dtype),
+                Array("ffn", (tokens, config.intermediate_size), dtype),
+            ),
+        ]
+
+    def launch(
+        self,
+        bucket: Bucket,
+        *,
+        embeds: torch.Tensor | None = None,
+        visit: Callable[[int, torch.Tensor], None] | None = None,
+    ) -> None:
+        """Enqueue the whole encoder over a bucket's buffers, from the integers in them to the last layer's `rows`.
+
+        Args:
+            bucket: one of `buckets`.
+            embeds: `[tokens, hidden_size]` in place of the words of `input_ids`.
+            visit: called with 0 and the embedding output, then with 1, 2, … and each layer's, to enqueue a copy.
+        """
+        b, config = self.buffers[bucket], self._config
+        common: dict[str, Any] = {"num_tokens": b.num_tokens, "pdl": self._pdl}
+        tokens = b.input_ids if embeds is None else embeds
+        embed(b.rows, tokens, b.position_ids, self._words, self._positions, *self.norms["embeddings.LayerNorm"],
+              eps=LAYER_NORM_EPS, **common)  # fmt: skip
+        linear(b.qkv, b.rows, *self.linears["layer.0.qkv"], **common)
+        if visit is not None:
+            visit(0, b.rows)
+        # Attention's form may depend on the bucket, never on the sequences in it: batch mates must not matter.
+        max_seqlen = min(bucket.tokens, config.max_position_embeddings)
+        for i in range(config.num_layers):
+            name, source = f"layer.{i}", f"transformer.layer.{i}"
+            attention(b.context, b.qkv, b.cu_seqlens, b.key_lengths, config.num_heads,
+                      max_seqlen=max_seqlen, pdl=self._pdl)  # fmt: skip
+            # The context is no longer needed when the normalised sum takes its place.
+            self._add_and_feed(bucket, b.context, f"{name}.out_proj", b.rows, f"{source}.sa_layer_norm", b.context,
+                               f"{name}.ffn_in", b.ffn, config.activation)  # fmt: skip
+            last = i == config.num_layers - 1
+            self._add_and_feed(bucket, b.ffn, f"{name}.ffn_out", b.context, f"{source}.output_layer_norm", b.rows,
+                               None if last else f"layer.{i + 1}.qkv", b.qkv, "")  # fmt: skip
+            if visit is not None:
+                visit(i + 1, b.rows)
+
+    def _add_and_feed(
+        self,
+        bucket: Bucket,
+        x: torch.Tensor,
+        name: str,
+        residual: torch.Tensor,
+        norm_name: str,
+        normed: torch.Tensor,
+        next_name: str | None,
+        out: torch.Tensor,
+        activation: str,
+    ) -> None:
+        """`normed = LayerNorm(linear(x) + residual)` and `out = activation(next linear(normed))`, if there is a next.
+
+        Few rows: the next product normalises its input itself, which saves a kernel. Not many: the first product comes
+        in parts, where the chip would else be idle, and the layer norm adds them up. Bias and sum stay float32 before
+        the layer norm in all forms but the residual's own dtype.
+        """
+        b = self.buffers[bucket]
+        common: dict[str, Any] = {"num_tokens": b.num_tokens, "pdl": self._pdl}
+        (weight, bias), norm = self.linears[name], self.norms[norm_name]
+        if next_name is not None and self._narrow(bucket):
+            product = b.partials[0]
+            linear(product, x, weight, bias, residual, **common)
+            norm_linear(out, normed, product, *norm, *self.linears[next_name], eps=LAYER_NORM_EPS,
+                        activation=activation, **common)  # fmt: skip
+            return
+        splits = self._splits(bucket, weight.shape[1])
+        if splits > 1:
+            linear_split(b.partials[:splits], x, weight, **common)
+            residual_layer_norm(normed, b.partials[:splits], residual, *norm, bias, eps=LAYER_NORM_EPS, **common)
+        else:
+            linear(b.product, x, weight, **common)
+            residual_layer_norm(normed, b.product, residual, *norm, bias, eps=LAYER_NORM_EPS, **common)
+        if next_name is not None:
+            linear(out, normed, *self.linears[next_name], activation=activation, **common)
+
+
+def _buffers(views: Mapping[str, torch.Tensor]) -> Buffers:
+    first, last = views["cu_seqlens"], views["index"]
+    size = last.storage_offset() + last.numel() - first.storage_offset()
+    return Buffers(block=first.as_strided((size,), (1,)), num_tokens=first[-1:], **views)

@@ -1,0 +1,129 @@
+"""Batch sizes of the GPU backend: a ladder of buckets, and one captured graph for each.
+
+A captured graph replays a fixed list of launches on fixed addresses, which takes the host one call instead of one a
+kernel; but its grids are fixed too. So a batch runs in the smallest bucket that holds it: programs whose rows lie
+beyond the batch's real tokens, a number that they read on the device, return at once. The ladder and the choice are
+arithmetic without torch; what is launched, the caller knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from distilrt.errors import BackendError
+
+_TILE_ROWS, _TILE_COLUMNS = 128, 256  # of the widest GEMM tile
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """Up to `tokens` rows of up to `seqs` sequences, a multiple of 4 so that `cu_seqlens[seqs]` is aligned."""
+
+    tokens: int
+    seqs: int
+
+
+def top_tokens(multiprocessors: int, hidden_size: int, max_position_embeddings: int) -> int:
+    """Rows of the largest bucket: as many as make one full wave of 128x256 tiles in a GEMM `hidden_size` wide.
+
+    A wave is one tile on each multiprocessor. On the 132 of an H100 or H200 and 768 columns that is 44 x 128 = 5632
+    rows, where all four GEMMs of a layer are whole waves and a layer's activations stay in L2; longer batches run as
+    several of these. The longest sequence always fits.
+    """
+    wave = multiprocessors // -(-hidden_size // _TILE_COLUMNS) * _TILE_ROWS
+    longest = -(-max_position_embeddings // _TILE_ROWS) * _TILE_ROWS
+    return max(wave, longest)
+
+
+def ladder(top: int) -> tuple[Bucket, ...]:
+    """Buckets of 16, 32, 64, 128 tokens, then two a doubling (192, 256, 384, …), up to `top`, rising.
+
+    A bucket holds at least 4 sequences, and one for every 8 tokens.
+    """
+    sizes = []
+    size = 16
+    while size < top:
+        sizes.append(size)
+        if size >= _TILE_ROWS and size * 3 // 2 < top:
+            sizes.append(size * 3 // 2)
+        size *= 2
+    return tuple(Bucket(tokens, max(4, tokens // 8)) for tokens in [*sizes, top])
+
+
+def within(
+    buckets: Sequence[Bucket], nbytes: Callable[[Bucket], int], limit: int | None, longest: int
+) -> tuple[Bucket, ...]:
+    """The buckets whose workspace `nbytes` is at most `limit` bytes; None: all.
+
+    Raises:
+        BackendError: the bucket of one sequence of `longest` tokens is beyond the limit.
+    """
+    if limit is None:
+        return tuple(buckets)
+    kept = tuple(bucket for bucket in buckets if nbytes(bucket) <= limit)
+    if not kept or kept[-1].tokens < longest:
+        least = next(nbytes(bucket) for bucket in buckets if bucket.tokens >= longest)
+        raise BackendError(
+            f"DISTILRT_GPU_MEMORY allows {limit >> 20} MiB of workspace, and one sequence of {longest} tokens takes "
+            f"{-(-least >> 20)} MiB; raise or unset it"
+        )
+    return kept
+
+
+def pick(buckets: Sequence[Bucket], tokens: int, seqs: int) -> Bucket:
+    """The smallest bucket that holds so many rows and sequences; there must be one."""
+    return next(bucket for bucket in buckets if tokens <= bucket.tokens and seqs <= bucket.seqs)
+
+
+def cut(cu_seqlens: Sequence[int], top: Bucket) -> Iterator[tuple[int, int]]:
+    """Split a packed batch into runs of whole sequences that `top` holds, each as long as possible.
+
+    Args:
+        cu_seqlens: `[num_seqs + 1]` first row of each sequence, and the end; no sequence is longer than `top.tokens`.
+        top: the largest bucket.
+
+    Yields:
+        First sequence and end of each run.
+    """
+    start = 0
+    for end in range(1, len(cu_seqlens)):
+        last = end + 1 == len(cu_seqlens)
+        if last or cu_seqlens[end + 1] - cu_seqlens[start] > top.tokens or end + 1 - start > top.seqs:
+            yield start, end
+            start = end
+
+
+class Graphs:
+    """A captured graph for each key, in one shared memory pool.
+
+    Args:
+        keys: largest first, so that the pool of the first serves the others.
+        launch: enqueues the kernels of a key on the current stream; allocates nothing and does not synchronize.
+
+    Raises:
+        torch.OutOfMemoryError: no memory for the graphs.
+    """
+
+    def __init__(self, keys: Sequence[Any], launch: Callable[[Any], None]) -> None:
+        import torch
+
+        for key in keys:
+            launch(key)  # compiles and loads the kernels, which a capture must not
+        torch.cuda.synchronize()
+        free, _ = torch.cuda.mem_get_info()
+        pool = torch.cuda.graph_pool_handle()
+        self._graphs = {}
+        for key in keys:
+            graph = torch.cuda.CUDAGraph()
+            # Other threads may go on using the device while a model loads.
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+                launch(key)
+            self._graphs[key] = graph
+        torch.cuda.synchronize()
+        self.nbytes = max(0, free - torch.cuda.mem_get_info()[0])
+
+    def replay(self, key: Any) -> None:
+        """Enqueue a key's graph on the current stream."""
+        self._graphs[key].replay()

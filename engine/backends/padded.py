@@ -1,0 +1,168 @@
+"""Padded batches that already lie on the GPU: checked by shape on the host, by value on the device, packed there.
+
+Values must not come to the host, for that would wait for everything before them. So a kernel packs, holds ids and
+positions within their tables, and sets bits of an error word, which follows by itself into pinned memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from distilrt.backends.device_encoder import Buffers
+from distilrt.config import DistilBertConfig
+from distilrt.errors import InvalidInput, TooLong
+from distilrt.kernels.packing import BAD_ID, BAD_MASK, BAD_POSITION, EMPTY_SEQUENCE, INTEGERS, pack
+
+BAD_SEGMENT = 16
+_MEANINGS = {
+    BAD_ID: "input_ids holds an id that is not in the vocabulary",
+    BAD_POSITION: "a token is at a position that this model does not have",
+    BAD_MASK: "attention_mask holds something other than 0 and 1",
+    EMPTY_SEQUENCE: "a row of attention_mask is all zeros",
+    BAD_SEGMENT: "token_type_ids is not 0, and this model is a BERT folded into a DistilBERT with no other segment",
+}
+_SLOTS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Padded:
+    """Tensors of one device, of fitting shapes. Exactly one of `ids` and `embeds` is set."""
+
+    shape: tuple[int, int]  # batch_size, seq_len
+    ids: torch.Tensor | None  # [batch_size, seq_len] int32 or int64
+    mask: torch.Tensor | None  # [batch_size, seq_len]
+    positions: torch.Tensor | None  # [batch_size, seq_len] int32 or int64
+    embeds: torch.Tensor | None  # [batch_size * seq_len, hidden_size]
+    segments: torch.Tensor | None  # [batch_size, seq_len]
+
+    def part(self, first: int, end: int) -> Padded:
+        """Sequences `first` to `end - 1`, or to the last."""
+        batch_size, seq_len = self.shape
+        end = min(end, batch_size)
+        if (first, end) == (0, batch_size):
+            return self
+        ids, mask, positions, segments = (
+            None if grid is None else grid[first:end] for grid in (self.ids, self.mask, self.positions, self.segments)
+        )
+        embeds = None if self.embeds is None else self.embeds[first * seq_len : end * seq_len]
+        return Padded((end - first, seq_len), ids, mask, positions, embeds, segments)
+
+    def pack_into(self, b: Buffers, errors: torch.Tensor, config: DistilBertConfig, *, keep_first: bool) -> None:
+        """Enqueue the packing of this batch into a bucket's buffers; wrong values set bits of `errors` `[1]`."""
+        pack(
+            None if self.ids is None else b.input_ids,
+            b.position_ids, b.index, b.cu_seqlens, b.key_lengths, b.first_rows, errors,
+            padded_shape=self.shape, padded_ids=self.ids, attention_mask=self.mask, padded_positions=self.positions,
+            keep="first" if keep_first else "keys",
+            vocab_size=config.vocab_size, max_positions=config.max_position_embeddings,
+        )  # fmt: skip
+        if self.segments is not None:
+            others = self.segments != 0 if self.mask is None else (self.segments != 0) & (self.mask == 1)
+            errors |= others.any() * BAD_SEGMENT
+
+
+def check(
+    config: DistilBertConfig,
+    input_ids: torch.Tensor | None,
+    attention_mask: torch.Tensor | None,
+    position_ids: torch.Tensor | None,
+    inputs_embeds: torch.Tensor | None,
+    segments: torch.Tensor | None,
+) -> Padded:
+    """Check what can be known of tensors without their values, with the messages of `distilrt.batch.pack_padded`.
+
+    Raises:
+        InvalidInput: a wrong shape or dtype.
+        TooLong: more positions than the model has, and no mask or positions that could make it right.
+    """
+    if (input_ids is None) == (inputs_embeds is None):
+        raise InvalidInput("give exactly one of input_ids and inputs_embeds")
+    embeds = None
+    if inputs_embeds is not None:
+        width = config.hidden_size
+        if inputs_embeds.dim() != 3 or inputs_embeds.shape[2] != width:
+            raise InvalidInput(f"inputs_embeds must have shape [batch_size, seq_len, {width}], "
+                               f"found {list(inputs_embeds.shape)}")  # fmt: skip
+        if not inputs_embeds.is_floating_point():
+            raise InvalidInput(f"inputs_embeds must hold floating-point numbers, found dtype {_name(inputs_embeds)}")
+        shape = (inputs_embeds.shape[0], inputs_embeds.shape[1])
+        embeds = inputs_embeds.detach().reshape(-1, width)
+        embeds = embeds.float() if embeds.dtype is torch.float64 else embeds
+    else:
+        assert input_ids is not None
+        if input_ids.dim() != 2:
+            raise InvalidInput(f"input_ids must have shape [batch_size, seq_len], found {list(input_ids.shape)}")
+        shape = (input_ids.shape[0], input_ids.shape[1])
+        input_ids = _integers("input_ids", input_ids)
+    batch_size, seq_len = shape
+    if batch_size and not seq_len:
+        raise InvalidInput("the sequences are empty: seq_len is 0; each needs at least one token id")
+    if attention_mask is not None and attention_mask.shape != shape:
+        raise InvalidInput(f"attention_mask must have shape {list(shape)} like the inputs, "
+                           f"found {list(attention_mask.shape)}")  # fmt: skip
+    if segments is not None and segments.shape != shape:
+        raise InvalidInput(f"token_type_ids must have shape {list(shape)} like the inputs, "
+                           f"found {list(segments.shape)}")  # fmt: skip
+    if position_ids is not None:
+        if position_ids.shape not in (shape, (1, seq_len), (seq_len,)):
+            raise InvalidInput(f"position_ids must have shape {list(shape)}, [1, {seq_len}] or [{seq_len}], "
+                               f"found {list(position_ids.shape)}")  # fmt: skip
+        position_ids = _integers("position_ids", position_ids).expand(shape)
+    limit = config.max_position_embeddings
+    if seq_len > limit and attention_mask is None and position_ids is None:
+        raise TooLong(f"a token is at position {seq_len - 1}; this model has positions 0 to {limit - 1}. "
+                      "Truncate or split the text")  # fmt: skip
+    mask = None if attention_mask is None else attention_mask.contiguous()
+    return Padded(shape, input_ids, mask, position_ids, embeds, segments)
+
+
+class Errors:
+    """A ring of error words on the device, each of which follows into pinned memory behind the batch that owns it.
+
+    The host looks whenever a call comes and never waits. Words of good batches stay 0, so that a word need not be
+    cleared before its next use; with 256 of them the host has long seen the last one. Not thread-safe but for
+    `raise_known`.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._words = torch.zeros((_SLOTS, 4), dtype=torch.int32, device=device)  # 16 bytes each, aligned for Triton
+        self._seen = torch.zeros(_SLOTS, dtype=torch.int32, pin_memory=device.type == "cuda")
+        self._host = self._seen.numpy()
+        self._next = 0
+
+    def next_slot(self) -> torch.Tensor:
+        """The next batch's word `[1]`."""
+        self._next = (self._next + 1) % _SLOTS
+        return self._words[self._next, :1]
+
+    def send(self, slot: torch.Tensor) -> None:
+        """Enqueue the way to the host of a word that `next_slot` gave last."""
+        self._seen[self._next : self._next + 1].copy_(slot, non_blocking=True)
+
+    def raise_known(self) -> None:
+        """Raise the errors that have arrived on the host, once.
+
+        Raises:
+            InvalidInput: a batch held a wrong value.
+        """
+        if not self._host.any():
+            return
+        arrived = self._host.nonzero()[0].tolist()
+        bits = int(self._host[arrived[0]])
+        for slot in arrived:  # and no others: their batches may still be on the way
+            self._words[slot] = 0
+            self._host[slot] = 0
+        found = "; ".join(meaning for bit, meaning in _MEANINGS.items() if bits & bit)
+        raise InvalidInput(f"an earlier batch of tensors on the GPU was wrong, and its outputs are NaN: {found}")
+
+
+def _integers(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype is torch.bool:
+        raise InvalidInput(f"{name} must hold integers, found dtype {_name(tensor)}")
+    return tensor if tensor.dtype in INTEGERS else tensor.long()
+
+
+def _name(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

@@ -1,0 +1,90 @@
+"""transformers on the same device, ids and weights: sdpa attention, eager, from a graph, and under torch.compile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distilrt.bench.gpu.runs import padded
+from distilrt.bench.gpu.timing import Clock
+from distilrt.bench.workloads import Workload
+from distilrt.config import DistilBertConfig
+
+# What torch.compile gets time for first; it takes up to a minute a shape.
+COMPILE_ORDER = ("1x16", "1x128", "32x128", "8x128", "256x128", "mixed", "32x512", "1x512", "1x8", "1x4")
+
+
+def load(checkpoint: Path, dtype: str, device: torch.device) -> Any:
+    """transformers' classifier of the checkpoint, returning tuples."""
+    import transformers
+
+    made: Any = transformers.DistilBertForSequenceClassification.from_pretrained(
+        checkpoint, dtype=getattr(torch, dtype), attn_implementation="sdpa", return_dict=False
+    )
+    return made.eval().to(device)
+
+
+@torch.inference_mode()
+def time_sdpa(
+    model: Any, config: DistilBertConfig, dtype: str, clock: Clock, loads: Sequence[Workload]
+) -> Iterator[dict[str, Any]]:
+    """Two rows a workload, eager and captured in a graph; a row without times says why a capture failed."""
+    for load in loads:
+        (lengths,) = load.batches
+        ids, mask = padded(config, lengths, clock.device)
+
+        def work(ids: Any = ids, mask: Any = mask) -> None:
+            model(ids, attention_mask=mask)
+
+        yield _row("transformers-sdpa", load, dtype, clock, work, wall=True)
+        try:
+            graph = clock.graph(work)
+        except RuntimeError as error:
+            yield _failed("transformers-sdpa-graph", load, dtype, error)
+            clock.wait()
+            continue
+        yield _row("transformers-sdpa-graph", load, dtype, clock, graph)
+
+
+@torch.inference_mode()
+def time_compiled(
+    model: Any, config: DistilBertConfig, dtype: str, clock: Clock, loads: Sequence[Workload],
+    enough: Callable[[], bool],
+) -> Iterator[dict[str, Any]]:  # fmt: skip
+    """A row a workload, each compiled for its own shape, until `enough`; the most telling ones first."""
+    for load in sorted(loads, key=lambda load: COMPILE_ORDER.index(load.name)):
+        if enough():
+            return
+        (lengths,) = load.batches
+        ids, mask = padded(config, lengths, clock.device)
+        torch.compiler.reset()
+        if clock.on_gpu:
+            compiled: Any = torch.compile(model, mode="max-autotune", dynamic=False)
+        else:
+            compiled = torch.compile(model, backend="eager", dynamic=False)
+
+        def work(ids: Any = ids, mask: Any = mask, compiled: Any = compiled) -> None:
+            compiled(ids, attention_mask=mask)
+
+        try:
+            yield _row("torch.compile-max-autotune", load, dtype, clock, work, wall=True)
+        except Exception as error:  # whatever a compiler raises, the other shapes still count
+            yield _failed("torch.compile-max-autotune", load, dtype, error)
+
+
+def _row(
+    engine: str, load: Workload, dtype: str, clock: Clock, work: Callable[[], None], *, wall: bool = False
+) -> dict[str, Any]:
+    row: dict[str, Any] = {"engine": engine, "workload": load.name, "dtype": dtype, "tokens": load.tokens}
+    row["gpu_us"] = asdict(clock.back_to_back(work))
+    if wall:
+        row["wall_tensors_us"] = asdict(clock.one_by_one(work))
+    return row
+
+
+def _failed(engine: str, load: Workload, dtype: str, error: Exception) -> dict[str, Any]:
+    return {"engine": engine, "workload": load.name, "dtype": dtype, "failed": str(error).strip().split("\n")[0][:300]}

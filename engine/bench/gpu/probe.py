@@ -1,0 +1,124 @@
+"""What the device itself can do, for the choice of the next design: bandwidths, rates, and what waiting costs.
+
+Copy and L2 bandwidth, matmul rate by dtype, the time of a nearly empty kernel in a captured chain with and without
+programmatic dependent launch (NVIDIA's CUDA programming guide), and of a barrier between programs of one kernel, one
+on each multiprocessor, in both forms of spinning.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distilrt.bench.gpu.report import environment, file_name
+from distilrt.bench.gpu.timing import Clock, Times, ceilings
+from distilrt.devices import cuda_device, describe_cuda
+from distilrt.kernels.launch import chip_of, launch_options
+from distilrt.kernels.probes import barrier_kernel, read_kernel, touch_kernel
+
+L2_BYTES = 40 << 20  # about the weights of the linear layers of DistilBERT-base in 8 bits; less than the L2 of a Hopper
+CHAIN = 200  # kernels of a captured chain
+ROUNDS = 1000  # barriers of one kernel
+
+
+def main(arguments: Sequence[str] | None = None, *, root: Path | None = None) -> int:
+    """Measure, print a table and keep it.
+
+    Args:
+        arguments: of the command line; None: the process's own.
+        root: of the checkout, for the commit.
+
+    Returns:
+        0; 2: no CUDA device.
+    """
+    parser = argparse.ArgumentParser(description="What this GPU can do, whatever the model.")
+    parser.add_argument("--out", type=Path, help="folder for the JSON file")
+    parser.add_argument("--self-test", action="store_true", help="a tiny scale on the CPU, in Triton's interpreter")
+    options = parser.parse_args(arguments)
+    facts = describe_cuda()
+    if options.self_test:
+        os.environ["TRITON_INTERPRET"] = "1"
+    elif facts["device"] is None:
+        print(f"no CUDA device: {facts['reason']}")
+        return 2
+    about = environment(facts, root)
+    print(" ".join(f"{key}={value}" for key, value in about.items()))
+    if options.self_test:
+        print("SELF-TEST in Triton's interpreter on the CPU: the figures mean nothing")
+    rows = []
+    for row in measure(cuda_device(), tiny=options.self_test):
+        rows.append(row)
+        spread = f" ({row['low']:.4g} to {row['high']:.4g})" if "low" in row else ""
+        print(f"{row['what']:52}{row['value']:10.4g} {row['unit']}{spread}", flush=True)
+    if options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)
+        path = options.out / file_name("gpu_probe", facts)
+        path.write_text(
+            json.dumps({"environment": about, "self_test": options.self_test, "rows": rows}, indent=1) + "\n"
+        )
+        print(f"wrote {path}")
+    return 0
+
+
+def measure(device: torch.device, *, tiny: bool = False) -> Iterator[dict[str, Any]]:
+    """A row for each figure: what, value, unit, and for times the quartiles.
+
+    Args:
+        device: from `distilrt.devices.cuda_device`.
+        tiny: as little work as shows that it runs.
+    """
+    clock = Clock(device, 1.0)
+    most = ceilings(clock, tiny=tiny)
+    yield {"what": "copy, bytes read and written", "value": most.copy / 1e12, "unit": "TB/s"}
+    for dtype, rate in most.matmul.items():
+        yield {"what": f"matmul {dtype}", "value": rate / 1e12, "unit": "TFLOP/s"}
+    chip = chip_of(torch.empty(0, device=device))
+    programs = 1 if tiny else chip.num_sms
+    numbers = torch.zeros(programs, dtype=torch.int32, device=device)
+    length = 2 if tiny else CHAIN
+    for grid in sorted({1, programs}):
+        for pdl in (False, True)[: 2 if clock.on_gpu and chip.capability >= 90 else 1]:
+            work = clock.graph(partial(_chain, numbers, grid, length, pdl=pdl))
+            name = f"kernel in a graph, {grid} programs{', dependent launch' if pdl else ''}"
+            yield _row(name, clock.back_to_back(work), 1 / length)
+    rounds = 2 if tiny else ROUNDS
+    for by_load in (False, True)[: 2 if clock.on_gpu else 1]:
+        work = partial(_barrier, numbers[:1], programs, rounds, by_load, cooperative=clock.on_gpu)
+        name = f"barrier of {programs} programs, spinning on {'a load' if by_load else 'an atomic'}"
+        yield _row(name, clock.back_to_back(work), 1 / rounds)
+    block, passes = (16, 2) if tiny else (4096, 20)
+    readers = 1 if tiny else 4 * programs
+    steps = 2 if tiny else L2_BYTES // (4 * block * readers)
+    data = torch.randn(readers * steps * block, device=device)
+    sums = torch.empty(readers, device=device)
+    times = clock.back_to_back(lambda: read_kernel[(readers,)](sums, data, steps, passes, BLOCK=block, num_warps=8))
+    rate = passes * data.nbytes / (times.median * 1e-6)
+    yield {"what": f"L2 read of {data.nbytes / 1e6:.0f} MB", "value": rate / 1e12, "unit": "TB/s"}
+
+
+def _chain(numbers: torch.Tensor, grid: int, length: int, *, pdl: bool) -> None:
+    for _ in range(length):
+        touch_kernel[(grid,)](numbers, num_warps=4, **launch_options(pdl))
+
+
+def _barrier(count: torch.Tensor, programs: int, rounds: int, by_load: bool, *, cooperative: bool) -> None:
+    count.zero_()
+    options = {"launch_cooperative_grid": True} if cooperative else {}
+    barrier_kernel[(programs,)](count, rounds, BY_LOAD=by_load, num_warps=4, **options)
+
+
+def _row(what: str, times: Times, share: float) -> dict[str, Any]:
+    return {"what": what, "value": times.median * share, "unit": "us", "low": times.low * share,
+            "high": times.high * share}  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""distilrt on a GPU, timed: whole classifications from graphs, by the wall, and what they allocate."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from distilrt import heads
+from distilrt.backends.cuda import CudaBackend
+from distilrt.backends.graphs import cut, pick
+from distilrt.batch import Batch, pack
+from distilrt.bench.gpu.timing import Ceilings, Clock, Work, floor_us
+from distilrt.bench.workloads import Workload
+from distilrt.config import DistilBertConfig
+from distilrt.kernels.pooling import gather
+
+MIXED = 64  # sequences of the workload of mixed lengths
+
+
+def workloads(config: DistilBertConfig, *, tiny: bool = False) -> list[Workload]:
+    """The shapes of the suite, a batch each; mixed lengths are log-normal, a few tokens to all positions."""
+    shapes = [(1, 4)] if tiny else [
+        (1, 8), (1, 16), (1, 128), (1, 512), (8, 128), (32, 128), (256, 128), (32, 512)]  # fmt: skip
+    found = [Workload(f"{count}x{length}", ((length,) * count,)) for count, length in shapes]
+    rng = np.random.default_rng(0)
+    longest = config.max_position_embeddings
+    lengths = np.clip(rng.lognormal(np.log(longest / 8), 0.8, 2 if tiny else MIXED), 4, longest).astype(int)
+    return [*found, Workload("mixed", (tuple(lengths.tolist()),))]
+
+
+def token_ids(config: DistilBertConfig, lengths: Sequence[int], seed: int = 1) -> list[Any]:
+    """Random ids of these lengths."""
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, config.vocab_size, length) for length in lengths]
+
+
+def padded(config: DistilBertConfig, lengths: Sequence[int], device: torch.device) -> tuple[Any, Any]:
+    """The same ids as int64 tensor `[batch_size, longest]`, and the mask; None where nothing is padded."""
+    ids = torch.zeros(len(lengths), max(lengths), dtype=torch.long)
+    for row, sequence in zip(ids, token_ids(config, lengths), strict=True):
+        row[: len(sequence)] = torch.from_numpy(sequence)
+    mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
+    return ids.to(device), None if len(set(lengths)) == 1 else mask.to(device)
+
+
+def enqueue(model: Any, batch: Batch) -> tuple[Work, torch.Tensor]:
+    """All launches of one classification of a packed batch, from ids on the device to logits, and where these go.
+
+    Nothing of it touches the host, so that a clock can capture it in one graph.
+    """
+    backend: CudaBackend = model.backend
+    encoder, ends = backend._encoder, batch.cu_seqlens.tolist()
+    firsts = batch.cu_seqlens[:-1].astype(np.int64)
+    rows = backend._empty(batch.num_seqs, model.config.hidden_size)
+    parts = []
+    for first, end in cut(ends, encoder.buckets[-1]):
+        bucket = pick(encoder.buckets, ends[end] - ends[first], end - first)
+        buffers = encoder.buffers[bucket]
+        buffers.send(batch, first, end, firsts[first:end], pinned=False)
+        parts.append((bucket, buffers, buffers.block.clone(), slice(first, end)))
+    logits = torch.empty(0)
+
+    def work() -> None:
+        for bucket, buffers, integers, seqs in parts:
+            buffers.block.copy_(integers)
+            encoder.launch(bucket)
+            gather(rows[seqs], buffers.rows, buffers.index[: seqs.stop - seqs.start])
+        logits.set_(heads.sequence_classification(backend, rows))
+
+    work()
+    return work, logits
+
+
+def time_all(model: Any, clock: Clock, most: Ceilings, loads: Sequence[Workload]) -> Iterator[dict[str, Any]]:
+    """A row for each workload: GPU time from a graph, wall time with tensors and with arrays, and the floor."""
+    config, backend = model.config, model.backend
+    for load in loads:
+        (lengths,) = load.batches
+        work, _ = enqueue(model, pack(config, token_ids(config, lengths)))
+        gpu = clock.back_to_back(clock.graph(work))
+        ids, mask = padded(config, lengths, clock.device)
+        tensors = clock.one_by_one(partial(model, ids, mask))
+        arrays = clock.one_by_one(partial(model, ids.cpu().numpy(), None if mask is None else mask.cpu().numpy()))
+        flops = load.flops(config)
+        least = floor_us(flops, backend.describe()["weight_bytes"] - _embedding_bytes(model), backend.dtype, most)
+        yield {
+            "engine": "distilrt", "workload": load.name, "dtype": backend.dtype, "tokens": load.tokens,
+            "gpu_us": asdict(gpu), "wall_tensors_us": asdict(tensors), "wall_arrays_us": asdict(arrays),
+            "flops": flops, "floor_us": least, "share_of_floor": least / gpu.median,
+            "share_of_matmul": flops / (gpu.median * 1e-6) / most.matmul[backend.dtype],
+        }  # fmt: skip
+
+
+def allocations(model: Any, device: torch.device, calls: int = 50) -> dict[str, int]:
+    """What torch asked of the driver, and kept, over calls of several shapes after each was met once; 0 is right."""
+    if device.type != "cuda":
+        return {"num_device_alloc": 0, "reserved_bytes": 0}
+    inputs = [padded(model.config, lengths, device) for lengths in ((16,), (128,) * 8, (5, 90, 33), (256,) * 40)]
+
+    def counters() -> dict[str, int]:
+        stats = torch.cuda.memory_stats(device)
+        return {"num_device_alloc": stats["num_device_alloc"], "reserved_bytes": stats["reserved_bytes.all.current"]}
+
+    for ids, mask in inputs:
+        model(ids, mask)
+        model(ids.cpu().numpy())
+    torch.cuda.synchronize(device)
+    before = counters()
+    for call in range(calls):
+        model(*inputs[call % len(inputs)])
+        model(inputs[call % len(inputs)][0].cpu().numpy())
+    torch.cuda.synchronize(device)
+    return {name: value - before[name] for name, value in counters().items()}
+
+
+def shared_between_threads(make: Any, device: torch.device, threads: int = 4, calls: int = 20) -> bool:
+    """Whether two models used by several threads, each on a stream of its own, answer as alone, to the bit."""
+    if device.type != "cuda":
+        return True  # there are no streams, and the interpreter is not safe to call from many threads
+    both = [make(), make()]
+    inputs = [padded(both[0].config, lengths, device) for lengths in ((16,), (90, 5, 33), (128,) * 6, (7,) * 9)]
+    alone = [model(*given).logits.clone() for model in both for given in inputs]
+    torch.cuda.synchronize(device)
+    wrong: list[int] = []
+
+    def use(thread: int) -> None:
+        rng = np.random.default_rng(thread)
+        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(stream):
+            for _ in range(calls):
+                case = int(rng.integers(len(alone)))
+                found = both[case // len(inputs)](*inputs[case % len(inputs)]).logits
+                stream.synchronize()
+                if not torch.equal(found, alone[case]):
+                    wrong.append(case)
+
+    workers = [threading.Thread(target=use, args=(i,)) for i in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return not wrong
+
+
+def _embedding_bytes(model: Any) -> int:
+    """Of the tables, of which a batch reads only its own rows."""
+    config = model.config
+    rows = config.vocab_size + config.max_position_embeddings
+    return int(rows * config.hidden_size * getattr(torch, model.dtype).itemsize)
+
+
+def same_answers(checkpoint: Path, model: Any, device: torch.device) -> dict[str, Any]:
+    """The timed model's logits against transformers in float64, bounded by transformers in the same dtype."""
+    from distilrt.bench.gpu import peers
+
+    longest = min(128, model.config.max_position_embeddings)
+    ids, mask = padded(model.config, (longest, 5, 3 + longest // 2), device)
+    with torch.inference_mode():
+        exact, plain = (peers.load(checkpoint, dtype, device)(ids, attention_mask=mask)[0].double()
+                        for dtype in ("float64", model.dtype))  # fmt: skip
+    size, error = float(exact.abs().max()), float((model(ids, mask).logits.double() - exact).abs().max())
+    bound = 2 * max(float((plain - exact).abs().max()), size * torch.finfo(getattr(torch, model.dtype)).eps)
+    return {"name": f"logits of the timed model {model.dtype}", "error": error, "bound": bound, "ok": error <= bound}

@@ -1,0 +1,86 @@
+"""The CUDA device that `backend="cuda"` would run on, or the reason why there is none.
+
+Torch is imported only where the answer depends on it: a machine without torch, triton or an NVIDIA driver is told apart
+without, so that CPU users never pay for the question.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+from typing import Any
+
+from distilrt.errors import BackendError
+
+DTYPES = ("float32", "float16", "bfloat16")  # of backend "cuda"
+LOWEST_CAPABILITY = (8, 0)  # Ampere: bfloat16 and asynchronous copies
+
+
+def interpreting() -> bool:
+    """Whether `TRITON_INTERPRET=1` makes Triton run kernels in Python on the CPU, which tests do."""
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "on", "y")
+
+
+def why_not_cuda() -> str | None:
+    """Why backend "cuda" can't run here, and what to do; None where it can."""
+    for name in ("torch", "triton"):
+        if importlib.util.find_spec(name) is None:
+            return f"{name} is not installed: pip install 'distilrt[cuda]'"
+    if not _has_driver():
+        return "this machine has no NVIDIA driver (libcuda.so.1), hence no CUDA device"
+    import torch
+
+    if torch.version.cuda is None:
+        return f"the installed torch {torch.__version__} is built without CUDA: install a CUDA build of it"
+    if not torch.cuda.is_available():
+        return "torch sees no CUDA device; look at nvidia-smi and CUDA_VISIBLE_DEVICES"
+    capability = torch.cuda.get_device_capability()
+    if capability < LOWEST_CAPABILITY:
+        found, least = (".".join(map(str, version)) for version in (capability, LOWEST_CAPABILITY))
+        return (
+            f"{torch.cuda.get_device_name()} has compute capability {found}, and the kernels need {least} (Ampere) or "
+            "newer"
+        )
+    return None
+
+
+def cuda_device() -> Any:
+    """Torch's current CUDA device as a `torch.device`; the CPU while Triton interprets.
+
+    Raises:
+        BackendError: there is none that the kernels run on; the message says why and what to do.
+    """
+    if not interpreting() and (reason := why_not_cuda()):
+        raise BackendError(f"backend 'cuda' is not available: {reason}; or use backend='cpu'")
+    try:
+        import torch
+    except ImportError:
+        raise BackendError(
+            "backend 'cuda' is not available: torch is not installed: pip install 'distilrt[cuda]'"
+        ) from None
+    return torch.device("cpu") if interpreting() else torch.device("cuda", torch.cuda.current_device())
+
+
+def describe_cuda() -> dict[str, Any]:
+    """Name, compute capability, multiprocessors, memory and CUDA version of the device; or why there is none."""
+    if reason := why_not_cuda():
+        return {"device": None, "reason": reason}
+    import torch
+
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    return {
+        "device": properties.name,
+        "capability": f"{properties.major}.{properties.minor}",
+        "multiprocessors": properties.multi_processor_count,
+        "memory_bytes": properties.total_memory,
+        "cuda": torch.version.cuda,
+    }
+
+
+def _has_driver() -> bool:
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True

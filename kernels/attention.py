@@ -1,0 +1,194 @@
+"""`softmax(Q Kᵀ / sqrt(head_dim)) V` in each head of each sequence of a packed batch.
+
+One program handles blocks of queries of one sequence and head and walks over the sequence's keys; scores stay in
+registers (Dao et al. 2022, arXiv:2205.14135). Blocks of keys start at the sequence's own first row, so a result doesn't
+depend on batch mates. Bytes moved: the rows of qkv once (re-read from L2) and out once. Reference:
+`distilrt.reference.attention`.
+
+Which block of which sequence a program has is found on the device: block numbers of sequence i start at
+`cu_seqlens[i] // BLOCK_M + i`, which rises with i by at least the sequence's blocks, so counting the sequences whose
+number is not above the block's finds it. Some numbers have no block.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+
+from distilrt.kernels import tiles
+from distilrt.kernels.launch import DTYPE_NAMES, FLOATS, begin, check, chip_of, dot, launch_options, rounded
+
+SEARCH_BLOCK = 1024  # sequences that the search looks at in one step
+
+
+@triton.jit
+def _count(cu_seqlens_ptr, max_seqs, tile, total, BLOCK_M: tl.constexpr, BLOCK_S: tl.constexpr):
+    """Sequences that start at or before block number `tile` (where `tile` is None, before row `total`)."""
+    count = 0
+    for first in range(0, max_seqs, BLOCK_S):
+        seqs = first + tl.arange(0, BLOCK_S)
+        starts = tl.load(cu_seqlens_ptr + seqs, seqs < max_seqs, other=2147483647)
+        if tile is None:
+            found = starts < total
+        else:
+            found = (starts // BLOCK_M + seqs <= tile) & (seqs < max_seqs)
+        count += tl.sum(found.to(tl.int32))
+    return count
+
+
+@triton.jit
+def _load(ptr, rows, num_rows, dims, ROW: tl.constexpr, HEAD_DIM: tl.constexpr, MASKED: tl.constexpr):
+    """One head's part `[…, BLOCK_D]` of rows of the sequence, zero beyond its width (and last row, if `MASKED`)."""
+    wanted = dims[None, :] < HEAD_DIM
+    if MASKED:
+        wanted = wanted & (rows[:, None] < num_rows)
+    return tl.load(ptr + rows[:, None] * ROW + dims[None, :], wanted, other=0.0)
+
+
+@triton.jit
+def _scores(q, q_ptr, rows, length, k_ptr, keys, num_keys, ROW: tl.constexpr, HEAD_DIM: tl.constexpr,
+            BLOCK_D: tl.constexpr, DEPTH: tl.constexpr, MASKED: tl.constexpr):  # fmt: skip
+    """`q @ kᵀ` `[BLOCK_M, BLOCK_N]`, -inf beyond the last key; `DEPTH` dims at a time, for which q is read again."""
+    if DEPTH == BLOCK_D:
+        k = _load(k_ptr, keys, num_keys, tl.arange(0, BLOCK_D), ROW, HEAD_DIM, MASKED)
+        scores = dot(q, tl.trans(k), None)
+    else:
+        scores = tl.zeros((rows.shape[0], keys.shape[0]), tl.float32)
+        for first in tl.static_range(0, BLOCK_D, DEPTH):
+            dims = first + tl.arange(0, DEPTH)
+            part = _load(q_ptr, rows, length, dims, ROW, HEAD_DIM, True)
+            k = _load(k_ptr, keys, num_keys, dims, ROW, HEAD_DIM, MASKED)
+            scores = dot(part, tl.trans(k), scores)
+    if MASKED:
+        scores = tl.where(keys[None, :] < num_keys, scores, float("-inf"))
+    return scores
+
+
+@triton.jit
+def _step(acc, top, total, q, q_ptr, rows, length, k_ptr, v_ptr, first_key, num_keys, SCALE: tl.constexpr,
+          ROW: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
+          DEPTH: tl.constexpr, MASKED: tl.constexpr):  # fmt: skip
+    """Take in one block of keys; rescale what was summed so far if it has a higher score (`exp2` of scaled scores)."""
+    keys = first_key + tl.arange(0, BLOCK_N)
+    scores = _scores(q, q_ptr, rows, length, k_ptr, keys, num_keys, ROW, HEAD_DIM, BLOCK_D, DEPTH, MASKED)
+    new_top = tl.maximum(top, tl.max(scores, 1))
+    old = tl.exp2((top - new_top) * SCALE)
+    weights = tl.exp2(scores * SCALE - (new_top * SCALE)[:, None])
+    v = _load(v_ptr, keys, num_keys, tl.arange(0, BLOCK_D), ROW, HEAD_DIM, MASKED)
+    acc = dot(rounded(weights, v.dtype), v, acc * old[:, None])
+    return acc, new_top, total * old + tl.sum(weights, 1)
+
+
+@triton.jit(do_not_specialize=["max_seqs"])
+def _attention_kernel(
+    out_ptr,  # [max_tokens, HEADS * HEAD_DIM]
+    qkv_ptr,  # [max_tokens, 3 * HEADS * HEAD_DIM]
+    cu_seqlens_ptr,  # [max_seqs + 1]
+    key_lengths_ptr,  # [max_seqs]
+    max_seqs,
+    SCALE: tl.constexpr,  # log2(e) / sqrt(HEAD_DIM)
+    HEADS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+    DEPTH: tl.constexpr,
+    ONE_BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    WIDTH: tl.constexpr = HEADS * HEAD_DIM
+    ROW: tl.constexpr = 3 * WIDTH
+    begin(PDL)
+    total_tokens = tl.load(cu_seqlens_ptr + max_seqs)
+    num_tiles = total_tokens // BLOCK_M + _count(cu_seqlens_ptr, max_seqs, None, total_tokens, BLOCK_M, BLOCK_S)
+    dims = tl.arange(0, BLOCK_D)
+    for item in range(tl.program_id(0), num_tiles * HEADS, tl.num_programs(0)):
+        tile = item // HEADS
+        head = item % HEADS
+        seq = _count(cu_seqlens_ptr, max_seqs, tile, 0, BLOCK_M, BLOCK_S) - 1
+        start = tl.load(cu_seqlens_ptr + seq)
+        length = tl.load(cu_seqlens_ptr + seq + 1) - start
+        first = (tile - start // BLOCK_M - seq) * BLOCK_M
+        if first < length:
+            num_keys = tl.load(key_lengths_ptr + seq)
+            q_ptr = qkv_ptr + start.to(tl.int64) * ROW + head * HEAD_DIM
+            rows = first + tl.arange(0, BLOCK_M)
+            q = _load(q_ptr, rows, length, dims, ROW, HEAD_DIM, True)
+            k_ptr = q_ptr + WIDTH
+            v_ptr = q_ptr + 2 * WIDTH
+            if ONE_BLOCK:
+                keys = tl.arange(0, BLOCK_N)
+                scores = _scores(q, q_ptr, rows, length, k_ptr, keys, num_keys, ROW, HEAD_DIM, BLOCK_D, DEPTH, True)
+                top = tl.max(scores, 1)
+                weights = tl.exp2(scores * SCALE - (top * SCALE)[:, None])
+                total = tl.sum(weights, 1)
+                v = _load(v_ptr, keys, num_keys, dims, ROW, HEAD_DIM, True)
+                acc = dot(rounded(weights, v.dtype), v, None)
+            else:
+                acc = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
+                top = tl.full((BLOCK_M,), float("-inf"), tl.float32)
+                total = tl.zeros((BLOCK_M,), tl.float32)
+                whole = num_keys // BLOCK_N * BLOCK_N
+                for first_key in range(0, whole, BLOCK_N):
+                    acc, top, total = _step(acc, top, total, q, q_ptr, rows, length, k_ptr, v_ptr, first_key, num_keys,
+                                            SCALE, ROW, HEAD_DIM, BLOCK_D, BLOCK_N, DEPTH, False)  # fmt: skip
+                if whole < num_keys:
+                    acc, top, total = _step(acc, top, total, q, q_ptr, rows, length, k_ptr, v_ptr, whole, num_keys,
+                                            SCALE, ROW, HEAD_DIM, BLOCK_D, BLOCK_N, DEPTH, True)  # fmt: skip
+            acc = acc / total[:, None]
+            out = out_ptr + start.to(tl.int64) * WIDTH + head * HEAD_DIM
+            inside = (rows < length)[:, None] & (dims < HEAD_DIM)[None, :]
+            tl.store(out + rows[:, None] * WIDTH + dims[None, :], rounded(acc, out_ptr.dtype.element_ty), inside)
+
+
+def attention(
+    out: torch.Tensor,
+    qkv: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    key_lengths: torch.Tensor,
+    num_heads: int,
+    *,
+    max_seqlen: int,
+    pdl: bool = False,
+) -> None:
+    """`softmax(Q Kᵀ / sqrt(head_dim)) V` in each head of each sequence; rows of no sequence are left as they are.
+
+    Args:
+        out: `[T, H]`.
+        qkv: `[T, 3 * H]` of the same dtype: queries, keys and values side by side, heads side by side in each.
+        cu_seqlens: `[max_seqs + 1]` int32, first row of each sequence; entries after the last repeat the total.
+        key_lengths: `[max_seqs]` int32, how many rows of each sequence, from its first, are attended to.
+        num_heads: divides H; H / num_heads is 16 to 128.
+        max_seqlen: no sequence is longer, also not when a captured graph is replayed with other contents.
+        pdl: start before the kernel before has finished (`launch.begin`).
+
+    Raises:
+        ValueError: a shape, dtype or head_dim that does not fit.
+    """
+    check("out", out, [None, None], FLOATS)
+    max_tokens, width = out.shape
+    check("qkv", qkv, [max_tokens, 3 * width], [out.dtype])
+    max_seqs = key_lengths.shape[0]
+    check("key_lengths", key_lengths, [None], [torch.int32])
+    check("cu_seqlens", cu_seqlens, [max_seqs + 1], [torch.int32])
+    head_dim = width // num_heads
+    if width % num_heads or not 16 <= head_dim <= 128:
+        raise ValueError(f"hidden_size / num_heads must be a whole number of 16 to 128, found {width} / {num_heads}")
+    if not max_tokens or not max_seqs:
+        return
+    max_seqlen = min(max_seqlen, max_tokens)
+    block_d = triton.next_power_of_2(head_dim)
+    tile = tiles.attention_tile(max_seqlen, head_dim, DTYPE_NAMES[out.dtype], chip_of(out))
+    items = (max_tokens // tile.block_m + max_seqs) * num_heads
+    _attention_kernel[(min(items, tile.programs),)](
+        out, qkv, cu_seqlens, key_lengths, max_seqs,
+        SCALE=math.log2(math.e) / math.sqrt(head_dim), HEADS=num_heads, HEAD_DIM=head_dim,
+        BLOCK_D=block_d, BLOCK_M=tile.block_m, BLOCK_N=tile.block_n,
+        BLOCK_S=min(SEARCH_BLOCK, triton.next_power_of_2(max_seqs)), DEPTH=min(tile.depth, block_d),
+        ONE_BLOCK=max_seqlen <= tile.block_n,
+        num_warps=tile.num_warps, num_stages=tile.num_stages, maxnreg=tile.max_registers, **launch_options(pdl),
+    )  # fmt: skip

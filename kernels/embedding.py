@@ -1,0 +1,100 @@
+"""`LayerNorm(words[input_ids] + positions[position_ids])`: the first op of the encoder.
+
+Bytes moved: one row of each table in and one row out for each token. Reference: `distilrt.reference.embed`.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from distilrt.kernels import tiles
+from distilrt.kernels.launch import FLOATS, begin, check, check_count, chip_of, count_rows, launch_options, rounded
+from distilrt.kernels.layer_norm import normalise
+
+
+@triton.jit(do_not_specialize=["num_tokens_ptr", "max_tokens"])
+def _embed_kernel(
+    out_ptr,  # [max_tokens, WIDTH]
+    input_ids_ptr,  # [max_tokens], or None where words_ptr is rows of the batch
+    position_ids_ptr,  # [max_tokens]
+    words_ptr,  # [vocabulary, WIDTH], or [max_tokens, WIDTH]
+    positions_ptr,  # [positions, WIDTH]
+    gamma_ptr,  # [WIDTH]
+    beta_ptr,  # [WIDTH]
+    num_tokens_ptr,  # [1] or None
+    max_tokens,
+    WIDTH: tl.constexpr,
+    EPS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    cols = tl.arange(0, BLOCK)
+    inside = cols < WIDTH
+    gamma = tl.load(gamma_ptr + cols, inside, other=0.0).to(tl.float32)
+    beta = tl.load(beta_ptr + cols, inside, other=0.0).to(tl.float32)
+    begin(PDL)
+    num_tokens = count_rows(num_tokens_ptr, max_tokens)
+    for row in range(tl.program_id(0), num_tokens, tl.num_programs(0)):
+        if input_ids_ptr is None:
+            word = row
+        else:
+            word = tl.load(input_ids_ptr + row)
+        position = tl.load(position_ids_ptr + row)
+        x = tl.load(words_ptr + tl.cast(word, tl.int64) * WIDTH + cols, inside, other=0.0).to(tl.float32)
+        x += tl.load(positions_ptr + position.to(tl.int64) * WIDTH + cols, inside, other=0.0).to(tl.float32)
+        y = normalise(x, gamma, beta, inside, WIDTH, EPS)
+        tl.store(out_ptr + tl.cast(row, tl.int64) * WIDTH + cols, rounded(y, out_ptr.dtype.element_ty), inside)
+
+
+def embed(
+    out: torch.Tensor,
+    tokens: torch.Tensor,
+    position_ids: torch.Tensor,
+    words: torch.Tensor,
+    positions: torch.Tensor,
+    gamma: torch.Tensor,
+    beta: torch.Tensor,
+    *,
+    eps: float,
+    num_tokens: torch.Tensor | None = None,
+    pdl: bool = False,
+) -> None:
+    """`out = LayerNorm(word + position)` in the first `num_tokens` rows; others are left as they are.
+
+    Args:
+        out: `[T, H]` float32, float16 or bfloat16.
+        tokens: input ids `[T]` int32, each below V; or embeddings of the words `[T, H]`, then `words` is not read.
+        position_ids: `[T]` int32, each below P. Neither ids nor positions are checked here.
+        words: `[V, H]`.
+        positions: `[P, H]`.
+        gamma, beta: `[H]`.
+        eps: added to the variance.
+        num_tokens: `[1]` int32 on the device; None: all T rows.
+        pdl: start before the kernel before has finished (`launch.begin`).
+
+    Raises:
+        ValueError: a shape or dtype that does not fit.
+    """
+    check("out", out, [None, None], FLOATS)
+    max_tokens, width = out.shape
+    by_id = tokens.dim() == 1
+    if by_id:
+        check("tokens", tokens, [max_tokens], [torch.int32])
+        check("words", words, [None, width], FLOATS)
+    else:
+        check("tokens", tokens, [max_tokens, width], FLOATS)
+    check("position_ids", position_ids, [max_tokens], [torch.int32])
+    check("positions", positions, [None, width], FLOATS)
+    check("gamma", gamma, [width], FLOATS)
+    check("beta", beta, [width], FLOATS)
+    check_count(num_tokens)
+    if not max_tokens:
+        return
+    tile = tiles.row_tile(max_tokens, width, chip_of(out))
+    _embed_kernel[(tile.programs,)](
+        out, tokens if by_id else None, position_ids, words if by_id else tokens, positions, gamma, beta,
+        num_tokens, max_tokens,
+        WIDTH=width, EPS=eps, BLOCK=triton.next_power_of_2(width), num_warps=tile.num_warps, **launch_options(pdl),
+    )  # fmt: skip

@@ -1,0 +1,119 @@
+"""`LayerNorm(x + residual)`, where x may still be the partial sums of a split product.
+
+`(x - mean) / sqrt(variance + eps) * gamma + beta` over each row, statistics in float32 from the row in registers (two
+passes). Bytes moved: each input and the output once. Reference: `distilrt.reference.layer_norm`.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from distilrt.kernels import tiles
+from distilrt.kernels.launch import FLOATS, begin, check, check_count, chip_of, count_rows, launch_options, rounded
+
+
+@triton.jit
+def normalise(x, gamma, beta, inside, WIDTH: tl.constexpr, EPS: tl.constexpr):
+    """Layer norm of one row `x` `[BLOCK]` float32, of which `inside` are real and the others zero."""
+    mean = tl.sum(x) / WIDTH
+    centred = tl.where(inside, x - mean, 0.0)
+    variance = tl.sum(centred * centred) / WIDTH
+    return centred * tl.math.rsqrt(variance + EPS) * gamma + beta
+
+
+@triton.jit(do_not_specialize=["num_tokens_ptr", "max_tokens"])
+def _layer_norm_kernel(
+    out_ptr,  # [max_tokens, WIDTH]
+    x_ptr,  # [SEGMENTS, max_tokens, WIDTH]
+    bias_ptr,  # [WIDTH] or None
+    residual_ptr,  # [max_tokens, WIDTH] or None
+    gamma_ptr,  # [WIDTH]
+    beta_ptr,  # [WIDTH]
+    num_tokens_ptr,  # [1] or None
+    max_tokens,
+    SEGMENTS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    EPS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    cols = tl.arange(0, BLOCK)
+    inside = cols < WIDTH
+    gamma = tl.load(gamma_ptr + cols, inside, other=0.0).to(tl.float32)
+    beta = tl.load(beta_ptr + cols, inside, other=0.0).to(tl.float32)
+    begin(PDL)
+    num_tokens = count_rows(num_tokens_ptr, max_tokens)
+    for row in range(tl.program_id(0), num_tokens, tl.num_programs(0)):
+        start = tl.cast(row, tl.int64) * WIDTH
+        x = tl.load(x_ptr + start + cols, inside, other=0.0).to(tl.float32)
+        for segment in tl.static_range(1, SEGMENTS):
+            ahead = tl.cast(max_tokens, tl.int64) * (segment * WIDTH)
+            x += tl.load(x_ptr + ahead + start + cols, inside, other=0.0).to(tl.float32)
+        if bias_ptr is not None:
+            x += tl.load(bias_ptr + cols, inside, other=0.0).to(tl.float32)
+        if residual_ptr is not None:
+            x += tl.load(residual_ptr + start + cols, inside, other=0.0).to(tl.float32)
+        y = normalise(x, gamma, beta, inside, WIDTH, EPS)
+        tl.store(out_ptr + start + cols, rounded(y, out_ptr.dtype.element_ty), inside)
+
+
+def residual_layer_norm(
+    out: torch.Tensor,
+    x: torch.Tensor,
+    residual: torch.Tensor | None,
+    gamma: torch.Tensor,
+    beta: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    *,
+    eps: float,
+    num_tokens: torch.Tensor | None = None,
+    pdl: bool = False,
+) -> None:
+    """`out = LayerNorm(x + bias + residual)` in the first `num_tokens` rows; others are left as they are.
+
+    Args:
+        out: `[T, H]` float32, float16 or bfloat16; may be `residual` itself.
+        x: `[T, H]`, or partial sums `[S, T, H]` float32 of `linear.linear_split`.
+        residual: `[T, H]` or None.
+        gamma, beta: `[H]`.
+        bias: `[H]` of the product that x is, or None where x has it already.
+        eps: added to the variance.
+        num_tokens: `[1]` int32 on the device; None: all T rows.
+        pdl: start before the kernel before has finished (`launch.begin`).
+
+    Raises:
+        ValueError: a shape or dtype that does not fit.
+    """
+    check("out", out, [None, None], FLOATS)
+    max_tokens, width = out.shape
+    check("x", x, [max_tokens, width] if x.dim() == 2 else [None, max_tokens, width], FLOATS)
+    if residual is not None:
+        check("residual", residual, [max_tokens, width], FLOATS)
+    for name, vector in (("gamma", gamma), ("beta", beta), ("bias", bias)):
+        if vector is not None:
+            check(name, vector, [width], FLOATS)
+    check_count(num_tokens)
+    if not max_tokens:
+        return
+    tile = tiles.row_tile(max_tokens, width, chip_of(out))
+    _layer_norm_kernel[(tile.programs,)](
+        out, x, bias, residual, gamma, beta, num_tokens, max_tokens,
+        SEGMENTS=1 if x.dim() == 2 else x.shape[0], WIDTH=width, EPS=eps, BLOCK=triton.next_power_of_2(width),
+        num_warps=tile.num_warps, **launch_options(pdl),
+    )  # fmt: skip
+
+
+def layer_norm(
+    out: torch.Tensor,
+    x: torch.Tensor,
+    gamma: torch.Tensor,
+    beta: torch.Tensor,
+    *,
+    eps: float,
+    num_tokens: torch.Tensor | None = None,
+    pdl: bool = False,
+) -> None:
+    """`out = LayerNorm(x)`; arguments and errors as in `residual_layer_norm`. `out` may be x itself."""
+    residual_layer_norm(out, x, None, gamma, beta, eps=eps, num_tokens=num_tokens, pdl=pdl)

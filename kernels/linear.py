@@ -1,0 +1,212 @@
+"""`activation(x @ weight.T + bias) + residual`, the product of every linear layer, and its split form for few tokens.
+
+Bytes moved: x, weight, residual and out once each from and to memory (tiles are re-read from L2); the weight dominates
+below about 200 tokens. Reference: `distilrt.reference.linear` and `activation`. Sums are float32; float32 products are
+exact (no tf32). Every output is one chain of sums over k in rising order, so it doesn't depend on other rows.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from distilrt.kernels import tiles
+from distilrt.kernels.activation import ACTIVATIONS, activate
+from distilrt.kernels.launch import (
+    DTYPE_NAMES,
+    FLOATS,
+    allow_next,
+    await_previous,
+    check,
+    check_count,
+    chip_of,
+    count_rows,
+    dot,
+    launch_options,
+    prefetch_rows,
+    rounded,
+)
+from distilrt.kernels.narrow_linear import launch_narrow
+
+
+@triton.jit(do_not_specialize=["num_tokens_ptr", "max_tokens"])
+def _linear_kernel(
+    out_ptr,  # [max_tokens, N], or [segments, max_tokens, N] float32
+    x_ptr,  # [max_tokens, K]
+    weight_ptr,  # [N, K]
+    bias_ptr,  # [N] or None
+    residual_ptr,  # [max_tokens, N] or None
+    num_tokens_ptr,  # [1] or None
+    max_tokens,
+    N: tl.constexpr,
+    K: tl.constexpr,
+    SEGMENT: tl.constexpr,
+    WHOLE: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    GROUP_M: tl.constexpr,
+    ONE_ROW_OF_BLOCKS: tl.constexpr,
+    PREFETCH: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    program = tl.program_id(0)
+    segment = tl.program_id(1)
+    if ONE_ROW_OF_BLOCKS:
+        block_m = 0
+        block_n = program
+    else:
+        # Programs that run together share a few row blocks and their weights in L2.
+        blocks_m = tl.cdiv(max_tokens, BLOCK_M)
+        per_group: tl.constexpr = GROUP_M * ((N + BLOCK_N - 1) // BLOCK_N)
+        first = program // per_group * GROUP_M
+        height = tl.minimum(blocks_m - first, GROUP_M)
+        block_m = first + program % per_group % height
+        block_n = program % per_group // height
+    allow_next(PDL)
+    prefetch_rows(weight_ptr, block_n * BLOCK_N, N, K, BLOCK_N, PDL and PREFETCH)
+    await_previous(PDL)
+    num_tokens = count_rows(num_tokens_ptr, max_tokens)
+    if not ONE_ROW_OF_BLOCKS:  # noqa: SIM102, the outer condition is of compile time
+        if block_m * BLOCK_M >= num_tokens:
+            return
+    row0 = block_m * BLOCK_M
+    col0 = block_n * BLOCK_N
+    k0 = segment * SEGMENT
+    # Beyond the last row or column the last one is read again: cheaper than a mask, and never stored.
+    rows = tl.minimum(tl.arange(0, BLOCK_M), max_tokens - 1 - row0)
+    cols = tl.minimum(tl.arange(0, BLOCK_N), N - 1 - col0)
+    ks = tl.arange(0, BLOCK_K)
+    x_ptrs = x_ptr + row0.to(tl.int64) * K + k0 + rows[:, None] * K + ks[None, :]
+    weight_ptrs = weight_ptr + col0.to(tl.int64) * K + k0 + cols[:, None] * K + ks[None, :]
+    out_rows = row0 + tl.arange(0, BLOCK_M)
+    out_cols = col0 + tl.arange(0, BLOCK_N)
+    where = out_rows.to(tl.int64)[:, None] * N + out_cols[None, :]
+    inside = (out_rows < num_tokens)[:, None] & (out_cols < N)[None, :]
+    if residual_ptr is not None and ACTIVATION == "":
+        # Before the sums: afterwards a large block has no registers left for it.
+        acc = tl.load(residual_ptr + where, inside, other=0.0).to(tl.float32)
+    else:
+        acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for k in range(0, SEGMENT, BLOCK_K):
+        if WHOLE:
+            x = tl.load(x_ptrs)
+            weight = tl.load(weight_ptrs)
+        else:
+            left = ks[None, :] < tl.minimum(SEGMENT, K - k0) - k
+            x = tl.load(x_ptrs, left, other=0.0)
+            weight = tl.load(weight_ptrs, left, other=0.0)
+        acc = dot(x, tl.trans(weight), acc)
+        x_ptrs += BLOCK_K
+        weight_ptrs += BLOCK_K
+
+    if bias_ptr is not None:
+        acc += tl.load(bias_ptr + out_cols, out_cols < N, other=0.0).to(tl.float32)[None, :]
+    acc = activate(acc, ACTIVATION)
+    if residual_ptr is not None and ACTIVATION != "":
+        acc += tl.load(residual_ptr + where, inside, other=0.0).to(tl.float32)
+    out_ptr += segment.to(tl.int64) * max_tokens * N
+    tl.store(out_ptr + where, rounded(acc, out_ptr.dtype.element_ty), inside)
+
+
+def linear(
+    out: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    residual: torch.Tensor | None = None,
+    *,
+    activation: str = "",
+    num_tokens: torch.Tensor | None = None,
+    pdl: bool = False,
+) -> None:
+    """`out = activation(x @ weight.T + bias) + residual` in the first `num_tokens` rows; others are left as they are.
+
+    Args:
+        out: `[T, N]`, of the dtype of x or float32.
+        x: `[T, K]` float32, float16 or bfloat16.
+        weight: `[N, K]`, of the dtype of x.
+        bias: `[N]` of any float dtype, or None.
+        residual: `[T, N]` of the dtype of x, or None.
+        activation: one of `activation.ACTIVATIONS`; "" is none.
+        num_tokens: `[1]` int32 on the device; None: all T rows.
+        pdl: start before the kernel before has finished (`launch.begin`).
+
+    Raises:
+        ValueError: a shape, dtype or activation that does not fit.
+    """
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {', '.join(map(repr, ACTIVATIONS))}, found {activation!r}")
+    n = _check_product(x, weight, num_tokens)
+    max_tokens = x.shape[0]
+    if tiles.is_narrow(max_tokens, DTYPE_NAMES[x.dtype]):
+        launch_narrow(out, x, weight, bias, residual, num_tokens, activation, pdl)
+        return
+    check("out", out, [max_tokens, n], [x.dtype, torch.float32])
+    if bias is not None:
+        check("bias", bias, [n], FLOATS)
+    if residual is not None:
+        check("residual", residual, [max_tokens, n], [x.dtype])
+    _launch(out, x, weight, bias, residual, num_tokens, 1, activation, pdl)
+
+
+def linear_split(
+    partials: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    *,
+    num_tokens: torch.Tensor | None = None,
+    pdl: bool = False,
+) -> None:
+    """Partial sums of `x @ weight.T` over S equal parts of the depth; `layer_norm.residual_layer_norm` adds them up.
+
+    For few tokens, where the output has too few blocks to fill the chip. No atomics: the sum's order is fixed.
+
+    Args:
+        partials: `[S, T, N]` float32; rows from `num_tokens` on are left as they are. `tiles.split_k` names a good S.
+        x, weight, num_tokens, pdl: as in `linear`.
+
+    Raises:
+        ValueError: a shape or dtype that does not fit.
+    """
+    n = _check_product(x, weight, num_tokens)
+    check("partials", partials, [None, x.shape[0], n], [torch.float32])
+    _launch(partials, x, weight, None, None, num_tokens, partials.shape[0], "", pdl)
+
+
+def _check_product(x: torch.Tensor, weight: torch.Tensor, num_tokens: torch.Tensor | None) -> int:
+    check("x", x, [None, None], FLOATS)
+    check("weight", weight, [None, x.shape[1]], [x.dtype])
+    check_count(num_tokens)
+    return weight.shape[0]
+
+
+def _launch(
+    out: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    residual: torch.Tensor | None,
+    num_tokens: torch.Tensor | None,
+    segments: int,
+    activation: str,
+    pdl: bool,
+) -> None:
+    max_tokens, k = x.shape
+    n = weight.shape[0]
+    if not max_tokens:
+        return
+    name, chip = DTYPE_NAMES[x.dtype], chip_of(x)
+    tile = tiles.linear_tile(max_tokens, n, k, name, chip, segments)
+    segment = triton.cdiv(k, segments * tile.block_k) * tile.block_k
+    blocks_m = triton.cdiv(max_tokens, tile.block_m)
+    _linear_kernel[blocks_m * triton.cdiv(n, tile.block_n), segments](
+        out, x, weight, bias, residual, num_tokens, max_tokens,
+        N=n, K=k, SEGMENT=segment, WHOLE=segment * segments == k, ACTIVATION=activation,
+        BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, BLOCK_K=tile.block_k, GROUP_M=tiles.GROUP_M,
+        ONE_ROW_OF_BLOCKS=blocks_m == 1, PREFETCH=segments == 1 and max_tokens <= 256,
+        num_warps=tile.num_warps, num_stages=tile.num_stages, maxnreg=tile.max_registers(name, chip),
+        **launch_options(pdl),
+    )  # fmt: skip

@@ -1,0 +1,189 @@
+"""`activation(norm(x) @ weight.T + bias) + residual` for few rows, where the time is that of reading the weight.
+
+Like `linear`, but a program's warps share the depth instead of the output: each sums its own slice of every step, and
+the slices' sums are added in a fixed order at the end. So blocks can be small enough to give every multiprocessor a
+part of the weight, and no chain of products is long. `norm` is nothing, or the layer norm that comes before: then every
+program normalises the few rows itself, which saves a kernel.
+
+Bytes moved: the weight once; x by every program, from L2. Reference: `distilrt.reference.linear`, `layer_norm` and
+`activation`.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from distilrt.kernels import tiles
+from distilrt.kernels.activation import ACTIVATIONS, activate
+from distilrt.kernels.launch import (
+    FLOATS,
+    HALVES,
+    allow_next,
+    await_previous,
+    check,
+    check_count,
+    chip_of,
+    count_rows,
+    dot,
+    launch_options,
+    prefetch_rows,
+    rounded,
+)
+
+
+@triton.jit
+def _statistics(x_ptr, rows, K: tl.constexpr, EPS: tl.constexpr, WIDTH: tl.constexpr):
+    """Mean and 1 / standard deviation of rows of `[…, K]`."""
+    cols = tl.arange(0, WIDTH)[None, :]
+    x = tl.load(x_ptr + rows[:, None] * K + cols, cols < K, other=0.0).to(tl.float32)
+    mean = tl.sum(x, 1) / K
+    centred = tl.where(cols < K, x - mean[:, None], 0.0)
+    return mean, tl.math.rsqrt(tl.sum(centred * centred, 1) / K + EPS)
+
+
+@triton.jit(do_not_specialize=["num_tokens_ptr", "max_tokens"])
+def _narrow_linear_kernel(
+    out_ptr,  # [max_tokens, N]
+    normed_ptr,  # [max_tokens, K] or None
+    x_ptr,  # [max_tokens, K]
+    gamma_ptr,  # [K] or None
+    beta_ptr,  # [K] or None
+    weight_ptr,  # [N, K]
+    bias_ptr,  # [N] or None
+    residual_ptr,  # [max_tokens, N] or None
+    num_tokens_ptr,  # [1] or None
+    max_tokens,
+    N: tl.constexpr,
+    K: tl.constexpr,
+    EPS: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    SLICES: tl.constexpr,
+    WIDTH: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    STEP: tl.constexpr = SLICES * BLOCK_K
+    WHOLE: tl.constexpr = K % STEP == 0
+    col0 = tl.program_id(0) * BLOCK_N
+    allow_next(PDL)
+    prefetch_rows(weight_ptr, col0, N, K, BLOCK_N, PDL)
+    await_previous(PDL)
+    num_tokens = count_rows(num_tokens_ptr, max_tokens)
+
+    rows = tl.minimum(tl.arange(0, BLOCK_M), max_tokens - 1)
+    if gamma_ptr is not None:
+        mean, scale = _statistics(x_ptr, rows, K, EPS, WIDTH)
+    depth = tl.arange(0, SLICES)[:, None, None] * BLOCK_K + tl.arange(0, BLOCK_K)[None, None, :]
+    x_ptrs = x_ptr + rows[None, :, None] * K + depth
+    own_cols = tl.minimum(tl.arange(0, BLOCK_N), N - 1 - col0)
+    weight_ptrs = weight_ptr + col0.to(tl.int64) * K + own_cols[None, :, None] * K + depth
+    acc = tl.zeros((SLICES, BLOCK_M, BLOCK_N), tl.float32)
+    for k in range(0, K, STEP):
+        if WHOLE:
+            x = tl.load(x_ptrs + k)
+            weight = tl.load(weight_ptrs + k)
+        else:
+            x = tl.load(x_ptrs + k, depth + k < K, other=0.0)
+            weight = tl.load(weight_ptrs + k, depth + k < K, other=0.0)
+        if gamma_ptr is not None:
+            gamma = tl.load(gamma_ptr + k + depth, depth + k < K, other=0.0).to(tl.float32)
+            beta = tl.load(beta_ptr + k + depth, depth + k < K, other=0.0).to(tl.float32)
+            y = (x.to(tl.float32) - mean[None, :, None]) * scale[None, :, None] * gamma + beta
+            x = rounded(y, weight.dtype)
+            if col0 == 0:
+                real = (tl.arange(0, BLOCK_M)[None, :, None] < num_tokens) & (depth + k < K)
+                tl.store(normed_ptr + rows[None, :, None] * K + depth + k, x, real)
+        acc = dot(x, tl.permute(weight, (0, 2, 1)), acc)
+
+    y = tl.sum(acc, 0)
+    rows = tl.arange(0, BLOCK_M)
+    cols = col0 + tl.arange(0, BLOCK_N)
+    if bias_ptr is not None:
+        y += tl.load(bias_ptr + cols, cols < N, other=0.0).to(tl.float32)[None, :]
+    y = activate(y, ACTIVATION)
+    where = rows[:, None] * N + cols[None, :]
+    inside = (rows < num_tokens)[:, None] & (cols < N)[None, :]
+    if residual_ptr is not None:
+        y += tl.load(residual_ptr + where, inside, other=0.0).to(tl.float32)
+    tl.store(out_ptr + where, rounded(y, out_ptr.dtype.element_ty), inside)
+
+
+def norm_linear(
+    out: torch.Tensor,
+    normed: torch.Tensor,
+    x: torch.Tensor,
+    gamma: torch.Tensor,
+    beta: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    *,
+    eps: float,
+    activation: str = "",
+    num_tokens: torch.Tensor | None = None,
+    pdl: bool = False,
+) -> None:
+    """`normed = LayerNorm(x)` and `out = activation(normed @ weight.T + bias)` in one kernel, for few rows.
+
+    Right for any number of rows up to `tiles.NARROW_ROWS`, meant for those. Rows from `num_tokens` on are left as they
+    are.
+
+    Args:
+        out: `[T, N]`, of the dtype of weight or float32.
+        normed: `[T, K]`, of the dtype of weight.
+        x: `[T, K]` float32, float16 or bfloat16; not `normed` itself.
+        gamma, beta: `[K]`.
+        weight: `[N, K]` float16 or bfloat16.
+        bias, activation, num_tokens, pdl: as in `linear.linear`.
+        eps: added to the variance.
+
+    Raises:
+        ValueError: a shape, dtype or activation that does not fit, or too many rows.
+    """
+    check("weight", weight, [None, None], HALVES)
+    k = weight.shape[1]
+    check("x", x, [None, k], FLOATS)
+    check("normed", normed, [x.shape[0], k], [weight.dtype])
+    check("gamma", gamma, [k], FLOATS)
+    check("beta", beta, [k], FLOATS)
+    launch_narrow(out, x, weight, bias, None, num_tokens, activation, pdl, norm=(normed, gamma, beta, eps))
+
+
+def launch_narrow(
+    out: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    residual: torch.Tensor | None,
+    num_tokens: torch.Tensor | None,
+    activation: str,
+    pdl: bool,
+    norm: tuple[torch.Tensor, torch.Tensor, torch.Tensor, float] | None = None,
+) -> None:
+    """What `norm_linear`, and `linear.linear` for few rows, launch; x and weight are checked already."""
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {', '.join(map(repr, ACTIVATIONS))}, found {activation!r}")
+    max_tokens, k = x.shape
+    n = weight.shape[0]
+    if max_tokens > tiles.NARROW_ROWS:
+        raise ValueError(f"x must have at most {tiles.NARROW_ROWS} rows, found {max_tokens}; use linear.linear")
+    check("out", out, [max_tokens, n], [weight.dtype, torch.float32])
+    if bias is not None:
+        check("bias", bias, [n], FLOATS)
+    if residual is not None:
+        check("residual", residual, [max_tokens, n], [weight.dtype])
+    check_count(num_tokens)
+    if not max_tokens:
+        return
+    tile = tiles.narrow_tile(max_tokens, n, chip_of(x), norm is not None)
+    normed, gamma, beta, eps = norm or (None, None, None, 0.0)
+    _narrow_linear_kernel[(triton.cdiv(n, tile.block_n),)](
+        out, normed, x, gamma, beta, weight, bias, residual, num_tokens, max_tokens,
+        N=n, K=k, EPS=eps, ACTIVATION=activation,
+        BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, BLOCK_K=tile.block_k, SLICES=tile.slices,
+        WIDTH=triton.next_power_of_2(k),
+        num_warps=tile.num_warps, num_stages=tile.num_stages, **launch_options(pdl),
+    )  # fmt: skip

@@ -1,0 +1,306 @@
+"""Padded batches to packed rows and back, on the device, without reading anything back.
+
+Reference: `distilrt.batch.pack_padded` and `Layout.unpack`. What the host would raise as an error is a bit of a flag
+here, and whatever could lead outside a table is held within it, so a bad id never faults. Bytes moved: the padded batch
+twice, the packed rows once.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from distilrt.kernels.launch import FLOATS, begin, check, check_count, count_rows, launch_options, rounded
+
+# Bits of the error flag.
+BAD_ID = 1
+BAD_POSITION = 2
+BAD_MASK = 4
+EMPTY_SEQUENCE = 8
+
+KEEP = ("keys", "first", "all")
+INTEGERS = (torch.int32, torch.int64)
+BLOCK = 1024
+# One compiled kernel for all shapes: a new batch must not wait for a compiler.
+_SHAPES = ["batch_size", "seq_len", "ids_stride", "ids_step", "mask_stride", "mask_step", "positions_stride",
+           "positions_step", "vocab_size", "max_positions"]  # fmt: skip
+
+
+@triton.jit
+def _mask_at(mask_ptr, where, inside):
+    """Whether positions are attended to; without a mask all are."""
+    if mask_ptr is None:
+        kept = inside
+    else:
+        kept = inside & (tl.load(mask_ptr + where, inside, other=0).to(tl.float32) == 1.0)
+    return kept
+
+
+@triton.jit(do_not_specialize=_SHAPES)
+def _key_lengths_kernel(
+    key_lengths_ptr,  # [max_seqs]
+    errors_ptr,  # [1]
+    mask_ptr,  # [batch_size, seq_len] or None
+    seq_len,
+    mask_stride,
+    mask_step,
+    BLOCK: tl.constexpr,
+    BAD_MASK: tl.constexpr,
+    EMPTY: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    begin(PDL)
+    seq = tl.program_id(0)
+    row_ptr = mask_ptr + seq.to(tl.int64) * mask_stride
+    count = 0
+    strange = 0
+    for first in range(0, seq_len, BLOCK):
+        positions = first + tl.arange(0, BLOCK)
+        mask = tl.load(row_ptr + positions.to(tl.int64) * mask_step, positions < seq_len, other=0).to(tl.float32)
+        count += tl.sum((mask == 1.0).to(tl.int32))
+        strange += tl.sum(((mask != 1.0) & (mask != 0.0)).to(tl.int32))
+    tl.store(key_lengths_ptr + seq, count)
+    errors = tl.where(strange > 0, BAD_MASK, 0) | tl.where(count == 0, EMPTY, 0)
+    if errors != 0:
+        tl.atomic_or(errors_ptr, errors)
+
+
+@triton.jit(do_not_specialize=_SHAPES)
+def _pack_kernel(
+    input_ids_ptr,  # [max_tokens] or None
+    position_ids_ptr,  # [max_tokens]
+    index_ptr,  # [max_tokens]
+    cu_seqlens_ptr,  # [max_seqs + 1]
+    key_lengths_ptr,  # [max_seqs]
+    first_rows_ptr,  # [max_seqs]
+    errors_ptr,  # [1]
+    ids_ptr,  # [batch_size, seq_len] or None
+    mask_ptr,  # [batch_size, seq_len] or None
+    positions_ptr,  # [batch_size, seq_len] or None
+    batch_size,
+    seq_len,
+    ids_stride,
+    ids_step,
+    mask_stride,
+    mask_step,
+    positions_stride,
+    positions_step,
+    vocab_size,
+    max_positions,
+    KEEP_FIRST: tl.constexpr,
+    KEEP_ALL: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BAD_ID: tl.constexpr,
+    BAD_POSITION: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    begin(PDL)
+    seq = tl.program_id(0)
+    # Rows of the sequences before this one; programs after the last sequence find the total.
+    start = 0
+    for first in range(0, tl.minimum(seq, batch_size), BLOCK):
+        before = first + tl.arange(0, BLOCK)
+        inside = before < tl.minimum(seq, batch_size)
+        if KEEP_ALL or mask_ptr is None:
+            lengths = tl.where(inside, seq_len, 0)
+        else:
+            lengths = tl.load(key_lengths_ptr + before, inside, other=0)
+            if KEEP_FIRST:
+                kept = _mask_at(mask_ptr, before.to(tl.int64) * mask_stride, inside)
+                lengths += (inside & (kept == 0)).to(tl.int32)
+        start += tl.sum(lengths)
+    tl.store(cu_seqlens_ptr + seq, start)
+    if seq < batch_size:
+        if mask_ptr is None:
+            num_keys = seq_len
+            tl.store(key_lengths_ptr + seq, num_keys)
+        else:
+            num_keys = tl.load(key_lengths_ptr + seq)
+        keys_so_far = 0
+        errors = 0
+        for first in range(0, seq_len, BLOCK):
+            positions = first + tl.arange(0, BLOCK)
+            inside = positions < seq_len
+            wide = positions.to(tl.int64)
+            kept = _mask_at(mask_ptr, seq.to(tl.int64) * mask_stride + wide * mask_step, inside)
+            rank = keys_so_far + tl.cumsum(kept.to(tl.int32), 0) - kept.to(tl.int32)  # keys before this position
+            # Rows that only ask go behind the keys, so that the keys stay one contiguous run.
+            packed = kept
+            if KEEP_FIRST:
+                packed = kept | (positions == 0)
+            if KEEP_ALL:
+                packed = inside
+            row = start + tl.where(kept, rank, num_keys + positions - rank)
+            tl.store(index_ptr + row, seq * seq_len + positions, packed)
+            tl.store(first_rows_ptr + seq + tl.zeros_like(row), tl.where(packed, row, -1), positions == 0)
+            if ids_ptr is not None:
+                ids = tl.load(ids_ptr + seq.to(tl.int64) * ids_stride + wide * ids_step, packed, other=0)
+                good = (ids >= 0) & (ids < vocab_size)
+                errors |= tl.where(tl.sum((packed & (good == 0)).to(tl.int32)) > 0, BAD_ID, 0)
+                tl.store(input_ids_ptr + row, tl.where(good, ids, 0).to(tl.int32), packed)
+            if positions_ptr is None:
+                numbers = positions
+            else:
+                where = seq.to(tl.int64) * positions_stride + wide * positions_step
+                numbers = tl.load(positions_ptr + where, packed, other=0)
+            good = (numbers >= 0) & (numbers < max_positions)
+            errors |= tl.where(tl.sum((packed & (good == 0)).to(tl.int32)) > 0, BAD_POSITION, 0)
+            tl.store(position_ids_ptr + row, tl.where(good, numbers, 0).to(tl.int32), packed)
+            keys_so_far += tl.sum(kept.to(tl.int32))
+        if errors != 0:
+            tl.atomic_or(errors_ptr, errors)
+
+
+@triton.jit(do_not_specialize=["num_tokens_ptr", "max_tokens"])
+def _scatter_kernel(
+    out_ptr,  # [positions, WIDTH]
+    rows_ptr,  # [max_tokens, WIDTH]
+    index_ptr,  # [max_tokens]
+    mask_ptr,  # [positions] or None
+    num_tokens_ptr,  # [1] or None
+    max_tokens,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    begin(PDL)
+    row = tl.program_id(0)
+    cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    if row < count_rows(num_tokens_ptr, max_tokens):
+        position = tl.load(index_ptr + row).to(tl.int64)
+        inside = cols < WIDTH
+        if mask_ptr is not None:
+            inside = inside & (tl.load(mask_ptr + position + tl.zeros_like(cols)).to(tl.float32) == 1.0)
+        x = tl.load(rows_ptr + row.to(tl.int64) * WIDTH + cols, inside, other=0.0)
+        tl.store(out_ptr + position * WIDTH + cols, rounded(x.to(tl.float32), out_ptr.dtype.element_ty), inside)
+
+
+def pack(
+    input_ids: torch.Tensor | None,
+    position_ids: torch.Tensor,
+    index: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    key_lengths: torch.Tensor,
+    first_rows: torch.Tensor,
+    errors: torch.Tensor,
+    *,
+    padded_shape: tuple[int, int],
+    padded_ids: torch.Tensor | None,
+    attention_mask: torch.Tensor | None = None,
+    padded_positions: torch.Tensor | None = None,
+    keep: str = "keys",
+    vocab_size: int,
+    max_positions: int,
+    pdl: bool = False,
+) -> None:
+    """Write the packed batch of a padded one, as `distilrt.batch.pack_padded` does, into buffers of the caller.
+
+    Args:
+        input_ids: `[T]` int32 to write, or None without `padded_ids`; T is at least batch_size * seq_len.
+        position_ids: `[T]` int32 to write.
+        index: `[T]` int32 to write: flat padded position of each packed row.
+        cu_seqlens: `[max_seqs + 1]` int32 to write; entries after the last sequence repeat the total.
+        key_lengths: `[max_seqs]` int32 to write; entries after the last sequence are left as they are.
+        first_rows: `[max_seqs]` int32 to write likewise: packed row of padded position 0; -1 where it was not packed.
+        errors: `[1]` int32; what is wrong is OR-ed into it: `BAD_ID` and `BAD_POSITION` of a packed row (0 is used in
+            its place), `BAD_MASK` (a value that is not 0 or 1, taken as 0), `EMPTY_SEQUENCE`. The caller sets it to 0.
+        padded_shape: batch_size, at most max_seqs, and seq_len.
+        padded_ids: `[batch_size, seq_len]` int32 or int64, any strides; None where the words come as embeddings.
+        attention_mask: `[batch_size, seq_len]` of 0 and 1 of any dtype, any strides; None: all 1.
+        padded_positions: `[batch_size, seq_len]`, `[1, seq_len]` or `[seq_len]` int32 or int64; None: 0, 1, 2, …
+        keep: which masked positions are packed to ask, after the keys: none ("keys"), position 0 ("first"), "all".
+        vocab_size, max_positions: ids and positions are below these.
+        pdl: start before the kernel before has finished (`launch.begin`).
+
+    Raises:
+        ValueError: a shape, dtype or `keep` that does not fit, or buffers that are too small.
+    """
+    batch_size, seq_len = padded_shape
+    if keep not in KEEP:
+        raise ValueError(f"keep must be one of {', '.join(KEEP)}, found {keep!r}")
+    check("position_ids", position_ids, [None], [torch.int32])
+    max_tokens, max_seqs = position_ids.shape[0], key_lengths.shape[0]
+    if batch_size * seq_len > max_tokens or batch_size > max_seqs:
+        raise ValueError(
+            f"the buffers hold {max_seqs} sequences and {max_tokens} rows, "
+            f"the padded batch has {batch_size} and {batch_size} * {seq_len}"
+        )
+    if (input_ids is None) != (padded_ids is None):
+        raise ValueError("give input_ids and padded_ids, or neither")
+    for name, tensor, size in (
+        ("input_ids", input_ids, max_tokens), ("index", index, max_tokens), ("cu_seqlens", cu_seqlens, max_seqs + 1),
+        ("key_lengths", key_lengths, max_seqs), ("first_rows", first_rows, max_seqs), ("errors", errors, 1),
+    ):  # fmt: skip
+        if tensor is not None:
+            check(name, tensor, [size], [torch.int32])
+    ids_strides = _strides("padded_ids", padded_ids, padded_shape, integers=True)
+    mask_strides = _strides("attention_mask", attention_mask, padded_shape, integers=False)
+    position_strides = _strides("padded_positions", padded_positions, padded_shape, integers=True)
+    if attention_mask is not None and batch_size:
+        _key_lengths_kernel[(batch_size,)](
+            key_lengths, errors, attention_mask, seq_len, *mask_strides,
+            BLOCK=BLOCK, BAD_MASK=BAD_MASK, EMPTY=EMPTY_SEQUENCE, **launch_options(pdl),
+        )  # fmt: skip
+    _pack_kernel[(max_seqs + 1,)](
+        input_ids, position_ids, index, cu_seqlens, key_lengths, first_rows, errors,
+        padded_ids, attention_mask, padded_positions, batch_size, seq_len,
+        *ids_strides, *mask_strides, *position_strides, vocab_size, max_positions,
+        KEEP_FIRST=keep == "first", KEEP_ALL=keep == "all", BLOCK=BLOCK, BAD_ID=BAD_ID, BAD_POSITION=BAD_POSITION,
+        num_warps=8,
+        **launch_options(pdl),
+    )  # fmt: skip
+
+
+def unpack(
+    out: torch.Tensor,
+    rows: torch.Tensor,
+    index: torch.Tensor,
+    *,
+    attention_mask: torch.Tensor | None = None,
+    num_tokens: torch.Tensor | None = None,
+) -> None:
+    """Spread packed rows over the padded grid, with zeros everywhere else.
+
+    Args:
+        out: `[batch_size, seq_len, H]` or `[batch_size, seq_len]` to write.
+        rows: `[T, H]` or `[T]`, float32, float16 or bfloat16.
+        index: `[T]` int32, flat padded position of each row.
+        attention_mask: `[batch_size, seq_len]`, contiguous; rows of masked positions, which only ask, are then left
+            out. None: every packed row is shown.
+        num_tokens: `[1]` int32 on the device; None: all T rows.
+
+    Raises:
+        ValueError: a shape or dtype that does not fit.
+    """
+    check("out", out, [None, None, *rows.shape[1:]], FLOATS)
+    check("rows", rows, [None] if rows.dim() == 1 else [None, None], FLOATS)
+    max_tokens = rows.shape[0]
+    check("index", index, [max_tokens], [torch.int32])
+    check_count(num_tokens)
+    if attention_mask is not None:
+        check("attention_mask", attention_mask, out.shape[:2], [attention_mask.dtype])
+    width = 1 if rows.dim() == 1 else rows.shape[1]
+    out.zero_()
+    if max_tokens:
+        block = min(BLOCK, triton.next_power_of_2(width))
+        _scatter_kernel[max_tokens, triton.cdiv(width, block)](
+            out, rows, index, attention_mask, num_tokens, max_tokens, WIDTH=width, BLOCK=block, **launch_options(False)
+        )
+
+
+def _strides(
+    name: str, tensor: torch.Tensor | None, padded_shape: tuple[int, int], *, integers: bool
+) -> tuple[int, int]:
+    """Elements from one row and one column of a padded input to the next, 0 where it is shared."""
+    if tensor is None:
+        return 0, 0
+    allowed = [padded_shape]
+    if name == "padded_positions":
+        allowed += [(1, padded_shape[1]), padded_shape[1:]]  # type: ignore[list-item]
+    if tuple(tensor.shape) not in allowed or (integers and tensor.dtype not in INTEGERS):
+        shapes = " or ".join(str(list(shape)) for shape in allowed)
+        kinds = "int32 or int64 " if integers else ""
+        raise ValueError(f"{name} must be {kinds}of shape {shapes}, found {tensor.dtype} of {list(tensor.shape)}")
+    strides = tensor.broadcast_to(padded_shape).stride()
+    return strides[0], strides[1]

@@ -1,0 +1,220 @@
+"""Which tile a kernel runs with: pure functions of shape, dtype and chip. No tuning at run time, no GPU needed.
+
+A tile found by measurement (`python -m distilrt.bench tiles`) belongs into `MEASURED`; elsewhere the candidate with the
+lowest estimate is taken. The estimate counts, for the multiprocessor with the most blocks, cycles of multiplying, of
+moving operands through shared memory, of fetching them from L2 and of the epilogue. It ranks tiles, no more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+ITEM_SIZE = {"float32": 4, "float16": 2, "bfloat16": 2}
+# Bytes of shared memory that one program may have.
+SHARED_MEMORY = {80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}
+# Half-precision multiply-adds with float32 sums that one multiprocessor does in a cycle.
+MULTIPLY_RATE = {80: 1024, 86: 256, 89: 512, 90: 2048, 100: 4096, 120: 512}
+SHARED_RATE = 128  # bytes a cycle
+L2_RATE = 48  # bytes a cycle and multiprocessor when all of them read
+START = 1500  # cycles from the start of a program to its first product, and from its last to its end
+NARROW_ROWS = 32  # up to here half-precision products are `narrow_linear`
+GROUP_M = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Chip:
+    """A GPU as far as tiles depend on it."""
+
+    capability: int  # 90 for sm_90
+    num_sms: int
+
+    @property
+    def known(self) -> int:
+        """The newest capability of this module's tables that this chip has."""
+        return max((known for known in SHARED_MEMORY if known <= self.capability), default=80)
+
+
+A100, L40S, H200, B200 = Chip(80, 108), Chip(89, 142), Chip(90, 132), Chip(100, 148)
+
+
+@dataclass(frozen=True, slots=True)
+class LinearTile:
+    """Output block of one program of `linear`, the step along the depth, and how it is compiled."""
+
+    block_m: int
+    block_n: int
+    block_k: int
+    num_warps: int
+    num_stages: int
+
+    def shared_memory(self, dtype: str) -> int:
+        """Bytes that the steps in flight take, at most."""
+        return (self.block_m + self.block_n) * self.block_k * ITEM_SIZE[dtype] * self.num_stages
+
+    def resident(self, dtype: str, chip: Chip) -> int:
+        """Programs that a multiprocessor holds at once: as many as shared memory and registers for the sums allow."""
+        threads = 32 * self.num_warps
+        others = 128 if dtype == "float32" else 48  # registers of a thread for operands and addresses
+        by_memory = SHARED_MEMORY[chip.known] // self.shared_memory(dtype)
+        by_registers = 65536 // (self.block_m * self.block_n + others * threads)
+        return max(1, min(by_memory, by_registers, 1536 // threads))
+
+    def max_registers(self, dtype: str, chip: Chip) -> int:
+        """Registers of a thread with which so many programs fit; untold, the assembler may spill to fit more."""
+        return min(255, 65536 // (32 * self.num_warps * self.resident(dtype, chip)) // 8 * 8)
+
+
+@dataclass(frozen=True, slots=True)
+class NarrowTile:
+    """Output block of one program of `narrow_linear`; a step along the depth is `slices * block_k`, a slice a warp."""
+
+    block_m: int
+    block_n: int
+    block_k: int
+    slices: int
+    num_warps: int
+    num_stages: int
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionTile:
+    """Queries of one program of `attention`, keys of one step, how it is compiled, and how many programs at most.
+
+    Scores are summed over `depth` dims of a head at a time. `max_registers` of a thread: untold, the assembler may
+    spill to fit more programs.
+    """
+
+    block_m: int
+    block_n: int
+    num_warps: int
+    num_stages: int
+    programs: int
+    depth: int = 128
+    max_registers: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RowTile:
+    """Programs and warps of the row-wise ops; programs take rows in turns."""
+
+    programs: int
+    num_warps: int
+
+
+# 128 x 256 moves the fewest bytes for each product; two programs of 128 x 128 fit on a multiprocessor and hide each
+# other's epilogue; the narrow ones are for few rows. Shared memory and registers allow less before sm_90.
+_HOPPER = (
+    LinearTile(128, 256, 64, 8, 3), LinearTile(128, 128, 64, 8, 3), LinearTile(128, 64, 64, 4, 4),
+    LinearTile(64, 128, 64, 4, 4), LinearTile(64, 64, 64, 4, 5), LinearTile(64, 32, 128, 4, 4),
+)  # fmt: skip
+_AMPERE = (
+    LinearTile(128, 256, 32, 8, 3), LinearTile(128, 128, 64, 8, 3), LinearTile(128, 64, 64, 4, 3),
+    LinearTile(64, 128, 64, 4, 3), LinearTile(64, 64, 64, 4, 4), LinearTile(64, 32, 64, 4, 4),
+    LinearTile(32, 64, 64, 4, 4),
+)  # fmt: skip
+_ADA = (
+    LinearTile(128, 128, 32, 8, 4), LinearTile(128, 64, 64, 4, 3), LinearTile(64, 128, 64, 4, 3),
+    LinearTile(64, 64, 64, 4, 4), LinearTile(64, 32, 64, 4, 4), LinearTile(32, 64, 64, 4, 4),
+)  # fmt: skip
+# Exact float32 products are plain multiply-adds, whose operands must fit in registers.
+_FLOAT32 = (LinearTile(64, 64, 32, 8, 2), LinearTile(32, 32, 32, 4, 2), LinearTile(16, 32, 32, 4, 2))
+_CANDIDATES = {80: _AMPERE, 86: _ADA, 89: _ADA, 90: _HOPPER, 100: _HOPPER, 120: _ADA}
+
+# (capability, dtype, tokens, n, k) and what was fastest there; it holds down to half as many tokens.
+MEASURED: dict[tuple[int, str, int, int, int], LinearTile] = {}
+
+
+def linear_candidates(dtype: str, chip: Chip) -> tuple[LinearTile, ...]:
+    """The tiles that `linear_tile` chooses from."""
+    return _FLOAT32 if dtype == "float32" else _CANDIDATES[chip.known]
+
+
+def linear_tile(tokens: int, n: int, k: int, dtype: str, chip: Chip, segments: int = 1) -> LinearTile:
+    """The tile of `linear` for `[tokens, k] @ [n, k]ᵀ` with the depth in `segments` parts."""
+    shape = (chip.capability, dtype, n, k)
+    counts = [key[2] for key in MEASURED if key[:2] + key[3:] == shape and key[2] // 2 < tokens <= key[2]]
+    if counts and segments == 1:
+        return MEASURED[chip.capability, dtype, min(counts), n, k]
+    return min(
+        linear_candidates(dtype, chip), key=lambda tile: linear_cycles(tile, tokens, n, k, dtype, chip, segments)
+    )
+
+
+def linear_cycles(tile: LinearTile, tokens: int, n: int, k: int, dtype: str, chip: Chip, segments: int = 1) -> float:
+    """Cycles of the multiprocessor that has the most blocks, by the estimate that this module starts with."""
+    m, width, item = tile.block_m, tile.block_n, ITEM_SIZE[dtype]
+    blocks = _up(tokens, m) * _up(n, width) * segments
+    depth = k / segments
+    if dtype == "float32":
+        multiply = depth * m * width / 100  # multiply-adds, with the loads between them
+        shared = depth * (m + width) * item * 4 / SHARED_RATE
+    else:
+        # From sm_90 on a group of 4 warps multiplies 64 rows at once; single warps reach about 60 % there.
+        grouped = chip.capability >= 90 and m >= 64
+        single = chip.capability >= 90 and not grouped
+        multiply = depth * m * width / (MULTIPLY_RATE[chip.known] * (0.6 if single else 1.0))
+        readers = (m // 64) * (64 + width) if grouped else 2 * (m + width)
+        shared = depth * (readers + m + width) * item / SHARED_RATE
+    fetch = depth * (m + width) * item / L2_RATE
+    epilogue = m * width * 20 / 128
+    resident = tile.resident(dtype, chip)
+    most = _up(blocks, chip.num_sms)
+    main = max(multiply, shared, fetch)
+    # Programs that share a multiprocessor hide each other's start and epilogue, one that is alone hides nothing.
+    hidden = min(resident, most)
+    return most * (main + epilogue / hidden) + _up(most, resident) * START
+
+
+def split_k(tokens: int, n: int, k: int, dtype: str, chip: Chip) -> int:
+    """Into how many parts `linear_split` should cut the depth; 1: use `linear`."""
+    if is_narrow(tokens, dtype):
+        return 1
+    best, fewest = 1, 0.0
+    for segments in (1, 2, 4):
+        if segments > 1 and k // segments < 256:
+            break
+        tile = linear_tile(tokens, n, k, dtype, chip, segments)
+        cycles = linear_cycles(tile, tokens, n, k, dtype, chip, segments)
+        cycles += segments * tokens * n * 8 / (chip.num_sms * L2_RATE)  # the partial sums, written and read
+        if not fewest or cycles < 0.9 * fewest:
+            best, fewest = segments, cycles
+    return best
+
+
+def is_narrow(tokens: int, dtype: str) -> bool:
+    """Whether `narrow_linear` is for so many rows."""
+    return tokens <= NARROW_ROWS and dtype != "float32"
+
+
+def narrow_tile(tokens: int, n: int, chip: Chip, norm: bool = False) -> NarrowTile:
+    """The tile of `narrow_linear`: the narrowest block with which all programs run at once.
+
+    With `norm` the rows in flight are float32, and fewer steps of them fit into shared memory.
+    """
+    block_m, resident = (16, 2) if tokens <= 16 else (32, 1)
+    block_n = next((width for width in (8, 16, 32) if _up(n, width) <= resident * chip.num_sms), 64)
+    stages = 4 if block_m == 16 and block_n < 64 else 3
+    return NarrowTile(block_m, block_n, 32, 8, 8, stages - norm)
+
+
+def attention_tile(max_seqlen: int, head_dim: int, dtype: str, chip: Chip) -> AttentionTile:
+    """The tile of `attention`: one block of keys where that holds the longest sequence, up to 128."""
+    if dtype == "float32":
+        block = 32 if head_dim <= 64 and max_seqlen > 16 else 16
+        return AttentionTile(block, block, 4, 2, 4 * chip.num_sms, depth=32)
+    longest = max(16, 1 << (max_seqlen - 1).bit_length())
+    if longest <= 128:
+        block_m = min(longest, 64)
+        return AttentionTile(block_m, longest, 4 if block_m == 64 else 2, 2, 4 * chip.num_sms)
+    return AttentionTile(128, 64, 8, 3, 2 * chip.num_sms, max_registers=168 if head_dim <= 32 else None)
+
+
+def row_tile(tokens: int, width: int, chip: Chip) -> RowTile:
+    """Few warps a row where rows are many, four where the time of one row counts."""
+    if tokens <= 4 * chip.num_sms:
+        return RowTile(max(tokens, 1), 4 if width > 256 else 1)
+    return RowTile(min(tokens, 16 * chip.num_sms), 1 if width <= 512 else 2 if width <= 1024 else 4)
+
+
+def _up(x: int, y: int) -> int:
+    return -(-x // y)

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from distilrt.kernels import tiles
+from distilrt.kernels.tiles import A100, B200, H200, L40S, Chip, LinearTile
+
+CHIPS = [A100, L40S, H200, B200, Chip(86, 28), Chip(120, 170)]
+TOKENS = [1, 16, 17, 32, 33, 64, 128, 200, 512, 1024, 2048, 4096, 5632, 16384, 100_000]
+WIDTHS = [(768, 768), (2304, 768), (3072, 768), (768, 3072), (30522, 768), (2, 768), (48, 48), (4096, 1024)]
+
+
+@pytest.mark.parametrize("chip", CHIPS, ids=str)
+@pytest.mark.parametrize("dtype", tiles.ITEM_SIZE)
+def test_linear_tiles_fit(chip: Chip, dtype: str) -> None:
+    for tile in tiles.linear_candidates(dtype, chip):
+        assert tile.shared_memory(dtype) <= tiles.SHARED_MEMORY[chip.known]
+        assert tile.block_m * tile.block_n // (32 * tile.num_warps) <= 128, "sums of a thread, of 255 registers"
+        for size in (tile.block_m, tile.block_n, tile.block_k):
+            assert size & (size - 1) == 0
+    for tokens in TOKENS:
+        for n, k in WIDTHS:
+            assert tiles.linear_tile(tokens, n, k, dtype, chip) in tiles.linear_candidates(dtype, chip)
+
+
+@pytest.mark.parametrize("chip", CHIPS[:4], ids=str)
+def test_the_chip_is_busy(chip: Chip) -> None:
+    """Half of the multiprocessors at least have a block, if any candidate has so many; many rows use large blocks."""
+    for tokens in TOKENS:
+        for n, k in WIDTHS[:4]:
+            candidates = tiles.linear_candidates("float16", chip)
+            most = max(_blocks(tile, tokens, n) for tile in candidates)
+            tile = tiles.linear_tile(tokens, n, k, "float16", chip)
+            assert _blocks(tile, tokens, n) >= min(most, chip.num_sms) / 3
+    large = tiles.linear_tile(100_000, 3072, 768, "float16", chip)
+    assert large.block_m * large.block_n >= 128 * 128
+
+
+def test_hopper_has_the_large_tile_where_waves_are_full() -> None:
+    for tokens in (5632, 16896):
+        for n, k in WIDTHS[:4]:
+            tile = tiles.linear_tile(tokens, n, k, "bfloat16", H200)
+            assert (tile.block_m, tile.block_n) == (128, 256)
+
+
+def test_a_measured_tile_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    small, large = LinearTile(64, 32, 64, 4, 3), LinearTile(128, 32, 64, 4, 3)
+    monkeypatch.setitem(tiles.MEASURED, (90, "float16", 256, 768, 768), small)
+    monkeypatch.setitem(tiles.MEASURED, (90, "float16", 1024, 768, 768), large)
+    assert tiles.linear_tile(129, 768, 768, "float16", H200) == small
+    assert tiles.linear_tile(256, 768, 768, "float16", H200) == small
+    assert tiles.linear_tile(513, 768, 768, "float16", H200) == large
+    others = [(count, 768, 768, "float16", H200) for count in (128, 512, 1025)]
+    others += [(200, 768, 3072, "float16", H200), (200, 768, 768, "bfloat16", H200), (200, 768, 768, "float16", A100)]
+    for arguments in others:
+        assert tiles.linear_tile(*arguments) not in (small, large)
+
+
+@pytest.mark.parametrize("chip", CHIPS[:4], ids=str)
+def test_depth_is_split_only_where_the_output_is_small(chip: Chip) -> None:
+    for dtype in tiles.ITEM_SIZE:
+        for tokens in TOKENS:
+            for n, k in WIDTHS:
+                segments = tiles.split_k(tokens, n, k, dtype, chip)
+                assert segments in (1, 2, 4)
+                assert segments == 1 or k // segments >= 256
+                assert segments == 1 or not tiles.is_narrow(tokens, dtype)
+        assert tiles.split_k(16384, 768, 3072, dtype, chip) == 1
+    assert tiles.split_k(64, 768, 3072, "float16", chip) > 1
+
+
+@pytest.mark.parametrize("chip", CHIPS, ids=str)
+def test_narrow_tiles_run_at_once(chip: Chip) -> None:
+    for tokens in (1, 16, 17, 32):
+        for n, _ in WIDTHS[:4]:
+            for norm in (False, True):
+                tile = tiles.narrow_tile(tokens, n, chip, norm)
+                assert tokens <= tile.block_m
+                assert math.ceil(n / tile.block_n) <= 2 * chip.num_sms or tile.block_n == 64
+                assert tile.slices == tile.num_warps
+    assert tiles.is_narrow(32, "float16")
+    assert not tiles.is_narrow(33, "float16")
+    assert not tiles.is_narrow(1, "float32")
+
+
+@pytest.mark.parametrize("chip", CHIPS, ids=str)
+@pytest.mark.parametrize("dtype", tiles.ITEM_SIZE)
+def test_attention_tiles(chip: Chip, dtype: str) -> None:
+    for max_seqlen in (1, 2, 16, 17, 64, 65, 128, 129, 512):
+        for head_dim in (16, 64, 100, 128):
+            tile = tiles.attention_tile(max_seqlen, head_dim, dtype, chip)
+            assert 16 <= tile.block_m <= 128
+            assert tile.block_n >= 16
+            assert tile.programs >= chip.num_sms
+            if dtype != "float32" and max_seqlen <= 128:
+                assert tile.block_n >= max_seqlen, "one block of keys"
+
+
+@pytest.mark.parametrize("chip", CHIPS, ids=str)
+def test_row_tiles(chip: Chip) -> None:
+    for tokens in TOKENS:
+        for width in (16, 768, 1024, 4096):
+            tile = tiles.row_tile(tokens, width, chip)
+            assert min(tokens, chip.num_sms) <= tile.programs <= tokens
+            assert tile.num_warps in (1, 2, 4)
+
+
+def test_unknown_chips_take_the_next_older_entry() -> None:
+    assert [Chip(capability, 1).known for capability in (75, 80, 87, 89, 90, 103, 121)] == [
+        80,
+        80,
+        86,
+        89,
+        90,
+        100,
+        120,
+    ]
+
+
+def _blocks(tile: LinearTile, tokens: int, n: int) -> int:
+    return math.ceil(tokens / tile.block_m) * math.ceil(n / tile.block_n)

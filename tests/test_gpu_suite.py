@@ -1,0 +1,134 @@
+"""engine/bench/gpu and its two scripts: the whole flow in Triton's interpreter, and what happens without a GPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from distilrt.bench.gpu import report, suite
+from distilrt.bench.gpu.kernel_checks import TINY, KernelChecks
+from distilrt.bench.gpu.timing import Ceilings, Clock, Times, floor_us
+from distilrt.devices import why_not_cuda
+from distilrt.kernels import pooling
+
+BENCHES = Path(__file__).parents[1] / "benches"
+
+
+def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The script as a user starts it, from another folder."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, str(BENCHES / script), *arguments]
+    return subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("script", ["gpu_suite.py", "gpu_probe.py"])
+def test_without_a_gpu(script: str) -> None:
+    if why_not_cuda() is None:
+        pytest.skip("this machine has a GPU")
+    done = run(script)
+    assert done.returncode == 2
+    assert done.stdout.startswith("no CUDA device: ")
+    assert not done.stderr
+
+
+def test_the_suite_tests_itself(tmp_path: Path) -> None:
+    done = run("gpu_suite.py", "--self-test", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    (path,) = tmp_path.iterdir()
+    found = json.loads(path.read_text())
+    assert found["self_test"]
+    assert not found["problems"]
+    assert all(check["ok"] for check in found["checks"])
+    names = " ".join(check["name"] for check in found["checks"])
+    for word in (
+        "linear", "linear_split", "norm_linear", "embed", "attention", "gather", "mean", "pack",
+        "TokenClassification", "MultipleChoice", "bad ids", "timed model", "no allocation", "threads",
+    ):  # fmt: skip
+        assert word in names
+    engines = {row["engine"] for row in found["rows"]}
+    assert engines == {"distilrt", "transformers-sdpa", "transformers-sdpa-graph", "torch.compile-max-autotune"}
+    assert not any("failed" in row for row in found["rows"])
+    assert {"torch", "triton", "commit", "driver", "device"} <= set(found["environment"])
+    assert "SELF-TEST" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("mixed")
+
+
+def test_the_probe_tests_itself(tmp_path: Path) -> None:
+    done = run("gpu_probe.py", "--self-test", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    (path,) = tmp_path.iterdir()
+    rows = json.loads(path.read_text())["rows"]
+    for word in ("copy", "matmul bfloat16", "kernel in a graph", "barrier", "L2 read"):
+        assert any(row["what"].startswith(word) for row in rows)
+    assert all(row["value"] > 0 for row in rows)
+
+
+def test_a_wrong_kernel_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Off by a little, another answer each time, a row too far: each is seen."""
+    checks = KernelChecks(torch.device("cpu"), torch.float32, TINY, seed=0)
+    good = list(checks._pooling(32))
+    assert all(check["ok"] for check in good)
+    gather, calls = pooling.gather, []
+
+    def off(out: Any, *arguments: Any) -> None:
+        gather(out, *arguments)
+        out += 1e-3
+
+    def moving(out: Any, *arguments: Any) -> None:
+        gather(out, *arguments)
+        calls.append(1)
+        out[0, 0] *= 1 + 1e-7 * len(calls)
+
+    for wrong, key in ((off, "error"), (moving, "steady")):
+        monkeypatch.setattr(pooling, "gather", wrong)
+        (check,) = (check for check in checks._pooling(32) if check["name"].startswith("gather"))
+        assert not check["ok"]
+        assert check["error"] > check["bound"] if key == "error" else not check["steady"]
+
+
+def test_summary_names_what_is_wrong_and_compares() -> None:
+    def row(engine: str, microseconds: float, **more: Any) -> dict[str, Any]:
+        times = {"median": microseconds, "low": 0.0, "high": 0.0}
+        return {"engine": engine, "workload": "1x16", "dtype": "bfloat16", "gpu_us": times, "wall_tensors_us": times,
+                "wall_arrays_us": times, **more}  # fmt: skip
+
+    found: dict[str, Any] = {
+        "environment": {"device": "NVIDIA H200"}, "self_test": False, "facts": {"copy": "4.3 TB/s"},
+        "checks": [{"name": "good", "ok": True}, {"name": "bad one", "ok": False}], "problems": ["sdpa: exit code 1"],
+        "rows": [row("distilrt", 100.0, floor_us=20.0, share_of_floor=0.2), row("transformers-sdpa", 900.0),
+                 row("torch.compile-max-autotune", 250.0),
+                 {"engine": "transformers-sdpa-graph", "workload": "1x16", "dtype": "bfloat16", "failed": "why"}],
+    }  # fmt: skip
+    text = "\n".join(report.summary(found))
+    for words in ("NVIDIA H200", "1 of 2 checks", "WRONG", "bad one", "PROBLEM sdpa: exit code 1", "copy: 4.3 TB/s"):
+        assert words in text
+    assert report.summary(found)[-1].split() == ["1x16", "bfloat16", "100.0", "20.0", "20%", "100.0", "100.0", "900.0",
+                                                 "-", "250.0", "2.50"]  # fmt: skip
+
+
+def test_a_part_that_fails_or_hangs_is_a_problem(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    for code, message in (("import time; time.sleep(60)", "did not end in time"), ("1 / 0", "exit code 1: ZeroDiv")):
+        with log.open("wb") as file:
+            process = subprocess.Popen([sys.executable, "-c", code], stdout=file, stderr=file)
+        assert str(suite._finish(process, log, 0.0 if "sleep" in code else float("inf"))).startswith(message)
+    assert report.file_name("gpu_suite", {"device": "NVIDIA H200 (MIG)"}) == "gpu_suite_nvidia-h200-mig.json"
+
+
+def test_clock_and_floor() -> None:
+    clock = Clock(torch.device("cpu"), 0.01)
+    calls: list[int] = []
+    for times in (clock.back_to_back(lambda: calls.append(1)), clock.one_by_one(lambda: calls.append(1))):
+        assert isinstance(times, Times)
+        assert 0 <= times.low <= times.median <= times.high
+    assert len(calls) == 6
+    most = Ceilings(4e12, {"bfloat16": 8e14})
+    assert floor_us(8e10, 85_000_000, "bfloat16", most) == pytest.approx(100)
+    assert floor_us(1.36e9, 84_900_000, "bfloat16", most) == pytest.approx(84.9 / 4)

@@ -1,0 +1,82 @@
+"""engine/backends/graphs.py: the ladder, the choice of a bucket, the cut into parts. Capture itself needs a GPU."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from distilrt.backends.graphs import Bucket, cut, ladder, pick, top_tokens, within
+from distilrt.errors import BackendError
+
+
+def test_the_top_is_one_wave_of_tiles() -> None:
+    assert top_tokens(132, 768, 512) == 44 * 128  # H100 and H200: 44 x 3 tiles
+    assert top_tokens(108, 768, 512) == 36 * 128  # A100
+    assert top_tokens(132, 1024, 512) == 33 * 128
+    assert top_tokens(132, 100, 512) == 132 * 128
+    assert top_tokens(2, 768, 512) == 512  # the longest sequence fits all the same
+    assert top_tokens(2, 768, 513) == 640
+
+
+@pytest.mark.parametrize("top", [16, 20, 128, 512, 640, 4224, 4608, 5632, 16896])
+def test_steps_of_the_ladder(top: int) -> None:
+    buckets = ladder(top)
+    sizes = [bucket.tokens for bucket in buckets]
+    assert sizes[-1] == top
+    assert sizes[0] == 16
+    for small, large in pairwise(sizes):
+        assert small < large <= (2 if small < 128 else 1.5) * small
+    for bucket in buckets:
+        assert bucket.seqs == max(4, bucket.tokens // 8)
+        assert bucket.tokens % 16 or bucket.seqs % 2 == 0
+
+
+def test_sequences_of_real_ladders_keep_alignment() -> None:
+    for top in (512, 4224, 4608, 5632, 16896):
+        assert all(bucket.seqs % 4 == 0 for bucket in ladder(top))
+
+
+def test_pick_takes_the_smallest_that_holds() -> None:
+    buckets = ladder(5632)
+    assert pick(buckets, 0, 0) == Bucket(16, 4)
+    assert pick(buckets, 16, 4) == Bucket(16, 4)
+    assert pick(buckets, 17, 1) == Bucket(32, 4)
+    assert pick(buckets, 16, 5).seqs == 8
+    assert pick(buckets, 5632, 704).tokens == 5632
+    rng = np.random.default_rng()
+    for _ in range(200):
+        tokens = int(rng.integers(1, 5633))
+        bucket = pick(buckets, tokens, int(rng.integers(1, tokens // 8 + 2)))
+        assert tokens <= bucket.tokens <= max(16, 2 * tokens)
+
+
+def test_cut_makes_the_fewest_parts_in_order() -> None:
+    top = Bucket(64, 8)
+    rng = np.random.default_rng()
+    for _ in range(200):
+        lengths = rng.integers(1, 65, rng.integers(1, 40))
+        if rng.random() < 0.5:
+            lengths = rng.integers(1, 5, rng.integers(1, 40))
+        ends = [0, *np.cumsum(lengths).tolist()]
+        parts = list(cut(ends, top))
+        assert [part[0] for part in parts] == [0, *(part[1] for part in parts[:-1])]
+        assert parts[-1][1] == len(lengths)
+        for start, end in parts:
+            assert ends[end] - ends[start] <= top.tokens
+            assert 1 <= end - start <= top.seqs
+        for (start, end), _ in pairwise(parts):  # none could have taken one more
+            assert ends[end + 1] - ends[start] > top.tokens or end + 1 - start > top.seqs
+    assert list(cut([0], top)) == []
+
+
+def test_a_limit_keeps_the_lower_buckets() -> None:
+    buckets = ladder(5632)
+    assert within(buckets, lambda bucket: bucket.tokens << 10, None, 512) == buckets
+    kept = within(buckets, lambda bucket: bucket.tokens << 10, 1 << 20, 512)
+    assert kept[-1].tokens == 1024
+    with pytest.raises(BackendError, match=r"DISTILRT_GPU_MEMORY allows 0 MiB.*512 tokens takes 1 MiB"):
+        within(buckets, lambda bucket: bucket.tokens << 10, 1 << 18, 512)
+    with pytest.raises(BackendError, match=r"DISTILRT_GPU_MEMORY allows 0 MiB.*takes 1 MiB"):
+        within(buckets, lambda bucket: bucket.tokens << 10, 1, 512)
