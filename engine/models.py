@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 
-from distilrt import backends, checkpoint, heads, losses, packed, reference
+from distilrt import backends, checkpoint, heads, hub_upload, losses, packed, reference
 from distilrt.batch import Batch, Layout, pack_padded
 from distilrt.config import DistilBertConfig
 from distilrt.errors import InvalidInput
@@ -115,6 +115,10 @@ class _Model:
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config and weights where the reference and `from_pretrained` can read them."""
         checkpoint.save(folder, self.config, self.weights, self.architecture)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload what `save_pretrained` writes, and a section of the model card; see `hub_upload.upload`."""
+        return hub_upload.upload(self.save_pretrained, repo_id, architecture=self.architecture, **options)
 
     @property
     def dtype(self) -> str:
@@ -247,6 +251,19 @@ class DistilBertModel(_Model):
         last = run.layout.unpack(run.rows) if run.hidden_states is None else run.hidden_states[-1]
         return self._answer(BaseModelOutput, run, return_dict, last_hidden_state=last)
 
+    def first_hidden_state(
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        inputs_embeds: Any = None,
+        position_ids: Any = None,
+        token_type_ids: Any = None,
+    ) -> Any:
+        """The hidden state of position 0 `[batch_size, hidden_size]`, also where it is masked; arguments as above."""
+        run = self._encode(input_ids, attention_mask, inputs_embeds, position_ids, token_type_ids, False, False,
+                           first_only=True)  # fmt: skip
+        return run.rows if run.device is None else _as_tensor(run.rows, run.device)
+
     __call__ = forward
 
 
@@ -317,6 +334,7 @@ class DistilBertForQuestionAnswering(_Model):
     """The encoder with a score for each position to be the first and the last of the answer."""
 
     architecture = "DistilBertForQuestionAnswering"
+    _loss: ClassVar[Callable[..., Any]] = staticmethod(losses.question_answering)
 
     def forward(
         self,
@@ -344,9 +362,7 @@ class DistilBertForQuestionAnswering(_Model):
         loss = None
         if with_loss:
             start_logits, end_logits = (run.layout.unpack(rows, masked=True) for rows in ends)
-            loss = losses.question_answering(
-                start_logits, end_logits, _as_numpy(start_positions), _as_numpy(end_positions)
-            )
+            loss = self._loss(start_logits, end_logits, _as_numpy(start_positions), _as_numpy(end_positions))
         start_logits, end_logits = (run.layout.unpack(rows) for rows in ends)
         return self._answer(QuestionAnsweringModelOutput, run, return_dict, loss=loss,
                             start_logits=start_logits, end_logits=end_logits)  # fmt: skip
