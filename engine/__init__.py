@@ -10,6 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from distilrt.config import DistilBertConfig
+    from distilrt.dropin import accelerate
+    from distilrt.dropin.tensorflow import (
+        TFDistilBertForMaskedLM as TFDistilBertForMaskedLM,
+    )
+    from distilrt.dropin.tensorflow import (
+        TFDistilBertForQuestionAnswering as TFDistilBertForQuestionAnswering,
+    )
+    from distilrt.dropin.tensorflow import (
+        TFDistilBertForSequenceClassification as TFDistilBertForSequenceClassification,
+    )
+    from distilrt.dropin.tensorflow import (
+        TFDistilBertModel as TFDistilBertModel,
+    )
     from distilrt.models import (
         DistilBertForMaskedLM,
         DistilBertForMultipleChoice,
@@ -18,6 +31,7 @@ if TYPE_CHECKING:
         DistilBertForTokenClassification,
         DistilBertModel,
     )
+    from distilrt.pipelines import pipeline
     from distilrt.tokenizer import DistilBertTokenizer
     from distilrt.verification import verify
 
@@ -33,6 +47,13 @@ _HOMES = {
     "DistilBertForTokenClassification": "models",
     "DistilBertForMultipleChoice": "models",
     "verify": "verification",
+    "pipeline": "pipelines",
+    "accelerate": "dropin",
+    # Not in __all__: a star import must not need TensorFlow.
+    "TFDistilBertModel": "dropin.tensorflow",
+    "TFDistilBertForMaskedLM": "dropin.tensorflow",
+    "TFDistilBertForSequenceClassification": "dropin.tensorflow",
+    "TFDistilBertForQuestionAnswering": "dropin.tensorflow",
 }
 
 __all__ = [
@@ -45,6 +66,8 @@ __all__ = [
     "DistilBertModel",
     "DistilBertTokenizer",
     "__version__",
+    "accelerate",
+    "pipeline",
     "verify",
 ]
 

@@ -164,18 +164,38 @@ def load(
     Raises:
         OSError: the folder, repository, revision or weights are not there.
         CheckpointError: a file is damaged or refused; or a tensor is missing, misshapen, of an unfit dtype or extra.
-        ImportError: a `pytorch_model.bin` without torch.
+        ImportError: a `pytorch_model.bin` without torch, or a `tf_model.h5` without h5py.
         ValueError: an unknown architecture.
     """
-    shapes = expected_shapes(config, architecture)
+    check_architecture(model, architecture, config)
+    resolve = partial(resolve_file, model, revision=revision, subfolder=subfolder, token=token, cache_dir=cache_dir,
+                      local_files_only=local_files_only)  # fmt: skip
+    stored, path = open_tensors(resolve, model)
+    return assemble(stored, architecture, config, path)
+
+
+def check_architecture(model: str | Path, architecture: str, config: DistilBertConfig) -> None:
+    """Refuse, with a CheckpointError, a head that a folded BERT would compute in another way than BERT does.
+
+    Raises:
+        ValueError: an unknown architecture.
+    """
+    expected_shapes(config, architecture)
     if config.folded_bert and architecture in _BERT_UNFIT:
         fit = ", ".join(name for name in HEADS if name not in _BERT_UNFIT)
         raise CheckpointError(f"{model} is a BERT and can't run as {architecture}: {_BERT_UNFIT[architecture]}. "
                               f"A BERT can be loaded as {fit}")  # fmt: skip
-    resolve = partial(resolve_file, model, revision=revision, subfolder=subfolder, token=token, cache_dir=cache_dir,
-                      local_files_only=local_files_only)  # fmt: skip
-    stored, path = open_tensors(resolve, model)
-    found: dict[str, Stored | FloatArray] = dict(_by_canonical_name(stored, config.folded_bert, path))
+
+
+def assemble(stored: Mapping[str, Stored], architecture: str, config: DistilBertConfig, source: str | Path) -> Weights:
+    """`load` for tensors that are open already, by their names in the file or state dict; `source` names it in errors.
+
+    Raises:
+        CheckpointError: a tensor is missing, misshapen, of an unfit dtype or extra.
+        ValueError: an unknown architecture.
+    """
+    shapes = expected_shapes(config, architecture)
+    found: dict[str, Stored | FloatArray] = dict(_by_canonical_name(stored, config.folded_bert, source))
     if config.folded_bert:
         shapes = {_SEGMENTS: (-1, config.hidden_size)} | shapes
     if config.sinusoidal_pos_embds and _POSITIONS not in found:
@@ -184,20 +204,20 @@ def load(
         for name, twin in ((_PROJECTOR, _WORDS), (_WORDS, _PROJECTOR)):
             if name not in found and twin in found:
                 found[name] = found[twin]
-    _check(found, shapes, config, architecture, path)
+    _check(found, shapes, config, architecture, source)
     entries = {name: found[name] for name in shapes}
     if config.folded_bert:
         positions, segments = (_value(entries[name]) for name in (_POSITIONS, _SEGMENTS))
         entries[_POSITIONS] = positions + segments[0]
         del entries[_SEGMENTS]
-    return Weights(entries, str(path))
+    return Weights(entries, str(source))
 
 
 def _value(entry: Stored | FloatArray) -> FloatArray:
     return entry.load() if isinstance(entry, Stored) else entry
 
 
-def _by_canonical_name(stored: Mapping[str, Stored], bert: bool, path: Path) -> dict[str, Stored]:
+def _by_canonical_name(stored: Mapping[str, Stored], bert: bool, path: str | Path) -> dict[str, Stored]:
     """Rename what may matter, and leave out what no architecture reads."""
     found: dict[str, Stored] = {}
     for name, tensor in stored.items():
@@ -227,7 +247,7 @@ def _check(
     shapes: Mapping[str, Shape],
     config: DistilBertConfig,
     architecture: str,
-    path: Path,
+    path: str | Path,
 ) -> None:
     """Compare what was found with what the config describes; a dimension of -1 may have any size but 0."""
     missing = [f"{name} {list(shape)}" for name, shape in shapes.items() if name not in found]

@@ -106,6 +106,29 @@ def multiple_choice(logits: Array, labels: Any) -> float:
     return cross_entropy(logits, _one_each(_integers(labels, "labels"), "labels", len(logits)))
 
 
+def of_each_sequence(logits: Array, labels: Any, name: str = "labels") -> Array:
+    """The cross entropy of every sequence, `[batch_size]`, as TensorFlow's classes return it; none is left out.
+
+    Args:
+        logits: `[batch_size, classes]`.
+        labels: `[batch_size]` integers, 0 to classes - 1.
+        name: what the caller's argument is called.
+
+    Raises:
+        InvalidInput: wrong shape, dtype or range.
+    """
+    return _cross_entropies(logits, _one_each(_integers(labels, name), name, len(logits)), name)
+
+
+def squares_of_each_sequence(logits: Array, labels: Any) -> Array:
+    """The squared error of every sequence, `[batch_size]`: logits `[batch_size, 1]`, as many labels.
+
+    Raises:
+        InvalidInput: wrong shape or dtype.
+    """
+    return np.square(logits[:, 0].astype(np.float64) - _one_each(_numbers(labels, "labels"), "labels", len(logits)))
+
+
 def cross_entropy(logits: Array, labels: Array, ignored: int = IGNORED) -> float:
     """Mean of `log(sum(exp(x))) - x[label]` over the rows whose label is not `ignored`.
 
@@ -117,15 +140,20 @@ def cross_entropy(logits: Array, labels: Array, ignored: int = IGNORED) -> float
         InvalidInput: a label out of range.
     """
     counted = labels != ignored
-    rows, labels = logits[counted].astype(np.float64), labels[counted]
+    return _mean(_cross_entropies(logits[counted], labels[counted], "labels", f", or {ignored} to be left out"))
+
+
+def _cross_entropies(logits: Array, labels: Array, name: str, advice: str = "") -> Array:
+    """`log(sum(exp(x))) - x[label]` of each row in float64; `name` and `advice` are for the message of an error."""
+    rows = logits.astype(np.float64)
     if not len(labels):
-        return math.nan
+        return np.zeros(0)
     if labels.min() < 0 or labels.max() >= rows.shape[1]:
         bad = int(labels.min()) if labels.min() < 0 else int(labels.max())
-        raise InvalidInput(f"a label is {bad}; labels must be 0 to {rows.shape[1] - 1}, or {ignored} to be left out")
+        raise InvalidInput(f"a label is {bad}; {name} must be 0 to {rows.shape[1] - 1}{advice}")
     rows -= rows.max(axis=1, keepdims=True)
-    chosen = rows[np.arange(len(labels)), labels]
-    return float(np.mean(np.log(np.exp(rows).sum(axis=1)) - chosen))
+    losses: Array = np.log(np.exp(rows).sum(axis=1)) - rows[np.arange(len(labels)), labels]
+    return losses
 
 
 def mean_squared_error(logits: Array, labels: Array) -> float:

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 
-from distilrt import backends, checkpoint, heads, losses, packed, reference
+from distilrt import backends, checkpoint, heads, hub_upload, losses, packed, reference
 from distilrt.batch import Batch, Layout, pack_padded
 from distilrt.config import DistilBertConfig
 from distilrt.errors import InvalidInput
@@ -119,6 +119,10 @@ class _Model:
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config and weights where the reference and `from_pretrained` can read them."""
         checkpoint.save(folder, self.config, self.weights, self.architecture)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload what `save_pretrained` writes, and a section of the model card; see `hub_upload.upload`."""
+        return hub_upload.upload(self.save_pretrained, repo_id, architecture=self.architecture, **options)
 
     @property
     def dtype(self) -> str:
@@ -260,6 +264,19 @@ class DistilBertModel(_Model):
                            output_hidden_states, output_attentions)  # fmt: skip
         return self._answer(BaseModelOutput, run, return_dict, last_hidden_state=run.padded)
 
+    def first_hidden_state(
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        inputs_embeds: Any = None,
+        position_ids: Any = None,
+        token_type_ids: Any = None,
+    ) -> Any:
+        """The hidden state of position 0 `[batch_size, hidden_size]`, also where it is masked; arguments as above."""
+        run = self._encode(input_ids, attention_mask, inputs_embeds, position_ids, token_type_ids, False, False,
+                           first_only=True)  # fmt: skip
+        return run.padded if run.device is None else _as_tensor(run.padded, run.device)
+
     __call__ = forward
 
 
@@ -332,6 +349,7 @@ class DistilBertForQuestionAnswering(_Model):
     """The encoder with a score for each position to be the first and the last of the answer."""
 
     architecture = "DistilBertForQuestionAnswering"
+    _loss: ClassVar[Callable[..., Any]] = staticmethod(losses.question_answering)
 
     def forward(
         self,
@@ -359,9 +377,7 @@ class DistilBertForQuestionAnswering(_Model):
         loss = None
         if with_loss:
             ends = run.layout.unpack(run.rows, masked=True)
-            loss = losses.question_answering(
-                ends[..., 0], ends[..., 1], _as_numpy(start_positions), _as_numpy(end_positions)
-            )
+            loss = self._loss(ends[..., 0], ends[..., 1], _as_numpy(start_positions), _as_numpy(end_positions))
         return self._answer(QuestionAnsweringModelOutput, run, return_dict, loss=loss,
                             start_logits=_column(run.padded, 0), end_logits=_column(run.padded, 1))  # fmt: skip
 

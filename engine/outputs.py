@@ -5,6 +5,7 @@ One mechanism, six lists of fields. It knows nothing of models, and holds NumPy 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 
@@ -24,7 +25,8 @@ class ModelOutput(dict[str, Any]):
     def __init_subclass__(cls) -> None:
         cls._fields = tuple(cls.__annotations__) or cls._fields
 
-    def __init__(self, **values: Any) -> None:
+    def __init__(self, items: Mapping[str, Any] | Iterable[tuple[str, Any]] = (), /, **values: Any) -> None:
+        values = dict(items, **values)  # items first: tf.data builds a dict so
         unknown = [name for name in values if name not in self._fields]
         if unknown:
             raise TypeError(f"{type(self).__name__} has no field {unknown[0]!r}; it has {', '.join(self._fields)}")

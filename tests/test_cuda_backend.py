@@ -345,22 +345,22 @@ def test_device_and_edges_of_models() -> None:
         assert [state.shape for state in out.hidden_states] == [(0, 5, 36)] * 2
 
 
-def test_verify_in_half_precision(tmp_path: Path, real_model: Path) -> None:
+def test_verify_in_half_precision(tmp_path: Path, sentence_encoder: Path) -> None:
     """The bound is that of transformers in the same dtype; that of float32 it could not hold."""
     import shutil
 
     config = DistilBertConfig(dim=32, n_heads=2, n_layers=1, hidden_dim=32, vocab_size=30522)
     save(tmp_path, config, random_weights(config, "DistilBertModel"), "DistilBertModel")
     for name in ("tokenizer.json", "vocab.txt", "tokenizer_config.json"):
-        shutil.copy(real_model / name, tmp_path / name)
+        shutil.copy(sentence_encoder / name, tmp_path / name)
     report = verification.verify(tmp_path, ["A short text.", "And one a bit longer."], backend="cuda", dtype="bfloat16")
     assert report.ok
     assert report.largest.relative > 1e-4
 
 
-def test_real_checkpoint(real_model: Path) -> None:
-    model: Any = models.DistilBertModel.from_pretrained(real_model, backend="cuda")
-    exact: Any = models.DistilBertModel.from_pretrained(real_model, backend="reference", dtype="float64")
+def test_real_checkpoint(sentence_encoder: Path) -> None:
+    model: Any = models.DistilBertModel.from_pretrained(sentence_encoder, backend="cuda")
+    exact: Any = models.DistilBertModel.from_pretrained(sentence_encoder, backend="reference", dtype="float64")
     ids = np.array([[101, 1996, 4937, 2938, 102]])  # "The cat sat"
     found, wanted = model(ids).last_hidden_state, exact(ids).last_hidden_state
     assert np.abs(found - wanted).max() <= 1e-5 * np.abs(wanted).max()

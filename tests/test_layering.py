@@ -12,13 +12,13 @@ ROOT = Path(__file__).parents[1]
 # Lower rows may import higher ones, and modules of one row each other; never the other way.
 ROWS = [
     "errors env cpu_count devices",
-    "hub weights",
+    "hub hub_upload weights h5",
     "config",
     "checkpoint batch encoding tokenizer* workspace outputs",
     "kernels _C reference packed",
     "backends",
     "heads losses models tasks engine batcher",
-    "verification",
+    "verification pipelines",
     "cli __main__ server dropin scale bench",
 ]
 RANK = {name.rstrip("*"): row for row, names in enumerate(ROWS) for name in names.split()}

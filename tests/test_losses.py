@@ -114,3 +114,19 @@ def test_multiple_choice() -> None:
         losses.multiple_choice(logits, [1, 3])
     with pytest.raises(InvalidInput, match=r"shape \[2\]"):
         losses.multiple_choice(logits, [1])
+
+
+def test_losses_of_each_sequence() -> None:
+    logits = np.random.default_rng().standard_normal((4, 3)).astype(np.float32)
+    labels = np.array([0, 2, 1, 1])
+    expected = torch.nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels), reduction="none")
+    np.testing.assert_allclose(losses.of_each_sequence(logits, labels), expected, rtol=1e-5, atol=1e-6)
+    assert losses.of_each_sequence(logits[:0], labels[:0]).shape == (0,)
+    numbers = np.array([[0.5], [1], [-2], [0]])
+    np.testing.assert_allclose(
+        losses.squares_of_each_sequence(logits[:, :1], numbers), (logits[:, 0] - numbers[:, 0]) ** 2
+    )
+    with pytest.raises(InvalidInput, match=r"a label is -100; end_positions must be 0 to 2$"):
+        losses.of_each_sequence(logits, [0, 1, -100, 2], "end_positions")
+    with pytest.raises(InvalidInput, match=r"labels must have shape \[4\]"):
+        losses.of_each_sequence(logits, [0, 1])

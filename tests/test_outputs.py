@@ -83,3 +83,13 @@ def test_copies_and_pickles() -> None:
 def test_unknown_field() -> None:
     with pytest.raises(TypeError, match="no field 'pooler_output'; it has last_hidden_state, hidden"):
         outputs.BaseModelOutput(pooler_output=1)
+
+
+def test_made_as_dicts_are() -> None:
+    """tf.data and torch's pytrees rebuild a dict from its items."""
+    expected = outputs.MaskedLMOutput(loss=1, logits=2)
+    assert outputs.MaskedLMOutput(expected.items()) == expected
+    assert outputs.MaskedLMOutput({"logits": 2}, loss=1) == expected
+    assert list(outputs.MaskedLMOutput({"logits": 2}, loss=1)) == ["loss", "logits"]
+    with pytest.raises(TypeError, match="no field 'pooler_output'"):
+        outputs.MaskedLMOutput([("pooler_output", 1)])

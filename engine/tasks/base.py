@@ -24,7 +24,7 @@ from distilrt.tokenizer import DistilBertTokenizer
 Rows = npt.NDArray[Any]  # floats, [rows, width]
 Params = dict[str, Any]
 Selection = slice | list[int]  # of the rows of one sequence
-Text = str | tuple[str, str]
+Text = str | tuple[str, str] | list[str]  # a text, a pair of texts, or the words of a text
 
 FIRST, ALL = slice(0, 1), slice(None)
 
@@ -67,6 +67,8 @@ CUT: Mapping[str, Param] = {
     "truncation": one_of(False, True, "longest_first", "only_first", "only_second"),
     "max_length": count(None, least=2),
 }
+# Accepted for the sake of transformers' callers, and without effect: nothing here is ever padded.
+PADDING = one_of(False, True, "longest", "max_length", "do_not_pad")
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from distilrt.config import DistilBertConfig
 from distilrt.errors import InvalidInput
 from distilrt.tasks.base import (
     CUT,
+    PADDING,
     Param,
     Params,
     Prepared,
@@ -32,7 +33,7 @@ class FillMask(Task):
     """A string with mask tokens to a list of `{"score", "token", "token_str", "sequence"}`, one list a mask if several.
 
     `top_k`: how many tokens. `targets`: a token of the vocabulary or a list of them, to look at no others.
-    `truncation`, `max_length`: as in the tokenizer.
+    `truncation`, `max_length`: as in the tokenizer. `padding`: without effect.
     """
 
     name = "fill-mask"
@@ -41,6 +42,7 @@ class FillMask(Task):
         "top_k": count(5),
         "targets": Param(None, "a token or a list of tokens", lambda value: value is None or _targets(value) != []),
         **CUT,
+        "padding": PADDING,
     }
 
     def check(self, tokenizer: DistilBertTokenizer, config: DistilBertConfig, params: Params) -> None:

@@ -15,6 +15,7 @@ from distilrt import heads
 from distilrt.backends import Backend
 from distilrt.config import DistilBertConfig
 from distilrt.tasks.base import (
+    PADDING,
     Param,
     Params,
     Prepared,
@@ -39,6 +40,7 @@ class QuestionAnswering(Task):
     `top_k`: how many answers, best first. `max_seq_len`: tokens of a window, question included; None: 384 or what the
     model reads. `doc_stride`: tokens that windows share; None: 128 or half a window. `max_answer_len`: tokens of an
     answer. `handle_impossible_answer`: allow the empty answer. `align_to_words`: answer in whole words.
+    `max_question_len`, `padding`: without effect, as with transformers' fast tokenizers.
     """
 
     name = "question-answering"
@@ -50,6 +52,8 @@ class QuestionAnswering(Task):
         "max_answer_len": count(15),
         "handle_impossible_answer": one_of(False, True),
         "align_to_words": one_of(True, False),
+        "max_question_len": count(64),
+        "padding": PADDING,
     }
 
     def check(self, tokenizer: DistilBertTokenizer, config: DistilBertConfig, params: Params) -> None:

@@ -54,6 +54,7 @@ def run(
     params: Mapping[str, Any] | None = None,
     *,
     max_tokens: int = MAX_TOKENS,
+    batch_size: int | None = None,
     return_errors: bool = False,
 ) -> Iterator[Any]:
     """Answer inputs in their order, as `task.answer` describes the answers.
@@ -63,19 +64,22 @@ def run(
         inputs: read as answers are taken, about four batches ahead.
         params: the task's parameters.
         max_tokens: of a batch; a longer sequence gets a batch of its own.
+        batch_size: sequences of a batch at most; None: as many as fit. Answers do not depend on either.
         return_errors: yield the InvalidInput of a bad input in its answer's place, and go on.
 
     Raises:
         InvalidInput: a bad input, when its turn comes; the message starts with its index.
-        ValueError: at once: a parameter or `max_tokens` that is not allowed.
+        ValueError: at once: a parameter, `max_tokens` or `batch_size` that is not allowed.
         TypeError: at once: a model of another class.
     """
     if type(max_tokens) is not int or max_tokens < 1:
         raise ValueError(f"max_tokens must be an integer of at least 1, found {max_tokens!r}")
+    if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
+        raise ValueError(f"batch_size must be None or an integer of at least 1, found {batch_size!r}")
     if model.architecture != task.architecture:
         raise TypeError(f"{task.name} needs a {task.architecture}, found a {model.architecture}")
     settled = task.settle(tokenizer, model.config, params or {})
-    return _run(model, tokenizer, task, inputs, settled, max_tokens, return_errors)
+    return _run(model, tokenizer, task, inputs, settled, max_tokens, batch_size, return_errors)
 
 
 def _run(
@@ -85,13 +89,14 @@ def _run(
     inputs: Iterable[Any],
     params: Params,
     max_tokens: int,
+    batch_size: int | None,
     return_errors: bool,
 ) -> Iterator[Any]:
     source, index = iter(inputs), 0
     while window := _window(tokenizer, task, model.config, source, params, _BATCHES * max_tokens):
         good = [item for item in window if isinstance(item, Prepared)]
         outputs: dict[tuple[int, int], Rows] = {}
-        for batch in _batches(good, max_tokens):
+        for batch in _batches(good, max_tokens, batch_size):
             sequences, rows = [good[i].sequences[k] for i, k in batch], [good[i].rows[k] for i, k in batch]
             outputs |= zip(batch, compute(model, task, sequences, rows), strict=True)
         number = 0
@@ -123,7 +128,7 @@ def _window(
     return window
 
 
-def _batches(window: Sequence[Prepared], max_tokens: int) -> list[list[tuple[int, int]]]:
+def _batches(window: Sequence[Prepared], max_tokens: int, batch_size: int | None) -> list[list[tuple[int, int]]]:
     """All sequences, as (input, sequence of it), in as few batches as fitting the longest first finds."""
     sizes = {(i, k): len(ids) for i, item in enumerate(window) for k, ids in enumerate(item.sequences)}
     batches: list[list[tuple[int, int]]] = []
@@ -136,4 +141,6 @@ def _batches(window: Sequence[Prepared], max_tokens: int) -> list[list[tuple[int
             room.append(max_tokens)
         batches[place].append(key)
         room[place] -= size
+        if len(batches[place]) == batch_size:
+            room[place] = 0
     return batches

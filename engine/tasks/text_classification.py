@@ -13,6 +13,7 @@ from distilrt.config import DistilBertConfig
 from distilrt.tasks.base import (
     CUT,
     FIRST,
+    PADDING,
     Param,
     Params,
     Prepared,
@@ -41,7 +42,8 @@ class TextClassification(Task):
     """A string or `{"text", "text_pair"}` to `{"label", "score"}`, or to a list of these where `top_k` is given.
 
     `top_k`: how many labels, best first; None: all. `function_to_apply`: from logits to scores; None: what suits the
-    config's `problem_type` and number of labels. `truncation`, `max_length`: as in the tokenizer.
+    config's `problem_type` and number of labels. `truncation`, `max_length`: as in the tokenizer. `padding`: without
+    effect.
     """
 
     name = "text-classification"
@@ -50,6 +52,7 @@ class TextClassification(Task):
         "top_k": count(_BEST, None),
         "function_to_apply": one_of(None, *_FUNCTIONS),
         **CUT,
+        "padding": PADDING,
     }
 
     def texts(self, item: Any, params: Params) -> list[Text]:

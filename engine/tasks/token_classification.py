@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -11,7 +12,21 @@ from tokenizers import Encoding
 from distilrt import heads
 from distilrt.backends import Backend
 from distilrt.config import DistilBertConfig
-from distilrt.tasks.base import Param, Params, Prepared, Rows, Task, Text, as_text, count, longest, one_of, softmax
+from distilrt.errors import InvalidInput
+from distilrt.tasks.base import (
+    Param,
+    Params,
+    Prepared,
+    Rows,
+    Task,
+    Text,
+    as_text,
+    count,
+    longest,
+    one_of,
+    softmax,
+    strings,
+)
 from distilrt.tokenizer import DistilBertTokenizer
 
 Entity = dict[str, Any]
@@ -39,7 +54,8 @@ class TokenClassification(Task):
     `aggregation_strategy`: "simple" joins neighbours of one label to `{"entity_group", "score", "word", "start",
     "end"}`; "first", "average" and "max" do so with whole words, labelled by their first piece, the average of their
     pieces or their surest piece. `ignore_labels`: labels to leave out. `stride`: read a text that is too long in
-    windows that share so many tokens; without it the text is cut.
+    windows that share so many tokens; without it the text is cut. `is_split_into_words`: the input is a list of words;
+    places are those in the text that `delimiter` joins them to.
     """
 
     name = "token-classification"
@@ -48,6 +64,8 @@ class TokenClassification(Task):
         "aggregation_strategy": one_of("none", "simple", *_WORD_SCORES),
         "ignore_labels": Param(("O",), "a list of labels", lambda value: isinstance(value, list | tuple)),
         "stride": count(None, least=0),
+        "is_split_into_words": one_of(False, True),
+        "delimiter": Param(" ", "a string", lambda value: isinstance(value, str)),
     }
 
     def check(self, tokenizer: DistilBertTokenizer, config: DistilBertConfig, params: Params) -> None:
@@ -62,13 +80,22 @@ class TokenClassification(Task):
             raise ValueError("stride needs an aggregation_strategy other than 'none', to merge what windows share")
 
     def texts(self, item: Any, params: Params) -> list[Text]:
-        """The text."""
-        return [as_text(item)]
+        """The text, or its words."""
+        if not params["is_split_into_words"]:
+            return [as_text(item)]
+        if not strings(item):
+            raise InvalidInput(f"expected a list of words, found {item!r:.80}")
+        return [item]
 
     def tokenizing(self, params: Params, limit: int) -> dict[str, Any]:
         """Cut the text, or cut it into windows."""
         windows = {} if params["stride"] is None else {"stride": params["stride"], "return_overflowing_tokens": True}
-        return {"truncation": True, "max_length": limit, **windows}
+        return {
+            "truncation": True,
+            "max_length": limit,
+            "is_split_into_words": params["is_split_into_words"],
+            **windows,
+        }
 
     def head(self, backend: Backend, config: DistilBertConfig, rows: Any) -> Any:
         """Logits `[n, num_labels]`."""
@@ -78,9 +105,12 @@ class TokenClassification(Task):
         """Entities in the order of the text."""
         strategy, ignored = prepared.params["aggregation_strategy"], prepared.params["ignore_labels"]
         labels, tokenizer = prepared.config.label_names(), prepared.tokenizer
+        text, word_starts = prepared.source, None
+        if prepared.params["is_split_into_words"]:
+            text, word_starts = _joined_words(prepared.source, prepared.params["delimiter"])
         entities: list[Entity] = []
         for encoding, logits in zip(prepared.encodings, outputs, strict=True):
-            tokens = _tokens(prepared.source, encoding, softmax(logits), tokenizer.unk_token_id)
+            tokens = _tokens(text, encoding, softmax(logits), tokenizer.unk_token_id, word_starts)
             if strategy in _WORD_SCORES:
                 found = [_word(tokenizer, word, _WORD_SCORES[strategy], labels) for word in _words(tokens)]
             else:
@@ -91,12 +121,23 @@ class TokenClassification(Task):
         return entities if len(outputs) == 1 else _without_overlaps(entities)
 
 
-def _tokens(text: str, encoding: Encoding, scores: Rows, unk_token_id: int) -> list[_Token]:
-    """The tokens of the text itself, without special ones."""
+def _joined_words(words: list[str], delimiter: str) -> tuple[str, list[int]]:
+    """The text that the words make, and where in it each starts."""
+    starts = accumulate((len(word) + len(delimiter) for word in words[:-1]), initial=0)
+    return delimiter.join(words), list(starts)
+
+
+def _tokens(
+    text: str, encoding: Encoding, scores: Rows, unk_token_id: int, word_starts: list[int] | None
+) -> list[_Token]:
+    """The tokens of the text itself, without special ones; with `word_starts`, offsets are those in each word."""
     columns = zip(encoding.ids, encoding.tokens, encoding.offsets, encoding.special_tokens_mask, strict=True)
     tokens = []
     for place, (token_id, word, (start, end), special) in enumerate(columns):
         if not special:
+            if word_starts is not None:
+                shift = word_starts[encoding.word_ids[place] or 0]
+                start, end = start + shift, end + shift
             unknown = token_id == unk_token_id
             continues = not unknown and len(word) != end - start
             tokens.append(_Token(text[start:end] if unknown else word, scores[place], start, end, place, continues))

@@ -1,0 +1,185 @@
+"""`torch.compile(model, backend="distilrt")`: DistilBERT encoders by this engine, everything else by inductor.
+
+torch finds `compile_graph` by the entry point `torch_dynamo_backends`. In a captured graph every encoder that
+`distilrt.dropin.recognise` finds becomes one operator; heads, pooling, losses and whatever else the program does stay
+in the graph, which inductor compiles. Numbers at masked positions are the reference's here, not 0: nobody knows what
+the rest of the program makes of them.
+"""
+
+from __future__ import annotations
+
+import operator
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.fx import GraphModule, Node
+
+from distilrt import backends
+from distilrt.batch import pack_padded
+from distilrt.config import DistilBertConfig
+from distilrt.dropin import ops
+from distilrt.dropin.fx_nodes import method_of
+from distilrt.dropin.recognise import Encoder, encoders
+from distilrt.errors import InvalidInput
+
+_IN_PLACE = {operator.setitem, operator.iadd, operator.isub, operator.imul, operator.imatmul, operator.itruediv,
+             operator.ifloordiv, operator.imod, operator.ipow, operator.iand, operator.ior, operator.ixor}  # fmt: skip
+_ADVICE = "call the model under torch.inference_mode() or torch.no_grad()"
+
+
+def compile_graph(
+    module: GraphModule, inputs: Sequence[Any], *, mode: str | None = None, options: dict[str, Any] | None = None
+) -> Callable[..., Any]:
+    """A backend of torch.compile.
+
+    Args:
+        module: the captured graph.
+        inputs: examples of its arguments, parameters among them.
+        mode, options: inductor's, as for `torch.compile(…, backend="inductor")`.
+
+    Returns:
+        The compiled program. It watches the parameters and packs them anew after a change that torch counts, which a
+        write through `parameter.data` is not.
+    """
+    patches = {**(torch._inductor.list_mode_options(mode) if mode else {}), **(options or {})}
+    rewritten, packed = _rewritten(module, inputs)
+    compiled: Callable[..., Any] = torch._inductor.compile(rewritten, list(inputs), options=patches)
+    if not packed:
+        return compiled
+
+    def run(*arguments: Any) -> Any:
+        try:
+            for encoder in packed:
+                encoder.refresh(arguments)
+            return compiled(*arguments)
+        except InvalidInput:  # what only the reference defines, such as a row that is masked altogether
+            return module(*arguments)
+
+    return run
+
+
+def _rewritten(module: GraphModule, inputs: Sequence[Any]) -> tuple[GraphModule, list[_PackedEncoder]]:
+    """The graph with each encoder as one operator, and what computes them; the module itself where there is none."""
+    if any(_writes(node) for node in module.graph.nodes):
+        return module, []  # could not be run again after an error in the middle
+    if torch.is_autocast_enabled("cpu") or not any(True for _ in encoders(module.graph)):
+        return module, []
+    tensors = [value for value in inputs if isinstance(value, torch.Tensor)]
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        warnings.warn(f"torch.compile(backend='distilrt') leaves this DistilBERT to inductor, since gradients are on; "
+                      f"{_ADVICE}", stacklevel=2)  # fmt: skip
+        return module, []
+    if any(tensor.is_inference() for tensor in tensors if isinstance(tensor, torch.nn.Parameter)):
+        warnings.warn("torch.compile(backend='distilrt') leaves this DistilBERT to inductor, since its parameters were "
+                      "made under torch.inference_mode(), and changes to such can't be seen; load the model outside of "
+                      "it", stacklevel=2)  # fmt: skip
+        return module, []
+    graph = torch.fx.Graph()
+    copies: dict[Node, Node] = {}
+    graph.output(graph.graph_copy(module.graph, copies))
+    places = {node: i for i, node in enumerate(node for node in graph.nodes if node.op == "placeholder")}
+    packed = []
+    for found in encoders(graph):
+        encoder = _PackedEncoder(found.config, {name: places[node] for name, node in found.weights.items()})
+        if _replace(graph, found, ops.register(encoder)):
+            packed.append(encoder)
+    graph.eliminate_dead_code()
+    return (GraphModule(module, graph), packed) if packed else (module, [])
+
+
+def _writes(node: Node) -> bool:
+    """Whether a node changes one of its arguments in place."""
+    method = method_of(node)
+    if method.endswith("_") and not method.endswith("__"):
+        return True
+    return node.target in _IN_PLACE or bool(node.kwargs.get("inplace")) or "out" in node.kwargs
+
+
+def _replace(graph: torch.fx.Graph, found: Encoder, number: int) -> bool:
+    """Put one operator in place of an encoder, unless the program reads something in the middle of it."""
+    states = {alias: i for i, aliases in enumerate(found.states) for alias in aliases}
+    own = found.inner | set(states)
+    if any(user not in own for node in found.inner for user in node.users):
+        return False
+    readers = [(node, index, user) for node, index in states.items() for user in list(node.users) if user not in own]
+    all_states = any(index < len(found.states) - 1 for _, index, _ in readers)
+    first_only = not all_states and all(_takes_first(user, node) for node, _, user in readers)
+    last = found.states[-1][0]
+    with graph.inserting_after(last):
+        output = graph.call_function(
+            torch.ops.distilrt.encode.default,
+            (number, found.input_ids, found.inputs_embeds, found.position_ids, found.attention_mask,
+             found.config.hidden_size, len(found.states) if all_states else 0, first_only),
+        )  # fmt: skip
+    for node, index, user in readers:
+        if first_only:
+            user.replace_all_uses_with(output)
+        elif not all_states:
+            user.replace_input_with(node, output)
+        else:
+            with graph.inserting_after(output):
+                user.replace_input_with(node, graph.call_function(operator.getitem, (output, index)))
+    return True
+
+
+def _takes_first(user: Node, states: Node) -> bool:
+    """Whether a node is `states[:, 0]`."""
+    if user.target is not operator.getitem or user.args[0] is not states:
+        return False
+    index = user.args[1]
+    everything = slice(None)
+    return isinstance(index, tuple) and index[:2] == (everything, 0) and all(part == everything for part in index[2:])
+
+
+class _PackedEncoder:
+    """The engine's encoder of some parameters, as they are now. Safe to call from many threads."""
+
+    def __init__(self, config: DistilBertConfig, places: dict[str, int]) -> None:
+        self._config = config
+        self._places = places
+        self._lock = threading.Lock()
+        self._held: list[torch.Tensor] = []  # keeps the addresses of what was packed from being used again
+        self._state: list[tuple[int, int]] = []
+        self._backend: backends.Backend | None = None
+
+    def refresh(self, arguments: Sequence[Any]) -> None:
+        """Pack the parameters among a program's arguments, unless they are those that were packed last."""
+        tensors = [arguments[place] for place in self._places.values()]
+        state = [(tensor.data_ptr(), tensor._version) for tensor in tensors]
+        if state == self._state:
+            return
+        with self._lock:
+            held = [tensor.detach() for tensor in tensors]
+            weights = {name: tensor.numpy() for name, tensor in zip(self._places, held, strict=True)}
+            weights.setdefault("embeddings.word_embeddings.weight", np.zeros((1, self._config.hidden_size), np.float32))
+            self._backend = backends.create("auto", self._config, weights, dtype="float32")
+            self._held, self._state = held, state
+
+    def __call__(
+        self,
+        input_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
+        position_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        all_layers: bool,
+        first_only: bool,
+    ) -> torch.Tensor:
+        """See `ops.encode`."""
+        ids, embeds, positions, mask = (
+            None if tensor is None else tensor.numpy()
+            for tensor in (input_ids, inputs_embeds, position_ids, attention_mask)
+        )
+        batch, layout = pack_padded(
+            self._config, ids, mask, positions, embeds, keep_first=first_only, keep_masked=not first_only
+        )
+        assert self._backend is not None
+        if first_only:
+            return torch.from_numpy(self._backend.forward(batch, wanted=layout.first_rows))
+        rows = self._backend.forward(batch, all_layers=all_layers)
+        if all_layers:
+            return torch.from_numpy(np.stack([layout.unpack(state, masked=True) for state in rows]))
+        return torch.from_numpy(layout.unpack(rows, masked=True))

@@ -1,0 +1,350 @@
+"""`distilrt.accelerate` for transformers' models and pipelines.
+
+An accelerated model is a copy that shares parameters, config and submodules with the original and replaces only
+`forward`: transformers' signature in, transformers' output classes out. The submodules are never run, so hooks on them
+do not fire. Outputs at masked positions are zero, as everywhere in distilrt.
+
+transformers 4.57 and 5.x. Nothing of transformers is patched.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NoReturn
+
+import torch
+from transformers import modeling_outputs
+
+from distilrt import checkpoint, models
+from distilrt.config import DistilBertConfig
+from distilrt.dropin import ops
+from distilrt.dropin.copies import Accelerated, accelerated_copy
+from distilrt.dropin.parameters import ModuleFile, change_counter
+
+_WAY_OUT = "use .to_transformers(), which gives the original back"
+_HEADS = ("Model", *(name.removeprefix("DistilBert") for name in checkpoint.HEADS if "For" in name))
+# transformers' class to ours; a BERT is computed as the DistilBERT that it folds into.
+_ARCHITECTURES = {f"{kind}{head}": f"DistilBert{head}" for kind in ("DistilBert", "Bert") for head in _HEADS}
+
+_FLAGS = ("output_hidden_states", "output_attentions", "return_dict")
+
+
+def accelerate_pipeline(pipeline: Any, backend: str, dtype: str) -> Any:
+    """`accelerate` of a transformers pipeline: a copy of it around the accelerated model."""
+    made = accelerated_copy(pipeline, AcceleratedPipeline, accelerate_pipeline, backend, dtype)
+    made.model = accelerate_model(pipeline.model, backend, dtype)
+    return made
+
+
+def accelerate_model(model: Any, backend: str, dtype: str) -> Any:
+    """`accelerate` of a transformers model.
+
+    Raises:
+        TypeError: it is none of `_ARCHITECTURES`, or computes in another way than its class.
+        CheckpointError, ValueError, BackendError: see `accelerate`.
+    """
+    if isinstance(model, AcceleratedModel):
+        model = model.to_transformers()
+    made = accelerated_copy(model, AcceleratedModel, accelerate_model, backend, dtype)
+    reference = _reference_class(model)
+    if "forward" in vars(model):
+        raise TypeError(f"this {type(model).__name__} has a forward of its own, put there by device_map or another "
+                        "library, which would be lost; load the model without it")  # fmt: skip
+    vars(made).update(_request=(backend, dtype), _reference=reference, _compiled_call_impl=None)
+    vars(made)["_number"] = ops.register(made)
+    made._load()
+    return made
+
+
+class AcceleratedPipeline(Accelerated):
+    """What an accelerated pipeline has beyond its own class: only the way back."""
+
+
+class AcceleratedModel(Accelerated):
+    """The methods that an accelerated model has in place of those of its own class.
+
+    While torch.compile captures a program, the engine's forward becomes one opaque operator of its graph.
+    """
+
+    _request: tuple[str, str]
+    _reference: Any  # the transformers class whose forward is computed
+    _number: int  # by which operators find this model
+    _counter: Callable[[], Any]
+    _loaded: Any  # what _counter said when _engine was made
+    _engine: Any
+    _names: tuple[str, ...]  # positional arguments
+    _known: frozenset[str]  # supported arguments
+    _outputs: Any  # output class
+    _fields: list[str]  # of that class
+    _dtype: torch.dtype  # of the outputs
+    _pools: bool
+    _trainable: bool
+
+    @property
+    def engine(self) -> Any:
+        """Our model, of the parameters as they are now. Safe to call from many threads."""
+        if self._counter() != self._loaded:
+            self._load()
+        return self._engine
+
+    def _load(self) -> None:
+        original = self._original
+        counter = change_counter(original)
+        loaded = counter()
+        names, known, outputs = _signature(self._reference)
+        parameters = list(original.parameters())
+        vars(self).update(
+            _counter=counter,
+            _loaded=loaded,
+            _names=names,
+            _known=known,
+            _outputs=outputs,
+            _fields=[field.name for field in dataclasses.fields(outputs)],
+            _dtype=parameters[0].dtype,
+            _pools=self._reference.__name__ == "BertModel" and original.pooler is not None,
+            _trainable=any(parameter.requires_grad for parameter in parameters),
+            _engine=_engine(original, self._reference, *self._request),
+        )
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The reference's forward; see its documentation for arguments and outputs.
+
+        Raises:
+            TypeError: an argument that is not supported, inputs that are no tensors or that need gradients.
+            InvalidInput, TooLong: a wrong shape, dtype or value, see `distilrt.models`.
+        """
+        if args:
+            kwargs = _bound(self._names, args, kwargs)
+        if not self._known.issuperset(kwargs):
+            _refuse_unknown(self, kwargs, self._known)
+        config, pop = self.config, kwargs.pop  # type: ignore[attr-defined]
+        states, attentions, as_dict = (pop(name, None) for name in _FLAGS)
+        if states is None:
+            states = config.output_hidden_states
+        if attentions is None:
+            attentions = config.output_attentions
+        if as_dict is None:
+            as_dict = config.return_dict
+        _check_tensors(kwargs)
+        compiling = torch.compiler.is_compiling()
+        fields: dict[str, Any]
+        if compiling:
+            fields = ops.forward(
+                self._number, self._engine.config, self._engine.architecture, kwargs, states, attentions
+            )
+        else:
+            flags = {"output_hidden_states": states, "output_attentions": attentions, "return_dict": True}
+            fields = self.engine.forward(**kwargs, **flags)
+        if self._pools:
+            fields = {**fields, "pooler_output": _pooled(self, kwargs, fields["last_hidden_state"])}
+        if self._dtype is not torch.float32:
+            fields = {name: _mapped(value, self._cast) for name, value in fields.items()}
+        if self._trainable and torch.is_grad_enabled() and not compiling:
+            fields = _with_history(fields)
+        if not as_dict:
+            return tuple(fields[name] for name in self._fields if name in fields)
+        return self._outputs(**fields) if compiling else _filled(self._outputs, self._fields, fields)
+
+    def _cast(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(self._dtype)
+
+    def train(self, mode: bool = True) -> Any:
+        """The model itself for `mode=False`; refused otherwise."""
+        if mode:
+            raise TypeError(f"an accelerated model only infers; to train, {_WAY_OUT}, then accelerate again")
+        return self
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """The model itself where `fn` (of `to`, `half`, `cuda`, …) would change nothing; refused otherwise."""
+        parameter = min(self._original.parameters(), key=torch.numel)
+        result = fn(parameter.detach().clone())
+        if (result.device, result.dtype) != (parameter.device, parameter.dtype):
+            raise TypeError(
+                f"an accelerated model stays on {parameter.device} in {parameter.dtype} and can't be moved to "
+                f"{result.device} or cast to {result.dtype}; {_WAY_OUT}, move or cast that, then accelerate again"
+            )
+        return self
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
+        """Save the original, in transformers' formats."""
+        return self._original.save_pretrained(*args, **kwargs)
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        """Push the original, in transformers' formats."""
+        return self._original.push_to_hub(*args, **kwargs)
+
+
+def _refusing(name: str) -> Any:
+    def method(self: Any, *args: Any, **kwargs: Any) -> NoReturn:
+        raise TypeError(f"{name}: an accelerated model can't be changed; {_WAY_OUT}, change that, then accelerate "
+                        "again")  # fmt: skip
+
+    method.__name__ = name
+    method.__doc__ = "Refused: it would change parameters that are packed already."
+    return method
+
+
+for _name in ("load_state_dict", "resize_token_embeddings", "resize_position_embeddings", "set_input_embeddings",
+              "set_output_embeddings", "prune_heads", "add_adapter", "load_adapter", "init_weights",
+              "gradient_checkpointing_enable"):  # fmt: skip
+    setattr(AcceleratedModel, _name, _refusing(_name))
+
+
+def _reference_class(model: Any) -> Any:
+    """The class of transformers whose forward `model` runs."""
+    cls: Any
+    for cls in type(model).__mro__:
+        if cls.__name__ in _ARCHITECTURES and cls.__module__.startswith("transformers.models."):
+            if type(model).forward is not cls.forward:
+                raise TypeError(f"{type(model).__name__} has another forward than {cls.__name__}, which accelerate "
+                                f"would not run; accelerate its {cls.__name__} instead")  # fmt: skip
+            return cls
+    raise TypeError(f"accelerate takes {', '.join(_ARCHITECTURES)} of transformers, found {type(model).__name__}")
+
+
+def _engine(model: Any, reference: Any, backend: str, dtype: str) -> Any:
+    architecture = _ARCHITECTURES[reference.__name__]
+    config = DistilBertConfig.from_dict(model.config.to_dict())
+    checkpoint.check_architecture(f"this {type(model).__name__}", architecture, config)
+    tensors = ModuleFile(model).stored()
+    weights = checkpoint.assemble(tensors, architecture, config, f"this {type(model).__name__}")
+    if backend == "auto" and model.device.type == "cuda":
+        backend = "cuda"
+    return getattr(models, architecture)(config, weights, backend=backend, dtype=dtype)
+
+
+@cache
+def _signature(reference: Any) -> tuple[tuple[str, ...], frozenset[str], Any]:
+    """Positional arguments, supported keywords, and output class of a class of transformers."""
+    parameters = inspect.signature(reference.forward).parameters.values()
+    names = tuple(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.name != "self")
+    ours = inspect.signature(getattr(models, _ARCHITECTURES[reference.__name__]).forward)
+    output = "BaseModelOutputWithPoolingAndCrossAttentions"
+    if reference.__name__ != "BertModel":
+        output = str(ours.return_annotation)  # our output classes have the names of transformers'
+    return names, frozenset(ours.parameters) - {"self"}, getattr(modeling_outputs, output)
+
+
+def _bound(names: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    if len(args) > len(names):
+        raise TypeError(f"forward takes {len(names)} positional arguments, found {len(args)}")
+    given = dict(zip(names, args, strict=False))
+    if twice := given.keys() & kwargs.keys():
+        raise TypeError(f"forward got multiple values for argument {min(twice)!r}")
+    return given | kwargs
+
+
+def _refuse_unknown(model: Any, kwargs: dict[str, Any], known: frozenset[str]) -> None:
+    """Drop arguments that say nothing, as pipelines pass them, and refuse others."""
+    for name in kwargs.keys() - known:
+        value = kwargs.pop(name)
+        if value is not None and value is not False:
+            raise TypeError(f"an accelerated {type(model).__name__} does not support {name!r}, only "
+                            f"{', '.join(sorted(known))}; for more {_WAY_OUT}")  # fmt: skip
+
+
+def _check_tensors(kwargs: dict[str, Any]) -> None:
+    """Refuse what the engine would compute and transformers would not, or the other way round."""
+    for name, value in kwargs.items():
+        if value is None:
+            continue
+        if not isinstance(value, torch.Tensor):
+            raise TypeError(f"{name} must be a torch tensor, found {type(value).__name__}")
+        if value.requires_grad and torch.is_grad_enabled():
+            raise TypeError(f"{name} requires a gradient, and an accelerated model computes none; {_WAY_OUT}, or call "
+                            "under torch.no_grad()")  # fmt: skip
+    mask = kwargs.get("attention_mask")
+    if mask is not None:
+        ids = kwargs.get("input_ids")
+        rank = kwargs["inputs_embeds"].ndim - 1 if ids is None else ids.ndim
+        if mask.ndim > rank:
+            raise TypeError(f"attention_mask has {mask.ndim} dimensions, and an accelerated model takes only a 0/1 "
+                            f"mask of the positions; for masks of pairs of positions {_WAY_OUT}")  # fmt: skip
+
+
+def _pooled(model: Any, kwargs: dict[str, Any], last_hidden_state: torch.Tensor) -> torch.Tensor:
+    """BERT's pooler on position 0, which is computed even where it is masked."""
+    first = last_hidden_state[:, 0]
+    if kwargs.get("attention_mask") is not None:
+        function = _first_operator if torch.compiler.is_compiling() else _first
+        inputs: list[Any] = [
+            kwargs.get(name) for name in ("input_ids", "attention_mask", "inputs_embeds", "position_ids")
+        ]
+        first = function(model._number, first, *inputs)
+    with torch.no_grad():
+        pooled: torch.Tensor = model.pooler(first[:, None].to(model._dtype))
+    return pooled
+
+
+def _first(
+    number: int,
+    first: torch.Tensor,
+    input_ids: torch.Tensor | None,
+    attention_mask: torch.Tensor,
+    inputs_embeds: torch.Tensor | None,
+    position_ids: torch.Tensor | None,
+) -> torch.Tensor:
+    """`first`, `[batch_size, hidden_size]`, or where one of them is masked and hence zero, what it would be."""
+    if bool(attention_mask[:, 0].all()):
+        return first
+    engine = ops.found(number).engine
+    found: torch.Tensor = engine.first_hidden_state(input_ids, attention_mask, inputs_embeds, position_ids)
+    return found
+
+
+@torch.library.custom_op("distilrt::first_hidden_state", mutates_args=())
+def _first_operator(
+    number: int,
+    first: torch.Tensor,
+    input_ids: torch.Tensor | None,
+    attention_mask: torch.Tensor,
+    inputs_embeds: torch.Tensor | None,
+    position_ids: torch.Tensor | None,
+) -> torch.Tensor:
+    # An operator may not return its argument.
+    return _first(number, first, input_ids, attention_mask, inputs_embeds, position_ids).clone()
+
+
+@_first_operator.register_fake
+def _(number: int, first: torch.Tensor, *inputs: Any) -> torch.Tensor:
+    return torch.empty_like(first)
+
+
+def _mapped(value: Any, function: Any) -> Any:
+    return tuple(map(function, value)) if isinstance(value, tuple) else function(value)
+
+
+def _filled(outputs: Any, names: list[str], fields: dict[str, Any]) -> Any:
+    """`outputs(**fields)`, without the checks of its constructor, which take longer than the rest of a call."""
+    made = OrderedDict.__new__(outputs)
+    attributes = vars(made)
+    for name in names:
+        attributes[name] = value = fields.get(name)
+        if value is not None:
+            OrderedDict.__setitem__(made, name, value)
+    return made
+
+
+class _NoGradient(torch.autograd.Function):
+    """Gives outputs the history that the reference's have, so that asking for gradients names the way out."""
+
+    @staticmethod
+    def forward(ctx: Any, anchor: torch.Tensor, tensors: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        return tuple(tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> NoReturn:
+        raise TypeError(f"an accelerated model computes no gradients; to train, {_WAY_OUT}")
+
+
+def _with_history(fields: dict[str, Any]) -> dict[str, Any]:
+    tensors: list[torch.Tensor] = []
+    for value in fields.values():
+        tensors.extend(value if isinstance(value, tuple) else [value])
+    anchor = torch.zeros((), requires_grad=True)
+    tracked = iter(_NoGradient.apply(anchor, tensors))  # type: ignore[no-untyped-call]
+    return {name: _mapped(value, lambda _: next(tracked)) for name, value in fields.items()}

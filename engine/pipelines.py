@@ -1,0 +1,263 @@
+"""`distilrt.pipeline`: transformers' pipelines, called as theirs, over this engine's tasks.
+
+What a pipeline adds to a task (`distilrt.tasks`) is the ways of calling it and the forms of its answers, which depend
+on the form of the inputs. Question answering, which transformers dropped in 5.3, is called as in 4.57.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from distilrt import models, tasks
+from distilrt.config import DistilBertConfig
+from distilrt.errors import InvalidInput
+from distilrt.hub import resolve_file
+from distilrt.tokenizer import DistilBertTokenizer
+
+# What transformers' pipelines also take, and where it is here.
+_ELSEWHERE = {
+    "device": "choose with backend=",
+    "device_map": "choose with backend=",
+    "torch_dtype": "it is called dtype",
+    "framework": "there is only one",
+    "num_workers": "leave it out: inputs are tokenized by several threads already",
+    "model_kwargs": "pass them to from_pretrained, and the model here",
+    "trust_remote_code": "distilrt runs no code from checkpoints",
+    "return_all_scores": "it is called top_k=None",
+    "topk": "it is called top_k",
+    "grouped_entities": "it is called aggregation_strategy='simple'",
+    "ignore_subwords": "it is called aggregation_strategy='first'",
+    "multi_class": "it is called multi_label",
+}
+# Under what name transformers takes the tokenizer's parameters where it does not take them by themselves.
+_FOLDS = {"fill-mask": "tokenizer_kwargs", "feature-extraction": "tokenize_kwargs"}
+
+
+def pipeline(
+    task: str,
+    model: Any,
+    tokenizer: DistilBertTokenizer | str | Path | None = None,
+    *,
+    backend: str = "auto",
+    dtype: Any = "auto",
+    num_threads: int | None = None,
+    revision: str | None = None,
+    subfolder: str = "",
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    batch_size: int | None = None,
+    max_tokens: int = tasks.MAX_TOKENS,
+    **params: Any,
+) -> Pipeline:
+    """A pipeline for one task; see `Pipeline` for how to call it.
+
+    Args:
+        task: "text-classification" or "sentiment-analysis", "fill-mask", "question-answering", "token-classification"
+            or "ner", "feature-extraction", "sentence-similarity", "zero-shot-classification".
+        model: folder or hub id of a checkpoint, or a loaded model of `distilrt`.
+        tokenizer: the same for the tokenizer; None: the model's.
+        backend, dtype, num_threads: how to compute, as in the models' `from_pretrained`; not for a loaded model.
+        revision, subfolder, token, cache_dir, local_files_only: where to look for both.
+        batch_size: sequences computed together at most; None: what `max_tokens` allows.
+        max_tokens: tokens computed together. Answers depend on neither.
+        params: defaults of the task's parameters, see the classes in `distilrt.tasks`.
+
+    Raises:
+        OSError: a checkpoint or file of it is not there.
+        ValueError, TypeError: an unknown task or parameter, a value that is not allowed, a model of another class.
+        CheckpointError, BackendError: see the models' `from_pretrained`.
+    """
+    chosen = tasks.find(task)
+    _unfolded(chosen, params)
+    where: dict[str, Any] = {"revision": revision, "subfolder": subfolder, "token": token,
+                             "cache_dir": cache_dir, "local_files_only": local_files_only}  # fmt: skip
+    source = model
+    if isinstance(model, str | Path):
+        loaded = getattr(models, chosen.architecture).from_pretrained(
+            model, backend=backend, dtype=str(dtype).removeprefix("torch."), num_threads=num_threads, **where
+        )
+        params = dict(chosen.from_checkpoint(params, partial(resolve_file, model, **where)))
+    elif isinstance(getattr(model, "config", None), DistilBertConfig):
+        if (backend, dtype, num_threads) != ("auto", "auto", None):
+            raise TypeError("backend, dtype and num_threads are chosen when a model is loaded, and this one is; pass "
+                            "them to its from_pretrained, or give a folder or hub id here")  # fmt: skip
+        loaded = model
+    else:
+        raise TypeError(f"model must be a folder, a hub id or a model of distilrt, found {type(model).__name__}; for "
+                        "transformers' objects there is distilrt.accelerate")  # fmt: skip
+    if isinstance(tokenizer, str | Path) or (tokenizer is None and loaded is not source):
+        tokenizer = DistilBertTokenizer.from_pretrained(source if tokenizer is None else tokenizer, **where)
+    if not isinstance(tokenizer, DistilBertTokenizer):
+        raise TypeError("tokenizer must be a folder, a hub id or a DistilBertTokenizer of distilrt (and with a loaded "
+                        f"model it must be given), found {type(tokenizer).__name__}")  # fmt: skip
+    return Pipeline(chosen, loaded, tokenizer, params, batch_size=batch_size, max_tokens=max_tokens)
+
+
+class Pipeline:
+    """A task with a model and a tokenizer; safe to call from many threads.
+
+    One input gives its answer and a list a list of answers; any other iterable, a generator or dataset say, is read as
+    the answers are taken, which come in its order. Exceptions to this are transformers' own, see `__call__`.
+
+    Attributes:
+        task, model, tokenizer: what it was made of.
+        params: the task's parameters where a call names none.
+    """
+
+    def __init__(
+        self,
+        task: tasks.Task,
+        model: Any,
+        tokenizer: DistilBertTokenizer,
+        params: Mapping[str, Any],
+        *,
+        batch_size: int | None = None,
+        max_tokens: int = tasks.MAX_TOKENS,
+    ) -> None:
+        """Check what a call without inputs can check.
+
+        Raises:
+            ValueError, TypeError: as `pipeline`.
+        """
+        self.task, self.model, self.tokenizer = task, model, tokenizer
+        self.params = _unfolded(task, params)
+        self._batching: dict[str, Any] = {"batch_size": batch_size, "max_tokens": max_tokens}
+        known = {name: value for name, value in self.params.items() if name in task.params}
+        # Labels may wait for the call.
+        labels = {"candidate_labels": "any"} if "candidate_labels" in task.params else {}
+        tasks.run(model, tokenizer, task, [], labels | known, **self._batching)
+
+    def __call__(self, *args: Any, batch_size: int | None = None, **params: Any) -> Any:
+        """Answer inputs.
+
+        Args:
+            args: the inputs, of the kind that the task takes (see `distilrt.tasks`): one, a list, or another iterable.
+                question-answering also takes a question and a context, as two arguments or by these names;
+                zero-shot-classification takes its candidate_labels second.
+            batch_size: in place of the pipeline's.
+            params: of the task, in place of the pipeline's.
+
+        Returns:
+            As the class says. But text-classification gives a list for one string unless this call names `top_k`;
+            fill-mask and question-answering give for a list of one what they give for its item; the words of one text
+            (`is_split_into_words`) get a list of one; and with `return_tensors=True` feature-extraction gives torch
+            tensors.
+
+        Raises:
+            InvalidInput: an input that cannot be answered; in a batch the message starts with its index.
+            ValueError, TypeError: a parameter that there is not, or a value that is not allowed.
+        """
+        name = self.task.name
+        inputs = _inputs(name, args, params)
+        given = self.params | _unfolded(self.task, params)
+        form: Callable[[Any], Any] = _as_tensor if given.pop("return_tensors", None) else _same
+        batching = self._batching if batch_size is None else self._batching | {"batch_size": batch_size}
+
+        def answers(items: Iterable[Any], **options: Any) -> Iterator[Any]:
+            return map(form, tasks.run(self.model, self.tokenizer, self.task, items, given, **batching, **options))
+
+        if isinstance(inputs, str | Mapping):
+            [answer] = answers([inputs], return_errors=True)
+            if isinstance(answer, InvalidInput):
+                raise answer
+            listed = name == "text-classification" and isinstance(inputs, str) and "top_k" not in params
+            return [answer] if listed else answer
+        if not isinstance(inputs, list | tuple):
+            return answers(_iterated(inputs))
+        if given.get("is_split_into_words") is True and not all(isinstance(item, list | tuple) for item in inputs):
+            inputs = [inputs]
+        found = list(_with_progress(answers(inputs), len(inputs)))
+        return found[0] if len(found) == 1 and name in ("fill-mask", "question-answering") else found
+
+    def __repr__(self) -> str:
+        return f"Pipeline(task={self.task.name!r}, model={self.model.architecture}, params={self.params})"
+
+
+def _inputs(task: str, args: tuple[Any, ...], params: dict[str, Any]) -> Any:
+    """The inputs of a call, taken out of its arguments; other positional ones become parameters."""
+    if task == "question-answering":
+        if len(args) == 2:
+            params |= {"question": args[0], "context": args[1]}
+            args = ()
+        if not args and {"question", "context"} <= params.keys():
+            return _questions(params.pop("question"), params.pop("context"))
+    if task == "zero-shot-classification" and len(args) == 2:
+        params["candidate_labels"] = args[1]
+        args = args[:1]
+    if not args and "inputs" in params:
+        return params.pop("inputs")
+    if len(args) != 1:
+        raise TypeError(f"{task} takes its inputs as one positional argument, found {len(args)}")
+    return args[0]
+
+
+def _questions(question: Any, context: Any) -> Any:
+    """A question and its context, or many: each with its own context, or all with one."""
+    if not isinstance(question, list | tuple):
+        return {"question": question, "context": context}
+    contexts = [context] * len(question) if isinstance(context, str) else list(context)
+    if len(contexts) != len(question):
+        raise ValueError(
+            f"there are {len(question)} questions but {len(contexts)} contexts; give one context, or as many"
+        )
+    return [{"question": one, "context": other} for one, other in zip(question, contexts, strict=True)]
+
+
+def _unfolded(task: tasks.Task, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters without the folds that transformers has for those of the tokenizer; all names known.
+
+    Raises:
+        ValueError: an unknown name, or one given twice.
+    """
+    unfolded: dict[str, Any] = {}
+    fold = _FOLDS.get(task.name)
+    known = {*task.params, *(["return_tensors"] if task.name == "feature-extraction" else [])}
+    for name, value in [*params.items(), *(params.get(fold or "") or {}).items()]:
+        if name in _ELSEWHERE:
+            raise ValueError(f"{task.name} has no parameter {name!r}: {_ELSEWHERE[name]}")
+        if name == fold:
+            continue
+        if name not in known:
+            raise ValueError(f"{task.name} has no parameter {name!r}; it has {', '.join(sorted(known))}")
+        if name in unfolded:
+            raise ValueError(f"{name} is given twice, by itself and in {fold}")
+        unfolded[name] = value
+    return unfolded
+
+
+def _iterated(inputs: Any) -> Iterable[Any]:
+    """The items of an iterable, or of what has only a length and items by number, as torch's datasets may."""
+    if not hasattr(inputs, "__iter__") and hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__"):
+        return (inputs[i] for i in range(len(inputs)))
+    try:
+        items: Iterator[Any] = iter(inputs)
+    except TypeError:
+        raise TypeError(
+            f"inputs must be one input, a list of them or an iterable, found {type(inputs).__name__}"
+        ) from None
+    return items
+
+
+def _with_progress(answers: Iterator[Any], total: int) -> Iterator[Any]:
+    """The same with a progress bar after a second, on a terminal and where tqdm is installed."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return answers
+    return iter(tqdm(answers, total=total, unit=" inputs", disable=None, delay=1))
+
+
+def _same(answer: Any) -> Any:
+    return answer
+
+
+def _as_tensor(answer: Any) -> Any:
+    if isinstance(answer, InvalidInput):
+        return answer
+    import torch
+
+    return torch.tensor(answer)

@@ -1,0 +1,346 @@
+"""`distilrt.pipeline` against transformers' of the same task: forms of inputs and answers, parameters, refusals."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import distilrt
+from distilrt.errors import InvalidInput
+from distilrt.pipelines import Pipeline, pipeline
+from tests.golden import make_question_answering as golden
+
+Folders = Callable[..., Path]
+TEXTS = ["Ada Lovelace wrote programs in London.", "ok", "The snowman ☃ of Zürich isn't well-known.", ""]
+BIO = {0: "O", 1: "B-PER", 2: "I-PER", 3: "B-LOC"}
+NLI = {0: "contradiction", 1: "neutral", 2: "entailment"}
+MASKED = ["The capital is [MASK].", "[MASK] and [MASK] met.", "Ünïcode [MASK]?"]
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "text-classification": ("DistilBertForSequenceClassification", {"num_labels": 3}),
+    "fill-mask": ("DistilBertForMaskedLM", {}),
+    "question-answering": ("DistilBertForQuestionAnswering", {}),
+    "token-classification": ("DistilBertForTokenClassification", {"id2label": BIO}),
+    "feature-extraction": ("DistilBertModel", {}),
+    "sentence-similarity": ("DistilBertModel", {}),
+    "zero-shot-classification": ("DistilBertForSequenceClassification", {"id2label": NLI}),
+}
+INPUTS: dict[str, list[Any]] = {
+    "text-classification": [*TEXTS, {"text": TEXTS[0], "text_pair": TEXTS[1]}],
+    "fill-mask": MASKED,
+    "question-answering": [{"question": "Who?", "context": TEXTS[0]}, {"question": "Why?", "context": TEXTS[2]}],
+    "token-classification": TEXTS[:3],
+    "feature-extraction": TEXTS,
+    "sentence-similarity": [{"source_sentence": "a", "sentences": ["a", "b c"]}],
+    "zero-shot-classification": TEXTS[:3],
+}
+LABELS = {"candidate_labels": ["sport", "politics"]}
+IN_TRANSFORMERS = [task for task in MODELS if task not in ("question-answering", "sentence-similarity")]
+
+
+def params_of(task: str) -> dict[str, Any]:
+    """What a call must give."""
+    return LABELS if task == "zero-shot-classification" else {}
+
+
+def assert_same(ours: Any, theirs: Any) -> None:
+    if isinstance(theirs, dict):
+        assert list(ours) == list(theirs)
+        for key in theirs:
+            assert_same(ours[key], theirs[key])
+    elif isinstance(theirs, list):
+        assert isinstance(ours, list)
+        assert len(ours) == len(theirs)
+        for one, other in zip(ours, theirs, strict=True):
+            assert_same(one, other)
+    elif isinstance(theirs, float | np.floating):
+        assert ours == pytest.approx(float(theirs), abs=1e-4)
+    else:
+        assert ours == theirs
+
+
+@pytest.fixture
+def pipes(folder_of: Folders) -> Callable[[str], tuple[Pipeline, Any]]:
+    """Our pipeline and transformers' of a task, the latter None where there is none."""
+
+    def make(task: str, **params: Any) -> tuple[Pipeline, Any]:
+        architecture, changes = MODELS[task]
+        folder = folder_of(architecture, **changes)
+        theirs = None
+        if task in IN_TRANSFORMERS:
+            theirs = transformers.pipeline(task, model=str(folder), device="cpu", **params)  # type: ignore[call-overload]
+        return pipeline(task, folder, **params), theirs
+
+    return make
+
+
+@pytest.mark.parametrize("task", IN_TRANSFORMERS)
+def test_forms_of_inputs(pipes: Any, task: str) -> None:
+    ours, theirs = pipes(task)
+    inputs, params = INPUTS[task], params_of(task)
+    expected = theirs(inputs, **params)
+    assert_same(ours(inputs, **params), expected)
+    assert_same(ours(tuple(inputs), **params), expected)
+    assert_same(ours(inputs=inputs, **params), expected)
+    assert_same(ours(inputs[:1], **params), theirs(inputs[:1], **params))
+    for item in inputs[:2] + inputs[-1:]:
+        assert_same(ours(item, **params), theirs(item, **params))
+    assert_same(list(ours((item for item in inputs), **params)), list(theirs((item for item in inputs), **params)))
+    assert ours([], **params) == []
+
+
+class _Rows(torch.utils.data.Dataset[Any]):
+    """A dataset as torch has it: items by number, and no `__iter__`."""
+
+    def __init__(self, rows: list[Any]) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.rows[index % len(self.rows)]  # hence never an IndexError
+
+
+@pytest.mark.parametrize("task", list(MODELS))
+def test_datasets_and_batches(pipes: Any, task: str) -> None:
+    ours, _ = pipes(task)
+    inputs, params = INPUTS[task] * 3, params_of(task)
+    expected = [ours([item], return_tensors=False)[0] if task == "feature-extraction" else ours(item, **params)
+                for item in inputs]  # fmt: skip
+    if task == "text-classification":
+        expected = [answer[0] if isinstance(answer, list) else answer for answer in expected]
+    assert_same(list(ours(_Rows(inputs), **params)), expected)
+    for batch_size in (1, 2, 100):
+        assert_same(ours(inputs, batch_size=batch_size, **params), expected)
+    with pytest.raises(ValueError, match="batch_size must be None or an integer of at least 1, found 0"):
+        ours(inputs, batch_size=0, **params)
+
+
+def test_batch_size_bounds_a_batch(pipes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, _ = pipes("text-classification")
+    sizes = []
+    forward = ours.model.backend.forward
+
+    class Watched:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(ours.model.backend, name)
+
+        def forward(self, batch: Any, **options: Any) -> Any:
+            sizes.append(batch.num_seqs)
+            return forward(batch, **options)
+
+    class Model:
+        config, architecture, backend = ours.model.config, ours.model.architecture, Watched()
+
+    pipe = Pipeline(ours.task, Model(), ours.tokenizer, {}, batch_size=3)
+    assert len(pipe(["a"] * 10)) == 10
+    assert sizes == [3, 3, 3, 1]
+    assert len(pipe(["a"] * 10, batch_size=8)) == 10
+    assert sizes[4:] == [8, 2]
+
+
+def test_inputs_are_read_as_answers_are_taken(folder_of: Folders) -> None:
+    pipe = pipeline("text-classification", folder_of("DistilBertForSequenceClassification"), max_tokens=16)
+    taken = itertools.count()
+
+    def endless() -> Iterator[str]:
+        while True:
+            next(taken)
+            yield "a"
+
+    answers = pipe(endless())
+    for _ in range(100):
+        next(answers)
+    assert next(taken) <= 128
+
+
+@pytest.mark.parametrize(
+    ("task", "params"),
+    [
+        ("text-classification", {"top_k": None}),
+        ("text-classification", {"top_k": 1}),
+        ("text-classification", {"top_k": 2, "function_to_apply": "sigmoid"}),
+        ("text-classification", {"truncation": True, "max_length": 6, "padding": "max_length"}),
+        ("fill-mask", {"top_k": 2}),
+        ("fill-mask", {"targets": ["paris", "london"]}),
+        ("fill-mask", {"tokenizer_kwargs": {"truncation": True, "max_length": 9}}),
+        ("token-classification", {"aggregation_strategy": "max", "ignore_labels": []}),
+        ("token-classification", {"aggregation_strategy": "simple", "stride": 2}),
+        ("feature-extraction", {"truncation": True}),
+        ("feature-extraction", {"tokenize_kwargs": {"truncation": True, "max_length": 5}}),
+        ("zero-shot-classification", {"hypothesis_template": "It is {}.", "multi_label": True}),
+    ],
+    ids=str,
+)
+def test_parameters(pipes: Any, task: str, params: dict[str, Any]) -> None:
+    inputs = INPUTS[task]
+    ours, theirs = pipes(task)
+    assert_same(ours(inputs, **params, **params_of(task)), theirs(inputs, **params, **params_of(task)))
+    assert_same(ours(inputs[0], **params, **params_of(task)), theirs(inputs[0], **params, **params_of(task)))
+    ours, theirs = pipes(task, **params)
+    assert_same(ours(inputs[0], **params_of(task)), theirs(inputs[0], **params_of(task)))
+    if task == "text-classification" and "top_k" in params:
+        assert_same(ours(inputs[0], top_k=3), theirs(inputs[0], top_k=3))
+
+
+WORDS = ["Ada", "Lovelace", "wrote", "hyperparameterizations", "in", "Zürich", "☃"]
+
+
+@pytest.mark.parametrize("strategy", ["none", "simple", "first", "average", "max"])
+@pytest.mark.parametrize("more", [{}, {"delimiter": "--"}], ids=str)
+def test_words_of_a_text(pipes: Any, strategy: str, more: dict[str, Any]) -> None:
+    ours, theirs = pipes("token-classification")
+    params = {"aggregation_strategy": strategy, "ignore_labels": [], "is_split_into_words": True, **more}
+    for inputs in (WORDS, [WORDS], [WORDS, WORDS[:3]]):
+        assert_same(ours(inputs, **params), theirs(inputs, **params))
+    with pytest.raises(InvalidInput, match="expected a list of words, found 'a'"):
+        ours("a", **params)
+    with pytest.raises(ValueError, match="delimiter must be a string"):
+        ours(WORDS, **params | {"delimiter": 1})
+
+
+def test_feature_extraction_returns_tensors(pipes: Any) -> None:
+    ours, theirs = pipes("feature-extraction")
+    found, expected = ours(TEXTS[0], return_tensors=True), theirs(TEXTS[0], return_tensors=True)
+    assert torch.allclose(found, expected, atol=1e-4)
+    for items in (TEXTS[:2], iter(TEXTS[:2])):
+        assert [tensor.shape for tensor in ours(items, return_tensors=True)] == [
+            tensor.shape for tensor in theirs(TEXTS[:2], return_tensors=True)
+        ]
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    folder = tmp_path_factory.mktemp("reader")
+    golden.write_model(folder)
+    return pipeline("question-answering", folder)
+
+
+CASES = json.loads(golden.ANSWERS.read_text())["cases"]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['context']}-{case['params']}")
+def test_question_answering_is_that_of_transformers_4(reader: Pipeline, case: dict[str, Any]) -> None:
+    listed = case["answers"] if isinstance(case["answers"], list) else [case["answers"]]
+    # transformers fills up with impossible answers where more are asked for than there are.
+    expected = [answer for answer in listed if answer["score"] > 0]
+    found = reader(question=golden.QUESTION, context=golden.CONTEXTS[case["context"]], **case["params"])
+    assert_same(found if isinstance(found, list) else [found], expected)
+
+
+def test_ways_to_ask(reader: Any) -> None:
+    one, other = ({"question": golden.QUESTION, "context": golden.CONTEXTS[name]} for name in ("short", "pieces"))
+    first, second = reader(one), reader(other)
+    assert isinstance(first, dict)
+    assert reader(**one) == reader(one["question"], one["context"]) == reader([one]) == first
+    assert reader([one, other]) == list(reader(iter([one, other]))) == [first, second]
+    assert reader(question=[one["question"]] * 2, context=[one["context"], other["context"]]) == [first, second]
+    assert reader(question=[one["question"]] * 2, context=one["context"]) == [first, first]
+    with pytest.raises(ValueError, match="there are 1 questions but 2 contexts"):
+        reader(question=["a"], context=["b", "c"])
+    with pytest.raises(TypeError, match="inputs as one positional argument, found 0"):
+        reader(question="a")
+
+
+def test_labels_may_come_second(pipes: Any) -> None:
+    ours, theirs = pipes("zero-shot-classification")
+    labels = LABELS["candidate_labels"]
+    assert_same(ours(TEXTS[0], labels), theirs(TEXTS[0], labels))
+    assert_same(ours(TEXTS[0], "sport, politics"), theirs(TEXTS[0], "sport, politics"))
+    with pytest.raises(ValueError, match="candidate_labels must be labels in a list"):
+        ours(TEXTS[0])
+
+
+def test_sentence_similarity_pools_as_the_checkpoint_says(sentence_encoder: Path) -> None:
+    request = {"source_sentence": "The cat sat on the mat.", "sentences": ["A feline rested on a rug."]}
+    assert pipeline("sentence-similarity", sentence_encoder)(request) == pytest.approx([0.5530], abs=1e-4)
+
+
+def test_of_loaded_models(folder_of: Folders) -> None:
+    folder = folder_of("DistilBertForSequenceClassification")
+    model = distilrt.DistilBertForSequenceClassification.from_pretrained(folder)
+    tokenizer = distilrt.DistilBertTokenizer.from_pretrained(folder)
+    expected = distilrt.pipeline("sentiment-analysis", str(folder))(TEXTS)
+    assert distilrt.pipeline("text-classification", model, tokenizer)(TEXTS) == expected
+    assert distilrt.pipeline("text-classification", model, folder)(TEXTS) == expected
+    assert distilrt.pipeline("text-classification", folder, tokenizer, dtype=torch.float32)(TEXTS) == expected
+    assert "text-classification" in repr(distilrt.pipeline("text-classification", model, tokenizer, top_k=2))
+
+
+BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"task": "summarization"}, ValueError, "task must be one of text-classification"),
+    ({"model": 7}, TypeError, "a folder, a hub id or a model of distilrt, found int; .* distilrt.accelerate"),
+    ({"model": "./nowhere"}, OSError, "does not exist"),
+    ({"tokenizer": 7}, TypeError, "tokenizer must be .* found int"),
+    ({"topk": 3}, ValueError, "no parameter 'topk': it is called top_k"),
+    ({"device": 0}, ValueError, "no parameter 'device': choose with backend="),
+    ({"num_workers": 2}, ValueError, "leave it out"),
+    ({"top": 3}, ValueError, "no parameter 'top'; it has function_to_apply, max_length"),
+    ({"top_k": 0}, ValueError, "top_k must be"),
+    ({"max_tokens": 0}, ValueError, "max_tokens must be"),
+    ({"batch_size": True}, ValueError, "batch_size must be"),
+    ({"dtype": "float8"}, distilrt.errors.BackendError, "float8"),
+]
+
+
+@pytest.mark.parametrize(("change", "error", "message"), BAD, ids=[str(case[0]) for case in BAD])
+def test_refusals(folder_of: Folders, change: dict[str, Any], error: type[Exception], message: str) -> None:
+    good: dict[str, Any] = {
+        "task": "text-classification", "model": folder_of("DistilBertForSequenceClassification")
+    }  # fmt: skip
+    with pytest.raises(error, match=message):
+        pipeline(**good | change)
+
+
+def test_refusals_of_a_call(folder_of: Folders) -> None:
+    pipe = pipeline("text-classification", folder_of("DistilBertForSequenceClassification"))
+    with pytest.raises(InvalidInput, match=r"^expected .*'text' is missing"):
+        pipe({})
+    with pytest.raises(InvalidInput, match=r"^input 1: expected a string"):
+        pipe(["a", 7])
+    with pytest.raises(TypeError, match="one input, a list of them or an iterable, found int"):
+        pipe(7)
+    with pytest.raises(ValueError, match="no parameter 'top'"):
+        pipe("a", top=1)
+    with pytest.raises(TypeError, match="found 2"):
+        pipe("a", "b")
+    model, tokenizer = pipe.model, pipe.tokenizer
+    with pytest.raises(TypeError, match="fill-mask needs a DistilBertForMaskedLM"):
+        pipeline("fill-mask", model, tokenizer)
+    with pytest.raises(TypeError, match="with a loaded model it must be given"):
+        pipeline("text-classification", model)
+    with pytest.raises(TypeError, match="chosen when a model is loaded"):
+        pipeline("text-classification", model, tokenizer, dtype="int8")
+    with pytest.raises(ValueError, match="truncation is given twice, by itself and in tokenize_kwargs"):
+        pipeline("feature-extraction", folder_of("DistilBertModel"), truncation=True,
+                 tokenize_kwargs={"truncation": True})  # fmt: skip
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_is_for_terminals(folder_of: Folders, monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: terminal)
+    monkeypatch.setattr(sys, "stderr", stream)
+    import tqdm.std
+
+    monkeypatch.setattr(tqdm.std.tqdm, "__init__", _without_delay(tqdm.std.tqdm.__init__))
+    pipe = pipeline("text-classification", folder_of("DistilBertForSequenceClassification"))
+    assert len(pipe(["a"] * 5)) == 5
+    assert ("5/5" in stream.getvalue()) == terminal
+
+
+def _without_delay(method: Any) -> Any:
+    def shown_at_once(self: Any, *args: Any, **options: Any) -> None:
+        method(self, *args, **options | {"delay": 0, "file": sys.stderr})
+
+    return shown_at_once
