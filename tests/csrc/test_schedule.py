@@ -1,4 +1,4 @@
-"""csrc/schedule.*: whichever thread computes a sequence, with whatever beside it, its numbers are the same to the bit."""
+"""csrc/schedule.*: whichever thread computes a sequence, whatever beside it, its numbers are the same to the bit."""
 
 from __future__ import annotations
 

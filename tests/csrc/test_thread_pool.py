@@ -1,4 +1,7 @@
-"""csrc/thread_pool.* and fork_lock.*: many callers, more threads than cores, forked children. Numbers must not depend on any of it."""
+"""csrc/thread_pool.* and fork_lock.*: many callers, more threads than cores, forked children.
+
+Numbers must not depend on any of it.
+"""
 
 from __future__ import annotations
 
