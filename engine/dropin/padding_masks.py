@@ -14,7 +14,7 @@ from torch.fx import Node
 
 from distilrt.dropin.fx_nodes import Different, value_of
 
-_PROBES = 6  # masks to try; each has a 1 in every row
+_PROBES = 8  # masks to try: from a single 1 in each row to nothing but 1
 
 
 def padding_mask(seen: Node, grid: Sequence[Any]) -> Node:
@@ -71,8 +71,9 @@ class _Between:
         others = [size(value) for value in self._sizes]
         random = torch.Generator().manual_seed(0)
         for probe in range(_PROBES):
-            mask = torch.rand(batch_size, seq_len, generator=random) < (probe + 1) / _PROBES
-            mask[torch.arange(batch_size), torch.randint(seq_len, (batch_size,), generator=random)] = True
+            mask = torch.rand(batch_size, seq_len, generator=random) < probe / (_PROBES - 1)
+            rows = torch.arange(batch_size)
+            mask[rows, (rows + probe) % seq_len] = True
             keys = mask[:, None, None].expand(-1, 1, seq_len, -1)
             try:
                 seen = self._module(mask.to(self._dtype), *others)
