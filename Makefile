@@ -88,7 +88,9 @@ clean:
 	@touch $@
 
 # Again after every change: a strict editable install links the files that it saw, and the extension must be rebuilt.
+# An egg-info in the root would hide the entry points of the installed package.
 .venv/core.stamp: .venv/venv.stamp $(SOURCES)
+	rm -rf *.egg-info
 	$(PIP) --no-build-isolation -e '.[cli]'
 	@touch $@
 
