@@ -96,5 +96,6 @@ def embed(
     _embed_kernel[(tile.programs,)](
         out, tokens if by_id else None, position_ids, words if by_id else tokens, positions, gamma, beta,
         num_tokens, max_tokens,
-        WIDTH=width, EPS=eps, BLOCK=triton.next_power_of_2(width), num_warps=tile.num_warps, **launch_options(pdl),
+        WIDTH=width, EPS=eps, BLOCK=triton.next_power_of_2(width), num_warps=tile.num_warps,
+        maxnreg=tiles.ROW_REGISTERS, **launch_options(pdl),
     )  # fmt: skip

@@ -101,7 +101,7 @@ def residual_layer_norm(
     _layer_norm_kernel[(tile.programs,)](
         out, x, bias, residual, gamma, beta, num_tokens, max_tokens,
         SEGMENTS=1 if x.dim() == 2 else x.shape[0], WIDTH=width, EPS=eps, BLOCK=triton.next_power_of_2(width),
-        num_warps=tile.num_warps, **launch_options(pdl),
+        num_warps=tile.num_warps, maxnreg=tiles.ROW_REGISTERS, **launch_options(pdl),
     )  # fmt: skip
 
 

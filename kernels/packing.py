@@ -247,7 +247,7 @@ def pack(
         padded_ids, attention_mask, padded_positions, batch_size, seq_len,
         *ids_strides, *mask_strides, *position_strides, vocab_size, max_positions,
         KEEP_FIRST=keep == "first", KEEP_ALL=keep == "all", BLOCK=BLOCK, BAD_ID=BAD_ID, BAD_POSITION=BAD_POSITION,
-        num_warps=8,
+        num_warps=8, maxnreg=128,
         **launch_options(pdl),
     )  # fmt: skip
 

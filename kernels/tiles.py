@@ -18,7 +18,8 @@ SHARED_RATE = 128  # bytes a cycle
 L2_RATE = 48  # bytes a cycle and multiprocessor when all of them read
 START = 1500  # cycles from the start of a program to its first product, and from its last to its end
 NARROW_ROWS = 32  # up to here half-precision products are `narrow_linear`
-GROUP_M = 8
+GROUP_M = 8  # row blocks that programs which run together share
+ROW_REGISTERS = 104  # of a thread of a row-wise op, at most: untold, the assembler may spill to fit more programs
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,12 @@ class LinearTile:
         return max(1, min(by_memory, by_registers, 1536 // threads))
 
     def max_registers(self, dtype: str, chip: Chip) -> int:
-        """Registers of a thread with which so many programs fit; untold, the assembler may spill to fit more."""
+        """Registers of a thread with which so many programs fit; untold, the assembler may spill to fit more.
+
+        On sm_100 sums are in a memory of their own and come through registers only at the end, all at once.
+        """
+        if chip.known == 100:
+            return 255
         return min(255, 65536 // (32 * self.num_warps * self.resident(dtype, chip)) // 8 * 8)
 
 
@@ -107,6 +113,7 @@ _HOPPER = (
     LinearTile(128, 256, 64, 8, 3), LinearTile(128, 128, 64, 8, 3), LinearTile(128, 64, 64, 4, 4),
     LinearTile(64, 128, 64, 4, 4), LinearTile(64, 64, 64, 4, 5), LinearTile(64, 32, 128, 4, 4),
 )  # fmt: skip
+_BLACKWELL = (LinearTile(128, 128, 64, 8, 4), *_HOPPER[2:])
 _AMPERE = (
     LinearTile(128, 256, 32, 8, 3), LinearTile(128, 128, 64, 8, 3), LinearTile(128, 64, 64, 4, 3),
     LinearTile(64, 128, 64, 4, 3), LinearTile(64, 64, 64, 4, 4), LinearTile(64, 32, 64, 4, 4),
@@ -118,7 +125,7 @@ _ADA = (
 )  # fmt: skip
 # Exact float32 products are plain multiply-adds, whose operands must fit in registers.
 _FLOAT32 = (LinearTile(64, 64, 32, 8, 2), LinearTile(32, 32, 32, 4, 2), LinearTile(16, 32, 32, 4, 2))
-_CANDIDATES = {80: _AMPERE, 86: _ADA, 89: _ADA, 90: _HOPPER, 100: _HOPPER, 120: _ADA}
+_CANDIDATES = {80: _AMPERE, 86: _ADA, 89: _ADA, 90: _HOPPER, 100: _BLACKWELL, 120: _ADA}
 
 # (capability, dtype, tokens, n, k) and what was fastest there; it holds down to half as many tokens.
 MEASURED: dict[tuple[int, str, int, int, int], LinearTile] = {}

@@ -86,6 +86,7 @@ class Cost:
     spills: int  # instructions that store a register to local memory
     shared: int  # bytes a program
     tensor_cores: str  # the instruction, or ""
+    waits: bool  # for the kernel before, ahead of every store (`launch.await_previous`)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +127,8 @@ def rows(capability: int, dtype: str, only: str = "") -> Iterator[Row]:
                 faults.append(f"shared memory over {tiles.SHARED_MEMORY[capability]}")
             if dtype != "float32" and launch_.multiplies and not cost.tensor_cores:
                 faults.append("no tensor cores")
+            if launch_.options.get("launch_pdl") and not cost.waits:
+                faults.append("no wait for the kernel before")
             yield Row(capability, dtype, launch_.label, launch_.options.get("num_warps", 4), cost, tuple(faults))
 
 
@@ -163,7 +166,7 @@ def compile_for(launched: Launch, capability: int) -> Cost:
             attributes[(number,)] = [["tt.divisibility", 16]]
     source = ASTSource(launched.kernel, signature, constants, attributes)
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=launched.options)
-    return _measure(compiled.asm["cubin"], compiled.metadata.shared)
+    return _measure(compiled.asm["cubin"], compiled.asm["ptx"], compiled.metadata.shared)
 
 
 def table(found: list[Row]) -> str:
@@ -186,9 +189,9 @@ def page(found: list[Row]) -> str:
     return f"""# What the GPU kernels compile to
 
 Written by `make ptx` with Triton {triton.__version__}: every kernel, dtype and tile compiled ahead of time. It fails on
-a spill, on shared memory over the chip's limit, and on a half-precision matrix kernel without tensor cores. Registers
-are those of a thread, shared memory is bytes a program. float32 products are exact multiply-adds on purpose. No GPU was
-involved and no time was measured.
+a spill, on shared memory over the chip's limit, on a half-precision matrix kernel without tensor cores, and on a kernel
+that starts early (sm_90 on) but does not wait before its first store. Registers are those of a thread, shared memory is
+bytes a program. float32 products are exact multiply-adds on purpose. No GPU was involved and no time was measured.
 
 {table(found)}
 """
@@ -308,7 +311,7 @@ def _ints(size: int) -> torch.Tensor:
     return _empty(size, dtype=torch.int32)
 
 
-def _measure(cubin: bytes, shared: int) -> Cost:
+def _measure(cubin: bytes, text: str, shared: int) -> Cost:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "kernel.cubin")
         path.write_bytes(cubin)
@@ -316,7 +319,9 @@ def _measure(cubin: bytes, shared: int) -> Cost:
         code = _cuobjdump("-sass", path)
     registers, stack = (int(re.search(rf"{name}:(\d+)", usage)[1]) for name in ("REG", "STACK"))  # type: ignore[index]
     found = re.search(r"\b(UTC\w*MMA|HGMMA|HMMA)\b", code)
-    return Cost(registers, stack, len(re.findall(r"\bSTL\b", code)), shared, found[1] if found else "")
+    spills = len(re.findall(r"\bSTL\b", code))
+    waits = 0 <= text.find("griddepcontrol.wait") < text.find("st.global")
+    return Cost(registers, stack, spills, shared, found[1] if found else "", waits)
 
 
 def _cuobjdump(option: str, path: Path) -> str:

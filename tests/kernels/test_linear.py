@@ -13,7 +13,7 @@ from distilrt.kernels.linear import linear, linear_split
 from tests.kernels.conftest import LENGTHS, Array, Close, double, empty, ints
 
 Normal = Callable[..., torch.Tensor]
-TILES = sorted({*tiles._HOPPER, *tiles._AMPERE, *tiles._ADA, *tiles._FLOAT32}, key=repr)
+TILES = sorted({tile for tiles_ in tiles._CANDIDATES.values() for tile in tiles_} | {*tiles._FLOAT32}, key=repr)
 TORCH = {
     "": lambda x: x,
     "gelu": torch.nn.functional.gelu,
