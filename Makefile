@@ -19,7 +19,7 @@ test: .venv/test.stamp .venv/model.stamp lint type
 	$(BIN)/python -m pytest
 
 # What is too heavy for `make test`; run both.
-test-all: sanitize sanitize-threads ptx test-tensorflow test-transformers4
+test-all: sanitize sanitize-threads test-tensorflow test-transformers4
 
 # The drop-in with the last transformers 4 and what it needs, found before .venv's.
 test-transformers4: build/transformers4/stamp .venv/model.stamp
