@@ -6,7 +6,7 @@ A backend owns the weights in its own layout and computes on packed rows; it kno
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy.typing as npt
 
@@ -14,6 +14,9 @@ from distilrt import env
 from distilrt.batch import Batch, IndexArray
 from distilrt.config import DistilBertConfig
 from distilrt.errors import BackendError
+
+if TYPE_CHECKING:
+    from distilrt.calibration import Calibration
 
 NAMES = ("reference", "cpu", "cuda")
 
@@ -52,6 +55,19 @@ class Backend(Protocol):
         ...
 
 
+def chosen(name: str) -> str:
+    """The backend that `name` means: "auto" is `DISTILRT_BACKEND` if set and else the CPU.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if name == "auto":
+        name = env.backend() or "cpu"
+    if name not in NAMES:
+        raise ValueError(f"backend must be one of auto, {', '.join(NAMES)}, found {name!r}")
+    return name
+
+
 def create(
     name: str,
     config: DistilBertConfig,
@@ -59,22 +75,21 @@ def create(
     *,
     dtype: str = "auto",
     num_threads: int | None = None,
+    calibration: Calibration | None = None,
 ) -> Backend:
     """Load `weights` (canonical names, see `distilrt.checkpoint`) into the backend called `name`.
 
     Args:
-        name: "reference", "cpu", "cuda" or "auto", which is `DISTILRT_BACKEND` if set and else the CPU.
+        name: "reference", "cpu", "cuda" or "auto", see `chosen`.
         dtype: "auto" or a dtype that the backend has.
         num_threads: CPU threads; None: `DISTILRT_NUM_THREADS`, else what affinity and cgroup allow.
+        calibration: how the CPU quantizes for int8; None: without example texts.
 
     Raises:
         ValueError: an unknown name, dtype or thread count.
         BackendError: the backend or dtype is not available on this machine.
     """
-    if name == "auto":
-        name = env.backend() or "cpu"
-    if name not in NAMES:
-        raise ValueError(f"backend must be one of auto, {', '.join(NAMES)}, found {name!r}")
+    name = chosen(name)
     if name == "reference":
         from distilrt.backends.reference import ReferenceBackend
 
@@ -82,5 +97,5 @@ def create(
     if name == "cpu":
         from distilrt.backends.cpu import CpuBackend
 
-        return CpuBackend(config, weights, dtype=dtype, num_threads=num_threads)
+        return CpuBackend(config, weights, dtype=dtype, num_threads=num_threads, calibration=calibration)
     raise BackendError("backend 'cuda' is not built yet; use backend='cpu'")
