@@ -1,7 +1,7 @@
 """What a narrow dtype does to a trained model's answers: sentence vectors against float32 on 500 real sentences.
 
 The sentences are the standard library's own docstrings, so that nothing has to be downloaded; which 500 depends on the
-Python version.
+Python version. ONNX Runtime's dynamic int8 runs beside, where it is installed.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import ast
 import importlib.util
 import re
 import sysconfig
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,13 @@ import numpy.typing as npt
 import pytest
 
 from distilrt import _C, DistilBertModel, DistilBertTokenizer
+from distilrt.bench.artefacts import artefact
+
+Vectors = npt.NDArray[np.float32]  # [sentences, hidden_size], of length 1
+Encode = Callable[[Any, Any], Any]  # input_ids and attention_mask to hidden states, [batch_size, seq_len, hidden_size]
 
 # Smallest cosine with float32 over all sentences.
-BOUNDS = {"bfloat16": 0.9999, "int8": 0.995}
+BOUNDS = {"float32": 0.999999, "bfloat16": 0.9999, "int8": 0.995}
 
 
 def sentences(count: int = 500) -> list[str]:
@@ -43,36 +49,66 @@ def folder() -> Path:
     return Path(spec.origin).parent / "model"
 
 
-def vectors(folder: Path, dtype: str, texts: list[str]) -> npt.NDArray[np.float32]:
-    tokenizer, model = DistilBertTokenizer.from_pretrained(folder), DistilBertModel.from_pretrained(folder, dtype=dtype)
-    parts = []
+@pytest.fixture(scope="module")
+def exact(folder: Path) -> Vectors:
+    """The reference's vectors, in float64."""
+    return vectors(folder, _model(folder, backend="reference", dtype="float64"))
+
+
+def vectors(folder: Path, encode: Encode) -> Vectors:
+    """Mean-pooled and normalized."""
+    tokenizer, texts, parts = DistilBertTokenizer.from_pretrained(folder), sentences(), []
     for start in range(0, len(texts), 50):
         encoded = tokenizer(texts[start : start + 50], padding=True, return_tensors="np")
         mask = encoded["attention_mask"][..., None]
-        mean = (model(**encoded).last_hidden_state * mask).sum(axis=1) / mask.sum(axis=1)
+        mean = (encode(encoded["input_ids"], encoded["attention_mask"]) * mask).sum(axis=1) / mask.sum(axis=1)
         parts.append(mean / np.linalg.norm(mean, axis=1, keepdims=True))
     return np.concatenate(parts)
 
 
-def _neighbours(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+def _model(folder: Path, **options: Any) -> Encode:
+    model = DistilBertModel.from_pretrained(folder, **options)
+    return lambda ids, mask: model(ids, mask).last_hidden_state
+
+
+def _neighbours(rows: Vectors) -> npt.NDArray[np.int64]:
     similarity = rows @ rows.T
     np.fill_diagonal(similarity, -1)
     nearest: npt.NDArray[np.int64] = similarity.argmax(axis=1)
     return nearest
 
 
-@pytest.mark.parametrize("dtype", [dtype for dtype in _C.dtypes() if dtype != "float32"])
-def test_sentence_vectors(benchmark: Any, folder: Path, add_result: Any, dtype: str) -> None:
-    texts = sentences()
-    exact = vectors(folder, "float32", texts)
-    narrow = benchmark.pedantic(vectors, args=(folder, dtype, texts), rounds=1)
-    cosines = (exact * narrow).sum(axis=1)
-    add_result(
-        model=folder.parent.name,
-        dtype=dtype,
-        sentences=len(texts),
-        smallest_cosine=round(float(cosines.min()), 5),
-        mean_cosine=round(float(cosines.mean()), 5),
-        same_neighbour=round(float((_neighbours(exact) == _neighbours(narrow)).mean()), 3),
-    )
-    assert cosines.min() >= BOUNDS[dtype]
+def _quality(exact: Vectors, actual: Vectors) -> dict[str, float]:
+    cosines = (exact * actual).sum(axis=1)
+    return {
+        "mean_error": float(f"{np.abs(actual - exact).mean():.3g}"),
+        "smallest_cosine": round(float(cosines.min()), 5),
+        "mean_cosine": round(float(cosines.mean()), 5),
+        "same_neighbour": round(float((_neighbours(exact) == _neighbours(actual)).mean()), 3),
+    }
+
+
+@pytest.mark.parametrize("dtype", _C.dtypes())
+def test_sentence_vectors(benchmark: Any, folder: Path, exact: Vectors, add_result: Any, dtype: str) -> None:
+    encode = _model(folder, backend="cpu", dtype=dtype)
+    quality = _quality(exact, benchmark.pedantic(vectors, args=(folder, encode), rounds=1))
+    add_result(model=folder.parent.name, engine="distilrt", dtype=dtype, **quality)
+    assert quality["smallest_cosine"] >= BOUNDS[dtype]
+
+
+def test_onnxruntime_int8(
+    benchmark: Any, folder: Path, exact: Vectors, add_result: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Of the same weights, as the DistilBERT that they are folded into."""
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    runtime: Any = import_module("onnxruntime")
+    folded = tmp_path_factory.mktemp("folded")
+    DistilBertModel.from_pretrained(folder).save_pretrained(folded)
+    session = runtime.InferenceSession(artefact(folded, "onnx-int8") / "model.onnx", providers=["CPUExecutionProvider"])
+
+    def encode(ids: Any, mask: Any) -> Any:
+        return session.run(["last_hidden_state"], {"input_ids": ids, "attention_mask": mask})[0]
+
+    quality = _quality(exact, benchmark.pedantic(vectors, args=(folder, encode), rounds=1))
+    add_result(model=folder.parent.name, engine=f"onnxruntime {runtime.__version__}", dtype="int8", **quality)

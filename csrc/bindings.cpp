@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <optional>
@@ -76,23 +77,30 @@ class PyEncoder {
   }
 
   void add_linear(const std::string& name, const std::vector<Floats>& weights, const std::vector<Floats>& biases,
-                  const std::string& dtype) {
+                  const std::string& dtype, const std::optional<Floats>& input_scales,
+                  const std::optional<Floats>& column_scales) {
     const DtypeKernels& kernels = find_dtype(encoder_.kernels(), dtype);
     require(!weights.empty() && weights.size() == biases.size(), "give one bias for every weight");
     const int64_t k = weights[0].ndim() == 2 ? weights[0].shape(1) : 0;
+    int64_t n = 0;
     std::vector<LinearPart> parts;
     for (size_t i = 0; i < weights.size(); ++i) {
       require(weights[i].ndim() == 2 && weights[i].shape(1) == k && biases[i].ndim() == 1 &&
                   biases[i].shape(0) == weights[i].shape(0),
               "'" + name + "' needs weights [n, k] with one k and biases [n]");
       parts.push_back({weights[i].data(), biases[i].data(), weights[i].shape(0)});
+      n += weights[i].shape(0);
     }
+    require_scales(name, input_scales, k, kernels);
+    require_scales(name, column_scales, n, kernels);
     py::gil_scoped_release nogil;
-    encoder_.add_linear(name, parts, k, kernels);
+    encoder_.add_linear(name, parts, k, kernels, input_scales ? input_scales->data() : nullptr,
+                        column_scales ? column_scales->data() : nullptr);
   }
 
   void add_packed_linear(const std::string& name, int64_t k, const Bytes& panels, const Floats& column_scales,
-                         const Ints& offsets, const Floats& bias, const std::string& dtype) {
+                         const Ints& offsets, const Floats& bias, const std::string& dtype,
+                         const std::optional<Floats>& input_scales) {
     const DtypeKernels& kernels = find_dtype(encoder_.kernels(), dtype);
     const py::ssize_t n = bias.size(), scaled = is_int8(kernels) ? n : 0;
     // The first two conditions keep packed_bytes from overflowing.
@@ -102,7 +110,9 @@ class PyEncoder {
             "'" + name + "' needs panels at a multiple of 4 bytes");
     require(column_scales.size() == scaled && offsets.size() == scaled,
             "'" + name + "' needs " + std::to_string(scaled) + " column_scales and offsets");
-    encoder_.add_packed_linear(name, n, k, kernels, panels.data(), column_scales.data(), offsets.data(), bias.data());
+    require_scales(name, input_scales, k, kernels);
+    encoder_.add_packed_linear(name, n, k, kernels, panels.data(), input_scales ? input_scales->data() : nullptr,
+                               column_scales.data(), offsets.data(), bias.data());
     borrowed_.push_back(panels);
   }
 
@@ -115,11 +125,12 @@ class PyEncoder {
       return array;
     };
     const auto floats = [&](const std::vector<float>& x) { return view(x.data(), static_cast<int64_t>(x.size())); };
-    return py::dict(py::arg("k") = linear.k,
-                    py::arg("panels") = view(static_cast<const uint8_t*>(linear.panels), linear.bytes()),
-                    py::arg("column_scales") = floats(linear.column_scales),
-                    py::arg("offsets") = view(linear.offsets.data(), static_cast<int64_t>(linear.offsets.size())),
-                    py::arg("bias") = floats(linear.bias), py::arg("dtype") = linear.kernels->dtype);
+    return py::dict(
+        py::arg("k") = linear.k, py::arg("panels") = view(static_cast<const uint8_t*>(linear.panels), linear.bytes()),
+        py::arg("column_scales") = floats(linear.column_scales),
+        py::arg("offsets") = view(linear.offsets.data(), static_cast<int64_t>(linear.offsets.size())),
+        py::arg("bias") = floats(linear.bias), py::arg("dtype") = linear.kernels->dtype,
+        py::arg("input_scales") = linear.input_scales.empty() ? py::object(py::none()) : floats(linear.input_scales));
   }
 
   void add_layer_norm(const std::string& name, const Floats& gamma, const Floats& beta) {
@@ -190,6 +201,15 @@ class PyEncoder {
   void poison_workspace() { encoder_.fill_workspace(0xFF); }  // NaN in float32 and bfloat16
 
  private:
+  static void require_scales(const std::string& name, const std::optional<Floats>& scales, int64_t size,
+                             const DtypeKernels& kernels) {
+    if (!scales) return;
+    require(is_int8(kernels), "'" + name + "' has scales, which only int8 has");
+    require(scales->size() == size && std::all_of(scales->data(), scales->data() + size,
+                                                  [](float scale) { return std::isfinite(scale) && scale >= 0; }),
+            "'" + name + "' needs " + std::to_string(size) + " finite scales of at least 0");
+  }
+
   static int64_t rows_of(const Floats& table, int64_t width) {
     require(table.ndim() == 2 && table.shape(1) == width, "embedding tables must be [rows, hidden_size]");
     return table.shape(0);
@@ -207,20 +227,23 @@ class PyKernels {
   PyKernels(const std::string& isa, const std::string& dtype)
       : kernels_(find_kernels(isa)), dtype_(find_dtype(kernels_, dtype)) {}
 
-  // epilogue(x @ weight.T + bias), into `out`; `narrow` goes through activations of the dtype.
+  // epilogue(x * input_scales @ weight.T + bias), into `out`; `narrow` goes through activations of the dtype.
   void linear(const Floats& x, const Floats& weight, const Floats& bias, const std::string& activation,
-              const std::optional<Floats>& residual, bool narrow, Floats out) {
+              const std::optional<Floats>& residual, bool narrow, const std::optional<Floats>& input_scales,
+              Floats out) {
     require(x.ndim() == 2 && weight.ndim() == 2 && x.shape(1) == weight.shape(1), "x [m, k], weight [n, k]");
     const int64_t m = x.shape(0), n = weight.shape(0), k = x.shape(1);
     require(bias.size() == n && out.size() == m * n && (!residual || residual->size() == m * n),
             "bias [n], out and residual [m, n]");
+    require(!input_scales || input_scales->size() == k, "input_scales [k]");
     Pages panels(dtype_.packed_bytes(n, k)), operand(m * lanes(k, dtype_.lane) * 4);
     std::vector<float> column_scales(static_cast<size_t>(n)), row_scales(static_cast<size_t>(2 * m));
     std::vector<int32_t> offsets(static_cast<size_t>(n));
     const int64_t stride = lanes(n, 4) * 4;
     const Pages result(narrow ? m * stride * dtype_.activation_bytes : 0);
-    dtype_.pack(weight.data(), k, 0, n, {panels.data(), column_scales.data(), offsets.data()});
-    if (dtype_.convert != nullptr) dtype_.convert(x.data(), m, k, operand.data(), row_scales.data());
+    dtype_.pack(weight.data(), k, 0, n, {panels.data(), column_scales.data(), offsets.data(), false});
+    if (dtype_.convert != nullptr)
+      dtype_.convert(x.data(), m, k, input_scales ? input_scales->data() : nullptr, operand.data(), row_scales.data());
     const GemmArgs args{.a = dtype_.convert != nullptr ? static_cast<const void*>(operand.data()) : x.data(),
                         .lda = lanes(k, dtype_.lane),
                         .row_scales = row_scales.data(),
@@ -317,10 +340,11 @@ PYBIND11_MODULE(_C, m) {
            py::arg("position_embeddings").noconvert(), py::arg("isa") = "", py::arg("dtype") = "float32",
            py::arg("num_threads") = 1)
       .def("add_linear", &PyEncoder::add_linear, py::arg("name"), py::arg("weights").noconvert(),
-           py::arg("biases").noconvert(), py::arg("dtype") = "float32")
+           py::arg("biases").noconvert(), py::arg("dtype") = "float32",
+           py::arg("input_scales").noconvert() = py::none(), py::arg("column_scales").noconvert() = py::none())
       .def("add_packed_linear", &PyEncoder::add_packed_linear, py::arg("name"), py::arg("k"),
            py::arg("panels").noconvert(), py::arg("column_scales").noconvert(), py::arg("offsets").noconvert(),
-           py::arg("bias").noconvert(), py::arg("dtype") = "float32")
+           py::arg("bias").noconvert(), py::arg("dtype") = "float32", py::arg("input_scales").noconvert() = py::none())
       .def("linear_parts", &PyEncoder::linear_parts, py::arg("name"))
       .def("add_layer_norm", &PyEncoder::add_layer_norm, py::arg("name"), py::arg("gamma").noconvert(),
            py::arg("beta").noconvert())
@@ -341,7 +365,8 @@ PYBIND11_MODULE(_C, m) {
       .def(py::init<const std::string&, const std::string&>(), py::arg("isa"), py::arg("dtype") = "float32")
       .def("linear", &PyKernels::linear, py::arg("x").noconvert(), py::arg("weight").noconvert(),
            py::arg("bias").noconvert(), py::arg("activation") = "", py::kw_only(),
-           py::arg("residual").noconvert() = py::none(), py::arg("narrow") = false, py::arg("out").noconvert())
+           py::arg("residual").noconvert() = py::none(), py::arg("narrow") = false,
+           py::arg("input_scales").noconvert() = py::none(), py::arg("out").noconvert())
       .def("attention", &PyKernels::attention, py::arg("q").noconvert(), py::arg("k").noconvert(),
            py::arg("v").noconvert(), py::kw_only(), py::arg("out").noconvert())
       .def("layer_norm", &PyKernels::layer_norm, py::arg("x").noconvert(), py::arg("gamma").noconvert(),

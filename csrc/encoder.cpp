@@ -20,7 +20,7 @@ void Encoder::set_embeddings(const float* word, const float* position) {
 }
 
 void Encoder::add_linear(const std::string& name, const std::vector<LinearPart>& parts, int64_t k,
-                         const DtypeKernels& dtype) {
+                         const DtypeKernels& dtype, const float* input_scales, const float* column_scales) {
   Linear linear;
   linear.kernels = &dtype;
   linear.k = k;
@@ -30,7 +30,10 @@ void Encoder::add_linear(const std::string& name, const std::vector<LinearPart>&
   const size_t scaled = is_int8(dtype) ? static_cast<size_t>(linear.n) : 0;
   linear.column_scales.resize(scaled);
   linear.offsets.resize(scaled);
-  const PackedWeight packed{linear.pages.data(), linear.column_scales.data(), linear.offsets.data()};
+  if (column_scales != nullptr) linear.column_scales.assign(column_scales, column_scales + linear.n);
+  if (input_scales != nullptr) linear.input_scales.assign(input_scales, input_scales + k);
+  const PackedWeight packed{linear.pages.data(), linear.column_scales.data(), linear.offsets.data(),
+                            column_scales != nullptr};
   int64_t first = 0;
   for (const LinearPart& part : parts) {
     linear.bias.insert(linear.bias.end(), part.bias, part.bias + part.rows);
@@ -46,8 +49,8 @@ void Encoder::add_linear(const std::string& name, const std::vector<LinearPart>&
 }
 
 void Encoder::add_packed_linear(const std::string& name, int64_t n, int64_t k, const DtypeKernels& dtype,
-                                const void* panels, const float* column_scales, const int32_t* offsets,
-                                const float* bias) {
+                                const void* panels, const float* input_scales, const float* column_scales,
+                                const int32_t* offsets, const float* bias) {
   Linear linear;
   linear.kernels = &dtype;
   linear.n = n;
@@ -57,6 +60,7 @@ void Encoder::add_packed_linear(const std::string& name, int64_t n, int64_t k, c
     linear.column_scales.assign(column_scales, column_scales + n);
     linear.offsets.assign(offsets, offsets + n);
   }
+  if (input_scales != nullptr) linear.input_scales.assign(input_scales, input_scales + k);
   linear.bias.assign(bias, bias + n);
   insert(name, std::move(linear));
 }

@@ -41,10 +41,12 @@ struct Linear {
   const void* panels = nullptr;      // packed_bytes(n, k): `pages`, or borrowed
   std::vector<float> column_scales;  // [n], int8 only, else empty
   std::vector<int32_t> offsets;      // [n], int8 only, else empty
+  std::vector<float> input_scales;   // [k], what each input column is multiplied by; empty: nothing; int8 only
   std::vector<float> bias;
   Pages pages;
 
   int64_t operand_lanes() const { return lanes(k, kernels->lane); }
+  const float* input_scales_or_null() const { return input_scales.empty() ? nullptr : input_scales.data(); }
   int64_t bytes() const { return kernels->packed_bytes(n, k); }
 };
 
@@ -69,12 +71,17 @@ class Encoder {
   void set_embeddings(const float* word, const float* position);
   // Packs the parts, laid under one another, for `dtype` as the linear called `name`. A layer has linears
   // "layer.<i>.qkv", ".out_proj", ".ffn_in", ".ffn_out"; a head's are called as in the checkpoint. Throws
-  // std::logic_error where there is one of this name.
-  void add_linear(const std::string& name, const std::vector<LinearPart>& parts, int64_t k, const DtypeKernels& dtype);
+  // std::logic_error where there is one of this name. For int8, `input_scales` [k] multiply the columns of the input,
+  // for which the weights are meant then, and `column_scales` [n] are the steps that the weights are whole multiples
+  // of; null: 1, and the largest weight of the column over 127.
+  void add_linear(const std::string& name, const std::vector<LinearPart>& parts, int64_t k, const DtypeKernels& dtype,
+                  const float* input_scales, const float* column_scales);
   // The same from what an add_linear for `dtype`, on any instruction set, made. Borrows the panels, which may lie at
-  // any multiple of 4 bytes; copies `column_scales` and `offsets`, read for int8 only, and `bias`, each [n].
+  // any multiple of 4 bytes; copies `column_scales` and `offsets`, read for int8 only, and `bias`, each [n], and
+  // `input_scales` [k], which may be null.
   void add_packed_linear(const std::string& name, int64_t n, int64_t k, const DtypeKernels& dtype, const void* panels,
-                         const float* column_scales, const int32_t* offsets, const float* bias);
+                         const float* input_scales, const float* column_scales, const int32_t* offsets,
+                         const float* bias);
   // "embeddings", "layer.<i>.attn_layer_norm", "layer.<i>.ffn_layer_norm", and a head's.
   void add_layer_norm(const std::string& name, const float* gamma, const float* beta, int64_t n);
   // Resolves the layers; throws std::logic_error if one is missing or misshapen.

@@ -105,8 +105,8 @@ void Encoder::run_layers(Worker& worker, const BatchView& batch, const Run& run,
   // Float32 rows r0..r1-1 of `x` as operand of `next`.
   const auto convert = [&](const Linear& next, const float* x, int64_t r0, int64_t r1) {
     if (next.kernels->convert != nullptr)
-      next.kernels->convert(x + r0 * next.k, r1 - r0, next.k, w.operand + r0 * next.operand_lanes() * 4,
-                            w.scales + 2 * r0);
+      next.kernels->convert(x + r0 * next.k, r1 - r0, next.k, next.input_scales_or_null(),
+                            w.operand + r0 * next.operand_lanes() * 4, w.scales + 2 * r0);
   };
   const auto converted = [&](const Linear& next, const float* x) {
     return next.kernels->convert != nullptr ? Operand{w.operand, next.operand_lanes(), w.scales}
@@ -117,8 +117,8 @@ void Encoder::run_layers(Worker& worker, const BatchView& batch, const Run& run,
     const int64_t bytes = stride_of(next.k) * size;
     if (next.kernels->convert_activations == nullptr) return Operand{x, bytes / 4, nullptr};
     rows_phase(worker, rows, [&](int64_t r0, int64_t r1) {
-      next.kernels->convert_activations(x + r0 * bytes, r1 - r0, next.k, w.operand + r0 * next.operand_lanes() * 4,
-                                        w.scales + 2 * r0);
+      next.kernels->convert_activations(x + r0 * bytes, r1 - r0, next.k, next.input_scales_or_null(),
+                                        w.operand + r0 * next.operand_lanes() * 4, w.scales + 2 * r0);
     });
     return Operand{w.operand, next.operand_lanes(), w.scales};
   };
@@ -222,7 +222,7 @@ void Encoder::linear(const Linear& weights, const float* x, int64_t rows, Epilog
     const int64_t bytes = Arena::padded(rows * weights.operand_lanes() * 4);
     operand = Pages(bytes + rows * 8);
     float* scales = reinterpret_cast<float*>(operand.data() + bytes);
-    weights.kernels->convert(x, rows, weights.k, operand.data(), scales);
+    weights.kernels->convert(x, rows, weights.k, weights.input_scales_or_null(), operand.data(), scales);
     in = {operand.data(), weights.operand_lanes(), scales};
   }
   const GemmArgs args = gemm_args(weights, in, epilogue, {out, weights.n, false, nullptr});

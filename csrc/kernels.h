@@ -35,6 +35,7 @@ struct PackedWeight {
   void* panels;          // packed_bytes(n, k), zeroed before
   float* column_scales;  // [n], int8 only
   int32_t* offsets;      // [n], int8 only
+  bool scaled;           // column_scales are given, and rows are whole multiples of them up to 127
 };
 
 // One (sequence, attention head): softmax(Q K^T * scale) V over the first `keys` rows, on activations.
@@ -63,10 +64,11 @@ struct DtypeKernels {
   // Rows m0..m1-1 and panels first..last-1 of the product.
   void (*gemm)(const GemmArgs& args, int64_t m0, int64_t m1, int64_t first, int64_t last);
   // Rounds rows [rows, n] of float32 to GEMM operands [rows, lanes of n] (and row scales [rows, 2]); null where float32
-  // itself is the operand.
-  void (*convert)(const float* x, int64_t rows, int64_t n, void* out, float* scales);
+  // itself is the operand. int8 multiplies each column by its `input_scales` [n] first, where they are not null.
+  void (*convert)(const float* x, int64_t rows, int64_t n, const float* input_scales, void* out, float* scales);
   // The same from activations with rows of whole lanes; null where activations are the operand.
-  void (*convert_activations)(const void* x, int64_t rows, int64_t n, void* out, float* scales);
+  void (*convert_activations)(const void* x, int64_t rows, int64_t n, const float* input_scales, void* out,
+                              float* scales);
   int64_t (*attention_scratch)(int64_t keys, int64_t head_dim);
   void (*attention)(const AttentionArgs& args);
 };

@@ -28,7 +28,7 @@ static void pack_bf16(const float* rows, int64_t k, int64_t first, int64_t count
   }
 }
 
-static void convert_bf16(const float* x, int64_t rows, int64_t n, void* out, float*) {
+static void convert_bf16(const float* x, int64_t rows, int64_t n, const float*, void* out, float*) {
   const int64_t width = 2 * lanes(n, 2);
   for (int64_t r = 0; r < rows; ++r) {
     Bf16* to = static_cast<Bf16*>(out) + r * width;
@@ -66,7 +66,7 @@ DISTILRT_INLINE IntVec quantize(Vec x, float inverse_scale) {
 static void pack_int8(const float* rows, int64_t k, int64_t first, int64_t count, const PackedWeight& out) {
   for (int64_t i = 0; i < count; ++i) {
     const int64_t column = first + i;
-    const float scale = largest(rows + i * k, k) / 127.0f;
+    const float scale = out.scaled ? out.column_scales[column] : largest(rows + i * k, k) / 127.0f;
     const float inverse = scale > kSmallest ? 1.0f / scale : 0.0f;
     int8_t* to = static_cast<int8_t*>(out.panels) + 4 * (column / kPanel * kPanel * lanes(k, 4) + column % kPanel);
     int32_t total = 0;
@@ -87,24 +87,30 @@ static void pack_int8(const float* rows, int64_t k, int64_t first, int64_t count
 
 // Each row by itself over its own range, smallest value to 0 and largest to 255: activations lie to one side (GELU) or
 // have a few large columns, and a range around 0 would leave half of the steps unused.
-template <typename T>
-static void convert_int8(const void* x, int64_t rows, int64_t n, int64_t stride, void* out, float* scales) {
+template <typename T, bool kScaled>
+static void convert_rows(const void* x, int64_t rows, int64_t n, int64_t stride, const float* input_scales, void* out,
+                         float* scales) {
   typedef uint8_t ByteVec __attribute__((vector_size(kWidth), may_alias));
   const int64_t width = 4 * lanes(n, 4), whole = n - n % kWidth;
   for (int64_t r = 0; r < rows; ++r) {
     const T* from = static_cast<const T*>(x) + r * stride;
     Byte* to = static_cast<Byte*>(out) + r * width;
+    const auto vec = [&](int64_t i, int64_t count) __attribute__((always_inline)) {
+      const Vec v = load_lanes(from + i, count);
+      if constexpr (kScaled) return v * load_lanes(input_scales + i, count);
+      return v;
+    };
     // Comparisons pass NaN over; zero times it, or times infinity, does not.
-    const Vec start = splat(load_part(from, 1)[0]);
+    const Vec start = splat(vec(0, 1)[0]);
     Vec low = start, high = start, poison{};
     for (int64_t i = 0; i < whole; i += kWidth) {
-      const Vec v = load(from + i);
+      const Vec v = vec(i, kWidth);
       low = at_most(low, v);
       high = at_least(high, v);
       poison += v * 0.0f;
     }
     for (int64_t i = whole; i < n; ++i) {
-      const Vec v = splat(load_part(from + i, 1)[0]);
+      const Vec v = splat(vec(i, 1)[0]);
       low = at_most(low, v);
       high = at_least(high, v);
       poison += v * 0.0f;
@@ -114,19 +120,28 @@ static void convert_int8(const void* x, int64_t rows, int64_t n, int64_t stride,
     scales[2 * r] = range / 255.0f + sum(poison);
     scales[2 * r + 1] = smallest;
     for (int64_t i = 0; i < n; i += kWidth) {
-      const IntVec q = quantize(load_lanes(from + i, min64(n - i, kWidth)) - smallest, inverse);
+      const IntVec q = quantize(vec(i, min64(n - i, kWidth)) - smallest, inverse);
       const ByteVec bytes = __builtin_convertvector(q, ByteVec);
       __builtin_memcpy(to + i, &bytes, static_cast<size_t>(min64(width - i, kWidth)));
     }
   }
 }
 
-static void convert_int8_f32(const float* x, int64_t rows, int64_t n, void* out, float* scales) {
-  convert_int8<float>(x, rows, n, n, out, scales);
+template <typename T>
+static void convert_int8(const void* x, int64_t rows, int64_t n, int64_t stride, const float* input_scales, void* out,
+                         float* scales) {
+  const auto convert = input_scales == nullptr ? convert_rows<T, false> : convert_rows<T, true>;
+  convert(x, rows, n, stride, input_scales, out, scales);
+}
+
+static void convert_int8_f32(const float* x, int64_t rows, int64_t n, const float* input_scales, void* out,
+                             float* scales) {
+  convert_int8<float>(x, rows, n, n, input_scales, out, scales);
 }
 
 // Activations have rows of whole lanes of the widest kind.
 template <typename Activation>
-static void convert_int8_activations(const void* x, int64_t rows, int64_t n, void* out, float* scales) {
-  convert_int8<Activation>(x, rows, n, round_up(n, 4), out, scales);
+static void convert_int8_activations(const void* x, int64_t rows, int64_t n, const float* input_scales, void* out,
+                                     float* scales) {
+  convert_int8<Activation>(x, rows, n, round_up(n, 4), input_scales, out, scales);
 }

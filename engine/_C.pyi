@@ -15,6 +15,7 @@ class _LinearParts(TypedDict):
     offsets: _Ints
     bias: _Floats
     dtype: str
+    input_scales: _Floats | None
 
 def available_isas() -> list[str]: ...
 def dtypes(isa: str = "") -> list[str]: ...
@@ -35,7 +36,15 @@ class Encoder:
         dtype: str = "float32",
         num_threads: int = 1,
     ) -> None: ...
-    def add_linear(self, name: str, weights: list[_Floats], biases: list[_Floats], dtype: str = "float32") -> None: ...
+    def add_linear(
+        self,
+        name: str,
+        weights: list[_Floats],
+        biases: list[_Floats],
+        dtype: str = "float32",
+        input_scales: _Floats | None = None,
+        column_scales: _Floats | None = None,
+    ) -> None: ...
     def add_packed_linear(
         self,
         name: str,
@@ -45,6 +54,7 @@ class Encoder:
         offsets: _Ints,
         bias: _Floats,
         dtype: str = "float32",
+        input_scales: _Floats | None = None,
     ) -> None: ...
     def linear_parts(self, name: str) -> _LinearParts: ...
     def add_layer_norm(self, name: str, gamma: _Floats, beta: _Floats) -> None: ...
@@ -84,6 +94,7 @@ class Kernels:
         *,
         residual: _Floats | None = None,
         narrow: bool = False,
+        input_scales: _Floats | None = None,
         out: _Floats,
     ) -> None: ...
     def attention(self, q: _Floats, k: _Floats, v: _Floats, *, out: _Floats) -> None: ...

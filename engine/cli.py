@@ -19,6 +19,7 @@ from typing import IO, Annotated, Any
 
 from distilrt import __version__, backends, checkpoint, env, models, packed, tasks
 from distilrt.batch import pack
+from distilrt.calibration import of_checkpoint
 from distilrt.config import DistilBertConfig
 from distilrt.cpu_count import usable_cores
 from distilrt.devices import DTYPES, describe_cuda, why_not_cuda
@@ -131,11 +132,15 @@ def verify(
     if as_json:
         print(json.dumps(report.to_dict()))
     else:
-        heads = ("output", "max difference", "relative", "bound", "")
-        rows = [(row.output, f"{row.max_abs_difference:.2e}", f"{row.relative:.2e}", f"{row.bound:.2e}",
-                 "ok" if row.ok else "too far") for row in report.rows]  # fmt: skip
+        heads = ("output", "max", "relative", "mean", "cosine", "bound", "")
+        rows = [(row.output, f"{row.max_abs_difference:.2e}", f"{row.relative:.2e}", f"{row.mean_abs_difference:.2e}",
+                 f"{row.cosine:.5f}", f"{row.bound:.2e}", "ok" if row.ok else "too far")
+                for row in report.rows]  # fmt: skip
         if rows:
             _print_table(heads, rows)
+        if report.backend["dtype"] == "int8":
+            print(f"calibrated with {report.backend['calibration'] or 'nothing'}; kept in higher precision: "
+                  f"{_words(report.backend['kept'])}")  # fmt: skip
         print(f"{'ok' if report.ok else 'not ok'}: compared with {report.reference}")
     if not report.ok:
         raise typer.Exit(1)
@@ -145,13 +150,26 @@ def pack_model(
     model: Annotated[str, typer.Argument(help="Folder or hub id of the checkpoint.")],
     out: Annotated[str, typer.Argument(help="Folder to write.")],
     dtype: Annotated[str, typer.Option(help=f"{', '.join(packed.LANES)}; what can be packed here, see info.")] = "int8",
+    texts: Annotated[
+        str | None, typer.Option("--calibration", help="File of texts for int8, one a line; else built-in.")
+    ] = None,
 ) -> None:
     """Write a packed folder, which opens in milliseconds and stays memory-mapped."""
+    if texts is not None and dtype != "int8":
+        raise typer.BadParameter(f"--calibration is for --dtype int8, found {dtype}")
     start = time.perf_counter()
-    architecture = checkpoint.architecture_of(DistilBertConfig.from_pretrained(model)) or "DistilBertModel"
-    loaded = _load(architecture, model, "cpu", dtype, None)
+    config = DistilBertConfig.from_pretrained(model)
+    architecture = checkpoint.architecture_of(config) or "DistilBertModel"
+    if texts is None:
+        loaded = _load(architecture, model, "cpu", dtype, None)
+    else:
+        weights = checkpoint.load(model, architecture, config)
+        calibration = of_checkpoint(model, config, weights, texts)
+        loaded = getattr(models, architecture)(config, weights, backend="cpu", dtype=dtype, calibration=calibration)
     size = packed.write(out, loaded, partial(resolve_file, model))
-    print(json.dumps({"folder": out, "architecture": architecture, "dtype": loaded.dtype, "bytes": size,
+    facts = loaded.backend.describe()
+    print(json.dumps({"folder": out, "architecture": architecture, "dtype": loaded.dtype,
+                      **{name: facts[name] for name in ("calibration", "kept") if name in facts}, "bytes": size,
                       "seconds": round(time.perf_counter() - start, 3)}))  # fmt: skip
 
 

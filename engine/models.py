@@ -50,6 +50,8 @@ from distilrt.outputs import (
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from distilrt.calibration import Calibration
+
 Array = npt.NDArray[Any]
 _Output = TypeVar("_Output", bound=ModelOutput)
 
@@ -65,6 +67,7 @@ class _Model:
         backend: "auto", "reference", "cpu" or "cuda".
         dtype: "auto", the checkpoint's own, or one that the backend has.
         num_threads: CPU threads; None: what the machine allows.
+        calibration: how int8 quantizes on the CPU (`distilrt.calibration`); None: without example texts.
 
     Raises:
         BackendError: the backend or dtype is not available here.
@@ -80,10 +83,13 @@ class _Model:
         backend: str = "auto",
         dtype: str = "auto",
         num_threads: int | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         self.config = config
         self.weights = checkpoint.random_weights(config, self.architecture) if weights is None else weights
-        self.backend = backends.create(backend, config, self.weights, dtype=dtype, num_threads=num_threads)
+        self.backend = backends.create(
+            backend, config, self.weights, dtype=dtype, num_threads=num_threads, calibration=calibration
+        )
 
     @classmethod
     def from_pretrained(
@@ -100,6 +106,9 @@ class _Model:
     ) -> Self:
         """Load a folder or a hub id, or open a packed folder.
 
+        `dtype="int8"` of a float checkpoint on the CPU calibrates first, with built-in texts and the tokenizer beside
+        the weights, which takes seconds; without a tokenizer it does not. A packed folder has that done.
+
         Raises:
             OSError: the folder, the repository or a file of it is not there.
             CheckpointError: the files do not hold this model, or a packed folder is to serve another backend.
@@ -110,11 +119,16 @@ class _Model:
         config = DistilBertConfig.from_pretrained(model, **where)
         weights: Mapping[str, Array]
         folder = packed.find(model, subfolder)
+        calibration = None
         if folder is None:
             weights = checkpoint.load(model, cls.architecture, config, **where)
+            if dtype == "int8" and backends.chosen(backend, weights) == "cpu":
+                from distilrt.calibration import of_checkpoint  # loads the tokenizer, which no other dtype needs
+
+                calibration = of_checkpoint(model, config, weights, **where)
         else:
             config, weights = packed.load(folder, cls.architecture, config)
-        return cls(config, weights, backend=backend, dtype=dtype, num_threads=num_threads)
+        return cls(config, weights, backend=backend, dtype=dtype, num_threads=num_threads, calibration=calibration)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config and weights where the reference and `from_pretrained` can read them."""

@@ -2,7 +2,9 @@
 
 Beside `config.json` and the tokenizer's files lie `packed.safetensors`, with the panels of every linear layer under the
 native encoder's names and all other tensors under their canonical ones; and `packed.json`, written last, which says
-what the former is. The bytes are the same on every instruction set. Nothing here computes.
+what the former is. Linear layers of an int8 model that are kept in higher precision are among the other tensors, in
+bfloat16, and packed when the folder is opened: for bfloat16 where the instruction set has it, else for float32. The
+file serves every instruction set. Nothing here computes.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,9 @@ from distilrt import __version__
 from distilrt.checkpoint import HEADS, expected_shapes
 from distilrt.config import DistilBertConfig
 from distilrt.errors import BackendError, CheckpointError
-from distilrt.weights import WEIGHT_FILES, FloatArray, SafetensorsFile, Spec, write_safetensors
+from distilrt.weights import WEIGHT_FILES, FloatArray, SafetensorsFile, Spec, to_bfloat16, write_safetensors
 
-VERSION = 1  # of the meaning of the bytes: panels as in csrc/pack-inl.h, scales and offsets as in csrc/kernels.h
+VERSION = 2  # of the meaning of the bytes: panels as in csrc/pack-inl.h, scales and offsets as in csrc/kernels.h
 INDEX, DATA = "packed.json", "packed.safetensors"
 # How many numbers of a row lie side by side in the panels: 4 bytes of them. The keys are the dtypes of a packed model.
 LANES = {"float32": 1, "bfloat16": 2, "int8": 4}
@@ -33,7 +35,8 @@ _TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.js
                "modules.json")  # fmt: skip
 # Of packed.json: the values or the type of each field.
 _FIELDS: dict[str, Any] = {"dtype": tuple(LANES), "architecture": tuple(HEADS), "panel_width": (_PANEL_WIDTH,),
-                           "folded_bert": bool, "bytes": int, "blake2b": str}  # fmt: skip
+                           "folded_bert": bool, "kept": list, "calibration": str | None, "bytes": int,
+                           "blake2b": str}  # fmt: skip
 _AGAIN = "pack the model again with this version of distilrt"
 
 
@@ -59,25 +62,38 @@ def linears(num_layers: int, names: Container[str], dtype: str) -> dict[str, tup
 
 
 class PackedWeights(Mapping[str, FloatArray]):
-    """The tensors of a packed folder by canonical name; those of linear layers only as `linear` gives them.
+    """The tensors of a packed folder by canonical name; those of packed linear layers only as `linear` gives them.
 
     Attributes:
         dtype: what the linear layers are packed for.
+        kept: those that are not, in higher precision.
+        calibration: what texts int8 was calibrated with, in words; None: none.
         source: path of the file.
     """
 
-    def __init__(self, path: Path, file: SafetensorsFile, config: DistilBertConfig, architecture: str, dtype: str):
+    def __init__(
+        self,
+        path: Path,
+        file: SafetensorsFile,
+        config: DistilBertConfig,
+        architecture: str,
+        dtype: str,
+        kept: Sequence[str] = (),
+        calibration: str | None = None,
+    ):
         self.dtype = dtype
+        self.kept = tuple(kept)
+        self.calibration = calibration
         self.source = str(path)
         self._file = file
         self._shapes = expected_shapes(config, architecture)
         self._linears = linears(config.num_layers, self._shapes, dtype)
 
     def linear(self, name: str) -> dict[str, Any]:
-        """Arguments of `_C.Encoder.add_packed_linear` for one of `linears`: views of the memory map."""
+        """Arguments of `_C.Encoder.add_packed_linear` for one of `linears` but `kept`: views of the memory map."""
         dtype, (source, *_) = self._linears[name]
         none = {"column_scales": np.zeros(0, np.float32), "offsets": np.zeros(0, np.int32)}
-        parts = {part: self._file.raw(f"{name}.{part}") for part in _parts(dtype)}
+        parts = {part: self._file.raw(f"{name}.{part}") for part in _parts(dtype, self.calibration)}
         return {"name": name, "dtype": dtype, "k": self._shapes[f"{source}.weight"][1], **none, **parts}
 
     def __getitem__(self, name: str) -> FloatArray:
@@ -128,18 +144,23 @@ def write(folder: str | Path, model: Any, resolve: Callable[[str], Path | None] 
     if other is not None:
         raise FileExistsError(f"{target} holds {other}, and a packed folder has no other weights; give another folder")
     (target / INDEX).unlink(missing_ok=True)
-    specs = _specs(model.config, model.architecture, model.dtype)
+    kept, calibration = model.backend.kept, model.backend.calibration
+    specs = _specs(model.config, model.architecture, model.dtype, kept, calibration)
     arrays: dict[str, npt.NDArray[Any]] = {}
     for name, (dtype, _) in linears(model.config.num_layers, model.weights, model.dtype).items():
-        parts = model.backend.linear_parts(name)
-        arrays |= {f"{name}.{part}": parts[part] for part in _parts(dtype)}
-    arrays |= {name: model.weights[name] for name in specs if name not in arrays}
+        if name not in kept:
+            parts = model.backend.linear_parts(name)
+            arrays |= {f"{name}.{part}": parts[part] for part in _parts(dtype, calibration)}
+    for name, (dtype, _) in specs.items():
+        if name not in arrays:
+            arrays[name] = to_bfloat16(model.weights[name]) if dtype == "bfloat16" else model.weights[name]
     write_safetensors(target / DATA, {name: (dtype, arrays[name]) for name, (dtype, _) in specs.items()})
     model.config.replace(architectures=(model.architecture,)).save_pretrained(target)
     if resolve is not None:
         _copy_texts(resolve, target)
     index = {"version": VERSION, "dtype": model.dtype, "architecture": model.architecture,
-             "panel_width": _PANEL_WIDTH, "folded_bert": model.config.folded_bert, "distilrt": __version__,
+             "panel_width": _PANEL_WIDTH, "folded_bert": model.config.folded_bert, "kept": list(kept),
+             "calibration": calibration, "distilrt": __version__,
              "bytes": (target / DATA).stat().st_size, "blake2b": _digest(target / DATA)}  # fmt: skip
     temporary = target / f".{INDEX}.{os.getpid()}.tmp"
     temporary.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
@@ -166,8 +187,13 @@ def load(folder: Path, architecture: str, config: DistilBertConfig) -> tuple[Dis
         raise CheckpointError(f"{path}: expected {index['bytes']} bytes by {INDEX}, found {found}: it was truncated or "
                               f"replaced; copy the whole folder again, or {_AGAIN}")  # fmt: skip
     file = SafetensorsFile(path)
-    own, dtype = index["architecture"], index["dtype"]
-    stored, needed = _specs(config, own, dtype), _specs(config, architecture, dtype)
+    own, dtype, kept = (index[name] for name in ("architecture", "dtype", "kept"))
+    calibration: str | None = index.get("calibration")
+    known = list(linears(config.num_layers, (), dtype)) if dtype == "int8" else []
+    if any(name not in known for name in kept):
+        raise CheckpointError(f"{folder / INDEX}: kept is {kept}, and this {dtype} model has linear layers "
+                              f"{', '.join(known) or 'of one dtype alone'}; {_AGAIN}")  # fmt: skip
+    stored, needed = (_specs(config, each, dtype, kept, calibration) for each in (own, architecture))
     for name in dict.fromkeys([*stored, *file.specs]):
         if file.specs.get(name) != stored.get(name):
             raise CheckpointError(f"{path}: tensor {name} is {_called(file.specs.get(name))}, and "
@@ -178,7 +204,7 @@ def load(folder: Path, architecture: str, config: DistilBertConfig) -> tuple[Dis
             raise CheckpointError(f"{path} was packed as {own} and lacks {name} {list(spec[1])} of {architecture}; "
                                   f"load it as {own}, or pack a checkpoint that has this head")  # fmt: skip
     config = config.replace(folded_bert=index["folded_bert"])
-    return config, PackedWeights(path, file, config, architecture, dtype)
+    return config, PackedWeights(path, file, config, architecture, dtype, kept, calibration)
 
 
 def check(folder: Path) -> dict[str, Any]:
@@ -197,21 +223,27 @@ def check(folder: Path) -> dict[str, Any]:
     return index
 
 
-def _parts(dtype: str) -> dict[str, str]:
+def _parts(dtype: str, calibration: str | None) -> dict[str, str]:
     """The tensors of a linear layer, and their dtypes in the file."""
     scales = {"column_scales": "float32", "offsets": "int32"} if dtype == "int8" else {}
-    return {"panels": "uint8", **scales, "bias": "float32"}
+    inputs = {"input_scales": "float32"} if scales and calibration is not None else {}
+    return {"panels": "uint8", **inputs, **scales, "bias": "float32"}
 
 
-def _specs(config: DistilBertConfig, architecture: str, dtype: str) -> dict[str, Spec]:
+def _specs(
+    config: DistilBertConfig, architecture: str, dtype: str, kept: Sequence[str], calibration: str | None
+) -> dict[str, Spec]:
     """Dtype and shape of every tensor in the file."""
     shapes = expected_shapes(config, architecture)
     specs: dict[str, Spec] = {}
     for name, (kind, sources) in linears(config.num_layers, shapes, dtype).items():
         weights = [shapes.pop(f"{source}.weight") for source in sources]
+        if name in kept:
+            specs |= {f"{source}.weight": ("bfloat16", shape) for source, shape in zip(sources, weights, strict=True)}
+            continue
         n, k = sum(rows for rows, _ in weights), weights[0][1]
-        size = -(-n // _PANEL_WIDTH) * _PANEL_WIDTH * -(-k // LANES[kind]) * 4
-        specs |= {f"{name}.{part}": (word, (size if part == "panels" else n,)) for part, word in _parts(kind).items()}
+        size = {"panels": -(-n // _PANEL_WIDTH) * _PANEL_WIDTH * -(-k // LANES[kind]) * 4, "input_scales": k}
+        specs |= {f"{name}.{part}": (word, (size.get(part, n),)) for part, word in _parts(kind, calibration).items()}
         for source in sources:
             del shapes[f"{source}.bias"]
     return specs | {name: ("float32", shape) for name, shape in shapes.items()}

@@ -1,8 +1,9 @@
 """Compares a checkpoint's answers here with the reference implementation's: transformers if it is installed, else the
 NumPy reference. It measures numbers, not speed.
 
-The reference runs twice: in float64, which is taken as exact, and in float32 (in float16 or bfloat16 if the model
-computes in that), which shows how far that dtype alone is off.
+The reference runs twice: in float64, which is taken as exact, and in float32 (transformers also in float16 or bfloat16 if
+the model computes in that), which shows how far that dtype alone is off. int8 has no counterpart there and a bound of its
+own.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ from distilrt.tokenizer import DistilBertTokenizer
 
 Outputs = dict[str, npt.NDArray[Any]]
 
+# How far the mean difference may be, relative to the mean size of an output. A sound bfloat16 model is below 0.01 and a
+# sound int8 one below 0.05; a wrong weight, scale or layer shows as several tenths.
+NARROW_BOUNDS = {"bfloat16": 0.02, "int8": 0.1}
+
 # Lengths from a few tokens to a few hundred, punctuation, digits, accents and a word that no vocabulary has whole.
 TEXTS = (
     "Yes.",
@@ -36,12 +41,22 @@ TEXTS = (
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One output compared: largest absolute difference from the exact value, the same relative to the largest output,
-    the absolute difference allowed, and whether it holds."""
+    """One output compared with the exact one.
+
+    Attributes:
+        output: its name; of the hidden states also the layer.
+        max_abs_difference, mean_abs_difference: over all its numbers.
+        relative: the largest difference relative to the largest number.
+        cosine: the smallest cosine between a vector (last axis) and the exact one; 1 for two of zeros.
+        bound: what the largest difference may be; for a dtype narrower than float32, the mean difference.
+        ok: whether that holds.
+    """
 
     output: str
     max_abs_difference: float
+    mean_abs_difference: float
     relative: float
+    cosine: float
     bound: float
     ok: bool
 
@@ -82,9 +97,10 @@ def verify(
     """Run `texts` through the checkpoint here and in the reference implementation.
 
     A row holds if its largest difference from float64 is at most 1e-5 of the largest output, or twice the reference's
-    own difference where that is more; that is of float32, or of transformers in the model's own float16 or bfloat16.
-    Masked positions are not compared. Of a packed folder, which has no weights for the reference, only the checksum is
-    compared, and the report has no rows.
+    own difference where that is more; that is of float32, or of transformers in the model's own float16 or bfloat16. In
+    int8, and in bfloat16 without transformers, it holds if its mean difference is at most 0.1 and 0.02 of the mean size
+    of the output. Masked positions are not compared. Of a packed folder, which has no weights for the reference, only
+    the checksum is compared, and the report has no rows.
 
     Args:
         model: folder or hub id, of any head.
@@ -115,17 +131,34 @@ def verify(
     actual = _flat(ours(**inputs, output_hidden_states=True), mask)
     if importlib.util.find_spec("transformers") and importlib.util.find_spec("torch"):
         name, exact, plain = _transformers_outputs(model, architecture, config, inputs, mask, ours.dtype)
+        narrow = NARROW_BOUNDS["int8"] if ours.dtype == "int8" else None
     else:
         name, exact, plain = _numpy_outputs(architecture, ours, inputs, mask)
-    rows = tuple(_compare(key, actual[key], exact[key], plain[key]) for key in actual)
+        narrow = NARROW_BOUNDS.get(ours.dtype)
+    rows = tuple(_compare(key, actual[key], exact[key], plain[key], narrow) for key in actual)
     return Report(str(model), architecture, name, ours.backend.describe(), rows)
 
 
-def _compare(name: str, actual: npt.NDArray[Any], exact: npt.NDArray[Any], plain: npt.NDArray[Any]) -> Row:
-    difference = _largest(actual - exact)
+def _compare(
+    name: str, actual: npt.NDArray[Any], exact: npt.NDArray[Any], plain: npt.NDArray[Any], narrow: float | None
+) -> Row:
+    largest, mean = _largest(actual - exact), float(np.abs(actual - exact).mean())
     size = _largest(exact)
-    bound = max(1e-5 * size, 2 * _largest(plain - exact))
-    return Row(name, difference, difference / size if size else 0.0, bound, bool(difference <= bound))
+    if narrow is None:
+        bound = max(1e-5 * size, 2 * _largest(plain - exact))
+        ok = largest <= bound
+    else:
+        bound = narrow * float(np.abs(exact).mean())
+        ok = mean <= bound
+    return Row(name, largest, mean, largest / size if size else 0.0, _smallest_cosine(actual, exact), bound, ok)
+
+
+def _smallest_cosine(actual: npt.NDArray[Any], exact: npt.NDArray[Any]) -> float:
+    ours, theirs = (np.atleast_2d(array).astype(np.float64) for array in (actual, exact))
+    length, exact_length = np.linalg.norm(ours, axis=-1), np.linalg.norm(theirs, axis=-1)
+    both = length * exact_length
+    cosines = np.divide((ours * theirs).sum(axis=-1), both, out=(length == exact_length) * 1.0, where=both > 0)
+    return float(cosines.min())
 
 
 def _largest(array: npt.NDArray[Any]) -> float:

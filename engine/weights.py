@@ -191,6 +191,18 @@ def _refuse_impostor(path: Path) -> None:
         raise CheckpointError(f"{path} is a web page, not weights: a failed download; fetch it again")
 
 
+def to_bfloat16(array: FloatArray) -> npt.NDArray[np.uint16]:
+    """Numbers rounded to bfloat16, ties to even, as their bits; a NaN stays one."""
+    bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
+    rounded = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16
+    return np.where(np.isnan(array), 0x7FC0, rounded).astype(np.uint16)
+
+
+def from_bfloat16(bits: npt.NDArray[np.uint16]) -> FloatArray:
+    """The numbers that bits of bfloat16 stand for."""
+    return _as_float32(bits, "bfloat16")
+
+
 def _as_float32(raw: npt.NDArray[Any], dtype: str) -> FloatArray:
     if dtype == "bfloat16":
         wide = raw.astype(np.uint32)

@@ -6,7 +6,7 @@ import importlib.util
 import json
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +219,8 @@ class _Row:
     output: str
     max_abs_difference: float = 0.5
     relative: float = 0.25
+    mean_abs_difference: float = 0.375
+    cosine: float = 0.75
     bound: float = 0.125
     ok: bool = False
 
@@ -228,6 +230,9 @@ class _Report:
     ok: bool
     rows: tuple[_Row, ...] = (_Row("logits"),)
     reference: str = "the oracle"
+    backend: dict[str, Any] = field(
+        default_factory=lambda: {"dtype": "int8", "kept": ["layer.9.qkv"], "calibration": "a file"}
+    )
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -246,6 +251,8 @@ def test_verify_says_what_verification_found(monkeypatch: pytest.MonkeyPatch, ok
     assert calls == [("m", {"texts": None, "backend": "cpu", "dtype": "auto"}),
                      ("m", {"texts": None, "backend": "auto", "dtype": "float32"})]  # fmt: skip
     assert table.exit_code == printed.exit_code == (0 if ok else 1)
-    for word in ("logits", "5.00e-01", "2.50e-01", "1.25e-01", "too far", "the oracle"):
+    for word in ("logits", "5.00e-01", "2.50e-01", "3.75e-01", "0.75000", "1.25e-01", "too far", "the oracle"):
+        assert word in table.stdout
+    for word in ("calibrated with a file", "kept in higher precision: layer.9.qkv"):
         assert word in table.stdout
     assert json.loads(printed.stdout) == json.loads(json.dumps(_Report(ok).to_dict()))

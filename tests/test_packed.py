@@ -224,13 +224,20 @@ def _flip(at: int) -> Callable[[Path], object]:
 
 
 DAMAGE: list[tuple[str, Callable[[Path], object], str]] = [
-    ("newer", _edit_index(version=2, distilrt="9.1"), r"format version 2, by distilrt '9.1'.* reads version 1: pack"),
+    ("newer", _edit_index(version=3, distilrt="9.1"), r"format version 3, by distilrt '9.1'.* reads version 2: pack"),
+    ("older", _edit_index(version=1), r"format version 1, .* reads version 2: pack the model again"),
     ("no version", _edit_index(version=None), "format version None"),
     ("panel width", _edit_index(panel_width=32), "panel_width is 32.* pack the model again"),
     ("dtype", _edit_index(dtype="int4"), "dtype is 'int4'"),
     ("other dtype", _edit_index(dtype="float32"), r"tensor layer.0.qkv.panels is uint8.*don't belong together; pack"),
     ("architecture", _edit_index(architecture="Bert"), "architecture is 'Bert'"),
     ("unhashable", _edit_index(architecture=["Bert"]), "architecture is "),
+    ("kept is no list", _edit_index(kept="layer.0.qkv"), "kept is 'layer.0.qkv'"),
+    ("kept is unknown", _edit_index(kept=["layer.2.qkv"]), r"kept is \['layer.2.qkv'\], and .* layer.1.ffn_out; pack"),
+    ("kept is odd", _edit_index(kept=[["layer.0.qkv"]]), "kept is "),
+    ("kept is packed", _edit_index(kept=["layer.0.qkv"]), r"tensor transformer.layer.0.attention.q_lin.weight is not"),
+    ("calibration", _edit_index(calibration=60), "calibration is 60"),
+    ("not calibrated", _edit_index(calibration="60 texts"), r"tensor layer.0.qkv.input_scales is not there"),
     ("no checksum", _edit_index(blake2b=None), "blake2b is None"),
     ("bytes", _edit_index(bytes="many"), "bytes is 'many'"),
     ("not json", _write_index("{"), "must hold a JSON object.*pack"),
@@ -376,3 +383,28 @@ def test_command_line(sentence_encoder: Path, tmp_path: Path, capsys: pytest.Cap
         printed = capsys.readouterr()
         assert (stop.value.code, printed.out) == (2, "")
         assert message in printed.err
+
+
+def test_command_line_calibrates(sentence_encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "texts").write_text("A cat sat.\nIt rained all day long.\n")
+    arguments = ["pack", str(sentence_encoder), str(tmp_path / "packed"), "--calibration", str(tmp_path / "texts")]
+    done = CliRunner().invoke(app(), arguments)
+    assert done.exit_code == 0
+    facts = json.loads(done.stdout)
+    assert (facts["dtype"], facts["kept"]) == ("int8", [])
+    assert facts["calibration"] == "2 of 2 texts of texts"
+    done = CliRunner().invoke(app(), ["info", "--model", str(tmp_path / "packed"), "--json"])
+    described = json.loads(done.stdout)["model"]
+    assert (described["calibration"], described["kept"]) == (facts["calibration"], [])
+    done = CliRunner().invoke(app(), ["verify", str(tmp_path / "packed")])
+    assert done.exit_code == 0
+    assert "kept in higher precision: none" in done.stdout
+    (tmp_path / "texts").write_text("")
+    for options, message in (
+        ([], "no calibration text"),
+        (["--dtype", "float32"], "is for --dtype int8, found float32"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main([*arguments, *options])
+        assert stop.value.code == 2
+        assert message in " ".join(capsys.readouterr().err.split())

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import distilrt
-from distilrt import checkpoint, models, verification
+from distilrt import _C, checkpoint, models, verification
 from distilrt.config import DistilBertConfig
 from distilrt.errors import InvalidInput
 
@@ -61,6 +61,46 @@ def test_real_checkpoint(sentence_encoder: Path) -> None:
     assert report.ok
     assert report.largest.relative < 1e-6
     assert json.loads(json.dumps(report.to_dict()))["ok"] is True
+
+
+@pytest.mark.parametrize("dtype", _C.dtypes())
+def test_dtypes_have_bounds_of_their_own(sentence_encoder: Path, dtype: str) -> None:
+    report = distilrt.verify(sentence_encoder, dtype=dtype)
+    assert report.ok
+    cosines = {"float32": 0.9999999, "bfloat16": 0.999, "int8": 0.99}
+    for row in report.rows:
+        assert cosines[dtype] < row.cosine <= 1 + 1e-9
+        assert row.mean_abs_difference <= row.max_abs_difference
+    if dtype == "int8":
+        assert report.backend["kept"] == []
+        assert "built-in texts" in report.backend["calibration"]
+
+
+@pytest.mark.parametrize("dtype", [dtype for dtype in _C.dtypes() if dtype != "float32"])
+@pytest.mark.parametrize("architecture", HEADS)
+def test_narrow_dtypes_of_every_head(
+    architecture: str, dtype: str, make_folder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A right model passes, though nothing of it is trained; a wrong layer norm does not."""
+    folder = make_folder(architecture)
+    assert verification.verify(folder, dtype=dtype).ok
+    load, wrong = checkpoint.load, "transformer.layer.1.output_layer_norm.weight"
+
+    def swapped(*args: Any, **keywords: Any) -> Any:
+        weights = dict(load(*args, **keywords))
+        return weights | {wrong: weights[wrong] * np.float32(1.5)}
+
+    monkeypatch.setattr(checkpoint, "load", swapped)
+    bad = {row.output for row in verification.verify(folder, dtype=dtype).rows if not row.ok}
+    assert "hidden_states[2]" in bad
+    assert "hidden_states[1]" not in bad
+
+
+def test_cosine_of_nothing() -> None:
+    zeros, ones = np.zeros((2, 3)), np.ones((2, 3))
+    assert verification._smallest_cosine(zeros, zeros) == 1
+    assert verification._smallest_cosine(ones, zeros) == 0
+    assert verification._smallest_cosine(ones * np.nan, ones) == 0
 
 
 def test_wrong_numbers_are_found(make_folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:

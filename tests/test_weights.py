@@ -18,7 +18,17 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from distilrt.errors import CheckpointError
-from distilrt.weights import FLOAT_DTYPES, PickleFile, SafetensorsFile, Stored, Weights, open_tensors, write_safetensors
+from distilrt.weights import (
+    FLOAT_DTYPES,
+    PickleFile,
+    SafetensorsFile,
+    Stored,
+    Weights,
+    from_bfloat16,
+    open_tensors,
+    to_bfloat16,
+    write_safetensors,
+)
 
 DTYPES = {name: getattr(torch, name) for name in FLOAT_DTYPES}
 
@@ -370,3 +380,13 @@ def test_unknown_dtype_keeps_the_files_word(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(2, dtype=torch.int8)}, tmp_path / "pytorch_model.bin")
     for file in (SafetensorsFile(tmp_path / "model.safetensors"), PickleFile(tmp_path / "pytorch_model.bin")):
         assert Stored(file, "a", *file.specs["a"]).dtype in ("I8", "int8")
+
+
+def test_bfloat16_is_rounded_as_torch_does() -> None:
+    bits = np.random.default_rng().integers(0, 2**32, 100_000, dtype=np.uint32)
+    ties = (bits[:1000] & 0xFFFF0000) | 0x8000
+    values = np.concatenate([bits, ties, np.array([0, 2**31, 0x7F7FFFFF, 0x7FFFFFFF, 0xFFFFFFFF], np.uint32)])
+    values = values.view(np.float32)
+    rounded = from_bfloat16(to_bfloat16(values))
+    np.testing.assert_array_equal(rounded, torch.from_numpy(values).bfloat16().float().numpy())
+    np.testing.assert_array_equal(from_bfloat16(to_bfloat16(rounded)), rounded)

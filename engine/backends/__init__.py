@@ -6,7 +6,7 @@ A backend owns the weights in its own layout and computes on packed rows; it kno
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy.typing as npt
 
@@ -15,6 +15,9 @@ from distilrt.batch import Batch, IndexArray
 from distilrt.config import DistilBertConfig
 from distilrt.devices import cuda_device, why_not_cuda
 from distilrt.packed import PackedWeights
+
+if TYPE_CHECKING:
+    from distilrt.calibration import Calibration
 
 NAMES = ("reference", "cpu", "cuda")
 
@@ -103,6 +106,20 @@ class HostBackend:
         return rows
 
 
+def chosen(name: str, weights: Mapping[str, npt.NDArray[Any]]) -> str:
+    """The backend that `name` means: "auto" is `DISTILRT_BACKEND` if set, else "cuda" where there is a device that it
+    runs on, else "cpu". A packed folder serves the CPU alone.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if name == "auto":
+        name = env.backend() or ("cpu" if isinstance(weights, PackedWeights) or why_not_cuda() else "cuda")
+    if name not in NAMES:
+        raise ValueError(f"backend must be one of auto, {', '.join(NAMES)}, found {name!r}")
+    return name
+
+
 def create(
     name: str,
     config: DistilBertConfig,
@@ -110,23 +127,21 @@ def create(
     *,
     dtype: str = "auto",
     num_threads: int | None = None,
+    calibration: Calibration | None = None,
 ) -> Backend:
     """Load `weights` (canonical names, see `distilrt.checkpoint`) into the backend called `name`.
 
     Args:
-        name: "reference", "cpu", "cuda" or "auto": `DISTILRT_BACKEND` if set, else "cuda" where there is a device that
-            it runs on, else "cpu". A packed folder serves the CPU alone.
+        name: "reference", "cpu", "cuda" or "auto", see `chosen`.
         dtype: "auto" or a dtype that the backend has.
         num_threads: CPU threads; None: `DISTILRT_NUM_THREADS`, else what affinity and cgroup allow.
+        calibration: how the CPU quantizes for int8; None: without example texts.
 
     Raises:
         ValueError: an unknown name, dtype or thread count.
         BackendError: the backend or dtype is not available on this machine.
     """
-    if name == "auto":
-        name = env.backend() or ("cpu" if isinstance(weights, PackedWeights) or why_not_cuda() else "cuda")
-    if name not in NAMES:
-        raise ValueError(f"backend must be one of auto, {', '.join(NAMES)}, found {name!r}")
+    name = chosen(name, weights)
     if name == "reference":
         from distilrt.backends.reference import ReferenceBackend
 
@@ -134,7 +149,7 @@ def create(
     if name == "cpu":
         from distilrt.backends.cpu import CpuBackend
 
-        return CpuBackend(config, weights, dtype=dtype, num_threads=num_threads)
+        return CpuBackend(config, weights, dtype=dtype, num_threads=num_threads, calibration=calibration)
     device = cuda_device()  # says what is missing before the import of what needs it
     from distilrt.backends.cuda import CudaBackend
 

@@ -6,7 +6,7 @@ Which linear layers make one packed GEMM, `distilrt.packed` knows; arithmetic, t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,10 @@ from distilrt.config import LAYER_NORM_EPS, DistilBertConfig
 from distilrt.cpu_count import usable_cores
 from distilrt.errors import BackendError
 from distilrt.packed import PackedWeights, linears
+from distilrt.weights import from_bfloat16, to_bfloat16
+
+if TYPE_CHECKING:  # it loads the tokenizer, which a packed folder answers without
+    from distilrt.calibration import Calibration
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -34,8 +38,12 @@ class CpuBackend(HostBackend):
         *,
         dtype: str = "auto",
         num_threads: int | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         """Pack `weights` (canonical names), or borrow those of a packed folder.
+
+        int8 rounds weights as `calibration` says, and keeps in bfloat16 what that keeps (in float32 where the
+        instruction set has no bfloat16, from the same weights); without one, every weight by itself to the nearest.
 
         Raises:
             ValueError: `num_threads` is not an integer of at least 1.
@@ -75,16 +83,36 @@ class CpuBackend(HostBackend):
             dtype=self.dtype,
             num_threads=num_threads,
         )
-        self._pack(config, weights)
+        self.kept: tuple[str, ...] = ()  # linear layers in higher precision
+        self.calibration: str | None = None
+        if isinstance(weights, PackedWeights):
+            self.kept, self.calibration = weights.kept, weights.calibration
+        if isinstance(weights, PackedWeights) or self.dtype != "int8":
+            calibration = None
+        if calibration is not None:
+            self.kept, self.calibration = calibration.kept, calibration.source
+        self._pack(config, weights, calibration)
 
-    def _pack(self, config: DistilBertConfig, weights: Mapping[str, npt.NDArray[Any]]) -> None:
+    def _pack(
+        self, config: DistilBertConfig, weights: Mapping[str, npt.NDArray[Any]], calibration: Calibration | None
+    ) -> None:
+        higher = "bfloat16" if "bfloat16" in _C.dtypes(self._encoder.isa) else "float32"
         for name, (dtype, sources) in linears(config.num_layers, weights, self.dtype).items():
-            if isinstance(weights, PackedWeights):
+            kept = name in self.kept
+            if isinstance(weights, PackedWeights) and not kept:
                 self._encoder.add_packed_linear(**weights.linear(name))
                 continue
-            rows = [_plain(weights[f"{source}.weight"]) for source in sources]
             biases = [_plain(weights[f"{source}.bias"]) for source in sources]
-            self._encoder.add_linear(name, rows, biases, dtype)
+            if calibration is not None and name in calibration.linears:
+                linear, bias = calibration.linears[name], np.concatenate(biases)
+                self._encoder.add_linear(
+                    name, [linear.weight()], [bias], dtype, linear.input_scales, linear.column_scales
+                )
+                continue
+            rows = [_plain(weights[f"{source}.weight"]) for source in sources]
+            if kept:
+                rows = [from_bfloat16(to_bfloat16(each)) for each in rows]
+            self._encoder.add_linear(name, rows, biases, higher if kept else dtype)
 
         def layer_norm(name: str, source: str) -> None:
             self._encoder.add_layer_norm(name, _plain(weights[f"{source}.weight"]), _plain(weights[f"{source}.bias"]))
@@ -123,10 +151,13 @@ class CpuBackend(HostBackend):
         return self._encoder.linear_parts(name)
 
     def describe(self) -> dict[str, Any]:
-        """Instruction set, threads, bytes of packed weights and workspace."""
+        """Instruction set, threads, bytes of packed weights and workspace; of int8, how it was calibrated, and which
+        linear layers are kept in higher precision."""
+        int8 = {"calibration": self.calibration, "kept": list(self.kept)} if self.dtype == "int8" else {}
         return {
             "backend": self.name,
             "dtype": self.dtype,
+            **int8,
             "isa": self._encoder.isa,
             "num_threads": self._encoder.num_threads,
             "packed_bytes": self._encoder.packed_bytes,

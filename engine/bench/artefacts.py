@@ -45,7 +45,8 @@ def artefact(checkpoint: Path, kind: str) -> Path:
             made = Path(unfinished) / "made"
             made.mkdir()
             done = subprocess.run(
-                [sys.executable, "-m", __name__, kind, str(checkpoint), str(made)],
+                # Not __name__: one conversion starts another from where that is __main__.
+                [sys.executable, "-m", "distilrt.bench.artefacts", kind, str(checkpoint), str(made)],
                 env=worker_environment(),
                 capture_output=True,
                 text=True,
@@ -73,14 +74,18 @@ def last_line(text: str) -> str:
 
 
 def torch_model(checkpoint: Path, dtype: str = "float32", attention: str = "sdpa") -> Any:
-    """transformers' model, returning tuples."""
+    """transformers' model of the checkpoint's architecture, returning tuples."""
     import torch
     import transformers
 
-    made: Any = transformers.DistilBertForSequenceClassification.from_pretrained(
+    made: Any = getattr(transformers, _architecture(checkpoint)).from_pretrained(
         checkpoint, dtype=getattr(torch, dtype), attn_implementation=attention, return_dict=False
     )
     return made.eval()
+
+
+def _architecture(checkpoint: Path) -> str:
+    return checkpoints.architecture_of(DistilBertConfig.from_pretrained(checkpoint)) or ARCHITECTURE
 
 
 def _example() -> tuple[Any, Any]:
@@ -93,11 +98,17 @@ def _example() -> tuple[Any, Any]:
 
 
 def _onnx(checkpoint: Path, target: Path) -> None:
-    """Traced from the plain attention, the only form that ONNX Runtime's optimizer fuses into one node."""
+    """Traced from the plain attention, the only form that ONNX Runtime's optimizer fuses into one node.
+
+    The output is called `logits`, or of the bare encoder `last_hidden_state`.
+    """
     import torch
 
     optimizer: Any = import_module("onnxruntime.transformers.optimizer")
     axes = {0: "batch", 1: "seq"}
+    output, out_axes = (
+        ("logits", {0: "batch"}) if _architecture(checkpoint) == ARCHITECTURE else ("last_hidden_state", axes)
+    )
     plain = target / "plain.onnx"
     torch.onnx.export(
         torch_model(checkpoint, attention="eager"),
@@ -105,8 +116,8 @@ def _onnx(checkpoint: Path, target: Path) -> None:
         str(plain),
         dynamo=False,
         input_names=["input_ids", "attention_mask"],
-        output_names=["logits"],
-        dynamic_axes={"input_ids": axes, "attention_mask": axes, "logits": {0: "batch"}},
+        output_names=[output],
+        dynamic_axes={"input_ids": axes, "attention_mask": axes, output: out_axes},
         opset_version=18,
     )
     config = DistilBertConfig.from_pretrained(checkpoint)

@@ -145,3 +145,85 @@ def test_bfloat16_attention(rng: Any, isa: str, length: int, head_dim: int) -> N
     plain = bfloat16((bfloat16(weights) @ v) / weights.sum(axis=1, keepdims=True))
     floor = 2**-9 * np.abs(exact).max()  # half a unit in the last place of the result
     assert np.abs(out - exact).max() <= 2 * np.abs(plain - exact).max() + floor
+
+
+ISAS = _C.available_isas()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(("m", "n", "k"), SHAPES)
+def test_input_scales(rng: Any, isa: str, m: int, n: int, k: int) -> None:
+    """Powers of two, which multiply exactly: the same bits as of scaled rows. Ones: the same as none."""
+    x, weight = rng.standard_normal((m, k), np.float32), rng.standard_normal((n, k), np.float32)
+    bias, kernels = rng.standard_normal(n, np.float32), _C.Kernels(isa, "int8")
+    scales = np.exp2(rng.integers(-40, 40, k)).astype(np.float32)
+    scaled, expected = np.full((m, n), np.nan, np.float32), np.full((m, n), np.nan, np.float32)
+    kernels.linear(x, weight, bias, input_scales=scales, out=scaled)
+    kernels.linear(x * scales, weight, bias, out=expected)
+    np.testing.assert_array_equal(scaled, expected)
+    kernels.linear(x, weight, bias, input_scales=np.ones(k, np.float32), out=scaled)
+    kernels.linear(x, weight, bias, out=expected)
+    np.testing.assert_array_equal(scaled, expected)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(("m", "n", "k"), SHAPES)
+def test_input_scales_of_any_size(rng: Any, isa: str, m: int, n: int, k: int) -> None:
+    """Each rounded input is within half a step of the scaled one, so a sum is within that times the weights."""
+    x, weight = rng.standard_normal((m, k), np.float32), rng.standard_normal((n, k), np.float32)
+    scales = np.exp(rng.uniform(-20, 20, k)).astype(np.float32)
+    scaled = x.astype(float) * scales
+    rounded = int8_weight(weight, isa)
+    out = np.full((m, n), np.nan, np.float32)
+    _C.Kernels(isa, "int8").linear(x, weight, np.zeros(n, np.float32), input_scales=scales, out=out)
+    step = (scaled.max(axis=1, keepdims=True) - scaled.min(axis=1, keepdims=True)) / 255
+    # The few float32 operations of a result, on terms of up to 255 steps and the smallest value.
+    noise = 1e-5 * (np.abs(scaled).max(axis=1, keepdims=True) + 255 * step)
+    bound = (0.5 * step + noise) * np.abs(rounded).sum(axis=1)
+    assert (np.abs(out - scaled @ rounded.T) <= bound).all()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_input_scales_and_values_that_break_them(isa: str) -> None:
+    """A column scaled by 0, one of zeros, and overflow: NaN, infinity and overflow spoil their own row and no other."""
+    x = np.ones((5, 40), np.float32)
+    x[:, 5] = 0
+    x[1, 7], x[2, 7], x[3, 9] = np.nan, np.inf, 3e38
+    scales = np.ones(40, np.float32)
+    scales[3], scales[5], scales[9] = 0, 1e30, 1e10
+    out = np.full((5, 1), 7, np.float32)
+    weight = np.ones((1, 40), np.float32)
+    weight[0, 9] = 0
+    _C.Kernels(isa, "int8").linear(x, weight, np.zeros(1, np.float32), input_scales=scales, out=out)
+    assert np.isfinite(out[[0, 4]]).all()
+    assert not np.isfinite(out[1:4]).any()
+
+
+def test_given_steps_keep_integers(rng: Any) -> None:
+    """A weight of whole multiples of given scales is stored as these multiples, on every instruction set."""
+    for isa in ISAS:
+        codes = rng.integers(-127, 128, (70, 33)).astype(np.int8)
+        steps = np.exp(rng.uniform(-20, 20, 70)).astype(np.float32)
+        steps[3], codes[3] = 0, 0
+        table = np.zeros((1, 4), np.float32)
+        encoder = _C.Encoder(hidden_size=4, num_heads=1, num_layers=0, intermediate_size=4, activation="relu",
+                             eps=1e-12, word_embeddings=table, position_embeddings=table,
+                             isa=isa, dtype="int8")  # fmt: skip
+        weight, scales = codes * steps[:, None], rng.uniform(0.5, 2, 33).astype(np.float32)
+        biases = [np.zeros(30, np.float32), np.zeros(40, np.float32)]
+        encoder.add_linear("x", [weight[:30], weight[30:]], biases, "int8", scales, steps)
+        parts = encoder.linear_parts("x")
+        panels = parts["panels"].view(np.int8).reshape(2, 9, 64, 4).transpose(0, 2, 1, 3).reshape(128, 36)
+        np.testing.assert_array_equal(panels[:70, :33], codes)
+        np.testing.assert_array_equal(parts["column_scales"], steps)
+        np.testing.assert_array_equal(parts["input_scales"], scales)
+        np.testing.assert_array_equal(parts["offsets"], codes.sum(axis=1, dtype=np.int32))
+        for wrong in (scales[:-1], -scales, scales * np.float32(np.nan)):
+            with pytest.raises(ValueError, match="needs 33 finite scales"):
+                encoder.add_linear("y", [weight], [steps], "int8", wrong)
+            with pytest.raises(ValueError, match="needs 33 finite scales"):
+                encoder.add_packed_linear(**{**parts, "name": "y", "input_scales": wrong})
+        with pytest.raises(ValueError, match="needs 70 finite scales"):
+            encoder.add_linear("y", [weight], [steps], "int8", scales, steps[1:])
+        with pytest.raises(ValueError, match="only int8"):
+            encoder.add_linear("y", [weight], [steps], "float32", scales)
