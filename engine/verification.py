@@ -1,8 +1,8 @@
 """Compares a checkpoint's answers here with the reference implementation's: transformers if it is installed, else the
 NumPy reference. It measures numbers, not speed.
 
-The reference runs twice: in float64, which is taken as exact, and in float32 (transformers in float16 or bfloat16 if the
-model computes in that), which shows how far that dtype alone is off. int8 has no counterpart and a bound of its own.
+The reference runs twice: in float64, which is taken as exact, and in float32 (transformers in float16 or bfloat16 if
+the model computes in that), which shows how far that dtype alone is off. int8 has no counterpart and its own bound.
 """
 
 from __future__ import annotations
