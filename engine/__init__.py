@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from distilrt.dropin.tensorflow import (
         TFDistilBertModel as TFDistilBertModel,
     )
+    from distilrt.engine import Engine
     from distilrt.models import (
         DistilBertForMaskedLM,
         DistilBertForMultipleChoice,
@@ -46,6 +47,7 @@ _HOMES = {
     "DistilBertForQuestionAnswering": "models",
     "DistilBertForTokenClassification": "models",
     "DistilBertForMultipleChoice": "models",
+    "Engine": "engine",
     "verify": "verification",
     "pipeline": "pipelines",
     "accelerate": "dropin",
@@ -65,6 +67,7 @@ __all__ = [
     "DistilBertForTokenClassification",
     "DistilBertModel",
     "DistilBertTokenizer",
+    "Engine",
     "__version__",
     "accelerate",
     "pipeline",

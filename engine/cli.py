@@ -1,4 +1,4 @@
-"""The command line: `distilrt run`, `info`, `verify` and `pack`.
+"""The command line: `distilrt run`, `serve`, `info`, `verify` and `pack`.
 
 It reads arguments and lines and prints answers, tables and errors; what is computed is decided below it. Answers go to
 stdout as JSON lines and all else to stderr. Needs the extra `cli`.
@@ -25,6 +25,7 @@ from distilrt.cpu_count import usable_cores
 from distilrt.devices import DTYPES, describe_cuda, why_not_cuda
 from distilrt.errors import DistilrtError, InvalidInput
 from distilrt.hub import resolve_file
+from distilrt.server.command import serve
 from distilrt.tokenizer import DistilBertTokenizer
 
 with suppress(ModuleNotFoundError):  # main says what to install
@@ -177,7 +178,7 @@ def app() -> typer.Typer:
     """The commands."""
     commands = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
                            help="The DistilBERT runtime.")  # fmt: skip
-    for command in (run, info, verify):
+    for command in (run, serve, info, verify):
         commands.command()(command)
     commands.command("pack")(pack_model)
     return commands

@@ -20,15 +20,23 @@ class TooLong(InvalidInput):
 
 
 class Overloaded(DistilrtError):
-    """The queue is full; try again later."""
+    """The queue is full; try again after `retry_after` seconds, when what waits now should be done."""
+
+    def __init__(self, message: str, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class DeadlineExceeded(DistilrtError, TimeoutError):
+    """A request's deadline passed while it waited; it was not computed."""
 
 
 class NotReady(DistilrtError):
-    """The engine is still loading or already draining."""
+    """The engine is still loading, already draining, or closed."""
 
 
 class BackendError(DistilrtError, RuntimeError):
-    """A backend, dtype or instruction set was asked for that this machine or build does not have."""
+    """A backend, dtype or instruction set was asked for that this machine or build does not have; or a batch failed."""
 
 
 class CheckpointError(DistilrtError, ValueError):

@@ -7,14 +7,12 @@ on the form of the inputs. Question answering, which transformers dropped in 5.3
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from distilrt import models, tasks
-from distilrt.config import DistilBertConfig
+from distilrt import tasks
 from distilrt.errors import InvalidInput
-from distilrt.hub import resolve_file
+from distilrt.loading import load
 from distilrt.tokenizer import DistilBertTokenizer
 
 # What transformers' pipelines also take, and where it is here.
@@ -73,27 +71,13 @@ def pipeline(
     """
     chosen = tasks.find(task)
     _unfolded(chosen, params)
-    where: dict[str, Any] = {"revision": revision, "subfolder": subfolder, "token": token,
-                             "cache_dir": cache_dir, "local_files_only": local_files_only}  # fmt: skip
-    source = model
-    if isinstance(model, str | Path):
-        loaded = getattr(models, chosen.architecture).from_pretrained(
-            model, backend=backend, dtype=str(dtype).removeprefix("torch."), num_threads=num_threads, **where
-        )
-        params = dict(chosen.from_checkpoint(params, partial(resolve_file, model, **where)))
-    elif isinstance(getattr(model, "config", None), DistilBertConfig):
-        if (backend, dtype, num_threads) != ("auto", "auto", None):
-            raise TypeError("backend, dtype and num_threads are chosen when a model is loaded, and this one is; pass "
-                            "them to its from_pretrained, or give a folder or hub id here")  # fmt: skip
-        loaded = model
-    else:
-        raise TypeError(f"model must be a folder, a hub id or a model of distilrt, found {type(model).__name__}; for "
-                        "transformers' objects there is distilrt.accelerate")  # fmt: skip
-    if isinstance(tokenizer, str | Path) or (tokenizer is None and loaded is not source):
-        tokenizer = DistilBertTokenizer.from_pretrained(source if tokenizer is None else tokenizer, **where)
-    if not isinstance(tokenizer, DistilBertTokenizer):
-        raise TypeError("tokenizer must be a folder, a hub id or a DistilBertTokenizer of distilrt (and with a loaded "
-                        f"model it must be given), found {type(tokenizer).__name__}")  # fmt: skip
+    loaded, tokenizer, resolve = load(
+        model, tokenizer, chosen.architecture, backend=backend, dtype=str(dtype).removeprefix("torch."),
+        num_threads=num_threads, revision=revision, subfolder=subfolder, token=token, cache_dir=cache_dir,
+        local_files_only=local_files_only,
+    )  # fmt: skip
+    if resolve is not None:
+        params = dict(chosen.from_checkpoint(params, resolve))
     return Pipeline(chosen, loaded, tokenizer, params, batch_size=batch_size, max_tokens=max_tokens)
 
 

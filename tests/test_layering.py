@@ -17,7 +17,7 @@ ROWS = [
     "checkpoint batch encoding tokenizer* workspace outputs",
     "kernels _C reference packed quantization",
     "calibration backends",
-    "heads losses models tasks engine batcher",
+    "heads losses models tasks loading batcher counters worker engine",
     "verification pipelines",
     "cli __main__ server dropin scale bench",
 ]

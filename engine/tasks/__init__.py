@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from distilrt.tasks.base import Param, Prepared, Task
+from distilrt.tasks.base import FIRST, Param, Prepared, Task, longest
 from distilrt.tasks.embeddings import FeatureExtraction, SentenceSimilarity
 from distilrt.tasks.fill_mask import FillMask
 from distilrt.tasks.question_answering import QuestionAnswering
@@ -15,7 +15,7 @@ from distilrt.tasks.text_classification import TextClassification
 from distilrt.tasks.token_classification import TokenClassification
 from distilrt.tasks.zero_shot_classification import ZeroShotClassification
 
-__all__ = ["MAX_TOKENS", "TASKS", "Param", "Prepared", "Task", "compute", "find", "run"]
+__all__ = ["FIRST", "MAX_TOKENS", "TASKS", "Param", "Prepared", "Task", "compute", "find", "longest", "run"]
 
 _ALL: tuple[Task, ...] = (
     TextClassification(),

@@ -1,0 +1,71 @@
+"""What an engine has done, in plain numbers: counters that only grow and histograms, for whoever exports metrics."""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+SECONDS = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+TOKENS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+SEQUENCES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+
+
+class Histogram:
+    """Counts of observed numbers by ranges.
+
+    Attributes:
+        bounds: the upper end of each range, inclusive, rising.
+        counts: of each range, and of what lies above all.
+        total: the sum of all observed numbers.
+    """
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = tuple(bounds)
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count a number."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+
+def _seconds() -> Histogram:
+    return Histogram(SECONDS)
+
+
+@dataclass
+class Counters:
+    """The numbers of one engine. Change them with `lock` held; to read one number needs no lock.
+
+    `requests` are by task and outcome: "answered", "failed" (their batch or their answer raised), "invalid" (refused
+    for their inputs), "cancelled", "expired" (their deadline passed), "shed" (refused because the queue was full).
+    The seconds of a request are spent in tokenizing, waiting for its first batch, and from then to the end of its last.
+    """
+
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    requests: Counter[tuple[str, str]] = field(default_factory=Counter)
+    tokenize_seconds: Histogram = field(default_factory=_seconds)
+    queue_seconds: Histogram = field(default_factory=_seconds)
+    compute_seconds: Histogram = field(default_factory=_seconds)
+    batch_seconds: Histogram = field(default_factory=_seconds)
+    batch_tokens: Histogram = field(default_factory=lambda: Histogram(TOKENS))
+    batch_sequences: Histogram = field(default_factory=lambda: Histogram(SEQUENCES))
+    padding_avoided: int = 0  # tokens that padding every batch to its longest sequence would have added
+    failed_batches: int = 0
+
+    def request(self, task: str, outcome: str) -> None:
+        """Count a request that ended."""
+        with self.lock:
+            self.requests[task, outcome] += 1
+
+    def batch(self, lengths: Sequence[int], seconds: float) -> None:
+        """Count a computed batch by the tokens of its sequences."""
+        with self.lock:
+            self.batch_tokens.observe(sum(lengths))
+            self.batch_sequences.observe(len(lengths))
+            self.batch_seconds.observe(seconds)
+            self.padding_avoided += max(lengths) * len(lengths) - sum(lengths)

@@ -1,0 +1,374 @@
+"""The engine: one loaded model, all of its tasks, and any number of callers whose inputs are computed together.
+
+`submit` tokenizes in the caller's thread and queues; one compute thread (`distilrt.worker`) takes packed batches from
+the queue as fast as the model computes them. HTTP, Ray and programs are all callers of this class.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+import weakref
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distilrt import tasks
+from distilrt.batcher import PRIORITIES, Batcher
+from distilrt.counters import Counters
+from distilrt.errors import InvalidInput, NotReady, Overloaded
+from distilrt.loading import load
+from distilrt.tokenizer import DistilBertTokenizer
+from distilrt.worker import Request, Worker
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_BATCH_TOKENS = {"cuda": 16384}  # of a backend; on a CPU more than 512 gain little and wait long
+_INLINE = 2048  # characters that an event loop can tokenize itself in about a millisecond
+
+
+class Engine:
+    """A model that answers many callers at once. Safe to call from many threads.
+
+    Answers depend neither on what else is computed with them nor on any setting here.
+
+    Args:
+        model: folder or hub id of a checkpoint, loaded as what its config says, or a loaded model of `distilrt`.
+        tokenizer: the same for the tokenizer; None: the model's.
+        name: what callers know the model by; None: the hub id, or the folder's name.
+        backend, dtype, num_threads: how to compute, as in the models' `from_pretrained`; not for a loaded model.
+        revision, subfolder, token, cache_dir, local_files_only: where to look for both.
+        max_batch_tokens: tokens computed together, but at least one sequence; None: 512, on a GPU 16384.
+        max_queue_tokens: how many tokens may wait before a request that is taken, whatever its own size; None: what is
+            computed in 0.25 s, as measured, and at least two batches.
+        max_delay: seconds that a batch which isn't full may wait for more requests.
+
+    Attributes:
+        model, tokenizer, name, max_batch_tokens: what was loaded and settled.
+        tasks: the names of the tasks that the model's head serves.
+        task: the first of them, what the model is for unless a request says otherwise.
+        pooling: how the checkpoint's sentence-transformers files make one vector of a text; None: there are none.
+
+    Raises:
+        OSError, CheckpointError, BackendError, TypeError: as `distilrt.pipeline`.
+        ValueError: a number that is not allowed, or a model of a head that no task uses.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: DistilBertTokenizer | str | Path | None = None,
+        *,
+        name: str | None = None,
+        backend: str = "auto",
+        dtype: str = "auto",
+        num_threads: int | None = None,
+        revision: str | None = None,
+        subfolder: str = "",
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        max_batch_tokens: int | None = None,
+        max_queue_tokens: int | None = None,
+        max_delay: float = 0.0,
+    ) -> None:
+        for limit, value in (("max_batch_tokens", max_batch_tokens), ("max_queue_tokens", max_queue_tokens)):
+            if value is not None and (type(value) is not int or value < 1):
+                raise ValueError(f"{limit} must be None or an integer of at least 1, found {value!r}")
+        if not _is_seconds(max_delay) and max_delay != 0:
+            raise ValueError(f"max_delay must be a number of seconds of at least 0, found {max_delay!r}")
+        self.model, self.tokenizer, self._resolve = load(
+            model, tokenizer, None, backend=backend, dtype=dtype, num_threads=num_threads, revision=revision,
+            subfolder=subfolder, token=token, cache_dir=cache_dir, local_files_only=local_files_only,
+        )  # fmt: skip
+        self.name = name or _name(model, self.model.architecture)
+        served = {task.name: task for task in tasks.TASKS.values() if task.architecture == self.model.architecture}
+        if not served:
+            raise ValueError(f"no task uses a {self.model.architecture}; load the checkpoint as another class, or call "
+                             "the model itself")  # fmt: skip
+        self.tasks = tuple(served)
+        self.task = self.tasks[0]
+        self._defaults: dict[str, Mapping[str, Any]] = {}
+        for task in served.values():
+            with suppress(ValueError):  # raised again by a request that relies on it
+                self._defaults[task.name] = task.from_checkpoint({}, self._resolve) if self._resolve else {}
+        self.pooling: str | None = None
+        if self._resolve and "sentence-similarity" in self._defaults and self._resolve("modules.json"):
+            self.pooling = self._defaults["sentence-similarity"]["pooling"]
+        self.max_batch_tokens = max_batch_tokens or _BATCH_TOKENS.get(self.model.backend.name, 512)
+        # All tasks of a model share its head, so any of them computes the batches of all.
+        self._worker = Worker(
+            partial(tasks.compute, self.model, tasks.find(self.task)),
+            Batcher(self.max_batch_tokens, max_delay=max_delay),
+            max_queue_tokens=max_queue_tokens,
+            name=f"distilrt-{self.name}",
+        )
+        self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix=f"distilrt-{self.name}-tokenize")
+        self._at_exit = weakref.finalize(self, self._worker.close, drain=False)
+
+    def submit(
+        self,
+        task: str,
+        inputs: Any,
+        params: Mapping[str, Any] | None = None,
+        *,
+        priority: int = 0,
+        deadline: float | None = None,
+    ) -> Request:
+        """Tokenize here and now, and queue.
+
+        Args:
+            task: one of `tasks`, or another name of it.
+            inputs: one input of the task, or a list of them, which is one request: it gets a list of answers, and fails
+                as a whole.
+            params: the task's parameters.
+            priority: from -10 to 10; a higher one goes first, unless a lower one has waited for a second.
+            deadline: seconds from now after which the request is dropped if it still waits.
+
+        Returns:
+            A `concurrent.futures.Future` of the answer, or of the answers in order. It may raise DeadlineExceeded,
+            NotReady (the engine was closed without draining) or BackendError (its batch failed). Once it is done,
+            `timing` says where the time went. Cancelling it takes the request out of the queue.
+
+        Raises:
+            InvalidInput: an input that the task can't answer; of a list, the message starts with its index.
+            TooLong: one that the model can't read whole, where cutting was not asked for; likewise.
+            ValueError: a task, parameter, priority or deadline that is not allowed.
+            Overloaded: the queue is full; nothing was tokenized, unless it filled up meanwhile.
+            NotReady: the engine is closed, or belongs to the process that this one was forked from.
+        """
+        start = time.monotonic()
+        found = self._checked(task, priority, deadline)
+        with self._counted(found.name):
+            self._worker.admit(priority)
+            prepared, listed = self._prepared(found, inputs, params or {})
+            request = Request(
+                found.name,
+                [ids for item in prepared for ids in item.sequences],
+                [rows for item in prepared for rows in item.rows],
+                partial(self._answer, found, prepared, listed),
+                priority=priority,
+                deadline=None if deadline is None else start + deadline,
+                tokenize_seconds=time.monotonic() - start,
+            )
+            if prepared:
+                self._worker.enqueue(request)
+            else:
+                request.set_result([])
+        return request
+
+    async def enqueue(
+        self,
+        task: str,
+        inputs: Any,
+        params: Mapping[str, Any] | None = None,
+        *,
+        priority: int = 0,
+        deadline: float | None = None,
+    ) -> Request:
+        """`submit` for event loops: long inputs are tokenized in another thread, in their order.
+
+        Being cancelled meanwhile cancels the request. Arguments, result and errors are those of `submit`.
+        """
+        submit = partial(self.submit, task, inputs, params, priority=priority, deadline=deadline)
+        if _left_of(_INLINE, inputs) > 0:
+            return submit()
+        found = self._checked(task, priority, deadline)
+        with self._counted(found.name):
+            self._worker.admit(priority)
+            try:
+                submitting = self._tokenizing.submit(submit)
+            except RuntimeError:  # between the two steps of close
+                raise NotReady("the engine is closing and takes no more requests") from None
+        try:
+            return await asyncio.wrap_future(submitting)
+        except asyncio.CancelledError:
+            submitting.add_done_callback(_cancel_result)
+            raise
+
+    async def asubmit(
+        self,
+        task: str,
+        inputs: Any,
+        params: Mapping[str, Any] | None = None,
+        *,
+        priority: int = 0,
+        deadline: float | None = None,
+    ) -> Any:
+        """The answer. Cancelling this takes the request out of the queue.
+
+        Arguments and errors are those of `submit` and of its future.
+        """
+        request = await self.enqueue(task, inputs, params, priority=priority, deadline=deadline)
+        return await asyncio.wrap_future(request)
+
+    def __call__(self, task: str, inputs: Any, /, **params: Any) -> Any:
+        """Submit and wait; `params` are the task's. Raises as `submit` and its future do."""
+        return self.submit(task, inputs, params).result()
+
+    def warm_up(self) -> None:
+        """Compute a few batches, the largest among them, so that the first request finds pages, workspace and measured
+        rate.
+
+        Raises:
+            BackendError: a batch failed.
+            NotReady, Overloaded: as `submit`.
+        """
+        limit = tasks.longest(self.tokenizer, self.model.config)
+        usual = min(limit, 128, self.max_batch_tokens)
+        full = [usual] * (self.max_batch_tokens // usual)
+        for lengths in ([1], [limit], full, full, full):
+            request = Request("", [[0] * length for length in lengths], [tasks.FIRST] * len(lengths), lambda rows: None)
+            self._worker.enqueue(request)
+            request.result()
+
+    def probe(self) -> Request:
+        """Queue a request of one token whose answer is None, to see whether the engine works again after a failure.
+
+        Raises:
+            NotReady, Overloaded: as `submit`.
+        """
+        request = Request("", [[0]], [tasks.FIRST], lambda rows: None, priority=PRIORITIES[-1])
+        self._worker.enqueue(request)
+        return request
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are taken and the last batch was computed without a failure."""
+        return self._worker.open and not self._worker.failing
+
+    @property
+    def open(self) -> bool:
+        """Whether requests are taken."""
+        return self._worker.open
+
+    @property
+    def counters(self) -> Counters:
+        """What happened so far."""
+        return self._worker.counters
+
+    @property
+    def waiting(self) -> tuple[int, int, int]:
+        """Requests, sequences and tokens in the queue now."""
+        return self._worker.waiting
+
+    def describe(self) -> dict[str, Any]:
+        """What is served and how, JSON-ready: names, tasks, labels, limits, backend, and the tokens a second of full
+        batches, None before one was computed."""
+        config, most = self.model.config, self._worker.max_queue_tokens
+        return {
+            "name": self.name,
+            "architecture": self.model.architecture,
+            "task": self.task,
+            "tasks": list(self.tasks),
+            "labels": config.label_names() if "Classification" in self.model.architecture else [],
+            "max_input_tokens": tasks.longest(self.tokenizer, config),
+            "max_batch_tokens": self.max_batch_tokens,
+            "max_queue_tokens": None if math.isinf(most) else int(most),
+            "tokens_per_second": None if self._worker.rate is None else round(self._worker.rate),
+            **self.model.backend.describe(),
+        }
+
+    def close(self, drain: bool = True) -> None:
+        """Take no more requests, and return when those taken have ended. Closing twice is harmless.
+
+        Args:
+            drain: answer what waits; else that fails with NotReady.
+        """
+        self._tokenizing.shutdown(wait=drain, cancel_futures=not drain)
+        self._worker.close(drain)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Engine(name={self.name!r}, tasks={', '.join(self.tasks)}, dtype={self.model.dtype!r})"
+
+    def _checked(self, name: str, priority: int, deadline: float | None) -> tasks.Task:
+        """The task, if it and the rest are what `submit` allows."""
+        task = tasks.find(name)
+        if task.name not in self.tasks:
+            raise ValueError(f"{task.name} needs a {task.architecture}, and {self.name} is a "
+                             f"{self.model.architecture}, which serves {', '.join(self.tasks)}")  # fmt: skip
+        if type(priority) is not int or priority not in PRIORITIES:
+            raise ValueError(f"priority must be an integer from {PRIORITIES[0]} to {PRIORITIES[-1]}, "
+                             f"found {priority!r}")  # fmt: skip
+        if deadline is not None and not _is_seconds(deadline):
+            raise ValueError(f"deadline must be None or a number of seconds above 0, found {deadline!r}")
+        return task
+
+    @contextmanager
+    def _counted(self, task: str) -> Iterator[None]:
+        """Counts requests that are refused."""
+        try:
+            yield
+        except Overloaded:
+            self.counters.request(task, "shed")
+            raise
+        except ValueError:
+            self.counters.request(task, "invalid")
+            raise
+
+    def _answer(self, task: tasks.Task, prepared: list[tasks.Prepared], listed: bool, outputs: list[Any]) -> Any:
+        """A method, so that a request on its way keeps its engine."""
+        rows = iter(outputs)
+        answers = [task.answer(item, list(islice(rows, len(item.sequences)))) for item in prepared]
+        return answers if listed else answers[0]
+
+    def _prepared(self, task: tasks.Task, inputs: Any, params: Mapping[str, Any]) -> tuple[list[tasks.Prepared], bool]:
+        """Tokenized inputs, and whether they were a list."""
+        defaults = self._defaults.get(task.name)
+        if defaults is None:
+            assert self._resolve is not None
+            params = task.from_checkpoint(params, self._resolve)
+        else:
+            params = {**defaults, **params}
+        listed = isinstance(inputs, list | tuple)
+        if listed and params.get("is_split_into_words") is True:
+            listed = all(isinstance(item, list | tuple) for item in inputs)
+        if listed:
+            return task.prepare(self.tokenizer, self.model.config, inputs, params), True
+        [item] = task.prepare_each(self.tokenizer, self.model.config, [inputs], params)
+        if isinstance(item, InvalidInput):
+            raise item
+        return [item], False
+
+
+def _left_of(room: int, value: Any) -> int:
+    """What the texts in an input leave of so many characters; not above 0 if nothing. An item of a list counts too."""
+    if isinstance(value, str):
+        return room - len(value)
+    if isinstance(value, Mapping):
+        value = value.values()
+    elif not isinstance(value, list | tuple):
+        return room
+    for item in value:
+        if room <= 0:
+            break
+        room = _left_of(room - 16, item)
+    return room
+
+
+def _cancel_result(submitting: Future[Request]) -> None:
+    if not submitting.cancelled() and submitting.exception() is None:
+        submitting.result().cancel()
+
+
+def _is_seconds(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def _name(model: Any, architecture: str) -> str:
+    if not isinstance(model, str | Path):
+        return architecture
+    folder = Path(model).expanduser()
+    return folder.resolve().name if folder.is_dir() else str(model)

@@ -1,0 +1,140 @@
+"""`distilrt serve`: options, the process's signals, and its end. The server itself loads when the command runs."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from distilrt import env
+from distilrt.engine import Engine
+from distilrt.server.settings import Settings
+
+with suppress(ModuleNotFoundError):  # distilrt.cli says what to install
+    import typer
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from starlette.applications import Starlette
+
+_SWITCH_INTERVAL = (
+    0.0005  # seconds for which a thread may keep the interpreter; a batch's start should not wait for 5 ms
+)
+
+
+def serve(
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", "-m", metavar="[NAME=]MODEL", help="Folder or hub id; may be repeated."),
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.  [default: 127.0.0.1]")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0: any free one.  [default: 8080]")] = None,
+    backend: Annotated[str, typer.Option(help="auto, reference, cpu or cuda.")] = "auto",
+    dtype: Annotated[str | None, typer.Option(help="auto, or one that the backend has.  [default: auto]")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; else what the machine allows.")] = None,
+    api_key: Annotated[str | None, typer.Option(help="Key that requests must bring; better in the variable.")] = None,
+    truncate: Annotated[bool | None, typer.Option(help="Cut texts that are too long, unless told otherwise.")] = None,
+    max_inputs: Annotated[int | None, typer.Option(help="Texts of a request.  [default: 2048]")] = None,
+    max_body_bytes: Annotated[int | None, typer.Option(help="Bytes of a body.  [default: 2000000]")] = None,
+    max_batch_tokens: Annotated[
+        int | None, typer.Option(help="Tokens computed together.  [CPU: 512, GPU: 16384]")
+    ] = None,
+    max_queue_tokens: Annotated[
+        int | None, typer.Option(help="Tokens that may wait.  [default: what is computed in 0.25 s]")
+    ] = None,
+    max_delay: Annotated[
+        float | None, typer.Option(help="Seconds that a batch may wait for more.  [default: 0]")
+    ] = None,
+    deadline: Annotated[
+        float | None, typer.Option(help="Seconds that a request may wait.  [default: for ever]")
+    ] = None,
+    body_timeout: Annotated[float | None, typer.Option(help="Seconds to send a body.  [default: 30]")] = None,
+    drain_delay: Annotated[
+        float | None, typer.Option(help="Seconds from SIGTERM to the last connection taken.  [default: 1]")
+    ] = None,
+    drain_timeout: Annotated[
+        float | None, typer.Option(help="Seconds from there for what is on its way.  [default: 30]")
+    ] = None,
+) -> None:
+    """Serve models over HTTP until SIGTERM or SIGINT; then finish what was taken, and exit with 0.
+
+    Options that aren't given come from the DISTILRT_… variables (docs/environment.md).
+    """
+    settings = Settings.from_env(
+        host=host, port=port, api_key=api_key, truncate=truncate, max_inputs=max_inputs, max_body_bytes=max_body_bytes,
+        deadline=deadline, body_timeout=body_timeout, drain_delay=drain_delay, drain_timeout=drain_timeout,
+    )  # fmt: skip
+    served = env.served()
+    given = {"dtype": dtype, "max_batch_tokens": max_batch_tokens, "max_queue_tokens": max_queue_tokens,
+             "max_delay": max_delay}  # fmt: skip
+    options = served | {name: value for name, value in given.items() if value is not None}
+    models = model or options.get("models")
+    options.pop("models", None)
+    if not models:
+        raise typer.BadParameter("give at least one --model, or DISTILRT_MODELS")
+    try:
+        from distilrt.server.app import create_app
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"serving needs more packages, {error.name} among them: pip install 'distilrt[serve]'"
+        ) from None
+
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    sys.setswitchinterval(_SWITCH_INTERVAL)
+    with ExitStack() as stack:
+        engines: dict[str, Engine] = {}
+        for text in models:
+            name, source = _named(text)
+            engine = Engine(source, name=name, backend=backend, num_threads=threads, **options)
+            stack.callback(engine.close)
+            if engine.name in engines:
+                raise typer.BadParameter(f"two models are called {engine.name!r}; give one another name: NAME=MODEL")
+            engines[engine.name] = engine
+        _run(create_app(engines, settings), settings, list(engines))
+
+
+def _run(app: Starlette, settings: Settings, names: list[str]) -> None:
+    """Serve until a signal."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        """Uvicorn that first says it is not ready, then keeps listening for a while, then ends as it does."""
+
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            """The first signal drains; a second one doesn't wait for those that still come."""
+            if app.state.serving.draining:
+                self.should_exit = True
+                return
+            app.state.serving.draining = True
+            self.draining_from = time.monotonic()
+
+        async def on_tick(self, counter: int) -> bool:
+            if app.state.serving.draining and not self.should_exit:
+                self.should_exit = time.monotonic() >= self.draining_from + settings.drain_delay
+            return await super().on_tick(counter)
+
+        async def startup(self, sockets: Any = None) -> None:
+            await super().startup(sockets)
+            for server in self.servers if self.started else []:
+                for socket in server.sockets:
+                    address, port = socket.getsockname()[:2]
+                    host = f"[{address}]" if ":" in address else address
+                    print(f"distilrt: serving {', '.join(names)} on http://{host}:{port}", file=sys.stderr, flush=True)
+
+    config = uvicorn.Config(
+        app, host=settings.host, port=settings.port, log_config=None, access_log=False, server_header=False,
+        ws="none", timeout_graceful_shutdown=int(settings.drain_timeout) or 1,
+    )  # fmt: skip
+    Server(config).run()
+
+
+def _named(text: str) -> tuple[str | None, str]:
+    """Name and source of `NAME=MODEL` or `MODEL`; a folder may have a = in its name."""
+    name, equals, source = text.partition("=")
+    if not equals or Path(text).expanduser().exists():
+        return None, text
+    return name, source

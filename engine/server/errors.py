@@ -1,0 +1,120 @@
+"""Errors as HTTP: the one place that knows which status an error gets, and the body that formats share.
+
+A wire format whose clients expect other words in the body gives its own `Shape`; statuses are the same everywhere.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import orjson
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from distilrt.errors import BackendError, DeadlineExceeded, InvalidInput, NotReady, Overloaded, TooLong
+
+_log = logging.getLogger("distilrt.server")
+
+
+class RequestError(Exception):
+    """A request that is refused before an engine sees it. The message says what is allowed."""
+
+    status = 400
+
+
+class Malformed(RequestError):
+    """The body is no JSON in UTF-8."""
+
+
+class Unauthorized(RequestError):
+    """The key is missing or wrong."""
+
+    status = 401
+
+
+class UnknownModel(RequestError):
+    """There is no model of that name."""
+
+    status = 404
+
+
+class TooSlow(RequestError):
+    """The body took too long to arrive."""
+
+    status = 408
+
+
+class TooLarge(RequestError):
+    """The body has too many bytes or inputs."""
+
+    status = 413
+
+
+class Unprocessable(RequestError):
+    """The body is JSON, but not what the route takes."""
+
+    status = 422
+
+
+class Failure(NamedTuple):
+    """What a client is told of an error."""
+
+    status: int
+    kind: str  # the error's name, for programs
+    message: str  # for people
+    headers: dict[str, str]
+
+
+Shape = Callable[[Failure], Any]  # the JSON body
+
+# The first that fits.
+_STATUS: tuple[tuple[type[Exception], int], ...] = (
+    (Overloaded, 429),
+    (NotReady, 503),
+    (DeadlineExceeded, 504),
+    (TooLong, 422),
+    (InvalidInput, 422),
+    (BackendError, 500),
+    (ValueError, 422),  # a parameter that a task doesn't have or allow
+)
+
+
+def plain(failure: Failure) -> Any:
+    """`{"error": message, "error_type": name}`, which Hugging Face's clients read."""
+    return {"error": failure.message, "error_type": failure.kind}
+
+
+def failure(error: Exception) -> Failure:
+    """What to tell a client of any error. What nobody foresaw is logged, and not told."""
+    if isinstance(error, RequestError):
+        headers = {"www-authenticate": "Bearer"} if error.status == 401 else {}
+        if error.status in (408, 413):
+            headers["connection"] = "close"  # the rest of the body is not read
+        return Failure(error.status, type(error).__name__, str(error), headers)
+    if isinstance(error, HTTPException):  # of the router
+        kind = {404: "NotFound", 405: "MethodNotAllowed"}.get(error.status_code, "HTTPException")
+        words = {404: "there is no such route", 405: "the route does not take this method"}
+        return Failure(error.status_code, kind, words.get(error.status_code, error.detail), dict(error.headers or {}))
+    for known, status in _STATUS:
+        if isinstance(error, known):
+            if status == 500:
+                _log.error("%s", error, exc_info=error)
+            headers = {"retry-after": str(_seconds(error))} if status in (429, 503) else {}
+            kind = "InvalidParameter" if known is ValueError else known.__name__
+            return Failure(status, kind, str(error), headers)
+    _log.error("an error that nobody foresaw", exc_info=error)
+    return Failure(500, "InternalError", "the server failed; its log says why", {})
+
+
+def response(error: Exception, shape: Shape = plain) -> Response:
+    """The response to an error, with a body of that shape."""
+    found = failure(error)
+    return Response(orjson.dumps(shape(found)), found.status, found.headers, media_type="application/json")
+
+
+def _seconds(error: Exception) -> int:
+    """Whole seconds, as HTTP has it; at least 1."""
+    return max(1, math.ceil(getattr(error, "retry_after", 1.0)))

@@ -1,0 +1,298 @@
+"""What all wire formats share: the engines by name, the way of a request through them, and its limits.
+
+A wire format is a module with `routes(serving)`, a list made with `serving.route(path, handler)`; a handler takes a
+`Call`, reads its body, asks an engine and returns `call.reply(…)`. What it raises becomes a status by
+`distilrt.server.errors`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+import orjson
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from distilrt.engine import Engine
+from distilrt.errors import NotReady
+from distilrt.server import errors
+from distilrt.server.settings import Settings
+from distilrt.worker import Request, Timing
+
+_Body = TypeVar("_Body")
+_PATIENCE = 0.02  # seconds before somebody listens for a client that hangs up, which costs a task
+
+Handler = Callable[["Call"], Awaitable[Response]]
+
+
+class Gone(Exception):
+    """The client hung up; nobody reads an answer."""
+
+
+class Serving:
+    """The engines of one server, and its state.
+
+    Attributes:
+        engines: by name, at least one; the first answers where a request names none.
+        settings: as given.
+        warm: whether the engines are warmed up; requests before that get 503.
+        draining: whether the process is about to end; only `/readyz` and `/health` say so, requests are still taken.
+        trouble: why warming up failed, if it did.
+        responses: how many, by route and status.
+    """
+
+    def __init__(self, engines: Mapping[str, Engine], settings: Settings) -> None:
+        if not engines:
+            raise ValueError("there must be at least one engine to serve")
+        self.engines, self.settings = dict(engines), settings
+        self.warm = self.draining = False
+        self.trouble: str | None = None
+        self.responses: Counter[tuple[str, int]] = Counter()
+
+    def engine(self, name: str | None = None) -> Engine:
+        """The engine of that name; None: the first.
+
+        Raises:
+            UnknownModel: there is none.
+        """
+        engine = next(iter(self.engines.values())) if name is None else self.engines.get(name)
+        if engine is None:
+            raise errors.UnknownModel(f"there is no model {name!r} here; there is {', '.join(self.engines)}")
+        return engine
+
+    def route(
+        self,
+        path: str,
+        handler: Handler,
+        *,
+        methods: Sequence[str] = ("POST",),
+        shape: errors.Shape = errors.plain,
+        public: bool = False,
+    ) -> Route:
+        """A route of a wire format.
+
+        Args:
+            path: as Starlette has it; parameters are in `call.path`.
+            handler: what answers.
+            methods: what the route takes.
+            shape: the body of an error.
+            public: needs no key.
+        """
+        return Route(path, _Endpoint(self, path, handler, shape, public), methods=list(methods))
+
+
+class _Endpoint:
+    """A handler as ASGI application, without the layers that Starlette would put around a function."""
+
+    def __init__(self, serving: Serving, path: str, handler: Handler, shape: errors.Shape, public: bool) -> None:
+        self._serving, self._path, self._handler, self._shape, self._public = serving, path, handler, shape, public
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        serving = self._serving
+        call = Call(serving, scope, receive)
+        try:
+            if not self._public:
+                call.authorize()
+            response = await self._handler(call)
+        except Gone:
+            serving.responses[self._path, 499] += 1
+            return
+        except Exception as error:
+            response = errors.response(error, self._shape)
+        if serving.draining:  # so that the client opens its next connection elsewhere
+            response.headers["connection"] = "close"
+        serving.responses[self._path, response.status_code] += 1
+        await response(scope, receive, send)
+
+
+class Call:
+    """One HTTP request.
+
+    Attributes:
+        serving: the server's state.
+        path: the route's parameters.
+        headers: the request's.
+    """
+
+    def __init__(self, serving: Serving, scope: Scope, receive: Receive) -> None:
+        self.serving, self._scope, self._receive = serving, scope, receive
+        self.path: dict[str, Any] = scope.get("path_params", {})
+        self.headers = Headers(scope=scope)
+        self._start = asyncio.get_running_loop().time()
+        self._timings: list[Timing] = []
+
+    def authorize(self) -> None:
+        """Check the key.
+
+        Raises:
+            Unauthorized: it is missing or wrong.
+        """
+        key = self.serving.settings.api_key
+        if key is None:
+            return
+        given = self.headers.get("authorization", "").encode("latin-1")
+        if not hmac.compare_digest(given, f"Bearer {key}".encode()):
+            raise errors.Unauthorized("this server needs a key, and this one is missing or wrong; send the header "
+                                      "Authorization: Bearer KEY")  # fmt: skip
+
+    async def read(self, decoder: msgspec.json.Decoder[_Body]) -> _Body:
+        """The body as what the decoder makes of JSON.
+
+        Raises:
+            TooLarge, TooSlow: as the settings say.
+            Malformed: no JSON in UTF-8.
+            Unprocessable: JSON of another form.
+            Gone: the client hung up.
+        """
+        body = await self._body()
+        try:
+            return decoder.decode(body)
+        except msgspec.ValidationError as error:
+            raise errors.Unprocessable(f"the body is not what this route takes: {error}") from None
+        except (ValueError, RecursionError) as error:
+            raise errors.Malformed(f"the body must be JSON in UTF-8: {error}") from None
+
+    async def answer(self, engine: Engine, task: str, inputs: Any, params: Mapping[str, Any] | None = None) -> Any:
+        """An engine's answer, under the server's limits and defaults.
+
+        A client that hangs up takes its work out of the queue. May be called several times for one request.
+
+        Raises:
+            TooLarge: too many inputs.
+            NotReady: the server is still warming up.
+            Gone: the client hung up.
+            Unprocessable: a header that is not allowed.
+            DistilrtError, ValueError: as `Engine.submit` and its future.
+        """
+        if not self.serving.warm:
+            raise NotReady(self.serving.trouble or "the server is warming up; try again in a moment")
+        params = dict(params or {})
+        self._check_size(inputs, params)
+        if self.serving.settings.truncate and params.get("truncation") is None:
+            self._truncate(engine, task, params)
+        request = await engine.enqueue(task, inputs, params, priority=self._priority(), deadline=self._deadline())
+        answer = await self._patiently(request)
+        if request.timing is not None:
+            self._timings.append(request.timing)
+        return answer
+
+    def reply(self, content: Any, status: int = 200) -> Response:
+        """A JSON response with the timing headers of what was answered: text-embeddings-inference's names, in
+        milliseconds, and the same with `-us`, in microseconds. Content may hold NumPy arrays."""
+        body = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+        headers = {}
+        if self._timings:
+            seconds = {
+                "x-total-time": asyncio.get_running_loop().time() - self._start,
+                "x-tokenization-time": sum(timing.tokenize for timing in self._timings),
+                "x-queue-time": sum(timing.queue for timing in self._timings),
+                "x-inference-time": sum(timing.compute for timing in self._timings),
+            }
+            for name, value in seconds.items():
+                headers[name] = str(int(value * 1e3))
+                headers[f"{name}-us"] = str(int(value * 1e6))
+            headers["x-compute-tokens"] = str(sum(timing.tokens for timing in self._timings))
+        return Response(body, status, headers, media_type="application/json")
+
+    async def _body(self) -> bytes:
+        most = self.serving.settings.max_body_bytes
+        announced = self.headers.get("content-length", "")
+        if announced.isdigit() and int(announced) > most:
+            raise errors.TooLarge(f"the body has {announced} bytes, at most {most} are allowed; send fewer inputs")
+        message = await self._receive()
+        if message["type"] == "http.request" and not message.get("more_body"):
+            parts = [message.get("body", b"")]
+        else:
+            try:
+                parts = await asyncio.wait_for(self._parts(message, most), self.serving.settings.body_timeout)
+            except asyncio.TimeoutError:
+                raise errors.TooSlow(
+                    f"the body did not arrive in {self.serving.settings.body_timeout} seconds"
+                ) from None
+        if sum(map(len, parts)) > most:
+            raise errors.TooLarge(f"the body has more than the {most} bytes that are allowed; send fewer inputs")
+        return b"".join(parts)
+
+    async def _parts(self, message: Any, most: int) -> list[bytes]:
+        """The parts of a body, to be read until they are too long."""
+        parts: list[bytes] = []
+        size = 0
+        while True:
+            if message["type"] == "http.disconnect":
+                raise Gone
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > most or not message.get("more_body"):
+                return parts
+            message = await self._receive()
+
+    def _check_size(self, inputs: Any, params: Mapping[str, Any]) -> None:
+        labels = params.get("candidate_labels")
+        if isinstance(labels, str):
+            labels = labels.split(",")
+        each = len(labels) if isinstance(labels, list) else 1  # a hypothesis a label, and the text again with each
+        count = each * sum(map(_texts, inputs)) if isinstance(inputs, list) else each * _texts(inputs)
+        most = self.serving.settings.max_inputs
+        if count > most:
+            raise errors.TooLarge(f"the body has {count} texts, at most {most} are allowed; send them in parts")
+
+    def _truncate(self, engine: Engine, task: str, params: dict[str, Any]) -> None:
+        from distilrt import tasks
+
+        if "truncation" in tasks.find(task).params:
+            params["truncation"] = True
+
+    def _priority(self) -> int:
+        text = self.headers.get("x-priority", "0")
+        try:
+            return int(text)
+        except ValueError:
+            raise errors.Unprocessable(f"x-priority must be an integer, found {text!r}") from None
+
+    def _deadline(self) -> float | None:
+        most, text = self.serving.settings.deadline, self.headers.get("x-deadline-ms")
+        if text is None:
+            return most
+        if not text.isascii() or not text.isdigit() or not int(text):
+            raise errors.Unprocessable(f"x-deadline-ms must be an integer above 0, found {text!r}")
+        return int(text) / 1e3 if most is None else min(most, int(text) / 1e3)
+
+    async def _patiently(self, request: Request) -> Any:
+        """The answer to a request; a client that hangs up cancels it."""
+        future = asyncio.wrap_future(request)
+        listening: list[asyncio.Task[None]] = []
+        gone = False
+
+        async def listen() -> None:
+            nonlocal gone
+            while (await self._receive())["type"] != "http.disconnect":
+                pass
+            gone = True
+            future.cancel()
+
+        timer = asyncio.get_running_loop().call_later(
+            _PATIENCE, lambda: listening.append(asyncio.create_task(listen()))
+        )
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if gone:
+                raise Gone from None
+            raise
+        finally:
+            timer.cancel()
+            for task in listening:
+                task.cancel()
+
+
+def _texts(item: Any) -> int:
+    """How many texts an input has that the model reads one by one."""
+    sentences = item.get("sentences") if isinstance(item, Mapping) else None
+    return len(sentences) if isinstance(sentences, list) else 1

@@ -1,0 +1,54 @@
+"""Fixtures of the server's tests: applications of tiny engines, asked in this process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from distilrt.engine import Engine
+from distilrt.server.app import create_app
+from distilrt.server.settings import Settings
+
+NLI = {"0": "entailment", "1": "neutral", "2": "contradiction"}
+
+
+@pytest.fixture(scope="session")
+def engine_of(folder_of: Callable[..., Path], sentence_encoder: Path) -> Iterator[Callable[..., Engine]]:
+    """An engine of an architecture, or of the real "sentence_encoder"; the same one in every test."""
+    engines: dict[str, Engine] = {}
+
+    def get(architecture: str) -> Engine:
+        if architecture not in engines:
+            changes = {"id2label": NLI} if architecture == "DistilBertForSequenceClassification" else {}
+            folder = sentence_encoder if architecture == "sentence_encoder" else folder_of(architecture, **changes)
+            engines[architecture] = Engine(folder, name=architecture, max_queue_tokens=10**6)
+        return engines[architecture]
+
+    yield get
+    for engine in engines.values():
+        engine.close()
+
+
+@pytest.fixture
+def client_of() -> Iterator[Callable[..., TestClient]]:
+    """A client of a warm application of engines; keywords are settings."""
+    clients = []
+
+    def make(*engines: Engine, **settings: Any) -> TestClient:
+        app = create_app({engine.name: engine for engine in engines}, Settings(**settings))
+        client = TestClient(app, raise_server_exceptions=True)
+        client.__enter__()
+        clients.append(client)
+        while not app.state.serving.warm:
+            assert not app.state.serving.trouble
+            time.sleep(0.001)
+        return client
+
+    yield make
+    for client in clients:
+        client.__exit__(None, None, None)

@@ -1,0 +1,212 @@
+"""`distilrt serve` as a process: it starts, serves, and ends under load without losing a request."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from distilrt.cli import main
+
+CLASSIFIER = "DistilBertForSequenceClassification"
+PATIENCE = 60
+
+
+class Server:
+    """A running server; only once it says on which port it listens."""
+
+    def __init__(self, arguments: list[str], variables: dict[str, str]) -> None:
+        command = [sys.executable, "-m", "distilrt", "serve", "--port", "0", *arguments]
+        self.process = subprocess.Popen(command, env=os.environ | variables, stderr=subprocess.PIPE, text=True)
+        assert self.process.stderr is not None
+        self.line = self.process.stderr.readline()
+        self.port = int(self.line.rpartition(":")[2])
+
+    def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        try:
+            connection.request(method, path, None if body is None else json.dumps(body))
+            response = connection.getresponse()
+            return response.status, json.loads(response.read())
+        finally:
+            connection.close()
+
+    def until_ready(self) -> None:
+        while self.ask("GET", "/readyz")[0] != 200:
+            time.sleep(0.01)
+
+    def end(self, sent: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
+        """Exit code, and what else it said."""
+        self.process.send_signal(sent)
+        assert self.process.stderr is not None
+        return self.process.wait(PATIENCE), self.process.stderr.read()
+
+
+@pytest.fixture
+def serve() -> Any:
+    @contextmanager
+    def serving(*arguments: str, **variables: str) -> Iterator[Server]:
+        server = Server([*arguments, "--threads", "1"], variables)
+        try:
+            yield server
+        finally:
+            server.process.kill()
+            server.process.wait()
+            if server.process.stderr is not None:
+                server.process.stderr.close()
+
+    return serving
+
+
+def test_it_ends_under_load_and_every_request_is_answered(folder_of: Callable[..., Path], serve: Any) -> None:
+    with serve("--model", f"tiny={folder_of(CLASSIFIER)}", "--drain-delay", "2") as server:
+        assert server.line.startswith("distilrt: serving tiny on http://127.0.0.1:")
+        server.until_ready()
+        stop = threading.Event()
+        answers: list[int] = []
+        lost: list[Exception] = []
+
+        def client(number: int) -> None:
+            """Keeps a connection while the server does; sends nothing once a balancer would not."""
+            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
+            while not stop.is_set():
+                try:
+                    connection.request("POST", "/", json.dumps({"inputs": f"text {number} " * (number % 5 + 1)}))
+                    response = connection.getresponse()
+                    response.read()
+                except (OSError, http.client.HTTPException) as error:
+                    lost.append(error)
+                    break
+                answers.append(response.status)
+            connection.close()
+
+        clients = [threading.Thread(target=client, args=(number,)) for number in range(8)]
+        for each in clients:
+            each.start()
+        while len(answers) < 100:
+            time.sleep(0.01)
+        server.process.send_signal(signal.SIGTERM)
+        while server.ask("GET", "/readyz")[0] == 200:
+            time.sleep(0.01)
+        before = len(answers)
+        while len(answers) < before + 20:  # not ready, and still serving
+            time.sleep(0.01)
+        stop.set()
+        for each in clients:
+            each.join(PATIENCE)
+        assert server.process.wait(PATIENCE) == 0
+        assert not lost
+        assert set(answers) == {200}
+        with pytest.raises(ConnectionRefusedError):
+            server.ask("GET", "/livez")
+
+
+def test_what_is_computed_when_it_ends_is_still_sent(folder_of: Callable[..., Path], serve: Any) -> None:
+    """A request that takes longer than the delay, on a connection that was there before."""
+    with serve("--model", str(folder_of(CLASSIFIER)), "--drain-delay", "0") as server:
+        server.until_ready()
+        done: list[tuple[int, Any]] = []
+        inputs = ["word " * 50] * 2000
+        asking = threading.Thread(target=lambda: done.append(server.ask("POST", "/", {"inputs": inputs})))
+        asking.start()
+        while not waiting(server):
+            assert asking.is_alive()
+            time.sleep(0.005)
+        code, rest = server.end(signal.SIGINT)
+        asking.join(PATIENCE)
+        assert (code, rest) == (0, "")
+        [(status, labels)] = done
+        assert (status, len(labels)) == (200, 2000)
+
+
+def waiting(server: Server) -> float:
+    """Requests in its queue."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
+    connection.request("GET", "/metrics")
+    families = text_string_to_metric_families(connection.getresponse().read().decode())
+    connection.close()
+    return sum(family.samples[0].value for family in families if family.name == "distilrt_queue_requests")
+
+
+def test_vanishing_and_broken_clients_leave_it_as_it_was(folder_of: Callable[..., Path], serve: Any) -> None:
+    with serve("--model", str(folder_of(CLASSIFIER)), "--body-timeout", "0.2", "--drain-delay", "0") as server:
+        server.until_ready()
+        head = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: "
+        for sent in (b"", b"POST / HT", head + b"15\r\n\r\n", head + b'15\r\n\r\n{"inputs"', b"\x16\x03\x01\x02\x00",
+                     head + b'15\r\n\r\n{"inputs": "a"}'):  # fmt: skip
+            with socket.create_connection(("127.0.0.1", server.port)) as connection:
+                connection.sendall(sent)
+        with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as slow:
+            slow.sendall(head + b'15\r\n\r\n{"inputs"')
+            assert slow.makefile("rb").readline() == b"HTTP/1.1 408 Request Timeout\r\n"
+        with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as large:
+            large.sendall(head + b"99999999\r\n\r\n{")
+            assert large.makefile("rb").readline().startswith(b"HTTP/1.1 413 ")
+        assert server.ask("POST", "/", {"inputs": "a"})[0] == 200
+        assert server.end()[0] == 0
+
+
+def test_options_and_variables(folder_of: Callable[..., Path], serve: Any) -> None:
+    folders = [folder_of(CLASSIFIER), folder_of("DistilBertForMaskedLM")]
+    with serve("--truncate", DISTILRT_MODELS=f"{folders[0]} masks={folders[1]}", DISTILRT_MAX_INPUTS="1") as server:
+        server.until_ready()
+        assert server.ask("GET", "/readyz")[1]["models"] == [folders[0].name, "masks"]
+        assert server.ask("POST", "/", {"inputs": "a " * 600})[0] == 200
+        assert server.ask("POST", "/", {"inputs": ["a", "a"]})[0] == 413
+        assert server.ask("POST", "/models/masks", {"inputs": "[MASK]"})[0] == 200
+
+
+REFUSED: list[tuple[list[str], str]] = [
+    ([], "give at least one --model, or DISTILRT_MODELS"),
+    (["-m", "./nowhere"], "folder './nowhere' does not exist"),
+    (["-m", "a=MODEL", "-m", "a=MODEL"], "two models are called 'a'"),
+    (["-m", "MODEL", "--port", "65536"], "port must be an integer from 0 to 65535"),
+    (["-m", "MODEL", "--max-delay", "-1"], "max_delay must be"),
+    (["-m", "MODEL", "--dtype", "int3"], "'int3'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), REFUSED, ids=[message for _, message in REFUSED])
+def test_what_cannot_be_served(
+    folder_of: Callable[..., Path], capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["serve", *(word.replace("MODEL", str(folder_of(CLASSIFIER))) for word in arguments)])
+    assert stop.value.code == 2
+    assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+def test_a_port_that_is_taken(folder_of: Callable[..., Path]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        command = [sys.executable, "-m", "distilrt", "serve", "-m", str(folder_of(CLASSIFIER)), "--port",
+                   str(taken.getsockname()[1])]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode != 0
+    assert "address already in use" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_other_commands_load_no_server() -> None:
+    code = "import distilrt.cli, sys; distilrt.cli.app(); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert not {"starlette", "uvicorn", "msgspec", "orjson", "prometheus_client"} & set(loaded)
+
+
+def test_without_the_extra() -> None:
+    code = "import sys; sys.modules['starlette'] = None; from distilrt.cli import main; main(['serve', '-m', 'x'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "pip install 'distilrt[serve]'" in done.stderr
