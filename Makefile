@@ -68,7 +68,7 @@ sanitize-threads: .venv/test.stamp
 	DISTILRT_SANITIZE=thread $(BIN)/python setup.py -q build --build-base build/sanitize-threads
 	LD_PRELOAD="$$(g++ -print-file-name=libtsan.so)" TSAN_OPTIONS=halt_on_error=1 \
 	  PYTHONPATH=$$(echo build/sanitize-threads/lib*) setarch -R $(BIN)/python -P -m pytest -p no:cacheprovider \
-	  tests/csrc/test_thread_pool.py tests/csrc/test_schedule.py -k "not fork and not idle"
+	  tests/csrc/test_thread_pool.py tests/csrc/test_schedule.py tests/csrc/test_batch_attention.py -k "not fork and not idle"
 
 # Every GPU kernel, dtype and tile compiled ahead of time; no GPU needed. Takes minutes the first time.
 ptx: .venv/test.stamp

@@ -34,7 +34,7 @@ SANITIZE_FLAGS = (
     [f"-fsanitize={SANITIZE}", "-fno-omit-frame-pointer", "-g", "-O1", "-fexpensive-optimizations"] if SANITIZE else []
 )
 
-SOURCES = ["bindings", "dispatch", "encoder", "fork_lock", "forward", "schedule", "thread_pool"]
+SOURCES = ["batch_attention", "bindings", "dispatch", "encoder", "fork_lock", "forward", "schedule", "thread_pool"]
 HEADERS = sorted(str(path) for path in Path("csrc").glob("*.h"))
 
 

@@ -153,20 +153,23 @@ static void attention(const AttentionArgs& g) {
   float* scores = reinterpret_cast<float*>(scratch + at.scores);
 
   const T *q = static_cast<const T*>(g.q), *k = static_cast<const T*>(g.k), *v = static_cast<const T*>(g.v);
-  transpose_keys(k, g.ld, g.keys, g.head_dim, at.head_lanes, k_panels);
+  transpose_keys(k, g.ldk, g.keys, g.head_dim, at.head_lanes, k_panels);
   for (int64_t key = 0; key < g.keys; key += Dot::kLane)
-    interleave(v + key * g.ld, g.ld, min64(g.keys - key, Dot::kLane), g.head_dim,
+    interleave(v + key * g.ldv, g.ldv, min64(g.keys - key, Dot::kLane), g.head_dim,
                values + key / Dot::kLane * at.value_width, at.value_width);
 
+  // Rows of Q are a GEMM operand as they lie, if they start at lanes and the last lane needs no 0 at its end.
+  const bool whole_lanes =
+      g.head_dim % Dot::kLane == 0 && g.ldq % Dot::kLane == 0 && reinterpret_cast<uintptr_t>(q) % sizeof(Lane) == 0;
   for (int64_t q0 = 0; q0 < g.queries; q0 += kQueryBlock) {
     const int64_t rows = min64(g.queries - q0, kQueryBlock);
-    const Lane* a = reinterpret_cast<const Lane*>(q + q0 * g.ld);
-    int64_t lda = g.ld / Dot::kLane;
-    if (g.head_dim % Dot::kLane != 0) {  // the last lane of a row must end in 0
+    const Lane* a = reinterpret_cast<const Lane*>(q + q0 * g.ldq);
+    int64_t lda = g.ldq / Dot::kLane;
+    if (!whole_lanes) {
       for (int64_t i = 0; i < rows; ++i)
         for (int64_t lane = 0; lane < at.head_lanes; lane += kWidth)
           store_lanes(queries + i * at.head_lanes + lane,
-                      load_row(q + (q0 + i) * g.ld + lane * Dot::kLane, g.head_dim - lane * Dot::kLane),
+                      load_row(q + (q0 + i) * g.ldq + lane * Dot::kLane, g.head_dim - lane * Dot::kLane),
                       min64(at.head_lanes - lane, kWidth));
       a = queries;
       lda = at.head_lanes;

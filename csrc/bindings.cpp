@@ -11,6 +11,7 @@
 #include <stdexcept>
 #include <type_traits>
 
+#include "batch_attention.h"
 #include "dispatch.h"
 #include "encoder.h"
 #include "thread_pool.h"
@@ -51,6 +52,77 @@ std::vector<std::string> dtype_names(const std::string& isa) {
   return names;
 }
 
+void require_threads(int threads) {
+  require(threads >= 1 && threads <= Team::kMaxThreads,
+          "num_threads must be 1 to " + std::to_string(Team::kMaxThreads));
+}
+
+std::string shape_of(const py::array& array) {
+  std::string text;
+  for (py::ssize_t i = 0; i < array.ndim(); ++i) text += (i > 0 ? ", " : "") + std::to_string(array.shape(i));
+  return "[" + text + "]";
+}
+
+// `array` as one of attention's operands, which must have `shape`.
+HeadsView heads_view(const std::string& name, const py::array& array, const py::dtype& dtype,
+                     const std::vector<py::ssize_t>& shape, const std::string& words) {
+  require(array.dtype().is(dtype), name + " must be " + std::string(py::str(dtype)) + " like query, found " +
+                                       std::string(py::str(array.dtype())));
+  require(array.ndim() == 4 && std::equal(shape.begin(), shape.end(), array.shape()),
+          name + " must have " + words + ", found " + shape_of(array));
+  const py::ssize_t size = array.itemsize();
+  const bool whole = std::all_of(array.strides(), array.strides() + 4, [&](py::ssize_t s) { return s % size == 0; });
+  const bool aligned = reinterpret_cast<uintptr_t>(array.data()) % static_cast<size_t>(size) == 0;
+  require(array.size() == 0 || ((array.strides(3) == size || shape[3] == 1) && whole && aligned),
+          name + " must be contiguous in its last dimension and aligned; make it so with np.ascontiguousarray");
+  return {const_cast<char*>(static_cast<const char*>(array.data())), array.strides(0), array.strides(1),
+          array.strides(2)};
+}
+
+void batch_attention(const py::array& query, const py::array& key, const py::array& value, py::array& out, float scale,
+                     const std::optional<py::array_t<bool, py::array::c_style>>& key_mask, const std::string& isa,
+                     int num_threads) {
+  const py::dtype dtype = query.dtype();
+  const bool narrow = dtype.is(py::dtype::of<uint16_t>());
+  require(narrow || dtype.is(py::dtype::of<float>()),
+          "query must be float32, or bfloat16 as uint16, found " + std::string(py::str(dtype)));
+  const DtypeKernels& kernels = find_dtype(find_kernels(isa), narrow ? "bfloat16" : "float32");
+  require(query.ndim() == 4 && query.shape(3) >= 1,
+          "query must have shape [batch_size, num_heads, queries, head_dim], found " + shape_of(query));
+  require(key.ndim() == 4 && key.shape(2) >= 1,
+          "key must have shape [batch_size, num_heads, keys, head_dim] with at "
+          "least one key, found " +
+              shape_of(key));
+  const std::vector<py::ssize_t> asked(query.shape(), query.shape() + 4);
+  const std::vector<py::ssize_t> kept{asked[0], asked[1], key.shape(2), asked[3]};
+  const std::string like = "the shape [batch_size, num_heads, keys, head_dim] with query's sizes";
+  require(std::isfinite(scale) && scale >= 0, "scale must be finite and at least 0");
+  require_threads(num_threads);
+  const bool* mask = nullptr;
+  if (key_mask) {
+    require(key_mask->ndim() == 2 && key_mask->shape(0) == kept[0] && key_mask->shape(1) == kept[2],
+            "key_mask must have shape [batch_size, keys], found " + shape_of(*key_mask));
+    mask = key_mask->data();
+    for (py::ssize_t s = 0; s < kept[0]; ++s)
+      require(std::any_of(mask + s * kept[2], mask + (s + 1) * kept[2], [](bool open) { return open; }),
+              "key_mask row " + std::to_string(s) + " is all False; every sequence needs at least one key");
+  }
+  require(out.writeable(), "out must be writeable");
+  const BatchAttention batch{.query = heads_view("query", query, dtype, asked, ""),
+                             .key = heads_view("key", key, dtype, kept, like),
+                             .value = heads_view("value", value, dtype, kept, like),
+                             .out = heads_view("out", out, dtype, asked, "query's shape"),
+                             .batch_size = asked[0],
+                             .num_heads = asked[1],
+                             .queries = asked[2],
+                             .keys = kept[2],
+                             .head_dim = asked[3],
+                             .scale = scale,
+                             .key_mask = mask};
+  py::gil_scoped_release nogil;
+  attend(batch, kernels, num_threads);
+}
+
 // A model together with the embedding tables and panels that it borrows.
 class PyEncoder {
  public:
@@ -71,8 +143,7 @@ class PyEncoder {
                   .eps = eps},
                  find_kernels(isa), find_dtype(find_kernels(isa), dtype), threads) {
     require(num_heads >= 1 && hidden_size % num_heads == 0, "hidden_size must be divisible by num_heads");
-    require(threads >= 1 && threads <= Team::kMaxThreads,
-            "num_threads must be 1 to " + std::to_string(Team::kMaxThreads));
+    require_threads(threads);
     encoder_.set_embeddings(word_.data(), position_.data());
   }
 
@@ -275,7 +346,9 @@ class PyKernels {
     dtype_.attention({.q = q_in.data(),
                       .k = k_in.data(),
                       .v = v_in.data(),
-                      .ld = head_dim,
+                      .ldq = head_dim,
+                      .ldk = head_dim,
+                      .ldv = head_dim,
                       .queries = q.shape(0),
                       .keys = k.shape(0),
                       .head_dim = head_dim,
@@ -331,6 +404,9 @@ class PyKernels {
 PYBIND11_MODULE(_C, m) {
   m.def("available_isas", &isa_names, "Instruction sets that this machine and build can run, best first.");
   m.def("dtypes", &dtype_names, py::arg("isa") = "", "Dtypes that an instruction set has; '': the best one's.");
+  m.def("attention", &batch_attention, py::arg("query"), py::arg("key"), py::arg("value"), py::kw_only(),
+        py::arg("out"), py::arg("scale"), py::arg("key_mask").noconvert() = py::none(), py::arg("isa") = "",
+        py::arg("num_threads") = 1, "softmax(scale * query key^T) value over the keys whose mask is True; see _C.pyi.");
 
   py::class_<PyEncoder>(m, "Encoder")
       .def(py::init<int64_t, int64_t, int64_t, int64_t, const std::string&, float, Floats, Floats, const std::string&,

@@ -133,11 +133,10 @@ void Encoder::run_layers(Worker& worker, const BatchView& batch, const Run& run,
       if (next != nullptr) convert(*next, y, r0, r1);
     });
   };
-  // Queries of sequence s are rows q_rows(s)..q_rows(s + 1)-1 of `q`, and so are its rows of w.context. Where sequences
-  // and heads alone would not keep the team busy, queries are divided too; each part lays out the keys again.
+  // Queries of sequence s are rows q_rows(s)..q_rows(s + 1)-1 of `q`, and so are its rows of w.context.
   const auto attend = [&](const char* q, auto&& q_rows) {
     const int64_t pairs = run.seqs() * heads;
-    const int64_t parts = blocks(4 * (worker.team_size() - 1), pairs) + 1;
+    const int64_t parts = query_parts(worker, pairs);
     worker.for_each(pairs * parts, [&](int64_t task, int thread) {
       const int64_t s = run.first_seq + task / parts / heads, head = task / parts % heads, part = task % parts;
       const int64_t rows = q_rows(s + 1) - q_rows(s);
@@ -147,7 +146,9 @@ void Encoder::run_layers(Worker& worker, const BatchView& batch, const Run& run,
       dtype_.attention({.q = q + (first * ld + head * head_dim) * size,
                         .k = k,
                         .v = k + hidden * size,
-                        .ld = ld,
+                        .ldq = ld,
+                        .ldk = ld,
+                        .ldv = ld,
                         .queries = queries,
                         .keys = batch.key_lengths[s],
                         .head_dim = head_dim,

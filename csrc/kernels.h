@@ -40,14 +40,14 @@ struct PackedWeight {
 
 // One (sequence, attention head): softmax(Q K^T * scale) V over the first `keys` rows, on activations.
 struct AttentionArgs {
-  const void* q;  // [queries, head_dim], row stride ld elements
-  const void* k;  // [keys, head_dim]
-  const void* v;  // [keys, head_dim]
-  int64_t ld;
+  const void* q;          // [queries, head_dim]
+  const void* k;          // [keys, head_dim]
+  const void* v;          // [keys, head_dim]
+  int64_t ldq, ldk, ldv;  // in elements
   int64_t queries, keys, head_dim;
   float scale;
   void* scratch;  // attention_scratch(keys, head_dim) bytes, 64-byte aligned
-  void* out;      // [queries, head_dim], row stride ldo elements
+  void* out;      // [queries, head_dim]
   int64_t ldo;
 };
 

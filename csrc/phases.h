@@ -68,4 +68,10 @@ void rows_phase(Worker& worker, int64_t rows, Fn&& fn) {
                   [&](int64_t task, int) { fn(task * chunk, std::min(task * chunk + chunk, rows)); });
 }
 
+// Parts to divide the queries of each (sequence, head) into: more than one where the pairs alone would not keep the
+// team busy, since each part lays out the keys again.
+inline int64_t query_parts(const Worker& worker, int64_t pairs) {
+  return blocks(4 * (worker.team_size() - 1), pairs) + 1;
+}
+
 }  // namespace distilrt

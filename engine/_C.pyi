@@ -1,6 +1,7 @@
-"""Types of the native module; see csrc/bindings.cpp. Every array must be C-contiguous and of exactly this dtype."""
+"""Types of the native module; see csrc/bindings.cpp. Unless a function says otherwise, every array must be
+C-contiguous and of exactly this dtype."""
 
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,33 @@ class _LinearParts(TypedDict):
 
 def available_isas() -> list[str]: ...
 def dtypes(isa: str = "") -> list[str]: ...
+def attention(
+    query: npt.NDArray[Any],
+    key: npt.NDArray[Any],
+    value: npt.NDArray[Any],
+    *,
+    out: npt.NDArray[Any],
+    scale: float,
+    key_mask: npt.NDArray[np.bool_] | None = None,
+    isa: str = "",
+    num_threads: int = 1,
+) -> None:
+    """`softmax(scale * query keyᵀ) value` of every sequence and head, into `out`, on the process's threads.
+
+    Args:
+        query, out: `[batch_size, num_heads, queries, head_dim]`, float32, or bfloat16 as uint16 where the instruction
+            set has it; all arrays alike. Any strides, but contiguous in the last dimension; `out` must not overlap
+            others.
+        key, value: `[batch_size, num_heads, keys, head_dim]`.
+        scale: at least 0.
+        key_mask: `[batch_size, keys]`, C-contiguous; which keys are attended to, at least one in each row. None: all.
+        isa: instruction set; "": the best.
+        num_threads: how many at most, 1 to 256; the result does not depend on it.
+
+    Raises:
+        TypeError: something else than arrays.
+        ValueError: a wrong shape, dtype, stride, scale, mask, thread count or instruction set.
+    """
 
 class Encoder:
     def __init__(

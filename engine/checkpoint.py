@@ -17,7 +17,8 @@ import numpy as np
 from distilrt.config import DistilBertConfig
 from distilrt.errors import CheckpointError
 from distilrt.hub import resolve_file
-from distilrt.weights import FLOAT_DTYPES, FloatArray, Stored, Weights, open_tensors, write_safetensors
+from distilrt.tensor_files import FLOAT_DTYPES, FloatArray, Stored, write_safetensors
+from distilrt.weights import Weights, open_tensors
 
 __all__ = ["HEADS", "Weights", "architecture_of", "expected_shapes", "load", "random_weights", "resolve_file", "save"]
 

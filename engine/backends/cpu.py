@@ -18,7 +18,7 @@ from distilrt.config import LAYER_NORM_EPS, DistilBertConfig
 from distilrt.cpu_count import usable_cores
 from distilrt.errors import BackendError
 from distilrt.packed import PackedWeights, linears
-from distilrt.weights import from_bfloat16, to_bfloat16
+from distilrt.tensor_files import from_bfloat16, to_bfloat16
 
 if TYPE_CHECKING:  # it loads the tokenizer, which a packed folder answers without
     from distilrt.calibration import Calibration

@@ -1,21 +1,24 @@
-"""`attn_implementation="distilrt"`: only the attention of a transformers model by this engine's CPU kernel.
+"""`attn_implementation="distilrt"`: only the attention of a transformers model by this engine's CPU kernels.
 
 Importing this module registers the name with transformers 5, for attention and for its masks; nothing else does. For a
-whole DistilBERT `distilrt.accelerate` is much faster: here every head of every sequence is a call of its own.
+whole DistilBERT there is `distilrt.accelerate`: here padding is computed, and all but the attention is torch's.
 """
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from typing import Any, NoReturn
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import transformers
 from transformers import AttentionInterface, AttentionMaskInterface, masking_utils
 
 from distilrt import _C, env
 from distilrt.config import HEAD_DIM_RANGE
+from distilrt.cpu_count import usable_cores
 from distilrt.errors import InvalidInput
 
 if int(transformers.__version__.split(".")[0]) < 5:
@@ -38,7 +41,9 @@ def attention_forward(
     is_causal: bool | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention as transformers' AttentionInterface calls it, computed in float32.
+    """Attention as transformers' AttentionInterface calls it.
+
+    Computed in bfloat16 for such tensors where the CPU has it, else in float32.
 
     Args:
         module: the caller.
@@ -46,7 +51,7 @@ def attention_forward(
         key, value: `[batch_size, num_heads, keys, head_dim]`.
         attention_mask: what `padding_mask` made, `[batch_size, keys]`; None: all keys are attended to.
         dropout: must be 0.
-        scaling: of the scores; None: `head_dim ** -0.5`.
+        scaling: of the scores, at least 0; None: `head_dim ** -0.5`.
         is_causal: must not be True; None: what `module` says.
 
     Returns:
@@ -67,6 +72,8 @@ def attention_forward(
         ("fewer key heads than query heads", key.shape[1] != query.shape[1]),
         (f"head_dim {query.shape[-1]}, only {HEAD_DIM_RANGE[0]} to {HEAD_DIM_RANGE[1]}",
          not HEAD_DIM_RANGE[0] <= query.shape[-1] <= HEAD_DIM_RANGE[1]),
+        ("a scaling that is negative or not finite", scaling is not None and not 0 <= scaling < math.inf),
+        ("values of another width than keys", value.shape != key.shape),
     ):  # fmt: skip
         if found:
             raise TypeError(f"attn_implementation='distilrt' does not support {problem}; {_WAY_OUT}")
@@ -94,27 +101,36 @@ def attention(
 ) -> torch.Tensor:
     """`softmax(scale Q Kᵀ) V` over the keys whose `mask` is not 0; shapes as in `attention_forward`."""
     batch_size, num_heads, num_queries, head_dim = query.shape
-    # The kernel itself scales by head_dim ** -0.5.
-    q, k, v = (tensor.float().numpy() for tensor in (query * (scale * head_dim**0.5), key, value))
-    keep = None if mask is None else mask.numpy() != 0
-    if keep is not None and not keep.any(axis=1).all():
-        row = int(np.argmin(keep.any(axis=1)))
+    isa, num_threads = _machine()
+    dtype = query.dtype if query.dtype == torch.bfloat16 and "bfloat16" in _C.dtypes(isa) else torch.float32
+    out = query.new_empty(batch_size, num_queries, num_heads, head_dim, dtype=dtype)
+    keep = None if mask is None else (mask != 0).contiguous()
+    if keep is not None and not bool((rows := keep.any(1)).all()):
+        row = rows.tolist().index(False)
         raise InvalidInput(
             f"attention_mask row {row} is all zeros; every sequence needs at least one unmasked position"
         )
-    out = np.empty((batch_size, num_queries, num_heads, head_dim), np.float32)
-    context = np.empty((num_queries, head_dim), np.float32)
-    for sequence in range(batch_size):
-        keys = slice(None) if keep is None else keep[sequence]
-        for head in range(num_heads):
-            _kernels().attention(
-                np.ascontiguousarray(q[sequence, head]),
-                np.ascontiguousarray(k[sequence, head][keys]),
-                np.ascontiguousarray(v[sequence, head][keys]),
-                out=context,
-            )
-            out[sequence, :, head] = context
-    return torch.from_numpy(out).to(query.dtype)
+    _C.attention(
+        *(_array(tensor.to(dtype)) for tensor in (query, key, value)),
+        out=_array(out.transpose(1, 2)),
+        scale=scale,
+        key_mask=None if keep is None else keep.numpy(),
+        isa=isa,
+        num_threads=num_threads,
+    )
+    return out.to(query.dtype)
+
+
+def _array(tensor: torch.Tensor) -> npt.NDArray[Any]:
+    """A view of a tensor's memory, bfloat16 as uint16; a copy where the last dimension is not contiguous."""
+    tensor = tensor.detach()
+    if tensor.stride(-1) != 1:
+        tensor = tensor.contiguous()
+    if tensor.dtype == torch.bfloat16:
+        narrow: npt.NDArray[Any] = tensor.view(torch.int16).numpy().view(np.uint16)
+        return narrow
+    array: npt.NDArray[Any] = tensor.numpy()
+    return array
 
 
 @attention.register_fake
@@ -133,8 +149,9 @@ attention.register_autograd(_no_gradient)
 
 
 @cache
-def _kernels() -> _C.Kernels:
-    return _C.Kernels(env.force_isa() or _C.available_isas()[0])
+def _machine() -> tuple[str, int]:
+    """Instruction set ("": the best) and number of threads."""
+    return env.force_isa() or "", env.num_threads() or usable_cores()
 
 
 AttentionInterface.register(NAME, attention_forward)

@@ -1,9 +1,9 @@
-"""`torch.compile(model, backend="distilrt")`: DistilBERT encoders by this engine, everything else by inductor.
+"""`torch.compile(model, backend="distilrt")`: DistilBERTs by this engine, everything else by inductor.
 
 torch finds `compile_graph` by the entry point `torch_dynamo_backends`. In a captured graph every encoder that
-`distilrt.dropin.recognise` finds becomes one operator; heads, pooling, losses and whatever else the program does stay
-in the graph, which inductor compiles. Numbers at masked positions are the reference's here, not 0: nobody knows what
-the rest of the program makes of them.
+`distilrt.dropin.recognise` finds becomes one operator, together with its head if that is one of DistilBERT's; pooling,
+losses and whatever else the program does stay in the graph, which inductor compiles. Numbers at masked positions are
+the reference's here, not 0: nobody knows what the rest of the program makes of them.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ import numpy as np
 import torch
 from torch.fx import GraphModule, Node
 
-from distilrt import backends
+from distilrt import backends, env, heads
 from distilrt.batch import pack_padded
 from distilrt.config import DistilBertConfig
 from distilrt.dropin import ops
 from distilrt.dropin.fx_nodes import method_of
 from distilrt.dropin.recognise import Encoder, encoders
+from distilrt.dropin.recognise_heads import Head, head_of, takes_first
 from distilrt.errors import InvalidInput
 
 _IN_PLACE = {operator.setitem, operator.iadd, operator.isub, operator.imul, operator.imatmul, operator.itruediv,
@@ -84,8 +85,10 @@ def _rewritten(module: GraphModule, inputs: Sequence[Any]) -> tuple[GraphModule,
     places = {node: i for i, node in enumerate(node for node in graph.nodes if node.op == "placeholder")}
     packed = []
     for found in encoders(graph):
-        encoder = _PackedEncoder(found.config, {name: places[node] for name, node in found.weights.items()})
-        if _replace(graph, found, ops.register(encoder)):
+        head = head_of(found)
+        weights = found.weights | (head.weights if head else {})
+        encoder = _PackedEncoder(found.config, {name: places[node] for name, node in weights.items()}, head)
+        if _replace(graph, found, head, ops.register(encoder)):
             packed.append(encoder)
     graph.eliminate_dead_code()
     return (GraphModule(module, graph), packed) if packed else (module, [])
@@ -99,22 +102,25 @@ def _writes(node: Node) -> bool:
     return node.target in _IN_PLACE or bool(node.kwargs.get("inplace")) or "out" in node.kwargs
 
 
-def _replace(graph: torch.fx.Graph, found: Encoder, number: int) -> bool:
-    """Put one operator in place of an encoder, unless the program reads something in the middle of it."""
+def _replace(graph: torch.fx.Graph, found: Encoder, head: Head | None, number: int) -> bool:
+    """Put one operator in place of an encoder and its head, unless the program reads something in the middle of it."""
     states = {alias: i for i, aliases in enumerate(found.states) for alias in aliases}
     own = found.inner | set(states)
     if any(user not in own for node in found.inner for user in node.users):
         return False
     readers = [(node, index, user) for node, index in states.items() for user in list(node.users) if user not in own]
     all_states = any(index < len(found.states) - 1 for _, index, _ in readers)
-    first_only = not all_states and all(_takes_first(user, node) for node, _, user in readers)
+    first_only = not all_states and all(takes_first(user, [node]) for node, _, user in readers)
     last = found.states[-1][0]
     with graph.inserting_after(last):
         output = graph.call_function(
             torch.ops.distilrt.encode.default,
             (number, found.input_ids, found.inputs_embeds, found.position_ids, found.attention_mask,
-             found.config.hidden_size, len(found.states) if all_states else 0, first_only),
+             head.width if head else found.config.hidden_size, len(found.states) if all_states else 0, first_only),
         )  # fmt: skip
+    if head:
+        head.scores.replace_all_uses_with(output)
+        return True
     for node, index, user in readers:
         if first_only:
             user.replace_all_uses_with(output)
@@ -126,21 +132,13 @@ def _replace(graph: torch.fx.Graph, found: Encoder, number: int) -> bool:
     return True
 
 
-def _takes_first(user: Node, states: Node) -> bool:
-    """Whether a node is `states[:, 0]`."""
-    if user.target is not operator.getitem or user.args[0] is not states:
-        return False
-    index = user.args[1]
-    everything = slice(None)
-    return isinstance(index, tuple) and index[:2] == (everything, 0) and all(part == everything for part in index[2:])
-
-
 class _PackedEncoder:
-    """The engine's encoder of some parameters, as they are now. Safe to call from many threads."""
+    """The engine's encoder of some parameters, as they are now, and its head. Safe to call from many threads."""
 
-    def __init__(self, config: DistilBertConfig, places: dict[str, int]) -> None:
+    def __init__(self, config: DistilBertConfig, places: dict[str, int], head: Head | None) -> None:
         self._config = config
         self._places = places
+        self._head = (head.kind, head.activation) if head else None
         self._lock = threading.Lock()
         self._held: list[torch.Tensor] = []  # keeps the addresses of what was packed from being used again
         self._state: list[tuple[int, int]] = []
@@ -156,7 +154,7 @@ class _PackedEncoder:
             held = [tensor.detach() for tensor in tensors]
             weights = {name: tensor.numpy() for name, tensor in zip(self._places, held, strict=True)}
             weights.setdefault("embeddings.word_embeddings.weight", np.zeros((1, self._config.hidden_size), np.float32))
-            self._backend = backends.create("auto", self._config, weights, dtype="float32")
+            self._backend = backends.create(env.backend() or "cpu", self._config, weights, dtype="float32")
             self._held, self._state = held, state
 
     def __call__(
@@ -177,9 +175,13 @@ class _PackedEncoder:
             self._config, ids, mask, positions, embeds, keep_first=first_only, keep_masked=not first_only
         )
         assert self._backend is not None
+        rows: Any = self._backend.forward(batch, all_layers, layout.first_rows if first_only else None)
+        if self._head:
+            kind, activation = self._head
+            rows = getattr(heads, kind)(self._backend, rows, *([activation] if activation else []))
+        rows = self._backend.to_numpy(rows)
         if first_only:
-            return torch.from_numpy(self._backend.forward(batch, wanted=layout.first_rows))
-        rows = self._backend.forward(batch, all_layers=all_layers)
+            return torch.from_numpy(rows)
         if all_layers:
             return torch.from_numpy(np.stack([layout.unpack(state, masked=True) for state in rows]))
         return torch.from_numpy(layout.unpack(rows, masked=True))

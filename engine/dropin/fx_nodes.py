@@ -58,3 +58,14 @@ def number_of(value: Any, default: float) -> float:
 def method_of(node: Node) -> str:
     """Name of the tensor method that a node calls, "" for other nodes."""
     return str(node.target) if node.op == "call_method" else ""
+
+
+def call_of(node: Node, target: Any, *names: str) -> dict[str, Any]:
+    """Arguments of a call of the function `target` by name, None where not given.
+
+    Raises:
+        Different: the node calls something else.
+    """
+    if node.op != "call_function" or node.target is not target:
+        raise Different
+    return dict.fromkeys(names) | dict(zip(names, node.args, strict=False)) | node.kwargs

@@ -153,23 +153,24 @@ def encode(
     inputs_embeds: torch.Tensor | None,
     position_ids: torch.Tensor,
     attention_mask: torch.Tensor | None,
-    hidden_size: int,
+    width: int,
     num_states: int,
     first_only: bool,
 ) -> torch.Tensor:
-    """An encoder's hidden states, at masked positions too.
+    """An encoder's hidden states, or what its head makes of them, at masked positions too.
 
     Args:
         number: from `register`, of a callable that takes the next four, `num_states` and `first_only`.
         input_ids: `[batch_size, seq_len]`; or None with `inputs_embeds` `[batch_size, seq_len, hidden_size]`.
         position_ids: `[batch_size, seq_len]` or `[1, seq_len]`.
         attention_mask: `[batch_size, seq_len]` of 0 and 1; None: all 1.
+        width: of the result: the encoder's hidden size, or that of its head.
         num_states: 0: the last layer's hidden states alone; else 1 + the number of layers: every one's.
         first_only: only position 0; not with `num_states`.
 
     Returns:
-        `[batch_size, seq_len, hidden_size]`; `[num_states, batch_size, …]` of every layer; `[batch_size, hidden_size]`
-        of position 0.
+        `[batch_size, seq_len, width]`; `[num_states, batch_size, …]` of every layer; `[batch_size, width]` of position
+        0.
     """
     states: torch.Tensor = found(number)(
         input_ids, inputs_embeds, position_ids, attention_mask, num_states > 0, first_only
@@ -184,12 +185,12 @@ def _(
     inputs_embeds: torch.Tensor | None,
     position_ids: torch.Tensor,
     attention_mask: torch.Tensor | None,
-    hidden_size: int,
+    width: int,
     num_states: int,
     first_only: bool,
 ) -> torch.Tensor:
     given = inputs_embeds if input_ids is None else input_ids
     assert given is not None
     batch_size, seq_len = given.shape[:2]
-    shape = [batch_size, hidden_size] if first_only else [batch_size, seq_len, hidden_size]
+    shape = [batch_size, width] if first_only else [batch_size, seq_len, width]
     return given.new_empty([num_states, *shape] if num_states else shape, dtype=torch.float32)

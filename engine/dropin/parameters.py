@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from distilrt.weights import FloatArray, Spec, Stored
+from distilrt.tensor_files import FloatArray, Spec, Stored
 
 
 class ModuleFile:

@@ -18,8 +18,9 @@ from torch.fx import Node
 from torch.nn import functional
 
 from distilrt.checkpoint import expected_shapes
-from distilrt.config import LAYER_NORM_EPS, DistilBertConfig
-from distilrt.dropin.fx_nodes import Different, as_node, method_of, number_of, same_shape, shape_of, value_of
+from distilrt.config import DistilBertConfig
+from distilrt.dropin.fx_layers import activation_of, is_identity_dropout, is_parameter, layer_norm_of, linear_of
+from distilrt.dropin.fx_nodes import Different, as_node, call_of, method_of, number_of, same_shape, shape_of, value_of
 from distilrt.dropin.padding_masks import padding_mask
 
 _WORDS, _POSITIONS = "embeddings.word_embeddings.weight", "embeddings.position_embeddings.weight"
@@ -122,7 +123,9 @@ class _Matcher:
         output_norm, total = self._layer_norm(state, "output_layer_norm")
         inner, middle = (self._through(node) for node in self._operands(total))
         lin2, activated = self._linear(inner, "ffn.lin2")
-        name, lin1_out = self._activation(self._through(activated))
+        activation = self._through(activated)
+        self._inner.add(activation)
+        name, lin1_out = activation_of(activation)
         lin1, again = self._linear(self._through(lin1_out), "ffn.lin1")
         if self._through(again) is not middle:
             raise Different
@@ -146,7 +149,7 @@ class _Matcher:
             raise Different
         back = self._through(joined.args[0])
         side_by_side = self._transposed(back)
-        attention = _match(side_by_side, functional.scaled_dot_product_attention, "query", "key", "value", "attn_mask",
+        attention = call_of(side_by_side, functional.scaled_dot_product_attention, "query", "key", "value", "attn_mask",
                            "dropout_p", "is_causal", "scale", "enable_gqa")  # fmt: skip
         heads, (_, _, _, head_dim) = shape_of(side_by_side), shape_of(attention["query"])
         if not same_shape(shape_of(joined), (heads[0], heads[2], heads[1] * heads[3])):
@@ -183,25 +186,13 @@ class _Matcher:
             raise Different
         return self._through(node.args[0])
 
-    def _activation(self, node: Node) -> tuple[str, Node]:
-        self._inner.add(node)
-        for target, name in ((functional.relu, "relu"), (torch.relu, "relu"), (functional.silu, "silu")):
-            if node.target is target:
-                return name, as_node(node.args[0])
-        gelu = _match(node, functional.gelu, "input", "approximate")
-        return "gelu_pytorch_tanh" if gelu["approximate"] == "tanh" else "gelu", as_node(gelu["input"])
-
     def _layer_norm(self, node: Node, name: str) -> tuple[dict[str, Node], Node]:
-        norm = _match(node, functional.layer_norm, "input", "normalized_shape", "weight", "bias", "eps")
-        one_axis = len(norm["normalized_shape"]) == 1
-        if not one_axis or not math.isclose(number_of(norm["eps"], 1e-5), LAYER_NORM_EPS):
-            raise Different
-        return _pair(name, norm), self._through(norm["input"])
+        parameters, source = layer_norm_of(node, name)
+        return parameters, self._through(source)
 
     def _linear(self, node: Node, name: str) -> tuple[dict[str, Node], Node]:
-        linear = _match(node, functional.linear, "input", "weight", "bias")
         self._inner.add(node)
-        return _pair(name, linear), linear["input"]
+        return linear_of(node, name)
 
     def _operands(self, node: Node) -> tuple[Node, Node]:
         if node.target not in (operator.add, torch.add) or node.kwargs or len(node.args) != 2:
@@ -222,9 +213,8 @@ class _Matcher:
 
 
 def _passes_on(node: Node) -> bool:
-    if node.target is functional.dropout:
-        training = dict(zip(("input", "p", "training"), node.args, strict=False)) | node.kwargs
-        return training.get("training", True) is False
+    if is_identity_dropout(node):
+        return True
     if method_of(node) in ("contiguous", "to", "reshape", "view", "float", "type_as"):
         source = node.args[0]
         if not isinstance(source, Node):
@@ -235,30 +225,10 @@ def _passes_on(node: Node) -> bool:
     return False
 
 
-def _match(node: Node, target: Any, *names: str) -> dict[str, Any]:
-    """Arguments of a call of `target` by name, None where not given."""
-    if node.op != "call_function" or node.target is not target:
-        raise Different
-    return dict.fromkeys(names) | dict(zip(names, node.args, strict=False)) | node.kwargs
-
-
 def _embedding(node: Node) -> tuple[Node, Node]:
     """Indices and table of a plain look-up."""
-    call = _match(node, functional.embedding, "input", "weight", "padding_idx", "max_norm", "norm_type",
+    call = call_of(node, functional.embedding, "input", "weight", "padding_idx", "max_norm", "norm_type",
                   "scale_grad_by_freq", "sparse")  # fmt: skip
-    if call["max_norm"] is not None or not _is_parameter(call["weight"]):
+    if call["max_norm"] is not None or not is_parameter(call["weight"]):
         raise Different
     return as_node(call["input"]), call["weight"]
-
-
-def _pair(name: str, call: dict[str, Any]) -> dict[str, Node]:
-    if not (_is_parameter(call["weight"]) and _is_parameter(call["bias"])):
-        raise Different
-    return {f"{name}.weight": call["weight"], f"{name}.bias": call["bias"]}
-
-
-def _is_parameter(node: Any) -> bool:
-    if not isinstance(node, Node) or node.op != "placeholder":
-        return False
-    value = value_of(node)
-    return isinstance(value, torch.Tensor) and value.dtype == torch.float32 and value.device.type == "cpu"

@@ -19,11 +19,12 @@ from typing import Any, NoReturn
 import torch
 from transformers import modeling_outputs
 
-from distilrt import checkpoint, models
+from distilrt import checkpoint, env, models
 from distilrt.config import DistilBertConfig
 from distilrt.dropin import ops
 from distilrt.dropin.copies import Accelerated, accelerated_copy
 from distilrt.dropin.parameters import ModuleFile, change_counter
+from distilrt.dropin.pooler import pooled
 
 _WAY_OUT = "use .to_transformers(), which gives the original back"
 _HEADS = ("Model", *(name.removeprefix("DistilBert") for name in checkpoint.HEADS if "For" in name))
@@ -136,11 +137,13 @@ class AcceleratedModel(Accelerated):
             fields = ops.forward(
                 self._number, self._engine.config, self._engine.architecture, kwargs, states, attentions
             )
+        elif torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+            raise TypeError(f"an accelerated model can't be traced by torch.jit; {_WAY_OUT}, and trace that")
         else:
             flags = {"output_hidden_states": states, "output_attentions": attentions, "return_dict": True}
             fields = self.engine.forward(**kwargs, **flags)
         if self._pools:
-            fields = {**fields, "pooler_output": _pooled(self, kwargs, fields["last_hidden_state"])}
+            fields = {**fields, "pooler_output": pooled(self, kwargs, fields["last_hidden_state"])}
         if self._dtype is not torch.float32:
             fields = {name: _mapped(value, self._cast) for name, value in fields.items()}
         if self._trainable and torch.is_grad_enabled() and not compiling:
@@ -151,6 +154,12 @@ class AcceleratedModel(Accelerated):
 
     def _cast(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(self._dtype)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, torch.nn.Module | torch.nn.Parameter):
+            raise TypeError(f"{name}: an accelerated model can't be changed; {_WAY_OUT}, change that, then accelerate "
+                            "again")  # fmt: skip
+        super().__setattr__(name, value)
 
     def train(self, mode: bool = True) -> Any:
         """The model itself for `mode=False`; refused otherwise."""
@@ -190,7 +199,8 @@ def _refusing(name: str) -> Any:
 
 for _name in ("load_state_dict", "resize_token_embeddings", "resize_position_embeddings", "set_input_embeddings",
               "set_output_embeddings", "prune_heads", "add_adapter", "load_adapter", "init_weights",
-              "gradient_checkpointing_enable"):  # fmt: skip
+              "gradient_checkpointing_enable", "add_module", "register_module", "register_parameter",
+              "set_submodule"):  # fmt: skip
     setattr(AcceleratedModel, _name, _refusing(_name))
 
 
@@ -212,8 +222,8 @@ def _engine(model: Any, reference: Any, backend: str, dtype: str) -> Any:
     checkpoint.check_architecture(f"this {type(model).__name__}", architecture, config)
     tensors = ModuleFile(model).stored()
     weights = checkpoint.assemble(tensors, architecture, config, f"this {type(model).__name__}")
-    if backend == "auto" and model.device.type == "cuda":
-        backend = "cuda"
+    if backend == "auto":
+        backend = "cuda" if model.device.type == "cuda" else env.backend() or "cpu"
     return getattr(models, architecture)(config, weights, backend=backend, dtype=dtype)
 
 
@@ -264,54 +274,6 @@ def _check_tensors(kwargs: dict[str, Any]) -> None:
         if mask.ndim > rank:
             raise TypeError(f"attention_mask has {mask.ndim} dimensions, and an accelerated model takes only a 0/1 "
                             f"mask of the positions; for masks of pairs of positions {_WAY_OUT}")  # fmt: skip
-
-
-def _pooled(model: Any, kwargs: dict[str, Any], last_hidden_state: torch.Tensor) -> torch.Tensor:
-    """BERT's pooler on position 0, which is computed even where it is masked."""
-    first = last_hidden_state[:, 0]
-    if kwargs.get("attention_mask") is not None:
-        function = _first_operator if torch.compiler.is_compiling() else _first
-        inputs: list[Any] = [
-            kwargs.get(name) for name in ("input_ids", "attention_mask", "inputs_embeds", "position_ids")
-        ]
-        first = function(model._number, first, *inputs)
-    with torch.no_grad():
-        pooled: torch.Tensor = model.pooler(first[:, None].to(model._dtype))
-    return pooled
-
-
-def _first(
-    number: int,
-    first: torch.Tensor,
-    input_ids: torch.Tensor | None,
-    attention_mask: torch.Tensor,
-    inputs_embeds: torch.Tensor | None,
-    position_ids: torch.Tensor | None,
-) -> torch.Tensor:
-    """`first`, `[batch_size, hidden_size]`, or where one of them is masked and hence zero, what it would be."""
-    if bool(attention_mask[:, 0].all()):
-        return first
-    engine = ops.found(number).engine
-    found: torch.Tensor = engine.first_hidden_state(input_ids, attention_mask, inputs_embeds, position_ids)
-    return found
-
-
-@torch.library.custom_op("distilrt::first_hidden_state", mutates_args=())
-def _first_operator(
-    number: int,
-    first: torch.Tensor,
-    input_ids: torch.Tensor | None,
-    attention_mask: torch.Tensor,
-    inputs_embeds: torch.Tensor | None,
-    position_ids: torch.Tensor | None,
-) -> torch.Tensor:
-    # An operator may not return its argument.
-    return _first(number, first, input_ids, attention_mask, inputs_embeds, position_ids).clone()
-
-
-@_first_operator.register_fake
-def _(number: int, first: torch.Tensor, *inputs: Any) -> torch.Tensor:
-    return torch.empty_like(first)
 
 
 def _mapped(value: Any, function: Any) -> Any:

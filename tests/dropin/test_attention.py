@@ -67,7 +67,34 @@ def test_scale_and_other_lengths_of_keys() -> None:
 
 
 @torch.inference_mode()
-def test_narrow_dtypes() -> None:
+def test_any_strides() -> None:
+    """Nothing is copied but what is not contiguous in its last dimension, and numbers are the same."""
+    fused = torch.randn(2, 7, 3, 4, 32)
+    query, key, value = (fused[:, :, i].transpose(1, 2) for i in range(3))
+    mask = random_mask((2, 7))
+    expected = attention.attention(query.contiguous(), key.contiguous(), value.contiguous(), mask, 0.3)
+    assert torch.equal(attention.attention(query, key, value, mask, 0.3), expected)
+    odd = key.transpose(2, 3).contiguous().transpose(2, 3)
+    assert torch.equal(attention.attention(query, odd, value, mask.float(), 0.3), expected)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_dtypes(dtype: torch.dtype) -> None:
+    """The root-mean-square error is at most twice that of torch's attention in the same dtype, or float32's."""
+    query, key, value = (torch.randn(2, 3, 40, 32).to(dtype) for _ in range(3))
+    mask = random_mask((2, 40))
+    found = attention.attention(query, key, value, mask, 32**-0.5)
+    assert found.dtype == dtype
+    sdpa = torch.nn.functional.scaled_dot_product_attention
+    plain = sdpa(query, key, value, mask[:, None, None].bool())
+    exact = sdpa(query.double(), key.double(), value.double(), mask[:, None, None].bool())
+    ours, theirs = ((x - exact).square().mean().sqrt() for x in (found.transpose(1, 2), plain))
+    assert ours <= max(2 * theirs, torch.tensor(1e-6))
+
+
+@torch.inference_mode()
+def test_narrow_model() -> None:
     ours, theirs = pair()
     ids = torch.randint(0, 50, (2, 6))
     exact = theirs(ids).last_hidden_state
@@ -125,6 +152,8 @@ def test_refusals_of_other_attentions() -> None:
         (lambda: run(k=query[:, :1]), "fewer key heads"),
         (lambda: run(query[..., :8], query[..., :8]), "head_dim 8, only 16 to 128"),
         (lambda: run(query.to("meta"), query.to("meta")), "tensors on meta"),
+        (lambda: run(scaling=-1.0), "a scaling that is negative"),
+        (lambda: run(scaling=float("nan")), "a scaling that is negative or not finite"),
     ]
     for call, message in calls:
         with pytest.raises(TypeError, match=f"does not support .*{message}"):

@@ -26,6 +26,8 @@ HEADS = ["DistilBertModel", *(f"DistilBertFor{task}" for task in (
     "MaskedLM", "SequenceClassification", "QuestionAnswering", "TokenClassification", "MultipleChoice"))]  # fmt: skip
 TOLERANCE = 1e-5  # of the largest number, as everywhere for float32
 
+IDS = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
+
 Maker = Callable[..., tuple[Any, Any]]
 
 
@@ -116,6 +118,35 @@ def test_every_head(
                 assert_near(program(**inputs), model(**inputs))
                 assert len(encoders) <= graphs + 1
     assert encoders
+    kind = {"MaskedLM": "masked_lm", "QuestionAnswering": "token_classification", "MultipleChoice":
+            "sequence_classification", "SequenceClassification": "sequence_classification",
+            "TokenClassification": "token_classification"}.get(name.partition("For")[2])  # fmt: skip
+    assert {encoder._head and encoder._head[0] for encoder in encoders} == {kind}
+
+
+def test_a_head_of_ones_own_and_of_a_bert(encoders: list[Any], reference_model: Maker, tiny: Any) -> None:
+    """Where it computes what one of DistilBERT's does, at masked positions too, and is packed anew when it changes."""
+    encoder, config = model_of(reference_model, tiny)
+    layer = nn.Linear(48, 7)
+    inputs = batch(config)
+
+    def program(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
+        return layer(encoder(input_ids, attention_mask)[0]).softmax(-1)
+
+    run = compiled(program)
+    with torch.no_grad():
+        assert_near(run(**inputs), program(**inputs))
+        assert encoders[0]._head is not None
+        layer.weight.mul_(3)
+        assert_near(run(**inputs), program(**inputs))
+        inputs["attention_mask"][1] = 0
+        assert_near(torch.nan_to_num(run(**inputs)), torch.nan_to_num(program(**inputs)))
+    sizes = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+             "intermediate_size": 64, "max_position_embeddings": 20}  # fmt: skip
+    bert = untyped("BertForMaskedLM", untyped("BertConfig", **sizes)).eval()
+    with torch.no_grad():
+        assert_near(compiled(bert)(IDS), bert(IDS))
+    assert [encoder._head and encoder._head[0] for encoder in encoders] == ["token_classification", "masked_lm"]
 
 
 @pytest.mark.parametrize("flags", [{"output_hidden_states": True}, {"return_dict": False}])

@@ -19,7 +19,7 @@ import pytest
 import torch
 import transformers
 
-from distilrt import accelerate
+from distilrt import accelerate, backends
 from distilrt.checkpoint import HEADS
 from distilrt.errors import BackendError, CheckpointError, InvalidInput, TooLong
 
@@ -288,6 +288,7 @@ def test_gradients_name_the_way_out() -> None:
 def test_what_cannot_be_done_names_the_way_out() -> None:
     fast = accelerate(made("DistilBertForSequenceClassification"))
     ids = torch.ones(2, 5, dtype=torch.long)
+    trace: Any = torch.jit.trace
     calls: list[tuple[Callable[[], Any], str]] = [
         (lambda: fast(ids, head_mask=torch.ones(2, 3)), "does not support 'head_mask', only attention_mask"),
         (lambda: fast(ids, encoder_hidden_states=ids), "does not support 'encoder_hidden_states'"),
@@ -299,6 +300,12 @@ def test_what_cannot_be_done_names_the_way_out() -> None:
         (lambda: fast.resize_token_embeddings(3), "resize_token_embeddings: an accelerated"),
         (lambda: fast.set_input_embeddings(None), "set_input_embeddings: an accelerated"),
         (fast.gradient_checkpointing_enable, "gradient_checkpointing_enable: an accelerated"),
+        (
+            lambda: setattr(fast, "classifier", torch.nn.Linear(48, 3)),
+            "classifier: an accelerated model can't be changed",
+        ),
+        (lambda: fast.add_module("more", torch.nn.Linear(48, 3)), "add_module: an accelerated"),
+        (lambda: trace(fast, (ids,), strict=False), "can't be traced by torch.jit"),
     ]
     for call, message in calls:
         with pytest.raises(TypeError, match=message) as caught:
@@ -364,6 +371,14 @@ def test_only_what_is_computed_exactly_is_accelerated() -> None:
     changed.transformer.layer[0].ffn.lin3 = torch.nn.Linear(2, 2)
     with pytest.raises(CheckpointError, match="this DistilBertModel has extra tensors"):
         accelerate(changed)
+
+
+def test_auto_is_the_cpu_for_a_model_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also on a machine with a GPU, unless DISTILRT_BACKEND says otherwise."""
+    monkeypatch.setattr(backends, "why_not_cuda", lambda: "")
+    assert accelerate(made("DistilBertModel")).engine.backend.name == "cpu"
+    monkeypatch.setenv("DISTILRT_BACKEND", "reference")
+    assert accelerate(made("DistilBertModel")).engine.backend.name == "reference"
 
 
 def test_backend_and_dtype_are_chosen() -> None:

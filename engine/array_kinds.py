@@ -1,0 +1,34 @@
+"""Kinds of arrays at the edge: what is a torch tensor, and the ways between tensors and NumPy.
+
+Torch is never imported: a tensor can only come from a caller who has.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+
+def is_tensor(value: Any) -> bool:
+    """Whether a value is a torch tensor."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, getattr(torch, "Tensor", ()))
+
+
+def as_numpy(value: Any) -> Any:
+    """A torch tensor as an array, without a copy where it is on the CPU; anything else as it is."""
+    if not is_tensor(value):
+        return value
+    value = value.detach().cpu()
+    return value.float().numpy() if str(value.dtype) == "torch.bfloat16" else value.numpy()
+
+
+def as_tensor(value: Any, device: Any) -> Any:
+    """An array, or a tuple of arrays, as torch tensors on `device`, without a copy where that is the CPU."""
+    if value is None:
+        return None
+    if isinstance(value, tuple):
+        return tuple(as_tensor(item, device) for item in value)
+    return sys.modules["torch"].from_numpy(np.asarray(value)).to(device)
