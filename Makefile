@@ -9,7 +9,8 @@ SOURCES := $(shell find engine kernels csrc -name '*.py' -o -name '*.pyi' -o -na
 PYTHON_FILES := engine kernels tests benches setup.py
 CXX_FILES := $(wildcard csrc/*.cpp csrc/*.h)
 
-.PHONY: demo test test-all test-tensorflow test-transformers4 dev lint format type bench bench-all sanitize \
+.PHONY: demo test test-all test-tensorflow test-transformers4 dev lint format type bench bench-all \
+  bench-serving claims loadgen soak test-soak sanitize \
   sanitize-threads ptx loc clean
 
 demo: .venv/core.stamp .venv/model.stamp
@@ -19,7 +20,7 @@ test: .venv/test.stamp .venv/model.stamp lint type
 	$(BIN)/python -m pytest
 
 # What is too heavy for `make test`; run both.
-test-all: sanitize sanitize-threads test-tensorflow test-transformers4
+test-all: sanitize sanitize-threads test-tensorflow test-transformers4 loadgen
 
 # The drop-in with the last transformers 4 and what it needs, found before .venv's.
 test-transformers4: build/transformers4/stamp .venv/model.stamp
@@ -53,6 +54,30 @@ bench: .venv/bench.stamp
 bench-all: bench
 	$(BIN)/python -m distilrt.bench startup
 	$(BIN)/python -m pytest benches --benchmark-only --benchmark-columns=min,median,iqr,rounds
+
+# README's tables of speed, from the committed rows of benches/results.
+claims: .venv/core.stamp
+	$(BIN)/python -m distilrt.bench claims
+
+# `distilrt serve` beside other servers of the same checkpoint.
+bench-serving: .venv/bench.stamp .venv/model.stamp
+	$(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt fastapi uvicorn
+	$(BIN)/python -m benches.serving.compare
+
+# MLPerf's load generator beside distilrt bench, on one engine.
+loadgen: .venv/bench.stamp .venv/model.stamp
+	$(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt mlcommons-loadgen
+	$(BIN)/python -m benches.loadgen --model $$($(BIN)/python -c 'from benches.serving.compare import texts; print(texts())')
+
+# The short form: three minutes of load, twenty seconds of overload.
+test-soak: .venv/test.stamp .venv/model.stamp
+	$(BIN)/python -m benches.serving.soak --minutes 3
+	$(BIN)/python -m benches.serving.soak --minutes 0.33 --overload
+
+# An hour of load, five minutes of overload.
+soak: .venv/bench.stamp .venv/model.stamp
+	$(BIN)/python -m benches.serving.soak --minutes 60
+	$(BIN)/python -m benches.serving.soak --minutes 5 --overload
 
 # The extension built with AddressSanitizer and UndefinedBehaviorSanitizer runs the native tests. Python itself is not
 # instrumented, hence the preload; it frees nothing at exit, hence no leak check. One test preloads an allocator itself.

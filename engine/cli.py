@@ -1,4 +1,4 @@
-"""The command line: `distilrt run`, `serve`, `info`, `verify` and `pack`.
+"""The command line: `distilrt run`, `serve`, `info`, `verify`, `pack` and `bench`.
 
 It reads arguments and lines and prints answers, tables and errors; what is computed is decided below it. Answers go to
 stdout as JSON lines and all else to stderr. Needs the extra `cli`.
@@ -120,6 +120,10 @@ def verify(
     texts: Annotated[str | None, typer.Option(help="File of texts, one a line; else built-in ones.")] = None,
     backend: Annotated[str, typer.Option(help="auto, reference, cpu or cuda.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, or one that the backend has.")] = "auto",
+    against: Annotated[
+        str | None,
+        typer.Option(help="Checkpoint whose outputs are right, as of a packed folder its source."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
 ) -> None:
     """Compare a checkpoint's answers with the reference's; the exit code is 1 where they differ too much."""
@@ -129,7 +133,7 @@ def verify(
     if texts is not None:
         with _opened(texts, "rb") as file:
             lines = list(filter(None, file.read().decode().splitlines()))
-    report = verification.verify(model, texts=lines, backend=backend, dtype=dtype)
+    report = verification.verify(model, texts=lines, backend=backend, dtype=dtype, against=against)
     if as_json:
         print(json.dumps(report.to_dict()))
     else:
@@ -142,6 +146,8 @@ def verify(
         if report.backend["dtype"] == "int8":
             print(f"calibrated with {report.backend['calibration'] or 'nothing'}; kept in higher precision: "
                   f"{_words(report.backend['kept'])}")  # fmt: skip
+        if report.agreement is not None:
+            print(f"same label or token: {report.agreement:.2%}")
         print(f"{'ok' if report.ok else 'not ok'}: compared with {report.reference}")
     if not report.ok:
         raise typer.Exit(1)
@@ -174,6 +180,13 @@ def pack_model(
                       "seconds": round(time.perf_counter() - start, 3)}))  # fmt: skip
 
 
+def bench(context: typer.Context) -> None:
+    """Measure engines and servers: latency, throughput, the highest rate that keeps a promise."""
+    from distilrt.bench import command
+
+    command.run(context.args)
+
+
 def app() -> typer.Typer:
     """The commands."""
     commands = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
@@ -181,6 +194,9 @@ def app() -> typer.Typer:
     for command in (run, serve, info, verify):
         commands.command()(command)
     commands.command("pack")(pack_model)
+    # Its options are its own matter, loaded when it is called.
+    own = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+    commands.command("bench", add_help_option=False, context_settings=own)(bench)
     return commands
 
 

@@ -62,13 +62,18 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What `verify` found."""
+    """What `verify` found.
+
+    `agreement` is the share of texts, or of tokens where each has a label, with the exact model's best label (of
+    question-answering: its first and last token of the answer; of fill-mask: its best token); None of a bare encoder.
+    """
 
     model: str
     architecture: str
     reference: str
     backend: Mapping[str, Any]
     rows: tuple[Row, ...]
+    agreement: float | None = None
 
     @property
     def ok(self) -> bool:
@@ -92,22 +97,25 @@ def verify(
     backend: str = "auto",
     dtype: str = "auto",
     num_threads: int | None = None,
+    against: str | Path | None = None,
 ) -> Report:
     """Run `texts` through the checkpoint here and in the reference implementation.
 
     A row holds if its largest difference from float64 is at most 1e-5 of the largest output, or twice the reference's
     own difference where that is more; that is of float32, or of transformers in the model's own float16 or bfloat16. In
     int8, and in bfloat16 without transformers, it holds if its mean difference is at most 0.1 and 0.02 of the mean size
-    of the output. Masked positions are not compared. Of a packed folder, which has no weights for the reference, only
-    the checksum is compared, and the report has no rows.
+    of the output. Masked positions are not compared. Of a packed folder, which has no weights for the reference, the
+    checksum is compared, and the outputs only with those of `against`: without it the report has no rows.
 
     Args:
         model: folder or hub id, of any head.
         texts: sentences; None: a few of different lengths.
         backend, dtype, num_threads: as in `from_pretrained`.
+        against: the checkpoint whose outputs are right; None: `model` itself.
 
     Raises:
         InvalidInput: no texts.
+        ValueError: `against` is packed, or of another architecture or shape.
         OSError, CheckpointError: as in `from_pretrained`.
     """
     texts = list(TEXTS if texts is None else texts)
@@ -117,7 +125,11 @@ def verify(
     architecture = architecture_of(config) or "DistilBertModel"
     folder = packed.find(model)
     if folder is not None:
-        return Report(str(model), architecture, "the checksum of when it was packed", packed.check(folder), ())
+        index = packed.check(folder)
+        if against is None:
+            return Report(str(model), architecture, "the checksum of when it was packed", index, ())
+    if against is not None:
+        _check_against(against, config, architecture)
     encoded = DistilBertTokenizer.from_pretrained(model)(
         texts, padding=True, truncation=True, max_length=config.max_position_embeddings, return_tensors="np"
     )
@@ -129,13 +141,17 @@ def verify(
     ours = getattr(models, architecture).from_pretrained(model, backend=backend, dtype=dtype, num_threads=num_threads)
     actual = _flat(ours(**inputs, output_hidden_states=True), mask)
     if importlib.util.find_spec("transformers") and importlib.util.find_spec("torch"):
-        name, exact, plain = _transformers_outputs(model, architecture, config, inputs, mask, ours.dtype)
+        exact_config = config if against is None else DistilBertConfig.from_pretrained(against)
+        name, exact, plain = _transformers_outputs(
+            model if against is None else against, architecture, exact_config, inputs, mask, ours.dtype
+        )
         narrow = NARROW_BOUNDS["int8"] if ours.dtype == "int8" else None
     else:
-        name, exact, plain = _numpy_outputs(architecture, ours, inputs, mask)
+        right = ours if against is None else getattr(models, architecture).from_pretrained(against, backend="reference")
+        name, exact, plain = _numpy_outputs(architecture, right, inputs, mask)
         narrow = NARROW_BOUNDS.get(ours.dtype)
     rows = tuple(_compare(key, actual[key], exact[key], plain[key], narrow) for key in actual)
-    return Report(str(model), architecture, name, ours.backend.describe(), rows)
+    return Report(str(model), architecture, name, ours.backend.describe(), rows, _agreement(actual, exact, mask))
 
 
 def _compare(
@@ -150,6 +166,38 @@ def _compare(
         bound = narrow * float(np.abs(exact).mean())
         ok = mean <= bound
     return Row(name, largest, mean, largest / size if size else 0.0, _smallest_cosine(actual, exact), bound, ok)
+
+
+def _check_against(against: str | Path, config: DistilBertConfig, architecture: str) -> None:
+    if packed.find(against) is not None:
+        raise ValueError(f"{against} is packed and has no float weights to compare with; give the checkpoint")
+    other = DistilBertConfig.from_pretrained(against)
+    shapes = [(each.num_layers, each.hidden_size, each.vocab_size, architecture_of(each) or "DistilBertModel")
+              for each in (config, other)]  # fmt: skip
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"{against} is another model: {shapes[1][3]} with {shapes[1][0]} layers of {shapes[1][1]} and "
+                         f"{shapes[1][2]} tokens, not {architecture} with {shapes[0][0]} of {shapes[0][1]} and "
+                         f"{shapes[0][2]}")  # fmt: skip
+
+
+def _agreement(actual: Outputs, exact: Outputs, mask: npt.NDArray[np.bool_]) -> float | None:
+    """Share of equal best labels over all scores: the last axis of `logits`, the tokens of a text of start and end."""
+    same: list[npt.NDArray[np.bool_]] = []
+    if "logits" in exact:
+        ours, theirs = actual["logits"], exact["logits"]
+        if theirs.shape[-1] == 1:  # a number, or one label by itself
+            return None
+        same.append(ours.argmax(axis=-1) == theirs.argmax(axis=-1))
+    elif "start_logits" in exact:
+        for key in ("start_logits", "end_logits"):
+            best = []
+            for logits in (actual[key], exact[key]):
+                padded = np.full(mask.shape, -np.inf)
+                padded[mask] = logits
+                best.append(padded.argmax(axis=1))
+            same.append(best[0] == best[1])
+        same = [same[0] & same[1]]
+    return float(np.concatenate([np.ravel(each) for each in same]).mean()) if same else None
 
 
 def _smallest_cosine(actual: npt.NDArray[Any], exact: npt.NDArray[Any]) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distilrt.bench import artefacts, compare, peers, report, roofline, startup, worker, workloads
+from distilrt.bench import artefacts, child, compare, peers, report, roofline, startup, worker, workloads
 from distilrt.bench.compare import Engine, Timing
 from distilrt.config import DistilBertConfig
 
@@ -233,11 +233,11 @@ def test_startup(checkpoint: Path) -> None:
 
 def test_worker_reports_a_dead_engine(checkpoint: Path) -> None:
     with worker.Worker("distilrt", "float32", checkpoint, 1) as served:
-        with pytest.raises(worker.PeerError, match="IndexError"):
+        with pytest.raises(child.PeerError, match="IndexError"):
             served.answer(0)
         served.set_inputs(workloads.make_inputs([[4]], 101))
         assert served.idle_load() < 1
         process: Any = served._process
         process.kill()
-        with pytest.raises(worker.PeerError, match="ended with -9"):
+        with pytest.raises(child.PeerError, match="ended with -9"):
             served.answer(0)

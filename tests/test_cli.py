@@ -146,6 +146,8 @@ REFUSED = [
     (["info", "-m", "./nowhere"], "folder './nowhere' does not exist"),
     (["verify", "./nowhere"], "folder './nowhere' does not exist"),
     (["serve"], "serve"),
+    (["bench"], "--model"),
+    (["bench", "--model", "MODEL", "--scenario", "x"], "a scenario is one of"),
 ]
 
 
@@ -225,6 +227,7 @@ class _Report:
     ok: bool
     rows: tuple[_Row, ...] = (_Row("logits"),)
     reference: str = "the oracle"
+    agreement: float = 0.625
     backend: dict[str, Any] = field(
         default_factory=lambda: {"dtype": "int8", "kept": ["layer.9.qkv"], "calibration": "a file"}
     )
@@ -243,10 +246,21 @@ def test_verify_says_what_verification_found(monkeypatch: pytest.MonkeyPatch, ok
 
     monkeypatch.setattr(verification, "verify", verify)
     table, printed = invoke("verify", "m", "--backend", "cpu"), invoke("verify", "m", "--json", "--dtype", "float32")
-    assert calls == [("m", {"texts": None, "backend": "cpu", "dtype": "auto"}),
-                     ("m", {"texts": None, "backend": "auto", "dtype": "float32"})]  # fmt: skip
+    rest = {"texts": None, "against": None}
+    assert calls == [("m", {"backend": "cpu", "dtype": "auto", **rest}),
+                     ("m", {"backend": "auto", "dtype": "float32", **rest})]  # fmt: skip
     assert table.exit_code == printed.exit_code == (0 if ok else 1)
-    for word in ("logits", "5.00e-01", "2.50e-01", "3.75e-01", "0.75000", "1.25e-01", "too far", "the oracle"):
+    for word in (
+        "logits",
+        "5.00e-01",
+        "2.50e-01",
+        "3.75e-01",
+        "0.75000",
+        "1.25e-01",
+        "too far",
+        "the oracle",
+        "62.50%",
+    ):
         assert word in table.stdout
     for word in ("calibrated with a file", "kept in higher precision: layer.9.qkv"):
         assert word in table.stdout

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import distilrt
-from distilrt import _C, checkpoint, models, verification
+from distilrt import _C, checkpoint, models, packed, verification
 from distilrt.config import DistilBertConfig
 from distilrt.errors import InvalidInput
 
@@ -121,3 +121,49 @@ def test_wrong_numbers_are_found(make_folder: Any, monkeypatch: pytest.MonkeyPat
 def test_no_texts(sentence_encoder: Path) -> None:
     with pytest.raises(InvalidInput, match="at least one text"):
         verification.verify(sentence_encoder, [])
+
+
+@pytest.mark.parametrize("architecture", HEADS)
+def test_labels_agree(architecture: str, make_folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of every head that has labels; one turned round disagrees."""
+    folder = make_folder(architecture)
+    assert verification.verify(folder).agreement == (None if architecture == "DistilBertModel" else 1)
+    if architecture == "DistilBertModel":
+        return
+    forward = getattr(models, architecture).__call__
+
+    def turned(self: Any, *args: Any, **keywords: Any) -> Any:
+        output: Any = forward(self, *args, **keywords)
+        return type(output)({key: -value if "logits" in key else value for key, value in output.items()})
+
+    monkeypatch.setattr(getattr(models, architecture), "__call__", turned)
+    agreement = verification.verify(folder).agreement
+    assert agreement is not None
+    assert agreement < 0.5
+
+
+@pytest.mark.parametrize("dtype", sorted({"float32", "int8"} & set(_C.dtypes())))
+def test_packed_folder_against_its_checkpoint(make_folder: Any, tmp_path: Path, dtype: str) -> None:
+    folder, out = make_folder("DistilBertForSequenceClassification"), tmp_path / "packed"
+    model = models.DistilBertForSequenceClassification.from_pretrained(folder, backend="cpu", dtype=dtype)
+    packed.write(out, model, lambda name: folder / name if (folder / name).exists() else None)
+    assert verification.verify(out).rows == ()
+    report = verification.verify(out, against=folder)
+    assert report.ok
+    assert report.agreement is not None
+    assert [row.output for row in report.rows] == [row.output for row in verification.verify(folder).rows]
+    assert report.backend["dtype"] == dtype
+    weights = dict(checkpoint.load(folder, model.architecture, model.config))
+    weights["transformer.layer.1.output_layer_norm.weight"] = np.full(48, 3, np.float32)
+    checkpoint.save(tmp_path / "other", model.config, weights, model.architecture)
+    assert not verification.verify(out, against=tmp_path / "other").ok
+
+
+def test_against_another_model(make_folder: Any, sentence_encoder: Path, tmp_path: Path) -> None:
+    folder = make_folder("DistilBertForSequenceClassification")
+    with pytest.raises(ValueError, match="is another model: DistilBertModel with 6 layers of 384"):
+        verification.verify(folder, against=sentence_encoder)
+    model = models.DistilBertForSequenceClassification.from_pretrained(folder, backend="cpu")
+    packed.write(tmp_path / "packed", model)
+    with pytest.raises(ValueError, match="is packed and has no float weights"):
+        verification.verify(folder, against=tmp_path / "packed")

@@ -22,6 +22,7 @@ app = typer.Typer(help="Speed of distilrt beside other engines on this machine."
 NAMES, DTYPES, LOADS = (",".join(all_of) for all_of in (peers.ENGINES, peers.DTYPES, workloads.DEFAULT))
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distilrt" / "bench"
 RESULTS = Path("benches/results/cpu.csv")
+DISTILLATION = RESULTS.with_name("distillation.csv")
 
 Dtypes = Annotated[str, typer.Option(help="Comma-separated.")]
 Names = Annotated[str, typer.Option("--peers", help="Comma-separated engines.")]
@@ -155,6 +156,60 @@ def ptx(
     faults = [f"sm_{row.capability} {row.dtype} {row.label}: {fault}" for row in found for fault in row.faults]
     if faults:
         typer.echo("\n".join(["", "faults:", *faults]))
+        raise typer.Exit(1)
+
+
+@app.command()
+def distillation(
+    names: Annotated[str, typer.Option("--workloads", help="Comma-separated.")] = "1x16,1x128,8x128",
+    dtypes: Dtypes = DTYPES,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each model on every workload.")] = 15,
+    threads: Threads = None,
+    record: Annotated[bool, typer.Option("--record", help="Append the rows to --results.")] = False,
+    results: Annotated[Path, typer.Option(help="CSV file.")] = DISTILLATION,
+    cache: Cache = CACHE,
+) -> None:
+    """Time DistilBERT beside BERT-base, both on this engine."""
+    from distilrt.bench import distillation as distilling
+
+    num_threads = threads or usable_cores()
+    rows = distilling.measure(cache, names.split(","), dtypes.split(","), num_threads, rounds, _say)
+    if record:
+        distilling.append(results, rows)
+    for row in rows:
+        faster = row["bert_ms"] / row["distilbert_ms"] - 1
+        typer.echo(f"{row['workload']:<8}{row['dtype']:<10}{row['distilbert_ms']:>9.2f} ms{row['bert_ms']:>9.2f} ms"
+                   f"  {faster:+.0%}")  # fmt: skip
+
+
+@app.command()
+def claims(
+    page: Annotated[Path, typer.Argument(help="Page with tables between comments.")] = Path("README.md"),
+    results: Annotated[Path, typer.Option(help="Folder of committed rows.")] = RESULTS.parent,
+) -> None:
+    """Make the tables of speed in README from committed rows."""
+    from distilrt.bench.claims import render
+
+    page.write_text(render(page.read_text(encoding="utf-8"), results), encoding="utf-8")
+
+
+@app.command()
+def changes(
+    before: Annotated[Path, typer.Argument(help="What distilrt bench --json wrote.")],
+    after: Annotated[Path, typer.Argument(help="The same of another run.")],
+    peer: Annotated[str, typer.Option(help="Target that did not change, as in 'onnxruntime int8'.")],
+) -> None:
+    """Compare two runs by their ratios to the same peer; the exit code is 1 where one changed by more than 5 %."""
+    from distilrt.bench import changes as changing
+    from distilrt.bench import findings
+
+    try:
+        found = changing.changes(findings.read(before), findings.read(after), peer)
+    except (ValueError, OSError) as error:
+        raise typer.BadParameter(str(error)) from error
+    for change in found:
+        typer.echo(f"{change.what}: {change.relative:+.1%}{' CHANGED' if change.changed else ''}")
+    if any(change.changed for change in found):
         raise typer.Exit(1)
 
 

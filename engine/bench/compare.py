@@ -19,7 +19,8 @@ import numpy.typing as npt
 
 from distilrt import models
 from distilrt.bench import peers
-from distilrt.bench.worker import SETTLE, PeerError, Worker
+from distilrt.bench.child import PeerError
+from distilrt.bench.worker import SETTLE, Worker
 from distilrt.bench.workloads import Inputs, Workload, make_inputs
 from distilrt.config import DistilBertConfig
 

@@ -1,0 +1,165 @@
+"""`distilrt bench`: arguments to a plan, and findings to the terminal and to files, whatever happens meanwhile."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from distilrt import checkpoint as checkpoints
+from distilrt import env, packed
+from distilrt.bench import findings as finding
+from distilrt.bench import latencies, roofline, samples, scenarios, targets, terminal, wire
+from distilrt.bench.progress import Bar
+from distilrt.config import DistilBertConfig
+from distilrt.cpu_count import usable_cores
+from distilrt.hub import resolve_file
+from distilrt.tokenizer import DistilBertTokenizer
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distilrt" / "bench"
+
+
+def bench(
+    model: Annotated[str, typer.Option("--model", "-m", help="Folder or hub id of the checkpoint.")],
+    scenario: Annotated[str, typer.Option(help=", ".join(scenarios.SCENARIOS))] = "single",
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help=f"distilrt, {', '.join(targets.PEERS)}, each with :DTYPE, or a URL; repeatable."),
+    ] = None,
+    workload: Annotated[
+        list[str] | None, typer.Option(help=f"BATCHxLENGTH or {', '.join(samples.MIXES)}; may be repeated.")
+    ] = None,
+    source: Annotated[Path | None, typer.Option("--input", "-i", help="File of texts, one a line.")] = None,
+    rate: Annotated[str, typer.Option(help="Queries per second of server; several with commas.")] = "",
+    slo: Annotated[str | None, typer.Option(help="What peak must keep, as in p99=20ms.")] = None,
+    duration: Annotated[float, typer.Option(help="Least seconds of a measurement.")] = 10.0,
+    count: Annotated[int, typer.Option(help="Least queries of a measurement.")] = 32,
+    batch: Annotated[int | None, typer.Option(min=1, help="Texts of a query of multi.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the order of texts and their times.")] = 0,
+    backend: Annotated[str, typer.Option(help="auto, reference, cpu or cuda; of distilrt.")] = "auto",
+    dtype: Annotated[str, typer.Option(help=", ".join(targets.DTYPES))] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="Of each engine; else the usable cores.")] = None,
+    form: Annotated[str, typer.Option("--format", help=f"What servers speak: {', '.join(wire.FORMATS)}.")] = "hf",
+    served: Annotated[str, typer.Option("--served-model", help="The model's name on a server.")] = "default",
+    key: Annotated[str | None, typer.Option(help="Bearer key of a server.")] = None,
+    in_flight: Annotated[int, typer.Option(min=1, help="Requests at a time that fill a server.")] = 32,
+    against: Annotated[
+        str | None, typer.Option(help="Checkpoint whose float32 answers are right; needed for a packed model.")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="File for the findings.")] = None,
+    csv_file: Annotated[Path | None, typer.Option("--csv", help="File for one line a row.")] = None,
+    html_file: Annotated[Path | None, typer.Option("--html", help="File for a page with plots.")] = None,
+    png_folder: Annotated[Path | None, typer.Option("--png", help="Folder for the plots.")] = None,
+) -> None:
+    """Measure engines and servers on the same texts: latency, throughput, or the highest rate that keeps a promise.
+
+    Answers are compared with float32's first; an engine whose answers are wrong gets no speed. The exit code is 1 where
+    a target was left out.
+    """
+    plan = scenarios.Plan(scenario, duration, count, _rates(rate), latencies.parse_slo(slo) if slo else None, seed,
+                          in_flight)  # fmt: skip
+    if form not in wire.FORMATS:
+        raise ValueError(f"--format must be one of {', '.join(wire.FORMATS)}, found {form!r}")
+    if packed.find(model) and not against:
+        raise ValueError(f"{model} is packed and has no float32 answers to compare with; give the checkpoint that it "
+                         "was packed from: --against CHECKPOINT")  # fmt: skip
+    for path in (json_file, csv_file, html_file):
+        if path is not None and not path.resolve().parent.is_dir():
+            raise ValueError(f"there is no folder {path.resolve().parent} for {path.name}; make it first")
+    if html_file is not None or png_folder is not None:
+        from distilrt.bench import plots
+
+        plots.require()
+    if source is not None and workload:
+        raise ValueError("give --workload or --input, not both")
+    names = workload or ["mixed"]
+    loads = [samples.make(name, model, file=source, batch=batch) for name in ([""] if source else names)]
+    specs = [
+        targets.Spec(name, own, _for_peers(against or model, loads) if name in targets.PEERS else model, backend,
+                     threads, form, served, key, in_flight)
+        for name, own in (targets.parse(text, dtype) for text in target or [targets.OURS])
+    ]  # fmt: skip
+    if len(set(specs)) < len(specs):
+        raise ValueError("a target is named twice; a target is told from another by name and dtype")
+    num_threads = threads or env.num_threads() or usable_cores()
+    found = finding.Findings(finding.facts(model, num_threads), plan.describe())
+    local = any(not spec.is_url for spec in specs)
+    console, stopped = Console(stderr=True), False
+    seconds = 4.0 + len(specs) * (2.0 + len(loads) * (0.5 + plan.seconds))
+    try:
+        with Bar(seconds, console) as bar:
+            scenarios.run(specs, loads, plan, found, exact_model=against or model,
+                          peaks=partial(_peaks, num_threads, local), say=bar.step)  # fmt: skip
+    except KeyboardInterrupt:
+        stopped = True
+    finally:
+        _write(found, json_file, csv_file, html_file, png_folder)
+    terminal.show(found, Console(markup=False, highlight=False))
+    if stopped:
+        raise typer.Exit(130)
+    if found.left_out:
+        raise typer.Exit(1)
+
+
+def _rates(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(",")) if text else ()
+    except ValueError:
+        raise ValueError(f"--rate takes queries per second, several with commas, as in 10,20; found {text!r}") from None
+
+
+def _peaks(num_threads: int, wanted: bool) -> roofline.Roofline:
+    """The machine's peaks; none where nobody asks or there is no compiler."""
+    if not wanted:
+        return roofline.Roofline({}, None)
+    try:
+        return roofline.measure(num_threads, CACHE)
+    except (RuntimeError, OSError):
+        return roofline.Roofline({}, None)
+
+
+def _for_peers(model: str, loads: Sequence[samples.Samples]) -> str:
+    """A copy of the checkpoint with standard names, to whose folder converters may add."""
+    if loads[0].task != "text-classification":
+        raise ValueError(f"peers are measured as text classifiers, and {model} is for {loads[0].task}; "
+                         "leave them out or take another checkpoint")  # fmt: skip
+    config, architecture = DistilBertConfig.from_pretrained(model), "DistilBertForSequenceClassification"
+    weights = resolve_file(model, "model.safetensors") or resolve_file(model, "config.json")
+    assert weights is not None
+    status = weights.stat()
+    key = f"{weights.resolve()} {status.st_size} {status.st_mtime_ns}".encode()
+    folder = CACHE / "models" / hashlib.blake2b(key, digest_size=8).hexdigest()
+    if not (folder / "config.json").exists():
+        DistilBertTokenizer.from_pretrained(model).save_pretrained(folder)
+        checkpoints.save(folder, config, checkpoints.load(model, architecture, config), architecture)
+    return str(folder)
+
+
+def _write(
+    found: finding.Findings, json_file: Path | None, csv_file: Path | None, html_file: Path | None, pngs: Path | None
+) -> None:
+    if json_file is not None:
+        json_file.write_text(found.to_json(), encoding="utf-8")
+    if csv_file is not None:
+        csv_file.write_text(found.to_csv(), encoding="utf-8")
+    if html_file is not None or pngs is not None:
+        from distilrt.bench import page, plots
+
+        figures = plots.draw(found)
+        if html_file is not None:
+            html_file.write_text(page.page(found, figures), encoding="utf-8")
+        if pngs is not None:
+            plots.save(figures, pngs)
+
+
+def run(arguments: list[str]) -> None:
+    """The command with these arguments; exits by SystemExit where something is wrong with them."""
+    commands = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    commands.command()(bench)
+    commands(args=arguments, prog_name="distilrt bench")

@@ -1,0 +1,123 @@
+"""What was measured in a stretch of time, and its statistics: percentiles, rates, steadiness. It has no clock."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Seconds = npt.NDArray[np.float64]
+
+PERCENTILES = (50, 90, 95, 99, 99.9)
+STEADY = 0.1  # how far the last three windows may be apart
+LATE = 1e-3  # seconds; a generator whose 99th percentile of lag is beyond it, and beyond `LATE_SHARE`, was too slow
+LATE_SHARE = 0.1  # of the median latency, in which lag is counted anyway
+
+
+@dataclass(slots=True)
+class Window:
+    """One stretch of measuring.
+
+    Attributes:
+        latencies: of each answered query, in order of their completion.
+        lags: how long after its intended time each query was sent; empty where the next waits for the last.
+        samples, tokens: answered.
+        seconds: from the first query's time to the last answer.
+        failures: queries without an answer, counted by reason.
+        refused_after: seconds from the intended time to each of these.
+    """
+
+    latencies: Seconds
+    lags: Seconds
+    samples: int
+    tokens: int
+    seconds: float
+    failures: Counter[str] = field(default_factory=Counter)
+    refused_after: Seconds = field(default_factory=lambda: np.zeros(0))
+
+
+def percentile(values: Seconds, percent: float) -> float:
+    """The smallest value that at least `percent` % of the values do not exceed; NaN of none."""
+    return float(np.percentile(values, percent, method="inverted_cdf")) if len(values) else float("nan")
+
+
+def steady(windows: Sequence[Window], figure: str) -> bool:
+    """Whether the last three windows agree within `STEADY`; `figure` is `latency` (their medians) or `throughput`."""
+    last = windows[-3:]
+    if figure == "latency":
+        values = [percentile(window.latencies, 50) for window in last]
+    else:
+        values = [window.samples / window.seconds for window in last]
+    return len(last) == 3 and max(values) <= (1 + STEADY) * min(values)
+
+
+def summary(windows: Sequence[Window]) -> dict[str, Any]:
+    """Statistics of all windows together: rates in 1/s, times in ms."""
+    latencies = np.concatenate([window.latencies for window in windows])
+    lags = np.concatenate([window.lags for window in windows])
+    seconds = sum(window.seconds for window in windows)
+    failures: Counter[str] = sum((window.failures for window in windows), Counter())
+    found = {
+        "queries": len(latencies),
+        "failed": sum(failures.values()),
+        "failures": dict(failures),
+        "seconds": round(seconds, 3),
+        "samples_per_s": round(sum(window.samples for window in windows) / seconds, 3),
+        "tokens_per_s": round(sum(window.tokens for window in windows) / seconds, 1),
+        **{f"p{percent:g}_ms": _ms(percentile(latencies, percent)) for percent in PERCENTILES},
+        "mean_ms": _ms(float(latencies.mean()) if len(latencies) else float("nan")),
+        "max_ms": _ms(percentile(latencies, 100)),
+    }
+    refusals = np.concatenate([window.refused_after for window in windows])
+    if len(refusals):
+        found["refused_p99_ms"] = _ms(percentile(refusals, 99))
+    if len(lags):
+        found |= {"lag_p99_ms": _ms(percentile(lags, 99)), "lag_max_ms": _ms(float(lags.max()))}
+    return found
+
+
+def late(windows: Sequence[Window]) -> bool:
+    """Whether the generator could not keep its schedule, so that the run says nothing of the target."""
+    lags = np.concatenate([window.lags for window in windows])
+    typical = percentile(np.concatenate([window.latencies for window in windows]), 50)
+    allowed = max(LATE, LATE_SHARE * typical) if typical == typical else LATE
+    return bool(len(lags)) and percentile(lags, 99) > allowed
+
+
+@dataclass(frozen=True, slots=True)
+class Slo:
+    """What a target must keep: no more than `seconds` at a percentile."""
+
+    percent: float
+    seconds: float
+
+    def met(self, windows: Sequence[Window]) -> bool:
+        """Whether all queries were answered, in time and on schedule."""
+        latencies = np.concatenate([window.latencies for window in windows])
+        failed = any(window.failures for window in windows)
+        return len(latencies) > 0 and not failed and percentile(latencies, self.percent) <= self.seconds
+
+    def __str__(self) -> str:
+        return f"p{self.percent:g}={1e3 * self.seconds:g}ms"
+
+
+def parse_slo(text: str) -> Slo:
+    """`p99=20ms`: a percentile and a bound in s, ms or us.
+
+    Raises:
+        ValueError: written otherwise.
+    """
+    match = re.fullmatch(r"p(\d+(?:\.\d+)?)=(\d+(?:\.\d+)?)(us|ms|s)", text.strip())
+    if not match or not 0 < float(match[1]) < 100 or float(match[2]) <= 0:
+        raise ValueError(f"an SLO is a percentile between 0 and 100 and a time in s, ms or us, as in p99=20ms; "
+                         f"found {text!r}")  # fmt: skip
+    return Slo(float(match[1]), float(match[2]) * {"us": 1e-6, "ms": 1e-3, "s": 1.0}[match[3]])
+
+
+def _ms(seconds: float) -> float | None:
+    return round(1e3 * seconds, 3) if seconds == seconds else None

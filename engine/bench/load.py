@@ -1,0 +1,243 @@
+"""The load generator: sends queries one after the other or at Poisson times, and notes what became of each.
+
+In an open loop a query's latency counts from the time it was meant to be sent, whatever held the generator up: a slow
+target cannot slow the schedule down and hide its own queue ("coordinated omission").
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import selectors
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from distilrt.bench.latencies import Seconds, Window
+
+_Result = TypeVar("_Result")
+SCENARIOS = ("single", "multi", "server", "offline", "flood")
+DRAIN = 60.0  # seconds that answers may take after the last query was sent
+
+
+class TargetError(Exception):
+    """A query got no answer; the message is the reason, short enough to be counted by."""
+
+
+class Target(Protocol):
+    """What a load generator sends queries to: indices of samples that the target has at hand, as it takes them.
+
+    `blocking` says that `answer` computes before it returns control, so that an open loop must call it in a thread.
+    """
+
+    blocking: bool
+
+    async def answer(self, indices: Sequence[int]) -> list[Any]:
+        """Raw answers to one query of these samples.
+
+        Raises:
+            TargetError: there are none.
+        """
+        ...
+
+    async def answer_all(self, indices: Sequence[int]) -> list[Any]:
+        """The same for very many samples, in whatever batches suit the target."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What one window sends.
+
+    Attributes:
+        scenario: `single`: one sample after the other; `multi`: `size` samples after the other; `server`: single
+            samples at Poisson times; `offline`: all at once; `flood`: single samples, always `size` in flight.
+        seconds, count: the least of each; whichever is reached last ends the window.
+        rate: queries per second of `server`.
+        size: see `scenario`.
+        seed: of the order of samples and of their times.
+    """
+
+    scenario: str
+    seconds: float
+    count: int
+    rate: float = 0.0
+    size: int = 1
+    seed: int = 0
+
+
+def arrivals(rate: float, seconds: float, count: int, seed: int) -> Seconds:
+    """Times of a Poisson process of `rate` per second: all before `seconds`, and at least `count`."""
+    random = np.random.default_rng(seed)
+    expected = rate * seconds
+    times = np.cumsum(random.exponential(1 / rate, int(max(count, expected + 6 * expected**0.5)) + 1))
+    return times[: max(count, int(np.searchsorted(times, seconds)))]
+
+
+async def measure(target: Target, lengths: Sequence[int], load: Load) -> Window:
+    """Run one window; `lengths` has the tokens of each of the target's samples."""
+    if load.scenario == "server":
+        return await _open_loop(target, lengths, load)
+    if load.scenario == "flood":
+        return await _flood(target, lengths, load)
+    return await _closed_loop(target, lengths, load)
+
+
+class _Record:
+    """Collects a window while it runs."""
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        self._lengths = lengths
+        self.latencies: list[float] = []
+        self.lags: list[float] = []
+        self.failures: Counter[str] = Counter()
+        self.refused_after: list[float] = []
+        self.samples = self.tokens = 0
+        self.end = 0.0
+
+    def answered(self, indices: Sequence[int], since: float) -> None:
+        self.end = time.perf_counter()
+        self.latencies.append(self.end - since)
+        self.samples += len(indices)
+        self.tokens += sum(self._lengths[i] for i in indices)
+
+    def failed(self, reason: str, since: float) -> None:
+        self.end = time.perf_counter()
+        self.refused_after.append(self.end - since)
+        self.failures[reason] += 1
+
+    def window(self, start: float) -> Window:
+        return Window(np.array(self.latencies), np.array(self.lags), self.samples, self.tokens,
+                      max(self.end - start, 1e-9), self.failures, np.array(self.refused_after))  # fmt: skip
+
+
+def _order(lengths: Sequence[int], seed: int) -> Callable[[int], list[int]]:
+    """Takes the next samples of a random order of all, again and again."""
+    random, left = np.random.default_rng(seed), list[int]()
+
+    def take(count: int) -> list[int]:
+        while len(left) < count:
+            left.extend(random.permutation(len(lengths)).tolist())
+        taken = left[:count]
+        del left[:count]
+        return taken
+
+    return take
+
+
+async def _closed_loop(target: Target, lengths: Sequence[int], load: Load) -> Window:
+    record, take = _Record(lengths), _order(lengths, load.seed)
+    size = {"single": 1, "multi": load.size, "offline": len(lengths)}[load.scenario]
+    answer = target.answer_all if load.scenario == "offline" else target.answer
+    start, sent = time.perf_counter(), 0
+    while sent < load.count or time.perf_counter() - start < load.seconds:
+        indices, since = take(size), time.perf_counter()
+        sent += 1
+        try:
+            await answer(indices)
+        except TargetError as error:
+            record.failed(str(error), since)
+            await asyncio.sleep(0.01)  # a target that refuses must not be asked in a frenzy
+        else:
+            record.answered(indices, since)
+    return record.window(start)
+
+
+async def _flood(target: Target, lengths: Sequence[int], load: Load) -> Window:
+    record, take, sent = _Record(lengths), _order(lengths, load.seed), 0
+    start = time.perf_counter()
+
+    async def lane() -> None:
+        nonlocal sent
+        while sent < load.count or time.perf_counter() - start < load.seconds:
+            indices, since = take(1), time.perf_counter()
+            sent += 1
+            try:
+                await answer(indices)
+            except TargetError as error:
+                record.failed(str(error), since)
+                await asyncio.sleep(0.01)
+            else:
+                record.answered(indices, since)
+
+    with ThreadPoolExecutor(1) as thread:
+        answer = _unblocked(target, thread)
+        await asyncio.gather(*(lane() for _ in range(load.size)))
+    return record.window(start)
+
+
+async def _open_loop(target: Target, lengths: Sequence[int], load: Load) -> Window:
+    record, take = _Record(lengths), _order(lengths, load.seed)
+    times = arrivals(load.rate, load.seconds, load.count, load.seed)
+    order = take(len(times))
+    waiting: set[asyncio.Task[None]] = set()
+
+    async def one(index: int, since: float) -> None:
+        record.lags.append(time.perf_counter() - since)
+        try:
+            await answer([index])
+        except TargetError as error:
+            record.failed(str(error), since)
+        else:
+            record.answered([index], since)
+
+    thread = ThreadPoolExecutor(1)
+    answer = _unblocked(target, thread)
+    start = time.perf_counter() + 0.01
+    for offset, index in zip(times.tolist(), order, strict=True):
+        left = start + offset - time.perf_counter()
+        await asyncio.sleep(max(left, 0))  # behind its schedule, it must still let answers in
+        task = asyncio.create_task(one(index, start + offset))
+        waiting.add(task)
+        task.add_done_callback(waiting.discard)
+    unanswered = (await asyncio.wait(waiting, timeout=DRAIN))[1] if waiting else ()
+    for task in unanswered:
+        task.cancel()
+        record.failed(f"no answer in {DRAIN:.0f} s", time.perf_counter() - DRAIN)
+    thread.shutdown(wait=False, cancel_futures=True)
+    return record.window(start)
+
+
+def _unblocked(target: Target, thread: ThreadPoolExecutor) -> Callable[[Sequence[int]], Coroutine[Any, Any, list[Any]]]:
+    """The target's `answer`; of a blocking one, in `thread`, in the order of the queries."""
+    if not target.blocking:
+        return target.answer
+    loop = asyncio.get_running_loop()
+
+    def computed(indices: Sequence[int]) -> list[Any]:
+        coroutine = target.answer(indices)
+        try:
+            coroutine.send(None)
+        except StopIteration as stop:
+            return list(stop.value)
+        raise RuntimeError("a blocking target must not wait")
+
+    async def answer(indices: Sequence[int]) -> list[Any]:
+        return await loop.run_in_executor(thread, computed, indices)
+
+    return answer
+
+
+if hasattr(selectors, "EpollSelector"):
+
+    class _Precise(selectors.EpollSelector):
+        """epoll waits whole milliseconds, which is too coarse for a schedule; select on the epoll itself is not."""
+
+        def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+            if timeout is not None and timeout > 0:
+                select.select([self.fileno()], [], [], timeout)
+                timeout = 0
+            return super().select(timeout)
+
+else:
+    _Precise = selectors.DefaultSelector  # type: ignore[misc,assignment]
+
+
+def new_loop() -> asyncio.AbstractEventLoop:
+    """An event loop whose timers are exact to some microseconds."""
+    return asyncio.SelectorEventLoop(_Precise())

@@ -1,0 +1,157 @@
+"""The texts that a benchmark sends: made to fixed lengths or to a named mix of them, or read from the user's file.
+
+Every target gets the same texts, so that each tokenizes, pads and answers as it does for its users.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from distilrt import tasks
+from distilrt.checkpoint import architecture_of
+from distilrt.config import DistilBertConfig
+from distilrt.errors import InvalidInput
+from distilrt.hub import resolve_file
+from distilrt.tokenizer import DistilBertTokenizer
+
+# Tokens of a text are log-normal, as in natural text: exp(normal(mean, deviation)), here of 256 texts.
+MIXES = {"queries": (2.3, 0.4), "mixed": (4.0, 0.9), "reviews": (5.3, 0.6)}
+MIX_SIZE = 256
+_SHORTEST = 4  # tokens, with the two special ones
+_SAME_LENGTH = 64  # texts of a fixed shape, at least: answers to one text again and again may come from a cache
+
+# What each head is asked, with raw scores where there are such: saturated probabilities would hide wrong numbers.
+PARAMS: dict[str, dict[str, Any]] = {
+    "text-classification": {"top_k": None, "function_to_apply": "none", "truncation": True},
+    "feature-extraction": {"pooling": "mean", "normalize": True, "truncation": True},
+    "token-classification": {"ignore_labels": []},
+    "question-answering": {},
+    "fill-mask": {},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Inputs of one task.
+
+    Attributes:
+        name: of the workload.
+        task, params: what is asked of each input.
+        inputs: as the task takes them.
+        lengths: tokens that the model reads for each.
+        labels: of a classifier.
+        batch: how many `multi` sends at a time.
+    """
+
+    name: str
+    task: str
+    params: dict[str, Any]
+    inputs: tuple[Any, ...]
+    lengths: tuple[int, ...]
+    batch: int
+    labels: tuple[str, ...] = ()
+
+    @property
+    def padding(self) -> float:
+        """Share of padding in batches of `batch`, in order, for an engine that pads them to their longest text."""
+        lengths, size = self.lengths, self.batch
+        batches = [lengths[i : i + size] for i in range(0, len(lengths), size)]
+        return 1 - sum(lengths) / sum(len(batch) * max(batch) for batch in batches)
+
+    def describe(self) -> dict[str, Any]:
+        """What a report says of it."""
+        low, median, high = np.percentile(self.lengths, [5, 50, 95])
+        return {"workload": self.name, "task": self.task, "texts": len(self.inputs), "batch": self.batch,
+                "mean_tokens": round(float(np.mean(self.lengths)), 1), "p5_tokens": round(low),
+                "p50_tokens": round(median), "p95_tokens": round(high), "padding": round(self.padding, 4)}  # fmt: skip
+
+
+def make(workload: str, model: str, *, file: Path | None = None, batch: int | None = None) -> Samples:
+    """The samples of a workload for a checkpoint.
+
+    Args:
+        workload: `BATCHxLENGTH`, or a key of `MIXES`. Random words of the vocabulary, the same in every run.
+        model: folder or hub id; its head says what is asked.
+        file: UTF-8 texts, one a line, in place of made ones; empty lines are left out.
+        batch: texts of a query of `multi`; None: the shape's, or 8.
+
+    Raises:
+        ValueError: a workload of another name, a length that the model cannot read, or a file that is empty, not UTF-8
+            or has a line that the task does not take.
+        OSError: no such file or model.
+    """
+    config, tokenizer = DistilBertConfig.from_pretrained(model), DistilBertTokenizer.from_pretrained(model)
+    task = _task(config)
+    params = dict(task.from_checkpoint(PARAMS[task.name], partial(resolve_file, model)))
+    if task.name == "feature-extraction":
+        similarity = tasks.TASKS["sentence-similarity"].from_checkpoint({}, partial(resolve_file, model))
+        params["pooling"] = similarity["pooling"]
+    if file is not None:
+        name, texts, shape_batch = file.name, _read(file), 8
+    else:
+        name = workload
+        lengths, shape_batch = _lengths(workload, min(tokenizer.model_max_length, config.max_position_embeddings))
+        texts = _texts(tokenizer, lengths)
+    inputs = [_input(task.name, text, tokenizer) for text in texts]
+    try:
+        prepared = task.prepare(tokenizer, config, inputs, params)
+    except InvalidInput as error:
+        raise ValueError(f"{file or workload}: {error}") from error
+    counts = tuple(sum(map(len, each.sequences)) for each in prepared)
+    labels = tuple(config.label_names()) if "classification" in task.name else ()
+    return Samples(name, task.name, params, tuple(inputs), counts, batch or shape_batch, labels)
+
+
+def _task(config: DistilBertConfig) -> tasks.Task:
+    architecture = architecture_of(config) or "DistilBertModel"
+    for name in PARAMS:
+        if tasks.TASKS[name].architecture == architecture:
+            return tasks.TASKS[name]
+    raise ValueError(f"no task is benchmarked for a {architecture}; take a checkpoint of another head")
+
+
+def _input(task: str, text: str, tokenizer: DistilBertTokenizer) -> Any:
+    if task == "fill-mask":
+        return f"{text.rpartition(' ')[0]} {tokenizer.mask_token}".strip()
+    return {"question": "what is it?", "context": text} if task == "question-answering" else text
+
+
+def _read(file: Path) -> list[str]:
+    try:
+        texts = [line for line in file.read_bytes().decode().splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} must be UTF-8 text, one input a line; byte {error.start} is not") from None
+    if not texts:
+        raise ValueError(f"{file} has no texts; it must hold one a line")
+    return texts
+
+
+def _lengths(workload: str, longest: int) -> tuple[npt.NDArray[np.int64], int]:
+    """Tokens of each text, and texts of a batch."""
+    if match := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", workload):
+        batch, length = int(match[1]), int(match[2])
+        if not _SHORTEST <= length <= longest:
+            raise ValueError(f"{workload}: this model takes lengths from {_SHORTEST} to {longest}")
+        return np.full(-(-_SAME_LENGTH // batch) * batch, length), batch
+    if workload not in MIXES:
+        raise ValueError(f"a workload is BATCHxLENGTH, as in 8x128, or one of {', '.join(MIXES)}; found {workload!r}")
+    mean, deviation = MIXES[workload]
+    lengths = np.exp(np.random.default_rng(0).normal(mean, deviation, MIX_SIZE))
+    return np.clip(np.round(lengths), _SHORTEST, longest).astype(np.int64), 8
+
+
+def _texts(tokenizer: DistilBertTokenizer, lengths: Sequence[int] | npt.NDArray[np.int64]) -> list[str]:
+    """Random words that are one token each."""
+    words = np.array(sorted(word for word in tokenizer.get_vocab() if re.fullmatch("[a-z]{2,}", word)))
+    if not len(words):
+        raise ValueError("the vocabulary has no whole words to make texts of; give your own: --input FILE")
+    random = np.random.default_rng(1)
+    return [" ".join(random.choice(words, int(length) - 2)) for length in lengths]

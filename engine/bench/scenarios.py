@@ -1,0 +1,292 @@
+"""Carries out a plan: targets load, prove their answers, warm up, and take turns in windows until they are steady.
+
+The words are MLPerf LoadGen's: `single`, `multi`, `server`, `offline`; `peak` searches the highest rate of `server`
+that keeps an SLO. How queries are sent is `load`'s matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+
+from distilrt.bench import answers, workloads
+from distilrt.bench.child import PeerError
+from distilrt.bench.findings import Findings, Row
+from distilrt.bench.latencies import Slo, Window, late, steady, summary
+from distilrt.bench.load import Load
+from distilrt.bench.roofline import Roofline
+from distilrt.bench.samples import Samples
+from distilrt.bench.session import Session
+from distilrt.bench.targets import OURS, PEERS, Spec
+from distilrt.config import DistilBertConfig
+
+SCENARIOS = ("single", "multi", "server", "offline", "peak")
+CHECKED = 8  # answers compared with float32's, of each workload
+CHECKED_TOKENS = 1024
+WINDOWS = 3  # of a duration
+MOST_WINDOWS = 6  # where they do not get steady
+WARM_UP = 1.0  # seconds, at most a window's
+SEARCH = 5  # halvings of the range of rates
+RETESTS = 2  # with other seeds and twice the time: a short window flatters
+RETEST_STEP = 0.93  # of the rate, where a re-test fails
+MOST_RETESTS = 8
+
+Say = Callable[[str, float], None]  # what comes next, and the seconds that it is expected to take
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to measure of every target and workload.
+
+    Attributes:
+        scenario: of `SCENARIOS`.
+        duration, count: least seconds and queries of each measurement.
+        rates: queries per second of `server`, each measured.
+        slo: of `peak`.
+        seed: of texts' order and times.
+        in_flight: requests at a time while `peak` looks for a server's limit.
+    """
+
+    scenario: str
+    duration: float = 10.0
+    count: int = 32
+    rates: tuple[float, ...] = ()
+    slo: Slo | None = None
+    seed: int = 0
+    in_flight: int = 32
+
+    def __post_init__(self) -> None:
+        if self.scenario not in SCENARIOS:
+            raise ValueError(f"a scenario is one of {', '.join(SCENARIOS)}; found {self.scenario!r}")
+        if (self.scenario == "server") != bool(self.rates):
+            raise ValueError("--scenario server needs --rate, queries per second, and no other scenario takes it")
+        if (self.scenario == "peak") != (self.slo is not None):
+            raise ValueError("--scenario peak needs --slo, as in p99=20ms, and no other scenario takes it")
+        if not 0 < self.duration < 1e6 or self.count < 1 or any(not 0 < rate < 1e6 for rate in self.rates):
+            raise ValueError("durations, counts and rates must be above 0, and rates and durations below a million")
+
+    def describe(self) -> Row:
+        """JSON-ready."""
+        return asdict(self) | {"slo": None if self.slo is None else str(self.slo)}
+
+    @property
+    def seconds(self) -> float:
+        """Of one target on one workload, roughly."""
+        if self.scenario == "peak":
+            return self.duration * (1 / WINDOWS + SEARCH + 2 * RETESTS)
+        return (self.duration + min(WARM_UP, self.duration / WINDOWS)) * max(1, len(self.rates))
+
+
+def run(
+    specs: Sequence[Spec], loads: Sequence[Samples], plan: Plan, findings: Findings, *,
+    exact_model: str, peaks: Callable[[], Roofline], say: Say,
+) -> None:  # fmt: skip
+    """Measure every target on every workload; rows appear in `findings` as they are complete.
+
+    A target that cannot load, fails, or answers otherwise than float32 is left out with its reason.
+
+    Args:
+        specs: the targets.
+        loads: the workloads.
+        plan: what to measure.
+        findings: filled.
+        exact_model: the checkpoint, in float weights, whose answers in float32 are the right ones.
+        peaks: measures the machine's; called before and after.
+        say: told of every step.
+    """
+    say("answers in float32", 2.0)
+    with Session(Spec(OURS, "float32", exact_model, backend="reference"), loads[0]) as exact:
+        expected = []
+        for samples in loads:
+            exact.prepare(samples)
+            expected.append(exact.answers(_checked(samples)))
+    say("peaks of the machine", 2.0)
+    roofline = peaks()
+    with ExitStack() as stack:
+        sessions: dict[Spec, Session] = {}
+        for spec in specs:
+            say(f"loading {_named(spec)}", 2.0)
+            try:
+                if spec.name in PEERS:  # the first start converts and compiles what is kept
+                    Session(spec, loads[0]).close()
+                sessions[spec] = stack.enter_context(Session(spec, loads[0]))
+            except PeerError as reason:
+                findings.left_out.append(f"{_named(spec)}: {reason}")
+        for samples, right in zip(loads, expected, strict=True):
+            findings.workloads.append(samples.describe())
+            checked = _check(sessions, samples, right, findings, say)
+            for load in _loads(plan, samples):
+                found = _measure(sessions, checked, samples, load, plan, findings, say)
+                for spec, row in found.items():
+                    row |= checked[spec] | {"start_s": _rounded(sessions[spec].start_s, 3)}
+                    row["peak_mb"] = _rounded(sessions[spec].peak_mb(), 1)
+                    row["peak_share"] = _share(row, spec, samples, roofline, plan)
+                    findings.rows.append(row)
+    findings.complete = True
+
+
+def _named(spec: Spec) -> str:
+    return f"{spec.label} {spec.dtype}"
+
+
+def _checked(samples: Samples) -> list[int]:
+    """Indices of a few samples: the first ones, up to so many tokens."""
+    chosen, tokens = list[int](), 0
+    for index, length in enumerate(samples.lengths[:CHECKED]):
+        tokens += length
+        if chosen and tokens > CHECKED_TOKENS:
+            break
+        chosen.append(index)
+    return chosen
+
+
+def _check(
+    sessions: Mapping[Spec, Session], samples: Samples, right: Sequence[answers.Answer], findings: Findings, say: Say
+) -> dict[Spec, Row]:
+    """What is known of the targets whose answers are right."""
+    known = {}
+    for spec, session in sessions.items():
+        say(f"checking {_named(spec)}", 0.5)
+        try:
+            session.prepare(samples)
+            quality = answers.compare(session.answers(_checked(samples)), right, session.facts.dtype)
+            if not quality.ok:
+                raise PeerError(f"its answers are off by {quality.max_difference:.1e} of the largest; "
+                                f"allowed is {quality.bound:.0e}: no speed of a wrong engine")  # fmt: skip
+        except PeerError as reason:
+            findings.left_out.append(f"{_named(spec)} on {samples.name}: {reason}")
+        else:
+            facts = session.facts
+            known[spec] = {"target": spec.label, "dtype": facts.dtype, "version": facts.version,
+                           "engine_threads": facts.threads, "workload": samples.name,
+                           "mean_tokens": samples.describe()["mean_tokens"], "padding": round(samples.padding, 4),
+                           "max_difference": float(f"{quality.max_difference:.2e}"),
+                           "mean_difference": float(f"{quality.mean_difference:.2e}"),
+                           "cosine": round(quality.cosine, 6), "agreement": _rounded(quality.agreement, 4)}  # fmt: skip
+    return known
+
+
+def _loads(plan: Plan, samples: Samples) -> Iterator[Load]:
+    """The windows' loads, one for each row of a target."""
+    seconds, count = plan.duration / WINDOWS, -(-plan.count // WINDOWS)
+    if plan.scenario == "offline":
+        yield Load("offline", seconds, 1, seed=plan.seed)
+    elif plan.scenario in ("single", "multi"):
+        yield Load(plan.scenario, seconds, count, size=samples.batch if plan.scenario == "multi" else 1, seed=plan.seed)
+    elif plan.scenario == "server":
+        for rate in plan.rates:
+            yield Load("server", seconds, count, rate=rate, seed=plan.seed)
+    else:
+        yield Load("server", plan.duration, plan.count, seed=plan.seed)
+
+
+def _measure(
+    sessions: Mapping[Spec, Session], checked: Mapping[Spec, Row], samples: Samples, load: Load, plan: Plan,
+    findings: Findings, say: Say,
+) -> dict[Spec, Row]:  # fmt: skip
+    alive = {spec: sessions[spec] for spec in checked}
+    for spec in list(alive):
+        say(f"{samples.name}: warming up {_named(spec)}", min(WARM_UP, load.seconds))
+        _window(alive, spec, Load("single", min(WARM_UP, load.seconds), 2), findings)
+    if plan.scenario == "peak":
+        assert plan.slo is not None
+        peaks = {}
+        for spec in list(alive):
+            row = _peak(lambda wanted, spec=spec: _window(alive, spec, wanted, findings), load, plan,  # type: ignore[misc]
+                        lambda words, seconds, spec=spec: say(f"{samples.name}: {_named(spec)} {words}", seconds))  # type: ignore[misc]  # fmt: skip
+            if spec in alive:
+                peaks[spec] = row
+        return peaks
+    windows: dict[Spec, list[Window]] = {spec: [] for spec in alive}
+    figure = "throughput" if load.scenario == "offline" else "latency"
+    for turn in range(MOST_WINDOWS):
+        if turn >= WINDOWS and all(steady(windows[spec], figure) for spec in alive):
+            break
+        first = turn % max(1, len(alive))
+        for spec in (*list(alive)[first:], *list(alive)[:first]):
+            extra = ", not steady yet" if turn >= WINDOWS else ""
+            at = f" at {load.rate:g}/s" if load.rate else ""
+            say(f"{samples.name}: {load.scenario}{at}, {_named(spec)}{extra}", load.seconds)
+            wanted = Load(load.scenario, load.seconds, load.count, load.rate, load.size, load.seed + turn)
+            window = _window(alive, spec, wanted, findings)
+            if window is not None:
+                windows[spec].append(window)
+    return {spec: _row(windows[spec], load, figure) for spec in alive}
+
+
+def _row(windows: Sequence[Window], load: Load, figure: str) -> Row:
+    valid = not late(windows)
+    return {"scenario": load.scenario, "batch": load.size, "rate": load.rate or None, **summary(windows),
+            "steady": steady(windows, figure), "valid": valid}  # fmt: skip
+
+
+def _window(alive: dict[Spec, Session], spec: Spec, wanted: Load, findings: Findings) -> Window | None:
+    """One window; a target that fails leaves `alive`."""
+    try:
+        window = alive[spec].window(wanted)
+        if not len(window.latencies):
+            raise PeerError(f"no query was answered: {', '.join(window.failures)}")
+        return window
+    except PeerError as reason:
+        findings.left_out.append(f"{_named(spec)} ({wanted.scenario}): {reason}")
+        del alive[spec]
+        return None
+
+
+def _peak(measure: Callable[[Load], Window | None], load: Load, plan: Plan, say: Say) -> Row:
+    """The highest rate that keeps the SLO, found by halving and held in re-tests under other seeds."""
+    assert plan.slo is not None
+    slo, probes = plan.slo, list[Row]()
+    say("at its limit", plan.duration / WINDOWS)
+    flood = measure(Load("flood", plan.duration / WINDOWS, plan.count, size=plan.in_flight, seed=plan.seed))
+    if flood is None:
+        return {}
+
+    def holds(rate: float, seed: int, seconds: float) -> Window | None:
+        say(f"at {rate:.3g}/s", seconds)
+        window = measure(Load("server", seconds, plan.count, rate=rate, seed=seed))
+        if window is None:
+            return None
+        met = slo.met([window]) and not late([window])
+        probes.append({"rate": round(rate, 3), "met": met, "valid": not late([window]), **summary([window])})
+        return window if met else None
+
+    low, high = 0.0, 1.1 * flood.samples / flood.seconds
+    best: Window | None = None
+    for step in range(SEARCH):
+        middle = (low + high) / 2
+        window = holds(middle, plan.seed + step, plan.duration)
+        low, high, best = (middle, high, window) if window else (low, middle, best)
+    rate, kept, tries = low, list[Window](), 0
+    while rate > 0 and len(kept) < RETESTS and tries < MOST_RETESTS:
+        tries += 1
+        window = holds(rate, plan.seed + 1000 + tries, 2 * plan.duration)
+        if window is None:
+            kept, rate = [], rate * RETEST_STEP
+        else:
+            kept.append(window)
+    held = len(kept) == RETESTS
+    shown = kept or [flood]
+    found = summary(shown) if held else {}
+    valid = held or all(probe["valid"] for probe in probes)
+    return {"scenario": "peak", "batch": 1, "rate": round(rate, 3) if held else 0.0, "slo": str(slo), **found,
+            "steady": held, "valid": valid, "probes": probes,
+            "saturated_per_s": round(flood.samples / flood.seconds, 3),
+            "saturated_tokens_per_s": round(flood.tokens / flood.seconds, 1)}  # fmt: skip
+
+
+def _share(row: Row, spec: Spec, samples: Samples, peaks: Roofline, plan: Plan) -> float | None:
+    """Of the machine's peak arithmetic, what the answered texts needed; of engines on the CPU."""
+    peak = peaks.flops.get(row["dtype"])
+    if spec.is_url or not peak or "cuda" in row["version"] or not row.get("samples_per_s"):
+        return None
+    config = DistilBertConfig.from_pretrained(spec.model)
+    one_row = spec.name == OURS and samples.task == "text-classification"
+    flops = workloads.Workload("", (samples.lengths,)).flops(config, last_layer_rows=1 if one_row else None)
+    share: float = flops / len(samples.lengths) * row["samples_per_s"] / peak
+    return round(share, 4)
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)

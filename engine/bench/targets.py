@@ -1,0 +1,236 @@
+"""The engines and servers that a benchmark can measure, behind the load generator's `Target`.
+
+An engine here runs in the process that calls it, texts in and answers out; a server is asked over HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from distilrt.bench import peers, wire
+from distilrt.bench.samples import Samples
+
+OURS = "distilrt"
+PEERS = tuple(name for name in peers.ENGINES if name not in peers.OURS)
+PEER_BATCH = 32  # of an offline run: sorted by length, as a careful user does where batches are padded
+DTYPES = ("auto", "float32", "float16", "bfloat16", "int8")
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What to measure.
+
+    Attributes:
+        name: `distilrt`, one of `PEERS`, or a server's URL.
+        dtype: what it computes in; of a server, what it is said to.
+        backend: of distilrt.
+        model: folder or hub id; for peers a copy made for them, to whose folder they may add.
+        threads: of an engine; None: all usable cores.
+        wire: format of a server, a key of `wire.FORMATS`.
+        served: what the server calls the model, where its format asks for a name.
+        key: bearer key of a server.
+        in_flight: requests at a time of a server's offline runs.
+    """
+
+    name: str
+    dtype: str
+    model: str
+    backend: str = "auto"
+    threads: int | None = None
+    wire: str = "hf"
+    served: str = "default"
+    key: str | None = None
+    in_flight: int = 32
+
+    @property
+    def is_url(self) -> bool:
+        """Whether it is a server."""
+        return "://" in self.name
+
+    @property
+    def label(self) -> str:
+        """Short, and different for every target of a run."""
+        if self.is_url:
+            return f"{urlsplit(self.name).netloc}{urlsplit(self.name).path.rstrip('/')} {self.wire}"
+        return self.name
+
+
+def parse(text: str, dtype: str) -> tuple[str, str]:
+    """Name and dtype of `NAME`, `NAME:DTYPE` or a URL; `dtype` is for those that name none.
+
+    Raises:
+        ValueError: an unknown engine or dtype, one that the engine does not have, or a URL that is not http.
+    """
+    if "://" in text:
+        parts = urlsplit(text)
+        if parts.scheme != "http" or not parts.hostname:
+            raise ValueError(f"a server's URL is http://HOST:PORT[/PATH], found {text!r}; put a proxy before https")
+        return text, dtype
+    name, _, own = text.partition(":")
+    if name not in (OURS, *PEERS):
+        raise ValueError(f"a target is {OURS}, {', '.join(PEERS)}, each with :DTYPE if need be, or http://…; "
+                         f"found {text!r}")  # fmt: skip
+    dtype = own or dtype
+    if dtype not in DTYPES:
+        raise ValueError(f"a dtype is one of {', '.join(DTYPES)}; found {dtype!r}")
+    if name in PEERS:
+        dtype = "float32" if dtype == "auto" else dtype
+        peers.create(name, dtype)
+    return name, dtype
+
+
+class Distilrt:
+    """This package: what a pipeline's caller gets, from text to JSON-ready answer."""
+
+    blocking = True
+
+    def __init__(self, spec: Spec) -> None:
+        from distilrt import __version__, models
+        from distilrt.checkpoint import architecture_of
+        from distilrt.config import DistilBertConfig
+        from distilrt.tokenizer import DistilBertTokenizer
+
+        architecture = architecture_of(DistilBertConfig.from_pretrained(spec.model)) or "DistilBertModel"
+        self._model = getattr(models, architecture).from_pretrained(
+            spec.model, backend=spec.backend, dtype=spec.dtype, num_threads=spec.threads
+        )
+        self._tokenizer = DistilBertTokenizer.from_pretrained(spec.model)
+        facts = self._model.backend.describe()
+        self.dtype: str = self._model.dtype
+        self.version = f"{__version__} {facts['backend']} {facts.get('isa', facts.get('device', ''))}".strip()
+        self.threads: int | None = facts.get("num_threads")
+
+    async def prepare(self, samples: Samples) -> None:
+        """Take the inputs that `answer` names by index."""
+        from distilrt import tasks
+
+        self._samples, self._task, self._run = samples, tasks.find(samples.task), tasks.run
+
+    async def answer(self, indices: Sequence[int]) -> list[Any]:
+        """One packed batch, or as few as the token budget allows."""
+        inputs = [self._samples.inputs[i] for i in indices]
+        return list(self._run(self._model, self._tokenizer, self._task, inputs, self._samples.params))
+
+    answer_all = answer
+
+    async def close(self) -> None:
+        """Nothing to do."""
+
+
+class Peer:
+    """An engine of `peers` behind this package's tokenizer: a text classifier's logits."""
+
+    blocking = True
+
+    def __init__(self, spec: Spec) -> None:
+        from distilrt.config import DistilBertConfig
+        from distilrt.cpu_count import usable_cores
+        from distilrt.tokenizer import DistilBertTokenizer
+
+        self.threads: int | None = spec.threads or usable_cores()
+        self._peer = peers.create(spec.name, spec.dtype)
+        self._peer.load(Path(spec.model), self.threads)
+        self._labels = DistilBertConfig.from_pretrained(spec.model).label_names()
+        self._tokenizer = DistilBertTokenizer.from_pretrained(spec.model)
+        self.dtype, self.version = spec.dtype, self._peer.version
+
+    async def prepare(self, samples: Samples) -> None:
+        """Take the inputs that `answer` names by index."""
+        self._samples = samples
+
+    async def answer(self, indices: Sequence[int]) -> list[Any]:
+        """One batch, padded to its longest text."""
+        texts = [self._samples.inputs[i] for i in indices]
+        encoded = self._tokenizer(texts, padding=True, truncation=True, return_tensors="np")
+        logits = self._peer.run(encoded["input_ids"], encoded["attention_mask"])
+        return [
+            [{"label": label, "score": float(score)} for label, score in zip(self._labels, row, strict=True)]
+            for row in logits
+        ]
+
+    async def answer_all(self, indices: Sequence[int]) -> list[Any]:
+        """Batches of `PEER_BATCH` texts of similar length."""
+        order = sorted(indices, key=lambda i: self._samples.lengths[i])
+        found: dict[int, Any] = {}
+        for start in range(0, len(order), PEER_BATCH):
+            batch = order[start : start + PEER_BATCH]
+            found |= zip(batch, await self.answer(batch), strict=True)
+        return [found[i] for i in indices]
+
+    async def close(self) -> None:
+        """Let the model go."""
+        self._peer.close()
+
+
+class Server:
+    """Any server that speaks a format of `wire`."""
+
+    blocking = False
+    threads: int | None = None
+
+    def __init__(self, spec: Spec) -> None:
+        from distilrt.bench.http_client import HttpClient
+
+        self._spec = spec
+        self._client = HttpClient(spec.name, spec.key)
+        self.dtype = "unknown" if spec.dtype == "auto" else spec.dtype
+        self.version = spec.wire
+
+    async def prepare(self, samples: Samples) -> None:
+        """Write the requests, so that sending costs no more than it must."""
+        form = wire.FORMATS[self._spec.wire]
+        if samples.task not in form.paths:
+            raise ValueError(f"{self._spec.wire} is measured for {', '.join(form.paths)}, and this checkpoint is for "
+                             f"{samples.task}; take another --format or checkpoint")  # fmt: skip
+        self._form, self._task, self._samples = form, samples.task, samples
+        self._single = [self._request([i]) for i in range(len(samples.inputs))]
+        self.version = await self._client.server() or self._spec.wire
+
+    def _request(self, indices: Sequence[int]) -> bytes:
+        body = self._form.encode(self._task, [self._samples.inputs[i] for i in indices], self._samples.params,
+                                 self._spec.served)  # fmt: skip
+        return self._client.request(self._form.paths[self._task].format(model=self._spec.served), body)
+
+    async def answer(self, indices: Sequence[int]) -> list[Any]:
+        """One request for all of these; the body comes back unread."""
+        request = self._single[indices[0]] if len(indices) == 1 else self._request(indices)
+        return [await self._client.send(request)]
+
+    async def answer_all(self, indices: Sequence[int]) -> list[Any]:
+        """Single requests, so many at a time as a client with much work keeps in flight."""
+        answers: list[Any] = [None] * len(indices)
+        places = iter(enumerate(indices))
+
+        async def lane() -> None:
+            for place, index in places:
+                answers[place] = (await self.answer([index]))[0]
+
+        await asyncio.gather(*(lane() for _ in range(self._spec.in_flight)))
+        return answers
+
+    async def close(self) -> None:
+        """Hang up."""
+        await self._client.close()
+
+    def decode(self, body: bytes) -> Any:
+        """The answer to a request of one sample."""
+        return self._form.decode(body, self._samples.labels)
+
+
+def create(spec: Spec) -> Distilrt | Peer | Server:
+    """Load an engine, or get ready to connect.
+
+    Raises:
+        Whatever the engine raises where it is missing or cannot load.
+    """
+    try:
+        if spec.is_url:
+            return Server(spec)
+        return Distilrt(spec) if spec.name == OURS else Peer(spec)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"{error}; pip install 'distilrt[bench]'") from error

@@ -1,0 +1,74 @@
+"""engine/bench/latencies.py: percentiles, steadiness, lateness and SLOs, on numbers made by hand."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from distilrt.bench import latencies
+from distilrt.bench.latencies import Window
+
+
+def window(milliseconds: Sequence[float], lag: float = 0.0, samples: int | None = None, failed: int = 0) -> Window:
+    values = np.array(milliseconds) / 1e3
+    lags = np.full(len(values), lag)
+    count = len(values) if samples is None else samples
+    return Window(values, lags, count, 10 * count, 2.0, Counter({"HTTP 429": failed} if failed else {}))
+
+
+@pytest.mark.parametrize(("percent", "value"), [(50, 50), (90, 90), (99, 99), (99.9, 100), (100, 100)])
+def test_percentile_is_a_value_that_came(percent: float, value: float) -> None:
+    assert latencies.percentile(np.arange(1.0, 101.0)[::-1], percent) == value
+
+
+def test_summary_pools_windows() -> None:
+    found = latencies.summary([window([1, 2, 3]), window([4, 5], lag=1e-3, failed=2)])
+    assert (found["queries"], found["failed"], found["failures"]) == (5, 2, {"HTTP 429": 2})
+    assert (found["samples_per_s"], found["tokens_per_s"], found["seconds"]) == (1.25, 12.5, 4.0)
+    assert (found["p50_ms"], found["p99_ms"], found["mean_ms"], found["max_ms"]) == (3, 5, 3, 5)
+    assert (found["lag_p99_ms"], found["lag_max_ms"]) == (1, 1)
+
+
+def test_summary_of_nothing() -> None:
+    found = latencies.summary([window([])])
+    assert (found["queries"], found["p50_ms"], found["mean_ms"]) == (0, None, None)
+
+
+@pytest.mark.parametrize(("medians", "steady"), [
+    ([10, 10], False), ([10, 10.9, 10], True), ([10, 11.1, 10], False), ([99, 10, 10, 10.5], True),
+])  # fmt: skip
+def test_steady_looks_at_the_last_three(medians: list[float], steady: bool) -> None:
+    assert latencies.steady([window([value]) for value in medians], "latency") == steady
+
+
+def test_steady_throughput() -> None:
+    assert latencies.steady([window([1, 99], samples=n) for n in (100, 105, 109)], "throughput")
+    assert not latencies.steady([window([1, 99], samples=n) for n in (100, 105, 111)], "throughput")
+
+
+@pytest.mark.parametrize(("milliseconds", "lag", "late"), [
+    ([1.0] * 100, 0.9e-3, False), ([1.0] * 100, 1.1e-3, True), ([50.0] * 100, 4e-3, False), ([50.0] * 100, 6e-3, True),
+    ([], 0, False),
+])  # fmt: skip
+def test_late(milliseconds: list[float], lag: float, late: bool) -> None:
+    assert latencies.late([window(milliseconds, lag)]) == late
+
+
+def test_slo() -> None:
+    slo = latencies.parse_slo(" p90=20ms")
+    assert (slo.percent, slo.seconds, str(slo)) == (90, 0.02, "p90=20ms")
+    assert slo.met([window([20] * 9 + [21])])
+    assert not slo.met([window([20] * 8 + [21] * 2)])
+    assert not slo.met([window([1] * 10, failed=1)])
+    assert not slo.met([window([])])
+    assert latencies.parse_slo("p99.9=500us").seconds == 5e-4
+    assert latencies.parse_slo("p50=1.5s").seconds == 1.5
+
+
+@pytest.mark.parametrize("text", ["", "20ms", "p99", "p99=20", "p99=ms", "p0=1ms", "p100=1ms", "p99=0ms", "p99=1ms,"])
+def test_wrong_slo(text: str) -> None:
+    with pytest.raises(ValueError, match="as in p99=20ms"):
+        latencies.parse_slo(text)

@@ -1,0 +1,154 @@
+"""engine/bench/load.py: schedules are Poisson, latency counts from the intended time, every query is counted once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Generator, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from distilrt.bench import latencies, load
+from distilrt.bench.load import Load, TargetError
+
+LENGTHS = (3, 5, 7, 11)
+
+
+class Target:
+    """Answers after `seconds`, and notes what it was asked."""
+
+    def __init__(self, seconds: float = 0.0, blocking: bool = False, refuse: int = 0) -> None:
+        self.blocking = self._computes = blocking
+        self._seconds, self._refuse = seconds, refuse
+        self.asked: list[list[int]] = []
+        self.under_way = self.most = 0
+
+    async def answer(self, indices: Sequence[int]) -> list[Any]:
+        self.asked.append(list(indices))
+        if self._refuse and len(self.asked) % self._refuse == 0:
+            raise TargetError("HTTP 429")
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        if self._computes:
+            time.sleep(self._seconds)
+        else:
+            await asyncio.sleep(self._seconds)
+        self.under_way -= 1
+        return list(indices)
+
+    answer_all = answer
+
+
+def run(target: Target, wanted: Load) -> latencies.Window:
+    loop = load.new_loop()
+    try:
+        return loop.run_until_complete(load.measure(target, LENGTHS, wanted))
+    finally:
+        loop.close()
+
+
+def test_arrivals_are_poisson() -> None:
+    """Mean and variance of 10,000 gaps, within 5 standard deviations, for ten seeds."""
+    for seed in range(10):
+        times = load.arrivals(100.0, 100.0, 1, seed)
+        gaps = np.diff(times, prepend=0)
+        assert (gaps > 0).all()
+        assert abs(len(times) - 10_000) < 5 * 100
+        assert abs(gaps.mean() - 0.01) < 5 * 0.01 / 100
+        assert abs(gaps.std() - 0.01) < 5 * 0.01 * 8**0.5 / 2 / 100
+        assert 99 < times[-1] < 100
+        np.testing.assert_array_equal(times, load.arrivals(100.0, 100.0, 1, seed))
+    assert len(load.arrivals(1.0, 0.1, 50, 0)) == 50
+
+
+@pytest.mark.parametrize("blocking", [False, True])
+@pytest.mark.parametrize(("scenario", "size", "asked"), [("single", 1, 1), ("multi", 3, 3), ("offline", 1, 4)])
+def test_closed_loop(blocking: bool, scenario: str, size: int, asked: int) -> None:
+    target = Target(1e-3, blocking)
+    window = run(target, Load(scenario, 0.0, 6, size=size))
+    assert (len(window.latencies), window.samples, target.most) == (6, 6 * asked, 1)
+    assert {len(indices) for indices in target.asked} == {asked}
+    assert window.tokens == sum(LENGTHS[i] for indices in target.asked for i in indices)
+    assert (window.latencies >= 1e-3).all()
+    assert window.seconds >= window.latencies.sum()
+    assert not len(window.lags)
+
+
+def test_seconds_and_count_are_both_least() -> None:
+    assert len(run(Target(1e-3), Load("single", 0.05, 1)).latencies) > 1
+    assert run(Target(1e-3), Load("single", 0.05, 1)).seconds >= 0.05
+
+
+def test_all_samples_are_asked_in_an_order_of_the_seed() -> None:
+    orders = []
+    for seed in (0, 0, 1):
+        target = Target()
+        run(target, Load("single", 0.0, 400, seed=seed))
+        orders.append([i for (i,) in target.asked])
+        assert all(sorted(orders[-1][k : k + 4]) == [0, 1, 2, 3] for k in range(0, 400, 4))
+    assert orders[0] == orders[1] != orders[2]
+
+
+@pytest.mark.parametrize("blocking", [False, True])
+def test_latency_counts_from_the_intended_time(blocking: bool) -> None:
+    """One at a time and 10 times too slow: the last query of n waits for nearly all others, whatever the machine."""
+    target = Target(5e-3, blocking=True) if blocking else Target(5e-3)
+    wanted = Load("server", 0.0, 30, rate=2000.0)
+    window = run(target, wanted)
+    assert (len(window.latencies), window.samples, len(window.lags)) == (30, 30, 30)
+    assert (window.lags >= 0).all()
+    if blocking:
+        sent = load.arrivals(2000.0, 0.0, 30, 0)
+        done = 5e-3 * np.arange(1, 31)
+        assert (np.sort(window.latencies) >= np.sort(done - sent)[: len(done)] - 1e-4).all()
+    else:
+        assert target.most > 1
+
+
+def test_a_generator_that_is_held_up_says_so_and_hides_nothing() -> None:
+    """The target blocks the loop it should not block: what was to be sent meanwhile is late and counts as such."""
+    target = Target(0.02, blocking=True)
+    target.blocking = False
+    window = run(target, Load("server", 0.0, 20, rate=1000.0))
+    assert latencies.percentile(window.lags, 99) > 0.1
+    assert window.latencies.max() > 0.1
+    assert latencies.late([window])
+
+
+def test_flood_keeps_so_many_in_flight() -> None:
+    target = Target(1e-3)
+    window = run(target, Load("flood", 0.0, 40, size=8))
+    assert target.most == 8
+    assert 40 <= len(window.latencies) <= 47
+    assert run(Target(1e-4, blocking=True), Load("flood", 0.0, 10, size=4)).samples >= 10
+
+
+@pytest.mark.parametrize("scenario", ["single", "server", "flood"])
+def test_failures_are_counted_by_reason(scenario: str) -> None:
+    window = run(Target(refuse=3), Load(scenario, 0.0, 12, rate=5000.0))
+    assert window.failures == {"HTTP 429": 4}
+    assert (len(window.latencies), window.samples) == (8, 8)
+
+
+def test_unanswered_queries_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "DRAIN", 0.05)
+    window = run(Target(30.0), Load("server", 0.0, 5, rate=5000.0))
+    assert (sum(window.failures.values()), len(window.latencies)) == (5, 0)
+    assert "no answer in" in next(iter(window.failures))
+
+
+def test_a_target_that_only_seems_to_compute() -> None:
+    class Pause:
+        def __await__(self) -> Generator[None, None, None]:
+            yield None
+
+    async def waits(indices: Sequence[int]) -> list[Any]:
+        await Pause()
+        return []
+
+    target: Any = Target(blocking=True)
+    target.answer = waits
+    with pytest.raises(RuntimeError, match="must not wait"):
+        run(target, Load("flood", 0.0, 1))

@@ -1,0 +1,138 @@
+"""engine/bench/{terminal,plots,page}.py: everything measured is shown, marked where it must be, and nothing else is
+needed to read it."""
+
+from __future__ import annotations
+
+import io
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from distilrt.bench import findings, page, plots, terminal
+from distilrt.bench.findings import Findings, Row
+from distilrt.bench.scenarios import Plan
+
+
+def row(target: str, scenario: str = "single", workload: str = "mixed", **changes: Any) -> Row:
+    return {"target": target, "dtype": "int8", "version": "1.0", "scenario": scenario, "workload": workload,
+            "mean_tokens": 80.0, "padding": 0.5, "batch": 1, "rate": None, "valid": True, "steady": True,
+            "failures": {}, "samples_per_s": 123.4, "tokens_per_s": 9872.0, "p50_ms": 8.25, "p90_ms": 10.0,
+            "p99_ms": 12.5, "lag_p99_ms": 0.2, "peak_share": 0.41, "start_s": 0.25, "peak_mb": 150.0,
+            "max_difference": 2e-3, "cosine": 0.9991, "agreement": 0.98, **changes}  # fmt: skip
+
+
+WORKLOAD = {"workload": "mixed", "task": "text-classification", "texts": 256, "batch": 8, "mean_tokens": 80.7,
+            "p5_tokens": 14, "p50_tokens": 54, "p95_tokens": 232, "padding": 0.63}  # fmt: skip
+
+
+@pytest.fixture
+def found(classifier: str) -> Findings:
+    return Findings(findings.facts(classifier, 2), Plan("single").describe(), [dict(WORKLOAD)],
+                    [row("distilrt"), row("onnxruntime", p50_ms=16.0)], complete=True)  # fmt: skip
+
+
+def printed(found: Findings) -> str:
+    text = io.StringIO()
+    terminal.show(found, Console(file=text, width=80, markup=False, highlight=False))
+    return text.getvalue()
+
+
+def test_terminal(found: Findings) -> None:
+    text = printed(found)
+    for words in ("distilrt int8", "onnxruntime int8", "8.25", "123", "9,872", "2e-03", "98%", "0.9991", "41%", "0.25",
+                  "150", "63% padding", found.facts["cpu"], "commit"):  # fmt: skip
+        assert words in text
+    assert max(map(len, text.splitlines())) <= 80
+    assert "rate/s" not in text
+
+
+def test_what_a_reader_must_know(found: Findings) -> None:
+    found.rows = [
+        row("a", "server", rate=20.0, valid=False, lag_p99_ms=3.5),
+        row("b", "server", rate=20.0, steady=False, failures={"HTTP 429": 7}),
+    ]
+    found.left_out, found.complete = ["c int8: <it> is not there"], False
+    for text in (printed(found), page.page(found, {})):
+        for words in ("INVALID", "3.5 ms", "not steady", "7 x HTTP 429", "is not there", "roken off"):
+            assert words in text
+    assert "<it>" not in page.page(found, {})
+    peak = row("d", "peak", rate=0.0, steady=False, slo="p99=20ms")
+    assert terminal.remarks(peak) == "no rate met p99=20ms"
+
+
+class _Check(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.links: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+        self.links += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href")]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_page_is_whole_and_alone(found: Findings) -> None:
+    figures = plots.draw(found)
+    assert set(figures) == {"latency", "throughput", "peak-share", "start-and-memory"}
+    html = page.page(found, figures)
+    check = _Check()
+    check.feed(html)
+    assert check.open == []
+    assert all(link.startswith("#") for link in check.links)
+    assert "<script" not in html
+    assert html.count("<figure>") == len(figures)
+    assert not re.search(r"url\((?!#)|@import", html)
+    for words in (
+        Path(found.facts["model"]).name,
+        "onnxruntime int8",
+        "98%",
+        "numpy",
+        "AMD" if "AMD" in html else "cpu",
+    ):
+        assert words in html
+
+
+def test_rates_are_drawn_from_rows_and_from_probes(found: Findings) -> None:
+    found.rows = [row("a", "server", rate=rate, p99_ms=rate) for rate in (10.0, 20.0, 30.0)]
+    found.rows.append(row("b", "server", rate=10.0, valid=False))
+    (axes,) = plots.draw(found)["rate-mixed"].axes
+    assert [line.get_label() for line in axes.lines] == ["a int8, p99", "a int8, p50"]
+    assert list(axes.lines[0].get_ydata()) == [10, 20, 30]
+    found.plan["slo"] = "p99=20ms"
+    probes = [{"rate": rate, "p99_ms": rate, "p50_ms": 1.0, "valid": rate < 50} for rate in (40.0, 10.0, 50.0)]
+    found.rows = [row("a", "peak", rate=40.0, slo="p99=20ms", probes=probes)]
+    (axes,) = plots.draw(found)["rate-mixed"].axes
+    assert list(axes.lines[0].get_xdata()) == [10, 40]
+    assert 20 in list(axes.lines[2].get_ydata())
+
+
+def test_workloads_of_an_offline_run(found: Findings, tmp_path: Path) -> None:
+    found.rows = [row(name, "offline", workload) for workload in ("1x16", "8x128") for name in ("a", "b")]
+    figures = plots.draw(found)
+    assert set(figures) == {"throughput", "peak-share", "start-and-memory"}
+    assert [label.get_text() for label in figures["throughput"].axes[0].get_yticklabels()] == ["1x16", "8x128"]
+    paths = plots.save(figures, tmp_path / "plots")
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
+    assert len(paths) == 3
+
+
+def test_nothing_measured(found: Findings) -> None:
+    found.rows, found.workloads = [], []
+    assert plots.draw(found) == {}
+    assert "Machine and method" in page.page(found, {})
+    assert "distilrt" in printed(found)
+
+
+def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
+    plots.require()
+    monkeypatch.setattr(plots, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'distilrt\[bench\]'"):
+        plots.require()

@@ -1,0 +1,212 @@
+"""engine/bench/scenarios.py: plans are carried out, wrong engines get no speed, failing ones leave the others alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from distilrt.bench import answers, findings, roofline, samples, scenarios
+from distilrt.bench.child import PeerError
+from distilrt.bench.findings import Findings
+from distilrt.bench.latencies import Window, parse_slo
+from distilrt.bench.load import Load
+from distilrt.bench.scenarios import Plan
+from distilrt.bench.session import Facts
+from distilrt.bench.targets import Spec
+
+PEAKS = roofline.Roofline({"float32": 1e12}, None)
+ONE, TWO, EXACT = (Spec(name, "float32", "model", backend=name) for name in ("one", "two", "reference"))
+Behaviour = Callable[[Load], Window]
+
+
+def window(milliseconds: float, wanted: Load, failed: str = "") -> Window:
+    count = max(wanted.count, int(wanted.rate * wanted.seconds))
+    failures = Counter({failed: 1} if failed else {})
+    return Window(np.full(count, milliseconds / 1e3), np.zeros(count), count, 10 * count,
+                  count * milliseconds / 1e3, failures)  # fmt: skip
+
+
+class Sessions:
+    """Stands in for processes; `behaviour` of a target by name says how fast it is."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **behaviour: Behaviour) -> None:
+        self.asked: list[tuple[str, Load]] = []
+        self.offset: dict[str, float] = {}
+        sessions = self
+
+        class Session:
+            start_s = 0.5
+
+            def __init__(self, spec: Spec, given: samples.Samples) -> None:
+                if spec.backend not in behaviour and spec.backend != "reference":
+                    raise PeerError("it is not there")
+                self._name, self.facts = spec.backend, Facts("float32", "1.0", 2)
+
+            def prepare(self, given: samples.Samples) -> None:
+                if given.name == "hard" and self._name == "two":
+                    raise PeerError("too hard")
+
+            def answers(self, indices: list[int]) -> list[answers.Answer]:
+                return [answers.Answer(np.array([1.0, 2.0]) + sessions.offset.get(self._name, 0), "A") for _ in indices]
+
+            def window(self, wanted: Load) -> Window:
+                sessions.asked.append((self._name, wanted))
+                return behaviour[self._name](wanted)
+
+            def peak_mb(self) -> float:
+                return 100.0
+
+            def close(self) -> None: ...
+
+            def __enter__(self) -> Any:
+                return self
+
+            def __exit__(self, *_: object) -> None: ...
+
+        monkeypatch.setattr(scenarios, "Session", Session)
+        monkeypatch.setattr(scenarios, "_share", lambda *given: 0.5)
+
+
+def given(name: str = "easy") -> samples.Samples:
+    return samples.Samples(name, "text-classification", {}, ("a", "b"), (4, 6), 2)
+
+
+def run(plan: Plan, specs: list[Spec], loads: list[samples.Samples] | None = None) -> Findings:
+    found = Findings({}, plan.describe())
+    scenarios.run(specs, loads or [given()], plan, found, exact_model="m", peaks=lambda: PEAKS, say=lambda *_: None)
+    return found
+
+
+def test_turns_alternate_until_steady(monkeypatch: pytest.MonkeyPatch) -> None:
+    sessions = Sessions(monkeypatch, one=lambda wanted: window(5, wanted), two=lambda wanted: window(7, wanted))
+    found = run(Plan("single", duration=3.0, count=30), [ONE, TWO])
+    names = [name for name, load in sessions.asked if load.count == 10]
+    assert names == ["one", "two", "two", "one", "one", "two"]
+    assert [(row["target"], row["p50_ms"], row["steady"], row["valid"]) for row in found.rows] == [
+        ("one", 5, True, True), ("two", 7, True, True)]  # fmt: skip
+    assert found.complete
+    assert found.workloads[0]["padding"] == pytest.approx(1 - 10 / 12, abs=1e-4)
+    row = found.rows[0]
+    assert (row["queries"], row["start_s"], row["peak_mb"], row["max_difference"], row["agreement"]) == (
+        30,
+        0.5,
+        100,
+        0,
+        1,
+    )
+    seeds = [load.seed for name, load in sessions.asked if name == "one" and load.count == 10]
+    assert seeds == [0, 1, 2]
+
+
+def test_restless_targets_are_measured_longer_and_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter(range(1, 100))
+    sessions = Sessions(monkeypatch, one=lambda wanted: window(2.0 ** next(times), wanted))
+    (row,) = run(Plan("single", duration=3.0), [ONE]).rows
+    assert not row["steady"]
+    assert len(sessions.asked) == 1 + scenarios.MOST_WINDOWS
+
+
+def test_every_rate_gets_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    Sessions(monkeypatch, one=lambda wanted: window(5, wanted))
+    found = run(Plan("server", rates=(10.0, 20.0)), [ONE])
+    assert [(row["scenario"], row["rate"]) for row in found.rows] == [("server", 10), ("server", 20)]
+
+
+def test_wrong_answers_get_no_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    sessions = Sessions(monkeypatch, one=lambda wanted: window(5, wanted), two=lambda wanted: window(5, wanted))
+    sessions.offset["two"] = 0.1
+    found = run(Plan("single"), [ONE, TWO])
+    assert [row["target"] for row in found.rows] == ["one"]
+    (reason,) = found.left_out
+    assert "two float32 on easy: its answers are off by 5.0e-02" in reason
+    assert {name for name, _ in sessions.asked} == {"one"}
+
+
+def test_failing_targets_leave_the_others_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = iter(range(100))
+
+    def fails(wanted: Load) -> Window:
+        if next(calls) == 2:
+            raise PeerError("it died")
+        return window(5, wanted)
+
+    Sessions(monkeypatch, one=lambda wanted: window(5, wanted), two=fails)
+    found = run(Plan("single"), [TWO, ONE, Spec("gone", "int8", "m", backend="gone")])
+    assert [row["target"] for row in found.rows] == ["one"]
+    assert found.left_out == ["gone int8: it is not there", "two float32 (single): it died"]
+    assert found.complete
+
+
+def test_a_workload_that_a_target_cannot_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    Sessions(monkeypatch, one=lambda wanted: window(5, wanted), two=lambda wanted: window(5, wanted))
+    found = run(Plan("multi"), [ONE, TWO], [given(), given("hard")])
+    assert [(row["workload"], row["target"]) for row in found.rows] == [
+        ("easy", "one"),
+        ("easy", "two"),
+        ("hard", "one"),
+    ]
+    assert found.left_out == ["two float32 on hard: too hard"]
+
+
+def test_no_answers_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing = Window(np.zeros(0), np.zeros(0), 0, 0, 1.0, Counter({"HTTP 503": 4}))
+    Sessions(monkeypatch, one=lambda wanted: nothing)
+    found = run(Plan("single"), [ONE])
+    assert (found.rows, found.left_out) == ([], ["one float32 (single): no query was answered: HTTP 503"])
+
+
+@pytest.mark.parametrize("limit", [12.0, 37.0, 99.0])
+def test_peak_finds_the_limit(monkeypatch: pytest.MonkeyPatch, limit: float) -> None:
+    """A target that takes 100 texts/s, and more than 20 ms where it is asked for more than `limit` of them."""
+    Sessions(monkeypatch, one=lambda wanted: window(30 if wanted.rate > limit else 10, wanted))
+    found = run(Plan("peak", slo=parse_slo("p99=20ms"), duration=1.0), [ONE])
+    (row,) = found.rows
+    assert limit - 110 / 2**scenarios.SEARCH <= row["rate"] <= limit
+    assert (row["slo"], row["steady"], row["saturated_per_s"], row["p99_ms"]) == ("p99=20ms", True, 100, 10)
+    assert all(probe["met"] == (probe["rate"] <= limit) for probe in row["probes"])
+
+
+def test_peak_is_lowered_where_retests_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A short window flatters: 50/s holds for a second, 40/s for two."""
+    Sessions(
+        monkeypatch, one=lambda wanted: window(30 if wanted.rate > (50 if wanted.seconds < 2 else 40) else 10, wanted)
+    )
+    (row,) = run(Plan("peak", slo=parse_slo("p99=20ms"), duration=1.0), [ONE]).rows
+    assert 40 * scenarios.RETEST_STEP <= row["rate"] <= 40
+    assert [probe["met"] for probe in row["probes"]][-2:] == [True, True]
+
+
+def test_no_rate_meets_the_slo(monkeypatch: pytest.MonkeyPatch) -> None:
+    Sessions(monkeypatch, one=lambda wanted: window(30, wanted))
+    (row,) = run(Plan("peak", slo=parse_slo("p99=20ms"), duration=1.0), [ONE]).rows
+    assert (row["rate"], row["steady"]) == (0, False)
+    assert "p99_ms" not in row
+
+
+@pytest.mark.parametrize(("given", "words"), [
+    ({"scenario": "x"}, "a scenario is one of"), ({"scenario": "server"}, "needs --rate"),
+    ({"scenario": "single", "rates": (1.0,)}, "needs --rate"), ({"scenario": "peak"}, "needs --slo"),
+    ({"scenario": "multi", "slo": parse_slo("p9=1s")}, "needs --slo"),
+    ({"scenario": "multi", "duration": 0}, "above 0"),
+    ({"scenario": "server", "rates": (0.0,)}, "above 0"), ({"scenario": "multi", "count": 0}, "above 0"),
+    ({"scenario": "multi", "duration": float("nan")}, "above 0"),
+])  # fmt: skip
+def test_wrong_plans(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Plan(**given)
+
+
+def test_share_of_peak(classifier: str) -> None:
+    made = samples.make("1x16", classifier)
+    row = {"dtype": "float32", "version": "1 cpu", "samples_per_s": 1000.0}
+    ours, peer = (Spec(name, "float32", classifier) for name in ("distilrt", "onnxruntime"))
+    share, whole = (scenarios._share(row, spec, made, PEAKS, Plan("single")) for spec in (ours, peer))
+    assert share is not None
+    assert whole is not None
+    assert 0 < share < whole < 1
+    assert scenarios._share(row, Spec("http://a", "float32", classifier), made, PEAKS, Plan("single")) is None
+    assert findings.COLUMNS.index("peak_share") > 0

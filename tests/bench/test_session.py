@@ -1,0 +1,51 @@
+"""engine/bench/session.py: a target in its process is loaded, answers, and is measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from distilrt.bench import session
+from distilrt.bench.child import PeerError
+from distilrt.bench.load import Load
+from distilrt.bench.samples import Samples
+from distilrt.bench.targets import Spec
+
+
+def test_an_engine(classifier: str, queries: Samples) -> None:
+    with session.Session(Spec("distilrt", "float32", classifier, backend="cpu", threads=1), queries) as target:
+        assert (target.facts.dtype, target.facts.threads) == ("float32", 1)
+        assert target.facts.version.split()[1] == "cpu"
+        assert target.start_s > 0
+        first, again = target.answers([0, 1]), target.answers([0, 1])
+        for one, other in zip(first, again, strict=True):
+            np.testing.assert_array_equal(one.numbers, other.numbers)
+        for scenario in ("single", "server", "offline"):
+            window = target.window(Load(scenario, 0.0, 5, rate=500.0))
+            assert len(window.latencies) == 5
+            assert window.samples == (5 * len(queries.inputs) if scenario == "offline" else 5)
+        assert 10 < target.peak_mb() < 4000
+
+
+def test_a_server(server: Any, classifier: str, queries: Samples) -> None:
+    with session.Session(Spec(server.url, "auto", classifier), queries) as target:
+        assert (target.facts.dtype, target.facts.version, target.start_s, target.peak_mb()) == (
+            "unknown",
+            "tiny",
+            None,
+            None,
+        )
+        assert len(target.window(Load("server", 0.0, 20, rate=1000.0)).latencies) == 20
+        server.reply = lambda path, body: (429, {})
+        assert target.window(Load("server", 0.0, 20, rate=1000.0)).failures == {"HTTP 429": 20}
+        with pytest.raises(PeerError, match="HTTP 429"):
+            target.answers([0])
+
+
+def test_what_cannot_be_loaded(classifier: str, queries: Samples) -> None:
+    with pytest.raises(PeerError, match="int3"):
+        session.Session(Spec("distilrt", "int3", classifier), queries)
+    with pytest.raises(PeerError, match="Connection refused"):
+        session.Session(Spec("http://127.0.0.1:1", "auto", classifier), queries)

@@ -1,0 +1,54 @@
+"""engine/bench/wire.py: each format's requests and answers, as its own documentation writes them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from distilrt.bench import answers, wire
+from distilrt.bench.samples import PARAMS
+
+SCORES = [{"label": "NO", "score": -1.0}, {"label": "YES", "score": 2.0}]
+REQUESTS: list[tuple[str, str, list[str], str, Any]] = [
+    ("hf", "text-classification", ["a"], "/",
+     {"inputs": "a", "parameters": {"top_k": None, "function_to_apply": "none", "truncation": True}}),
+    ("hf", "feature-extraction", ["a", "b"], "/", {"inputs": ["a", "b"], "truncate": True, "normalize": True}),
+    ("tei", "text-classification", ["a"], "/predict", {"inputs": "a", "truncate": True, "raw_scores": True}),
+    ("tei", "text-classification", ["a", "b"], "/predict",
+     {"inputs": [["a"], ["b"]], "truncate": True, "raw_scores": True}),
+    ("tei", "feature-extraction", ["a"], "/embed", {"inputs": ["a"], "truncate": True, "normalize": True}),
+    ("oip", "text-classification", ["ü"], "/v2/models/m/infer",
+     {"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["ü"]}]}),
+    ("openai", "feature-extraction", ["a"], "/v1/embeddings",
+     {"model": "m", "input": ["a"], "encoding_format": "float"}),
+]  # fmt: skip
+ANSWERS: list[tuple[str, Any, list[float], str | None]] = [
+    ("hf", [SCORES], [-1, 2], "YES"),
+    ("tei", SCORES[::-1], [-1, 2], "YES"),
+    ("tei", [[3.0, 4.0]], [0.6, 0.8], None),
+    ("oip", {"outputs": [{"name": "logits", "shape": [1, 2], "datatype": "FP32", "data": [-1, 2]}]}, [-1, 2], "YES"),
+    ("openai", {"data": [{"index": 0, "embedding": [3.0, 4.0]}]}, [0.6, 0.8], None),
+]
+
+
+@pytest.mark.parametrize(("name", "task", "texts", "path", "body"), REQUESTS)
+def test_requests(name: str, task: str, texts: list[str], path: str, body: Any) -> None:
+    form = wire.FORMATS[name]
+    assert form.paths[task].format(model="m") == path
+    assert json.loads(form.encode(task, texts, PARAMS[task], "m")) == body
+
+
+@pytest.mark.parametrize(("name", "body", "numbers", "label"), ANSWERS)
+def test_answers(name: str, body: Any, numbers: list[float], label: str | None) -> None:
+    answer = answers.parse(wire.FORMATS[name].decode(json.dumps(body).encode(), ("NO", "YES")))
+    assert answer.numbers.tolist() == pytest.approx(numbers)
+    assert answer.label == label
+
+
+@pytest.mark.parametrize("name", ["oip", "openai"])
+@pytest.mark.parametrize("body", [b"<html>", b"{}", b"[]", b'{"data": [], "outputs": []}'])
+def test_other_answers_are_refused(name: str, body: bytes) -> None:
+    with pytest.raises(ValueError, match="not of this format"):
+        wire.FORMATS[name].decode(body, ("NO", "YES"))
