@@ -9,7 +9,7 @@ SOURCES := $(shell find engine kernels csrc -name '*.py' -o -name '*.pyi' -o -na
 PYTHON_FILES := engine kernels tests benches setup.py
 CXX_FILES := $(wildcard csrc/*.cpp csrc/*.h)
 
-.PHONY: demo test test-all test-tensorflow test-transformers4 dev lint format type bench bench-all \
+.PHONY: demo test test-all test-whole test-tensorflow test-transformers4 dev lint format type bench bench-all \
   bench-serving claims loadgen soak test-soak sanitize \
   sanitize-threads ptx loc clean
 
@@ -20,7 +20,10 @@ test: .venv/test.stamp .venv/model.stamp lint type
 	$(BIN)/python -m pytest
 
 # What is too heavy for `make test`; run both.
-test-all: sanitize sanitize-threads test-tensorflow test-transformers4 loadgen
+test-all: sanitize sanitize-threads test-tensorflow test-transformers4 test-whole
+
+test-whole: .venv/test.stamp .venv/model.stamp
+	$(BIN)/python -m pytest -m whole
 
 # The drop-in with the last transformers 4 and what it needs, found before .venv's.
 test-transformers4: build/transformers4/stamp .venv/model.stamp

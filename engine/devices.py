@@ -35,7 +35,10 @@ def why_not_cuda() -> str | None:
         return f"the installed torch {torch.__version__} is built without CUDA: install a CUDA build of it"
     if not torch.cuda.is_available():
         return "torch sees no CUDA device; look at nvidia-smi and CUDA_VISIBLE_DEVICES"
-    capability = torch.cuda.get_device_capability()
+    try:
+        capability = torch.cuda.get_device_capability()
+    except RuntimeError as error:  # another process has it for itself, an MPS server is gone, this process is a fork
+        return f"the CUDA device can't be used: {str(error).strip().splitlines()[0]}"
     if capability < LOWEST_CAPABILITY:
         found, least = (".".join(map(str, version)) for version in (capability, LOWEST_CAPABILITY))
         return (
@@ -60,6 +63,16 @@ def cuda_device() -> Any:
             "backend 'cuda' is not available: torch is not installed: pip install 'distilrt[cuda]'"
         ) from None
     return torch.device("cpu") if interpreting() else torch.device("cuda", torch.cuda.current_device())
+
+
+def tf32_wanted() -> bool:
+    """Whether torch's float32 products may use tf32: `torch.set_float32_matmul_precision` and its newer names."""
+    import torch
+
+    matmul = torch.backends.cuda.matmul
+    if hasattr(matmul, "fp32_precision"):  # where it is there, asking for the older names may raise
+        return bool(matmul.fp32_precision == "tf32")
+    return bool(matmul.allow_tf32)
 
 
 def describe_cuda() -> dict[str, Any]:

@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 
 from distilrt.kernels import tiles
-from distilrt.kernels.launch import DTYPE_NAMES, FLOATS, begin, check, chip_of, dot, launch_options, rounded
+from distilrt.kernels.launch import FLOATS, begin, check, chip_of, dot, launch_options, product_name, rounded
 
 SEARCH_BLOCK = 1024  # sequences that the search looks at in one step
 
@@ -50,18 +50,18 @@ def _load(ptr, rows, num_rows, dims, ROW: tl.constexpr, HEAD_DIM: tl.constexpr, 
 
 @triton.jit
 def _scores(q, q_ptr, rows, length, k_ptr, keys, num_keys, ROW: tl.constexpr, HEAD_DIM: tl.constexpr,
-            BLOCK_D: tl.constexpr, DEPTH: tl.constexpr, MASKED: tl.constexpr):  # fmt: skip
+            BLOCK_D: tl.constexpr, DEPTH: tl.constexpr, TF32: tl.constexpr, MASKED: tl.constexpr):  # fmt: skip
     """`q @ kᵀ` `[BLOCK_M, BLOCK_N]`, -inf beyond the last key; `DEPTH` dims at a time, for which q is read again."""
     if DEPTH == BLOCK_D:
         k = _load(k_ptr, keys, num_keys, tl.arange(0, BLOCK_D), ROW, HEAD_DIM, MASKED)
-        scores = dot(q, tl.trans(k), None)
+        scores = dot(q, tl.trans(k), None, TF32)
     else:
         scores = tl.zeros((rows.shape[0], keys.shape[0]), tl.float32)
         for first in tl.static_range(0, BLOCK_D, DEPTH):
             dims = first + tl.arange(0, DEPTH)
             part = _load(q_ptr, rows, length, dims, ROW, HEAD_DIM, True)
             k = _load(k_ptr, keys, num_keys, dims, ROW, HEAD_DIM, MASKED)
-            scores = dot(part, tl.trans(k), scores)
+            scores = dot(part, tl.trans(k), scores, TF32)
     if MASKED:
         scores = tl.where(keys[None, :] < num_keys, scores, float("-inf"))
     return scores
@@ -70,15 +70,15 @@ def _scores(q, q_ptr, rows, length, k_ptr, keys, num_keys, ROW: tl.constexpr, HE
 @triton.jit
 def _step(acc, top, total, q, q_ptr, rows, length, k_ptr, v_ptr, first_key, num_keys, SCALE: tl.constexpr,
           ROW: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
-          DEPTH: tl.constexpr, MASKED: tl.constexpr):  # fmt: skip
+          DEPTH: tl.constexpr, TF32: tl.constexpr, MASKED: tl.constexpr):  # fmt: skip
     """Take in one block of keys; rescale what was summed so far if it has a higher score (`exp2` of scaled scores)."""
     keys = first_key + tl.arange(0, BLOCK_N)
-    scores = _scores(q, q_ptr, rows, length, k_ptr, keys, num_keys, ROW, HEAD_DIM, BLOCK_D, DEPTH, MASKED)
+    scores = _scores(q, q_ptr, rows, length, k_ptr, keys, num_keys, ROW, HEAD_DIM, BLOCK_D, DEPTH, TF32, MASKED)
     new_top = tl.maximum(top, tl.max(scores, 1))
     old = tl.exp2((top - new_top) * SCALE)
     weights = tl.exp2(scores * SCALE - (new_top * SCALE)[:, None])
     v = _load(v_ptr, keys, num_keys, tl.arange(0, BLOCK_D), ROW, HEAD_DIM, MASKED)
-    acc = dot(rounded(weights, v.dtype), v, acc * old[:, None])
+    acc = dot(rounded(weights, v.dtype), v, acc * old[:, None], TF32)
     return acc, new_top, total * old + tl.sum(weights, 1)
 
 
@@ -98,6 +98,7 @@ def _attention_kernel(
     BLOCK_S: tl.constexpr,
     DEPTH: tl.constexpr,
     ONE_BLOCK: tl.constexpr,
+    TF32: tl.constexpr,
     PDL: tl.constexpr,
 ):
     WIDTH: tl.constexpr = HEADS * HEAD_DIM
@@ -122,12 +123,13 @@ def _attention_kernel(
             v_ptr = q_ptr + 2 * WIDTH
             if ONE_BLOCK:
                 keys = tl.arange(0, BLOCK_N)
-                scores = _scores(q, q_ptr, rows, length, k_ptr, keys, num_keys, ROW, HEAD_DIM, BLOCK_D, DEPTH, True)
+                scores = _scores(q, q_ptr, rows, length, k_ptr, keys, num_keys, ROW, HEAD_DIM, BLOCK_D, DEPTH, TF32,
+                                 True)  # fmt: skip
                 top = tl.max(scores, 1)
                 weights = tl.exp2(scores * SCALE - (top * SCALE)[:, None])
                 total = tl.sum(weights, 1)
                 v = _load(v_ptr, keys, num_keys, dims, ROW, HEAD_DIM, True)
-                acc = dot(rounded(weights, v.dtype), v, None)
+                acc = dot(rounded(weights, v.dtype), v, None, TF32)
             else:
                 acc = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
                 top = tl.full((BLOCK_M,), float("-inf"), tl.float32)
@@ -135,10 +137,10 @@ def _attention_kernel(
                 whole = num_keys // BLOCK_N * BLOCK_N
                 for first_key in range(0, whole, BLOCK_N):
                     acc, top, total = _step(acc, top, total, q, q_ptr, rows, length, k_ptr, v_ptr, first_key, num_keys,
-                                            SCALE, ROW, HEAD_DIM, BLOCK_D, BLOCK_N, DEPTH, False)  # fmt: skip
+                                            SCALE, ROW, HEAD_DIM, BLOCK_D, BLOCK_N, DEPTH, TF32, False)  # fmt: skip
                 if whole < num_keys:
                     acc, top, total = _step(acc, top, total, q, q_ptr, rows, length, k_ptr, v_ptr, whole, num_keys,
-                                            SCALE, ROW, HEAD_DIM, BLOCK_D, BLOCK_N, DEPTH, True)  # fmt: skip
+                                            SCALE, ROW, HEAD_DIM, BLOCK_D, BLOCK_N, DEPTH, TF32, True)  # fmt: skip
             acc = acc / total[:, None]
             out = out_ptr + start.to(tl.int64) * WIDTH + head * HEAD_DIM
             inside = (rows < length)[:, None] & (dims < HEAD_DIM)[None, :]
@@ -153,6 +155,7 @@ def attention(
     num_heads: int,
     *,
     max_seqlen: int,
+    tf32: bool = False,
     pdl: bool = False,
 ) -> None:
     """`softmax(Q Kᵀ / sqrt(head_dim)) V` in each head of each sequence; rows of no sequence are left as they are.
@@ -164,6 +167,7 @@ def attention(
         key_lengths: `[max_seqs]` int32, how many rows of each sequence, from its first, are attended to.
         num_heads: divides H; H / num_heads is 16 to 128.
         max_seqlen: no sequence is longer, also not when a captured graph is replayed with other contents.
+        tf32: as in `linear.linear`.
         pdl: start before the kernel before has finished (`launch.begin`).
 
     Raises:
@@ -182,13 +186,14 @@ def attention(
         return
     max_seqlen = min(max_seqlen, max_tokens)
     block_d = triton.next_power_of_2(head_dim)
-    tile = tiles.attention_tile(max_seqlen, head_dim, DTYPE_NAMES[out.dtype], chip_of(out))
+    name = product_name(out.dtype, tf32)
+    tile = tiles.attention_tile(max_seqlen, head_dim, name, chip_of(out))
     items = (max_tokens // tile.block_m + max_seqs) * num_heads
     _attention_kernel[(min(items, tile.programs),)](
         out, qkv, cu_seqlens, key_lengths, max_seqs,
         SCALE=math.log2(math.e) / math.sqrt(head_dim), HEADS=num_heads, HEAD_DIM=head_dim,
         BLOCK_D=block_d, BLOCK_M=tile.block_m, BLOCK_N=tile.block_n,
         BLOCK_S=min(SEARCH_BLOCK, triton.next_power_of_2(max_seqs)), DEPTH=min(tile.depth, block_d),
-        ONE_BLOCK=max_seqlen <= tile.block_n,
+        ONE_BLOCK=max_seqlen <= tile.block_n, TF32=name == "tf32",
         num_warps=tile.num_warps, num_stages=tile.num_stages, maxnreg=tile.max_registers, **launch_options(pdl),
     )  # fmt: skip

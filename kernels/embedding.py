@@ -72,7 +72,7 @@ def embed(
         gamma, beta: `[H]`.
         eps: added to the variance.
         num_tokens: `[1]` int32 on the device; None: all T rows.
-        pdl: start before the kernel before has finished (`launch.begin`).
+        pdl: let the next kernel start early. This one, the first of a forward, follows a copy and never does.
 
     Raises:
         ValueError: a shape or dtype that does not fit.
@@ -97,5 +97,5 @@ def embed(
         out, tokens if by_id else None, position_ids, words if by_id else tokens, positions, gamma, beta,
         num_tokens, max_tokens,
         WIDTH=width, EPS=eps, BLOCK=triton.next_power_of_2(width), num_warps=tile.num_warps,
-        maxnreg=tiles.ROW_REGISTERS, **launch_options(pdl),
+        maxnreg=tiles.ROW_REGISTERS, **launch_options(pdl, early=False),
     )  # fmt: skip

@@ -78,12 +78,12 @@ def count_rows(num_tokens_ptr, max_tokens):
 
 
 @triton.jit
-def dot(a, b, acc):
-    """`a @ b + acc` with float32 sums and exact products (no tf32)."""
+def dot(a, b, acc, TF32: tl.constexpr):
+    """`a @ b + acc` with float32 sums; float32 products are exact, or with `TF32` of factors cut to 10 digits."""
     if INTERPRETED:  # its product takes the bits of a bfloat16 for an integer
         a = a.to(tl.float32)
         b = b.to(tl.float32)
-    return tl.dot(a, b, acc, input_precision="ieee")
+    return tl.dot(a, b, acc, input_precision="tf32" if TF32 else "ieee")
 
 
 @triton.jit
@@ -112,10 +112,19 @@ def _chip(index: int) -> Chip:
     return Chip(properties.major * 10 + properties.minor, properties.multi_processor_count)
 
 
-def launch_options(pdl: bool) -> dict[str, Any]:
-    """Keywords of every kernel launch; products and sums fuse, which newer Tritons would ask for."""
+def launch_options(pdl: bool, *, early: bool = True) -> dict[str, Any]:
+    """Keywords of every kernel launch; products and sums fuse, which newer Tritons would ask for.
+
+    Without `early` a kernel lets its successor start but itself waits for whatever comes before it on the stream: a
+    copy or a fill is no kernel that another could depend on.
+    """
     options: dict[str, Any] = {"PDL": pdl, "enable_fp_fusion": True}
-    return options | {"launch_pdl": True} if pdl else options
+    return options | {"launch_pdl": True} if pdl and early else options
+
+
+def product_name(dtype: torch.dtype, tf32: bool) -> str:
+    """What `tiles` calls products of this dtype: "tf32" for float32 that may lose digits, else the dtype's name."""
+    return "tf32" if tf32 and dtype == torch.float32 else DTYPE_NAMES[dtype]
 
 
 def check(name: str, tensor: torch.Tensor, shape: Sequence[int | None], dtypes: Sequence[torch.dtype]) -> None:

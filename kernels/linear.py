@@ -2,7 +2,8 @@
 
 Bytes moved: x, weight, residual and out once each from and to memory (tiles are re-read from L2); the weight dominates
 below about 200 tokens. Reference: `distilrt.reference.linear` and `activation`. Sums are float32; float32 products are
-exact (no tf32). Every output is one chain of sums over k in rising order, so it doesn't depend on other rows.
+exact unless tf32 is asked for. Every output is one chain of sums over k in rising order, so it doesn't depend on other
+rows.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import triton.language as tl
 from distilrt.kernels import tiles
 from distilrt.kernels.activation import ACTIVATIONS, activate
 from distilrt.kernels.launch import (
-    DTYPE_NAMES,
     FLOATS,
     allow_next,
     await_previous,
@@ -25,6 +25,7 @@ from distilrt.kernels.launch import (
     dot,
     launch_options,
     prefetch_rows,
+    product_name,
     rounded,
 )
 from distilrt.kernels.narrow_linear import launch_narrow
@@ -50,6 +51,7 @@ def _linear_kernel(
     GROUP_M: tl.constexpr,
     ONE_ROW_OF_BLOCKS: tl.constexpr,
     PREFETCH: tl.constexpr,
+    TF32: tl.constexpr,
     PDL: tl.constexpr,
 ):
     program = tl.program_id(0)
@@ -98,7 +100,7 @@ def _linear_kernel(
             left = ks[None, :] < tl.minimum(SEGMENT, K - k0) - k
             x = tl.load(x_ptrs, left, other=0.0)
             weight = tl.load(weight_ptrs, left, other=0.0)
-        acc = dot(x, tl.trans(weight), acc)
+        acc = dot(x, tl.trans(weight), acc, TF32)
         x_ptrs += BLOCK_K
         weight_ptrs += BLOCK_K
 
@@ -120,6 +122,7 @@ def linear(
     *,
     activation: str = "",
     num_tokens: torch.Tensor | None = None,
+    tf32: bool = False,
     pdl: bool = False,
 ) -> None:
     """`out = activation(x @ weight.T + bias) + residual` in the first `num_tokens` rows; others are left as they are.
@@ -132,6 +135,7 @@ def linear(
         residual: `[T, N]` of the dtype of x, or None.
         activation: one of `activation.ACTIVATIONS`; "" is none.
         num_tokens: `[1]` int32 on the device; None: all T rows.
+        tf32: let tensor cores cut factors of a float32 product to 10 binary digits; nothing for other dtypes.
         pdl: start before the kernel before has finished (`launch.begin`).
 
     Raises:
@@ -141,7 +145,7 @@ def linear(
         raise ValueError(f"activation must be one of {', '.join(map(repr, ACTIVATIONS))}, found {activation!r}")
     n = _check_product(x, weight, num_tokens)
     max_tokens = x.shape[0]
-    if tiles.is_narrow(max_tokens, DTYPE_NAMES[x.dtype]):
+    if tiles.is_narrow(max_tokens, product_name(x.dtype, tf32)):
         launch_narrow(out, x, weight, bias, residual, num_tokens, activation, pdl)
         return
     check("out", out, [max_tokens, n], [x.dtype, torch.float32])
@@ -149,7 +153,7 @@ def linear(
         check("bias", bias, [n], FLOATS)
     if residual is not None:
         check("residual", residual, [max_tokens, n], [x.dtype])
-    _launch(out, x, weight, bias, residual, num_tokens, 1, activation, pdl)
+    _launch(out, x, weight, bias, residual, num_tokens, 1, activation, tf32, pdl)
 
 
 def linear_split(
@@ -158,6 +162,7 @@ def linear_split(
     weight: torch.Tensor,
     *,
     num_tokens: torch.Tensor | None = None,
+    tf32: bool = False,
     pdl: bool = False,
 ) -> None:
     """Partial sums of `x @ weight.T` over S equal parts of the depth; `layer_norm.residual_layer_norm` adds them up.
@@ -166,14 +171,14 @@ def linear_split(
 
     Args:
         partials: `[S, T, N]` float32; rows from `num_tokens` on are left as they are. `tiles.split_k` names a good S.
-        x, weight, num_tokens, pdl: as in `linear`.
+        x, weight, num_tokens, tf32, pdl: as in `linear`.
 
     Raises:
         ValueError: a shape or dtype that does not fit.
     """
     n = _check_product(x, weight, num_tokens)
     check("partials", partials, [None, x.shape[0], n], [torch.float32])
-    _launch(partials, x, weight, None, None, num_tokens, partials.shape[0], "", pdl)
+    _launch(partials, x, weight, None, None, num_tokens, partials.shape[0], "", tf32, pdl)
 
 
 def _check_product(x: torch.Tensor, weight: torch.Tensor, num_tokens: torch.Tensor | None) -> int:
@@ -192,13 +197,14 @@ def _launch(
     num_tokens: torch.Tensor | None,
     segments: int,
     activation: str,
+    tf32: bool,
     pdl: bool,
 ) -> None:
     max_tokens, k = x.shape
     n = weight.shape[0]
     if not max_tokens:
         return
-    name, chip = DTYPE_NAMES[x.dtype], chip_of(x)
+    name, chip = product_name(x.dtype, tf32), chip_of(x)
     tile = tiles.linear_tile(max_tokens, n, k, name, chip, segments)
     segment = triton.cdiv(k, segments * tile.block_k) * tile.block_k
     blocks_m = triton.cdiv(max_tokens, tile.block_m)
@@ -206,7 +212,7 @@ def _launch(
         out, x, weight, bias, residual, num_tokens, max_tokens,
         N=n, K=k, SEGMENT=segment, WHOLE=segment * segments == k, ACTIVATION=activation,
         BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, BLOCK_K=tile.block_k, GROUP_M=tiles.GROUP_M,
-        ONE_ROW_OF_BLOCKS=blocks_m == 1, PREFETCH=segments == 1 and max_tokens <= 256,
+        ONE_ROW_OF_BLOCKS=blocks_m == 1, PREFETCH=segments == 1 and max_tokens <= 256, TF32=name == "tf32",
         num_warps=tile.num_warps, num_stages=tile.num_stages, maxnreg=tile.max_registers(name, chip),
         **launch_options(pdl),
     )  # fmt: skip

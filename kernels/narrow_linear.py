@@ -97,7 +97,7 @@ def _narrow_linear_kernel(
             if col0 == 0:
                 real = (tl.arange(0, BLOCK_M)[None, :, None] < num_tokens) & (depth + k < K)
                 tl.store(normed_ptr + rows[None, :, None] * K + depth + k, x, real)
-        acc = dot(x, tl.permute(weight, (0, 2, 1)), acc)
+        acc = dot(x, tl.permute(weight, (0, 2, 1)), acc, False)
 
     y = tl.sum(acc, 0)
     rows = tl.arange(0, BLOCK_M)
@@ -178,7 +178,7 @@ def launch_narrow(
     check_count(num_tokens)
     if not max_tokens:
         return
-    tile = tiles.narrow_tile(max_tokens, n, chip_of(x), norm is not None)
+    tile = tiles.narrow_tile(max_tokens, n, k, chip_of(x), norm is not None)
     normed, gamma, beta, eps = norm or (None, None, None, 0.0)
     _narrow_linear_kernel[(triton.cdiv(n, tile.block_n),)](
         out, normed, x, gamma, beta, weight, bias, residual, num_tokens, max_tokens,

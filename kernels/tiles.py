@@ -1,15 +1,18 @@
 """Which tile a kernel runs with: pure functions of shape, dtype and chip. No tuning at run time, no GPU needed.
 
-A tile found by measurement (`python -m distilrt.bench tiles`) belongs into `MEASURED`; elsewhere the candidate with the
-lowest estimate is taken. The estimate counts, for the multiprocessor with the most blocks, cycles of multiplying, of
-moving operands through shared memory, of fetching them from L2 and of the epilogue. It ranks tiles, no more.
+A tile found by measurement (`python -m distilrt.bench tiles`) belongs into `MEASURED`; elsewhere products take the
+candidate with the lowest estimate and other ops a rule. The estimate counts, for the multiprocessor with the most
+blocks, cycles of multiplying, of moving operands through shared memory, of fetching them from L2 and of the epilogue.
+It ranks tiles, no more.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
-ITEM_SIZE = {"float32": 4, "float16": 2, "bfloat16": 2}
+# "tf32" is float32 whose factors tensor cores may cut to 10 binary digits.
+ITEM_SIZE = {"float32": 4, "tf32": 4, "float16": 2, "bfloat16": 2}
 # Bytes of shared memory that one program may have.
 SHARED_MEMORY = {80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}
 # Half-precision multiply-adds with float32 sums that one multiprocessor does in a cycle.
@@ -55,7 +58,7 @@ class LinearTile:
     def resident(self, dtype: str, chip: Chip) -> int:
         """Programs that a multiprocessor holds at once: as many as shared memory and registers for the sums allow."""
         threads = 32 * self.num_warps
-        others = 128 if dtype == "float32" else 48  # registers of a thread for operands and addresses
+        others = {"float32": 128, "tf32": 80}.get(dtype, 48)  # registers of a thread for operands and addresses
         by_memory = SHARED_MEMORY[chip.known] // self.shared_memory(dtype)
         by_registers = 65536 // (self.block_m * self.block_n + others * threads)
         return max(1, min(by_memory, by_registers, 1536 // threads))
@@ -107,6 +110,14 @@ class RowTile:
     num_warps: int
 
 
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Parts of the depth of `linear_split`, and their tile; one part is `linear` itself."""
+
+    segments: int
+    tile: LinearTile
+
+
 # 128 x 256 moves the fewest bytes for each product; two programs of 128 x 128 fit on a multiprocessor and hide each
 # other's epilogue; the narrow ones are for few rows. Shared memory and registers allow less before sm_90.
 _HOPPER = (
@@ -127,21 +138,47 @@ _ADA = (
 _FLOAT32 = (LinearTile(64, 64, 32, 8, 2), LinearTile(32, 32, 32, 4, 2), LinearTile(16, 32, 32, 4, 2))
 _CANDIDATES = {80: _AMPERE, 86: _ADA, 89: _ADA, 90: _HOPPER, 100: _BLACKWELL, 120: _ADA}
 
-# (capability, dtype, tokens, n, k) and what was fastest there; it holds down to half as many tokens.
-MEASURED: dict[tuple[int, str, int, int, int], LinearTile] = {}
+Tile = LinearTile | NarrowTile | AttentionTile | RowTile | Split
+Key = tuple[str | int | bool, ...]
+
+# What was fastest on a device: by op, capability and what else the op depends on, then by tokens (attention: by the
+# longest sequence); an entry holds down to half as many.
+#   ("linear" or "split", capability, dtype, n, k)     ("narrow", capability, n, k, norm)
+#   ("attention", capability, dtype, head_dim)         ("rows", capability, width)
+MEASURED: dict[Key, dict[int, Tile]] = {}
 
 
 def linear_candidates(dtype: str, chip: Chip) -> tuple[LinearTile, ...]:
     """The tiles that `linear_tile` chooses from."""
-    return _FLOAT32 if dtype == "float32" else _CANDIDATES[chip.known]
+    if dtype == "float32":
+        return _FLOAT32
+    found = _CANDIDATES[chip.known]
+    if dtype == "tf32":  # operands of twice the bytes: shorter steps, and not the largest block, which would spill
+        small = (tile for tile in found if tile.block_m * tile.block_n <= 128 * 128)
+        return tuple(replace(tile, block_k=tile.block_k // 2) for tile in small)
+    return found
 
 
 def linear_tile(tokens: int, n: int, k: int, dtype: str, chip: Chip, segments: int = 1) -> LinearTile:
     """The tile of `linear` for `[tokens, k] @ [n, k]ᵀ` with the depth in `segments` parts."""
     shape = (chip.capability, dtype, n, k)
-    counts = [key[2] for key in MEASURED if key[:2] + key[3:] == shape and key[2] // 2 < tokens <= key[2]]
-    if counts and segments == 1:
-        return MEASURED[chip.capability, dtype, min(counts), n, k]
+    if segments == 1:
+        found = _measured(("linear", *shape), tokens)
+    else:
+        split = _measured(("split", *shape), tokens)
+        found = split.tile if isinstance(split, Split) and split.segments == segments else None
+    return found if isinstance(found, LinearTile) else _estimated(tokens, n, k, dtype, chip, segments)
+
+
+def _measured(key: Key, size: int) -> Tile | None:
+    entries = MEASURED.get(key)
+    if not entries:
+        return None
+    return next((entries[most] for most in sorted(entries) if most // 2 < size <= most), None)
+
+
+@lru_cache(4096)  # heads ask in every call
+def _estimated(tokens: int, n: int, k: int, dtype: str, chip: Chip, segments: int) -> LinearTile:
     return min(
         linear_candidates(dtype, chip), key=lambda tile: linear_cycles(tile, tokens, n, k, dtype, chip, segments)
     )
@@ -159,7 +196,8 @@ def linear_cycles(tile: LinearTile, tokens: int, n: int, k: int, dtype: str, chi
         # From sm_90 on a group of 4 warps multiplies 64 rows at once; single warps reach about 60 % there.
         grouped = chip.capability >= 90 and m >= 64
         single = chip.capability >= 90 and not grouped
-        multiply = depth * m * width / (MULTIPLY_RATE[chip.known] * (0.6 if single else 1.0))
+        rate = MULTIPLY_RATE[chip.known] / (2 if dtype == "tf32" else 1)
+        multiply = depth * m * width / (rate * (0.6 if single else 1.0))
         readers = (m // 64) * (64 + width) if grouped else 2 * (m + width)
         shared = depth * (readers + m + width) * item / SHARED_RATE
     fetch = depth * (m + width) * item / L2_RATE
@@ -176,6 +214,8 @@ def split_k(tokens: int, n: int, k: int, dtype: str, chip: Chip) -> int:
     """Into how many parts `linear_split` should cut the depth; 1: use `linear`."""
     if is_narrow(tokens, dtype):
         return 1
+    if isinstance(split := _measured(("split", chip.capability, dtype, n, k), tokens), Split):
+        return split.segments
     best, fewest = 1, 0.0
     for segments in (1, 2, 4):
         if segments > 1 and k // segments < 256:
@@ -190,14 +230,16 @@ def split_k(tokens: int, n: int, k: int, dtype: str, chip: Chip) -> int:
 
 def is_narrow(tokens: int, dtype: str) -> bool:
     """Whether `narrow_linear` is for so many rows."""
-    return tokens <= NARROW_ROWS and dtype != "float32"
+    return tokens <= NARROW_ROWS and ITEM_SIZE[dtype] == 2
 
 
-def narrow_tile(tokens: int, n: int, chip: Chip, norm: bool = False) -> NarrowTile:
+def narrow_tile(tokens: int, n: int, k: int, chip: Chip, norm: bool = False) -> NarrowTile:
     """The tile of `narrow_linear`: the narrowest block with which all programs run at once.
 
     With `norm` the rows in flight are float32, and fewer steps of them fit into shared memory.
     """
+    if isinstance(found := _measured(("narrow", chip.capability, n, k, norm), tokens), NarrowTile):
+        return found
     block_m, resident = (16, 2) if tokens <= 16 else (32, 1)
     block_n = next((width for width in (8, 16, 32) if _up(n, width) <= resident * chip.num_sms), 64)
     stages = 4 if block_m == 16 and block_n < 64 else 3
@@ -206,9 +248,13 @@ def narrow_tile(tokens: int, n: int, chip: Chip, norm: bool = False) -> NarrowTi
 
 def attention_tile(max_seqlen: int, head_dim: int, dtype: str, chip: Chip) -> AttentionTile:
     """The tile of `attention`: one block of keys where that holds the longest sequence, up to 128."""
+    if isinstance(found := _measured(("attention", chip.capability, dtype, head_dim), max_seqlen), AttentionTile):
+        return found
     if dtype == "float32":
         block = 32 if head_dim <= 64 and max_seqlen > 16 else 16
         return AttentionTile(block, block, 4, 2, 4 * chip.num_sms, depth=32)
+    if dtype == "tf32":
+        return AttentionTile(64, 32, 4 if head_dim <= 64 else 8, 2, 4 * chip.num_sms, depth=64)
     longest = max(16, 1 << (max_seqlen - 1).bit_length())
     if longest <= 128:
         block_m = min(longest, 64)
@@ -218,6 +264,8 @@ def attention_tile(max_seqlen: int, head_dim: int, dtype: str, chip: Chip) -> At
 
 def row_tile(tokens: int, width: int, chip: Chip) -> RowTile:
     """Few warps a row where rows are many, four where the time of one row counts."""
+    if isinstance(found := _measured(("rows", chip.capability, width), tokens), RowTile):
+        return replace(found, programs=min(tokens, found.programs))
     if tokens <= 4 * chip.num_sms:
         return RowTile(max(tokens, 1), 4 if width > 256 else 1)
     return RowTile(min(tokens, 16 * chip.num_sms), 1 if width <= 512 else 2 if width <= 1024 else 4)

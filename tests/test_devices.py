@@ -59,6 +59,45 @@ def test_what_is_missing(wrong: dict[str, Any], message: str, gpu: Any) -> None:
     assert described["reason"] == devices.why_not_cuda()
 
 
+@pytest.mark.parametrize("error", [RuntimeError("CUDA-capable device(s) is/are busy or unavailable\nmore"),
+                                   torch.AcceleratorError("CUDA error: MPS server is not ready")])  # fmt: skip
+def test_a_device_that_is_there_but_can_not_be_used(
+    error: RuntimeError, gpu: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process holds it, MPS is down, this is a fork: torch raises when it first asks the device anything."""
+    gpu()
+
+    def ask(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", ask)
+    message = str(error).split("\n")[0]
+    assert devices.why_not_cuda() == f"the CUDA device can't be used: {message}"
+    config = DistilBertConfig(dim=32, n_heads=2, n_layers=1, hidden_dim=32, vocab_size=9)
+    weights = checkpoint.random_weights(config, "DistilBertModel")
+    assert backends.create("auto", config, weights).name == "cpu"
+
+
+def test_tf32_is_torchs_own_switch() -> None:
+    before = torch.get_float32_matmul_precision()
+    try:
+        for precision, expected in (("highest", False), ("high", True), ("medium", True), ("highest", False)):
+            torch.set_float32_matmul_precision(precision)
+            assert devices.tf32_wanted() is expected
+        torch.backends.cuda.matmul.allow_tf32 = True
+        assert devices.tf32_wanted()
+        torch.backends.cuda.matmul.allow_tf32 = False
+        assert not devices.tf32_wanted()
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_tf32_of_an_older_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    for allowed in (True, False):
+        monkeypatch.setattr(torch.backends.cuda, "matmul", SimpleNamespace(allow_tf32=allowed))
+        assert devices.tf32_wanted() is allowed
+
+
 @pytest.mark.parametrize("capability", [(8, 0), (8, 9), (9, 0), (10, 0), (12, 0)])
 def test_a_device_is_torchs_current_one(capability: tuple[int, int], gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     gpu(capability=capability)

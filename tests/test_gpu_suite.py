@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from distilrt.bench.gpu import report, suite
+from distilrt import models
+from distilrt.bench.artefacts import make_checkpoint
+from distilrt.bench.gpu import report, runs, stress, suite
 from distilrt.bench.gpu.kernel_checks import TINY, KernelChecks
 from distilrt.bench.gpu.timing import Ceilings, Clock, Times, floor_us
 from distilrt.devices import why_not_cuda
@@ -38,6 +40,21 @@ def test_without_a_gpu(script: str) -> None:
     assert not done.stderr
 
 
+def test_the_timed_part(tmp_path: Path) -> None:
+    """What it writes, in this process; the flow of all parts is in the whole self-test."""
+    checkpoint, result = make_checkpoint(tmp_path / "checkpoint", suite.TINY), tmp_path / "part.json"
+    arguments = ["--self-test", "--part", "ours", "--checkpoint", str(checkpoint), "--result", str(result)]
+    assert suite.main([*arguments, "--seconds", "600"]) == 0
+    found = json.loads(result.read_text())
+    assert not found["cut"]
+    assert all(check["ok"] for check in found["checks"]), found["checks"]
+    names = " ".join(check["name"] for check in found["checks"])
+    for words in ("timed model", "no allocation", "two models, four threads", "the same bits", "without memory"):
+        assert words in names
+    assert {row["engine"] for row in found["rows"]} == {"distilrt", "kernel"}
+
+
+@pytest.mark.whole
 def test_the_suite_tests_itself(tmp_path: Path) -> None:
     done = run("gpu_suite.py", "--self-test", "--out", str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
@@ -50,10 +67,17 @@ def test_the_suite_tests_itself(tmp_path: Path) -> None:
     for word in (
         "linear", "linear_split", "norm_linear", "embed", "attention", "gather", "mean", "pack",
         "TokenClassification", "MultipleChoice", "bad ids", "timed model", "no allocation", "threads",
+        "tf32", "without memory",
     ):  # fmt: skip
         assert word in names
     engines = {row["engine"] for row in found["rows"]}
-    assert engines == {"distilrt", "transformers-sdpa", "transformers-sdpa-graph", "torch.compile-max-autotune"}
+    assert engines == {
+        "distilrt",
+        "kernel",
+        "transformers-sdpa",
+        "transformers-sdpa-graph",
+        "torch.compile-max-autotune",
+    }
     assert not any("failed" in row for row in found["rows"])
     assert {"torch", "triton", "commit", "driver", "device"} <= set(found["environment"])
     assert "SELF-TEST" in done.stdout
@@ -75,6 +99,7 @@ def test_a_wrong_kernel_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     checks = KernelChecks(torch.device("cpu"), torch.float32, TINY, seed=0)
     good = list(checks._pooling(32))
     assert all(check["ok"] for check in good)
+    assert checks._tf32(5, 32, 48)["ok"]
     gather, calls = pooling.gather, []
 
     def off(out: Any, *arguments: Any) -> None:
@@ -132,3 +157,40 @@ def test_clock_and_floor() -> None:
     most = Ceilings(4e12, {"bfloat16": 8e14})
     assert floor_us(8e10, 85_000_000, "bfloat16", most) == pytest.approx(100)
     assert floor_us(1.36e9, 84_900_000, "bfloat16", most) == pytest.approx(84.9 / 4)
+
+
+def test_dependent_launch_is_compared_where_there_is_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = suite.TINY
+    model: Any = models.DistilBertForSequenceClassification(config, backend="cuda")
+    encoder, clock = model.backend._encoder, Clock(torch.device("cpu"), 0.01)
+    loads = runs.workloads(config, tiny=True)[:1]
+    assert not list(runs.without_dependent_launch(model, clock, loads))
+    seen: list[bool] = []
+    launch = encoder.launch
+    monkeypatch.setattr(encoder, "launch", lambda bucket: seen.append(encoder._pdl))
+    encoder._pdl = True
+    (row,) = runs.without_dependent_launch(model, clock, loads)
+    assert (row["engine"], row["workload"]) == ("distilrt-no-dependent-launch", "1x4")
+    assert set(seen) == {False}
+    assert encoder._pdl
+    assert launch is not encoder.launch
+
+
+def test_sanitizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the tool; and with one that finds something, that finds nothing, and that takes too long."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert stress.sanitized("memcheck", tmp_path, 5) == (True, "not run: compute-sanitizer is not installed")
+    tool = tmp_path / "compute-sanitizer"
+    for script, expected in (
+        ("echo '========= ERROR SUMMARY: 2 errors'; exit 9", (False, "========= ERROR SUMMARY: 2 errors")),
+        ('echo "$@"; exit 0', (True, f"--tool racecheck --error-exitcode 9 {sys.executable} -m "
+                                     f"distilrt.bench.gpu.stress {tmp_path}")),
+        ("exec /bin/sleep 20", (True, "not finished in 1 s")),
+    ):  # fmt: skip
+        tool.write_text(f"#!/bin/sh\n{script}\n")
+        tool.chmod(0o755)
+        assert stress.sanitized("racecheck", tmp_path, 1) == expected
+
+
+def test_what_a_sanitizer_watches_runs(tmp_path: Path) -> None:
+    stress.tiny_forward(make_checkpoint(tmp_path / "checkpoint", suite.TINY))

@@ -1,13 +1,20 @@
-"""engine/backends/graphs.py: the ladder, the choice of a bucket, the cut into parts. Capture itself needs a GPU."""
+"""engine/backends/graphs.py: the ladder, the choice of a bucket, the cut into parts.
+
+Capture itself needs a GPU; here a stand-in of torch.cuda writes down what is asked of it, and in which order.
+"""
 
 from __future__ import annotations
 
+import threading
+from contextlib import contextmanager
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from distilrt.backends.graphs import Bucket, cut, ladder, pick, top_tokens, within
+from distilrt.backends.graphs import Bucket, Graphs, cut, ladder, pick, top_tokens, within
 from distilrt.errors import BackendError
 
 
@@ -80,3 +87,105 @@ def test_a_limit_keeps_the_lower_buckets() -> None:
         within(buckets, lambda bucket: bucket.tokens << 10, 1 << 18, 512)
     with pytest.raises(BackendError, match=r"DISTILRT_GPU_MEMORY allows 0 MiB.*takes 1 MiB"):
         within(buckets, lambda bucket: bucket.tokens << 10, 1, 512)
+
+
+class Cuda:
+    """As much of torch.cuda as a capture uses. `log` has the calls; `current` is the stream of the current thread."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.log: list[str] = []
+        self.current = "caller"
+        self.in_capture = 0
+        self.most_in_capture = 0
+        cuda = self
+
+        class Stream:
+            def wait_stream(self, other: str) -> None:
+                cuda.log.append(f"wait for {other}")
+
+            def synchronize(self) -> None:
+                cuda.log.append("synchronize")
+
+        class Graph:
+            def capture_begin(self, pool: str, capture_error_mode: str) -> None:
+                assert (pool, capture_error_mode) == ("pool", "thread_local")
+                cuda.in_capture += 1
+                cuda.most_in_capture = max(cuda.most_in_capture, cuda.in_capture)
+                cuda.log.append(f"begin on {cuda.current}")
+
+            def capture_end(self) -> None:
+                cuda.in_capture -= 1
+                cuda.log.append("end")
+                if "broken" in cuda.log:
+                    raise RuntimeError("operation failed due to a previous error during capture")
+
+            def replay(self) -> None:
+                cuda.log.append("replay")
+
+        @contextmanager
+        def use(stream: Stream) -> Any:
+            cuda.current = "its own stream"
+            try:
+                yield
+            finally:
+                cuda.current = "caller"
+
+        replaced = {
+            "Stream": Stream, "CUDAGraph": Graph, "stream": use, "current_stream": lambda: "caller",
+            "mem_get_info": lambda: (100 - len(cuda.log), 100), "graph_pool_handle": lambda: "pool",
+        }  # fmt: skip
+        for name, value in replaced.items():
+            monkeypatch.setattr(torch.cuda, name, value)
+        # Either would wait for other threads' work, or stop their captures.
+        for name in ("synchronize", "empty_cache"):
+            monkeypatch.setattr(torch.cuda, name, lambda name=name: pytest.fail(f"called {name}"))
+
+
+def test_capture_warms_up_first_and_replays_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = Cuda(monkeypatch)
+    graphs = Graphs(["big", "small"], lambda key: cuda.log.append(f"launch {key} on {cuda.current}"))
+    own = "its own stream"
+    assert cuda.log == [
+        "wait for caller", f"launch big on {own}", f"launch small on {own}", "synchronize",
+        f"begin on {own}", f"launch big on {own}", "end", "replay",
+        f"begin on {own}", f"launch small on {own}", "end", "replay", "synchronize",
+    ]  # fmt: skip
+    assert graphs.nbytes == 9
+    graphs.replay("small")
+    assert cuda.log[-1] == "replay"
+
+
+def test_an_error_inside_a_capture_ends_it_and_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = Cuda(monkeypatch)
+    calls: list[str] = []
+
+    def launch(key: str) -> None:
+        calls.append(key)
+        if len(calls) > 2:
+            cuda.log.append("broken")
+            raise torch.OutOfMemoryError("1 TiB")
+
+    with pytest.raises(torch.OutOfMemoryError, match="1 TiB"):
+        Graphs(["big", "small"], launch)
+    assert cuda.log[-1] == "end"
+    assert cuda.in_capture == 0
+    Cuda(monkeypatch)
+    Graphs(["big"], lambda key: None)  # nothing is held that the next load would need
+
+
+def test_one_capture_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models that load in several threads take turns, for torch has one capture a process."""
+    cuda = Cuda(monkeypatch)
+    met = threading.Barrier(3)
+
+    def load() -> None:
+        met.wait(20)
+        Graphs(range(20), lambda key: None)
+
+    threads = [threading.Thread(target=load) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert cuda.log.count("end") == 60
+    assert cuda.most_in_capture == 1

@@ -73,24 +73,64 @@ def test_what_is_accepted_keeps_its_values() -> None:
     assert check(CONFIG, torch.zeros(1, 99, dtype=torch.long), torch.zeros(1, 99), None, None, None).shape == (1, 99)
 
 
+def nothing() -> None:
+    """There is no device to wait for."""
+
+
 def test_errors_are_raised_once_and_only_those_that_arrived() -> None:
     errors = Errors(torch.device("cpu"))
     errors.raise_known()
-    first = errors.next_slot()
+    first = errors.next_word(nothing)
     first |= 1
     errors.raise_known()  # it has not been sent
     errors.send(first)
-    second = errors.next_slot()
+    second = errors._words[3, :1]
     second |= 4
     with pytest.raises(InvalidInput, match=r"an earlier batch.*not in the vocabulary"):
         errors.raise_known()
     errors.raise_known()
     assert second.item() == 4
-    errors.send(second)
+    errors._host[3] = 4
     with pytest.raises(InvalidInput, match="other than 0 and 1"):
         errors.raise_known()
-    for _ in range(1000):  # around the ring
-        slot = errors.next_slot()
-        assert slot.item() == 0
-        errors.send(slot)
+    for _ in range(1000):  # around the ring: words that were not 0 are cleared before their next use
+        word = errors.next_word(nothing)
+        assert word.item() == 0
+        errors.send(word)
     errors.raise_known()
+
+
+def test_news_of_several_calls_come_together() -> None:
+    errors = Errors(torch.device("cpu"))
+    for bit in (1, 4):
+        word = errors.next_word(nothing)
+        word |= bit
+        errors._host[errors._next] = 0  # nothing has arrived while the next call begins
+    errors._host[1:3] = 1, 4
+    with pytest.raises(InvalidInput, match="not in the vocabulary; attention_mask holds something other"):
+        errors.raise_known()
+
+
+def test_a_device_a_whole_ring_behind_is_waited_for() -> None:
+    """A word whose batch is still to run is neither lost nor given to another call; nor is one that was never sent."""
+    errors = Errors(torch.device("cpu"))
+    words = [errors.next_word(nothing) for _ in range(256)]  # and none of them done
+    waits: list[int] = []
+
+    def wait() -> None:  # the device catches up; one batch was wrong
+        waits.append(1)
+        if len(waits) > 1:
+            return
+        for number in range(1, 256):
+            errors._host[number] = 0
+        words[0].fill_(2)
+        errors._host[1] = 2
+
+    with pytest.raises(InvalidInput, match="position that this model does not have"):
+        errors.next_word(wait)
+    assert len(waits) == 1
+    for _ in range(512):
+        word = errors.next_word(wait)
+        assert word.item() == 0
+        errors.send(word)
+    assert len(waits) == 2, "for the one word that was never sent"

@@ -8,8 +8,9 @@ parts of whole sequences. What is launched, `distilrt.backends.device_encoder` k
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,8 +25,8 @@ from distilrt.backends.graphs import Bucket, Graphs, cut, pick
 from distilrt.backends.padded import Errors, Padded, check
 from distilrt.batch import Batch, IndexArray
 from distilrt.config import LAYER_NORM_EPS, DistilBertConfig
-from distilrt.devices import DTYPES
-from distilrt.errors import BackendError
+from distilrt.devices import DTYPES, tf32_wanted
+from distilrt.errors import BackendError, TooLong
 from distilrt.kernels.layer_norm import layer_norm
 from distilrt.kernels.linear import linear
 from distilrt.kernels.packing import unpack
@@ -60,7 +61,8 @@ class CudaBackend:
         """Copy `weights` (canonical names) to the device, allocate the workspace and capture the graphs.
 
         Graphs are captured now and not when a bucket is first met: a capture compiles kernels, takes memory and must
-        not meet other work of the model, none of which belongs into somebody's request.
+        not meet other work of the model, none of which belongs into somebody's request. float32 products use tf32 if
+        torch's own are allowed to now (`distilrt.devices.tf32_wanted`).
 
         Args:
             config: the model's shape.
@@ -85,14 +87,19 @@ class CudaBackend:
         limit = env.gpu_memory()
         try:
             with self._guard():
-                self._encoder = DeviceEncoder(config, weights, dtype, device, None if limit is None else limit << 20)
+                self._encoder = DeviceEncoder(
+                    config, weights, dtype, device, None if limit is None else limit << 20, tf32_wanted()
+                )
                 self._errors = Errors(device)
                 self._graphs = None
                 if self._on_gpu:
                     self._encoder.workspace.fill(0)  # an empty batch for the captures
                     self._graphs = Graphs(self._encoder.buckets[::-1], self._encoder.launch)
                     self._done: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:  # torch's allocator has a class for it, CUDA and Triton only say so
+            if not isinstance(error, torch.OutOfMemoryError) and "out of memory" not in str(error).lower():
+                raise
+            self._free(error)
             raise BackendError(
                 f"{device} has too little free memory to load this model: {error}. Free some, lower "
                 "DISTILRT_GPU_MEMORY, take a narrower dtype, or use backend='cpu'"
@@ -104,8 +111,15 @@ class CudaBackend:
         Raises:
             ValueError: wanted rows that do not rise or are not there.
             InvalidInput: an earlier batch of tensors was wrong (see `run_padded`).
+            TooLong: a sequence has more rows than the largest bucket.
         """
         self._errors.raise_known()
+        longest, most = int(np.diff(batch.cu_seqlens).max(initial=0)), self._encoder.buckets[-1].tokens
+        if longest > most:
+            raise TooLong(
+                f"a sequence has {longest} tokens, and the workspace of this model on {self._device} holds {most}; "
+                "split it, raise or unset DISTILRT_GPU_MEMORY, or use backend='cpu'"
+            )
         total, width = batch.total_tokens, self._config.hidden_size
         if wanted is not None and (np.diff(wanted, prepend=-1, append=total) <= 0).any():
             raise ValueError(f"wanted rows must rise and be 0 to {total - 1}, found {wanted.tolist()}")
@@ -122,7 +136,8 @@ class CudaBackend:
                 embeds = None
                 if batch.inputs_embeds is not None:
                     embeds = self._empty(bucket.tokens, width, dtype=torch.float32)
-                    embeds[: stop - start].copy_(torch.tensor(batch.inputs_embeds[start:stop]), non_blocking=True)
+                    values = torch.tensor(batch.inputs_embeds[start:stop], device="cpu")
+                    embeds[: stop - start].copy_(values, non_blocking=True)
                 part = out[..., low:high, :]
                 if all_layers:
                     self._run(bucket, embeds, partial(_copy_layer, part))
@@ -176,27 +191,29 @@ class CudaBackend:
         parts: list[torch.Tensor] = []
         states: list[tuple[torch.Tensor, ...]] = []
         with self._turn():
-            for first in range(0, batch_size, step) or (0,):
-                part = padded.part(first, first + step)
-                slot = self._errors.next_slot()
-                output, layers = self._run_part(part, slot, head, first_only, all_layers)
-                for tensor in (output, *layers):
-                    tensor.masked_fill_(slot != 0, torch.nan)
-                self._errors.send(slot)
-                parts.append(output)
-                states.append(layers)
-        hidden_states = tuple(_joined(layer) for layer in zip(*states, strict=True)) if all_layers else None
-        return _joined(parts), hidden_states
+            word = self._errors.next_word(self._wait)
+            try:
+                for first in range(0, batch_size, step) or (0,):
+                    part = padded.part(first, first + step)
+                    output, layers = self._run_part(part, word, head, first_only, all_layers)
+                    parts.append(output)
+                    states.append(layers)
+                joined = [_joined(parts), *(_joined(layer) for layer in zip(*states, strict=True))]
+                for tensor in joined:
+                    tensor.masked_fill_(word != 0, torch.nan)
+            finally:  # or an error that a head raises here would leave the word to a later batch
+                self._errors.send(word)
+        return joined[0], tuple(joined[1:]) if all_layers else None
 
     def _run_part(
-        self, padded: Padded, slot: torch.Tensor, head: Callable[[Any], Any] | None, first_only: bool, all_layers: bool
+        self, padded: Padded, word: torch.Tensor, head: Callable[[Any], Any] | None, first_only: bool, all_layers: bool
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
         """The head's padded output, or that of the first rows, and hidden states, of one bucket's sequences."""
         (batch_size, seq_len), config = padded.shape, self._config
         tokens = batch_size * seq_len
         bucket = pick(self._encoder.buckets, tokens, batch_size)
         b = self._encoder.buffers[bucket]
-        padded.pack_into(b, slot, config, keep_first=first_only)
+        padded.pack_into(b, word, config, keep_first=first_only)
         embeds = None
         if padded.embeds is not None:
             embeds = self._empty(bucket.tokens, config.hidden_size, dtype=padded.embeds.dtype)
@@ -224,9 +241,12 @@ class CudaBackend:
         Raises:
             InvalidInput: a batch of tensors held a wrong value; its outputs are NaN.
         """
+        self._wait()
+        self._errors.raise_known()
+
+    def _wait(self) -> None:
         if self._on_gpu:
             torch.cuda.current_stream(self._device).synchronize()
-        self._errors.raise_known()
 
     def linear(self, name: str, rows: Any, activation: str | None = None) -> Any:
         """`activation(rows @ weight.T + bias)` with a head's layer; float32 where it is a head's last, which has none.
@@ -237,7 +257,7 @@ class CudaBackend:
         values, count = _values(rows)
         out = self._empty(len(values), len(weight), dtype=torch.float32 if activation is None else None)
         with self._guard():
-            linear(out, values, weight, bias, activation=activation or "", num_tokens=count)
+            linear(out, values, weight, bias, activation=activation or "", num_tokens=count, tf32=self._encoder.tf32)
         return out if count is None else Rows(out, count)
 
     def layer_norm(self, name: str, rows: Any) -> Any:
@@ -250,10 +270,9 @@ class CudaBackend:
 
     def to_numpy(self, rows: torch.Tensor) -> npt.NDArray[np.float32]:
         """A tensor as float32 array, by way of pinned memory; waits for the caller's stream."""
-        pinned = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=self._on_gpu)
+        pinned = torch.empty(rows.shape, dtype=rows.dtype, device="cpu", pin_memory=self._on_gpu)
         pinned.copy_(rows, non_blocking=True)
-        if self._on_gpu:
-            torch.cuda.current_stream(self._device).synchronize()
+        self._wait()
         # A copy, so that an array that its caller keeps pins no memory.
         array: npt.NDArray[np.float32] = pinned.to(torch.float32, copy=True).numpy()
         return array
@@ -264,6 +283,7 @@ class CudaBackend:
         return {
             "backend": self.name,
             "dtype": self.dtype,
+            "tf32": encoder.tf32,
             "device": torch.cuda.get_device_name(self._device) if self._on_gpu else "Triton's interpreter",
             "weight_bytes": encoder.weight_bytes,
             "workspace_bytes": encoder.workspace.nbytes,
@@ -283,6 +303,18 @@ class CudaBackend:
         else:
             self._graphs.replay(bucket)
 
+    def _free(self, error: BaseException) -> None:
+        """Give back what a load took that failed with `error`, whose frames hold on to it."""
+        traceback.clear_frames(error.__traceback__)
+        vars(self).clear()
+        torch.cuda.empty_cache()
+
+    def __del__(self) -> None:
+        # The workspace goes back to torch's cache for the stream of the load: no other stream may still work in it.
+        if done := vars(self).get("_done"):
+            with suppress(RuntimeError):
+                done.synchronize()
+
     def _empty(self, *shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
         return torch.empty(shape, dtype=dtype or self._torch_dtype, device=self._device)
 
@@ -292,11 +324,20 @@ class CudaBackend:
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        """The workspace for one forward at a time: threads by a lock, streams by an event."""
+        """The workspace for one forward at a time: threads by a lock, streams by an event.
+
+        Raises:
+            BackendError: the caller's stream is being captured.
+        """
         with self._lock, self._guard(), torch.no_grad():
             if not self._on_gpu:
                 yield
                 return
+            if torch.cuda.is_current_stream_capturing():
+                raise BackendError(
+                    "this model replays CUDA graphs of its own and can't be captured into another; call it outside of "
+                    "the capture (with torch.compile: any mode without CUDA graphs)"
+                )
             stream = torch.cuda.current_stream()
             stream.wait_event(self._done)
             try:

@@ -65,7 +65,7 @@ class Buffers:
         ]
         origin = self.block.storage_offset()
         offset, last = next((view.storage_offset() - origin, part) for view, part in fields[::-1] if part is not None)
-        block = torch.empty(offset + len(last), dtype=torch.int32, pin_memory=pinned)
+        block = torch.empty(offset + len(last), dtype=torch.int32, device="cpu", pin_memory=pinned)
         host = block.numpy()
         for view, part in fields:
             if part is not None:
@@ -85,6 +85,7 @@ class DeviceEncoder:
         dtype: "float32", "float16" or "bfloat16".
         device: a CUDA device; or the CPU while Triton interprets.
         limit: bytes of workspace; None: what the ladder needs.
+        tf32: let tensor cores cut the factors of float32 products to 10 binary digits.
 
     Raises:
         BackendError: `limit` is less than one long sequence needs.
@@ -98,8 +99,11 @@ class DeviceEncoder:
         dtype: str,
         device: torch.device,
         limit: int | None = None,
+        tf32: bool = False,
     ) -> None:
         self._config, self._dtype, self._device = config, dtype, device
+        self.tf32 = tf32 and dtype == "float32"
+        self._products = "tf32" if self.tf32 else dtype  # what `tiles` calls them
         self._load(weights)
         self.chip = chip_of(self._words)
         self._pdl = device.type == "cuda" and self.chip.capability >= 90
@@ -136,13 +140,13 @@ class DeviceEncoder:
 
     def _put(self, array: npt.NDArray[Any]) -> torch.Tensor:
         dtype = getattr(torch, self._dtype if array.ndim > 1 else "float32")
-        return torch.tensor(array, dtype=torch.float32).to(self._device, dtype)
+        return torch.tensor(array, dtype=torch.float32, device="cpu").to(self._device, dtype)
 
     def _splits(self, bucket: Bucket, k: int) -> int:
-        return tiles.split_k(bucket.tokens, self._config.hidden_size, k, self._dtype, self.chip)
+        return tiles.split_k(bucket.tokens, self._config.hidden_size, k, self._products, self.chip)
 
     def _narrow(self, bucket: Bucket) -> bool:
-        return tiles.is_narrow(bucket.tokens, self._dtype)
+        return tiles.is_narrow(bucket.tokens, self._products)
 
     def _places(self, bucket: Bucket) -> list[Place]:
         config, dtype, tokens = self._config, self._dtype, bucket.tokens
@@ -186,15 +190,16 @@ class DeviceEncoder:
         tokens = b.input_ids if embeds is None else embeds
         embed(b.rows, tokens, b.position_ids, self._words, self._positions, *self.norms["embeddings.LayerNorm"],
               eps=LAYER_NORM_EPS, **common)  # fmt: skip
-        linear(b.qkv, b.rows, *self.linears["layer.0.qkv"], **common)
+        linear(b.qkv, b.rows, *self.linears["layer.0.qkv"], tf32=self.tf32, **common)
         if visit is not None:
             visit(0, b.rows)
-        # Attention's form may depend on the bucket, never on the sequences in it: batch mates must not matter.
-        max_seqlen = min(bucket.tokens, config.max_position_embeddings)
         for i in range(config.num_layers):
             name, source = f"layer.{i}", f"transformer.layer.{i}"
-            attention(b.context, b.qkv, b.cu_seqlens, b.key_lengths, config.num_heads,
-                      max_seqlen=max_seqlen, pdl=self._pdl)  # fmt: skip
+            # Its form may depend on the bucket, never on the sequences in it: batch mates must not matter. A sequence
+            # may be as long as the bucket, for with position_ids it can be longer than the model has positions. What
+            # `visit` enqueued may be a copy, on which no kernel can depend early.
+            attention(b.context, b.qkv, b.cu_seqlens, b.key_lengths, config.num_heads, max_seqlen=bucket.tokens,
+                      tf32=self.tf32, pdl=self._pdl and visit is None)  # fmt: skip
             # The context is no longer needed when the normalised sum takes its place.
             self._add_and_feed(bucket, b.context, f"{name}.out_proj", b.rows, f"{source}.sa_layer_norm", b.context,
                                f"{name}.ffn_in", b.ffn, config.activation)  # fmt: skip
@@ -233,13 +238,13 @@ class DeviceEncoder:
             return
         splits = self._splits(bucket, weight.shape[1])
         if splits > 1:
-            linear_split(b.partials[:splits], x, weight, **common)
+            linear_split(b.partials[:splits], x, weight, tf32=self.tf32, **common)
             residual_layer_norm(normed, b.partials[:splits], residual, *norm, bias, eps=LAYER_NORM_EPS, **common)
         else:
-            linear(b.product, x, weight, **common)
+            linear(b.product, x, weight, tf32=self.tf32, **common)
             residual_layer_norm(normed, b.product, residual, *norm, bias, eps=LAYER_NORM_EPS, **common)
         if next_name is not None:
-            linear(out, normed, *self.linears[next_name], activation=activation, **common)
+            linear(out, normed, *self.linears[next_name], activation=activation, tf32=self.tf32, **common)
 
 
 def _buffers(views: Mapping[str, torch.Tensor]) -> Buffers:

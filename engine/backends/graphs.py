@@ -8,13 +8,16 @@ arithmetic without torch; what is launched, the caller knows.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from distilrt.errors import BackendError
 
 _TILE_ROWS, _TILE_COLUMNS = 128, 256  # of the widest GEMM tile
+_capturing = threading.Lock()  # torch allows one capture at a time in a process
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,34 +99,51 @@ def cut(cu_seqlens: Sequence[int], top: Bucket) -> Iterator[tuple[int, int]]:
 
 
 class Graphs:
-    """A captured graph for each key, in one shared memory pool.
+    """A captured graph for each key, in one shared memory pool, on torch's current device.
+
+    Captures are made on a stream of their own, after what the current stream holds, and no other stream is waited for,
+    so other threads may go on using the device, though not synchronize all of it.
 
     Args:
         keys: largest first, so that the pool of the first serves the others.
         launch: enqueues the kernels of a key on the current stream; allocates nothing and does not synchronize.
 
     Raises:
-        torch.OutOfMemoryError: no memory for the graphs.
+        RuntimeError: whatever a launch or CUDA raises, no memory for the graphs above all. Nothing is left in capture.
     """
 
     def __init__(self, keys: Sequence[Any], launch: Callable[[Any], None]) -> None:
         import torch
 
-        for key in keys:
-            launch(key)  # compiles and loads the kernels, which a capture must not
-        torch.cuda.synchronize()
-        free, _ = torch.cuda.mem_get_info()
-        pool = torch.cuda.graph_pool_handle()
-        self._graphs = {}
-        for key in keys:
-            graph = torch.cuda.CUDAGraph()
-            # Other threads may go on using the device while a model loads.
-            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-                launch(key)
-            self._graphs[key] = graph
-        torch.cuda.synchronize()
-        self.nbytes = max(0, free - torch.cuda.mem_get_info()[0])
+        self._graphs: dict[Any, Any] = {}
+        # Not `torch.cuda.graph`: its stream stays on the device of its first use, and it synchronizes the whole device.
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for key in keys:
+                launch(key)  # compiles and loads the kernels, which a capture must not
+            stream.synchronize()
+            with _capturing:
+                free, _ = torch.cuda.mem_get_info()
+                pool = torch.cuda.graph_pool_handle()
+                for key in keys:
+                    self._graphs[key] = _captured(torch.cuda.CUDAGraph(), pool, launch, key)
+                    self._graphs[key].replay()  # the first replay takes memory and time
+                stream.synchronize()
+                self.nbytes = max(0, free - torch.cuda.mem_get_info()[0])
 
     def replay(self, key: Any) -> None:
         """Enqueue a key's graph on the current stream."""
         self._graphs[key].replay()
+
+
+def _captured(graph: Any, pool: Any, launch: Callable[[Any], None], key: Any) -> Any:
+    graph.capture_begin(pool, capture_error_mode="thread_local")
+    try:
+        launch(key)
+    except BaseException:
+        with suppress(RuntimeError):  # which would hide why
+            graph.capture_end()
+        raise
+    graph.capture_end()
+    return graph

@@ -6,8 +6,11 @@ positions within their tables, and sets bits of an error word, which follows by 
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from distilrt.backends.device_encoder import Buffers
@@ -23,7 +26,8 @@ _MEANINGS = {
     EMPTY_SEQUENCE: "a row of attention_mask is all zeros",
     BAD_SEGMENT: "token_type_ids is not 0, and this model is a BERT folded into a DistilBERT with no other segment",
 }
-_SLOTS = 256
+_WORDS = 256
+_PENDING = -1  # on the host: the batch's word has not arrived
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,27 +123,45 @@ def check(
 
 
 class Errors:
-    """A ring of error words on the device, each of which follows into pinned memory behind the batch that owns it.
+    """A ring of error words on the device, each of which follows into pinned memory behind the call that owns it.
 
-    The host looks whenever a call comes and never waits. Words of good batches stay 0, so that a word need not be
-    cleared before its next use; with 256 of them the host has long seen the last one. Not thread-safe but for
-    `raise_known`.
+    The host looks whenever a call comes, and waits only where the device is a whole ring of calls behind. Words of good
+    calls stay 0; those that were not are cleared before their next use, on the stream of that use. Calls of `next_word`
+    and `send` must not overlap; `raise_known` may be called from any thread at any time.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._words = torch.zeros((_SLOTS, 4), dtype=torch.int32, device=device)  # 16 bytes each, aligned for Triton
-        self._seen = torch.zeros(_SLOTS, dtype=torch.int32, pin_memory=device.type == "cuda")
+        self._words = torch.zeros((_WORDS, 4), dtype=torch.int32, device=device)  # 16 bytes each, aligned for Triton
+        self._seen = torch.zeros(_WORDS, dtype=torch.int32, device="cpu", pin_memory=device.type == "cuda")
         self._host = self._seen.numpy()
+        self._lock = threading.Lock()
+        self._dirty: set[int] = set()  # words that may not be 0 on the device though nobody waits for their news
         self._next = 0
 
-    def next_slot(self) -> torch.Tensor:
-        """The next batch's word `[1]`."""
-        self._next = (self._next + 1) % _SLOTS
-        return self._words[self._next, :1]
+    def next_word(self, wait: Callable[[], None]) -> torch.Tensor:
+        """The next call's word `[1]`, which is 0; its `send` must follow.
 
-    def send(self, slot: torch.Tensor) -> None:
-        """Enqueue the way to the host of a word that `next_slot` gave last."""
-        self._seen[self._next : self._next + 1].copy_(slot, non_blocking=True)
+        Args:
+            wait: returns when all earlier calls have been done.
+
+        Raises:
+            InvalidInput: news that came while waiting.
+        """
+        self._next = (self._next + 1) % _WORDS
+        if self._host[self._next] == _PENDING:
+            wait()
+            self._dirty.add(self._next)
+        self.raise_known()
+        word = self._words[self._next, :1]
+        if self._next in self._dirty:
+            self._dirty.discard(self._next)
+            word.zero_()
+        self._host[self._next] = _PENDING
+        return word
+
+    def send(self, word: torch.Tensor) -> None:
+        """Enqueue the way to the host of the word that `next_word` gave last."""
+        self._seen[self._next : self._next + 1].copy_(word, non_blocking=True)
 
     def raise_known(self) -> None:
         """Raise the errors that have arrived on the host, once.
@@ -147,13 +169,15 @@ class Errors:
         Raises:
             InvalidInput: a batch held a wrong value.
         """
-        if not self._host.any():
+        if not (self._host > 0).any():
             return
-        arrived = self._host.nonzero()[0].tolist()
-        bits = int(self._host[arrived[0]])
-        for slot in arrived:  # and no others: their batches may still be on the way
-            self._words[slot] = 0
-            self._host[slot] = 0
+        with self._lock:
+            arrived = (self._host > 0).nonzero()[0]
+            if not arrived.size:
+                return  # another thread was faster
+            bits = int(np.bitwise_or.reduce(self._host[arrived]))
+            self._dirty.update(arrived.tolist())
+            self._host[arrived] = 0
         found = "; ".join(meaning for bit, meaning in _MEANINGS.items() if bits & bit)
         raise InvalidInput(f"an earlier batch of tensors on the GPU was wrong, and its outputs are NaN: {found}")
 

@@ -16,6 +16,7 @@ from distilrt.bench import startup as starting
 from distilrt.bench.artefacts import make_checkpoint
 from distilrt.config import DistilBertConfig
 from distilrt.cpu_count import usable_cores
+from distilrt.errors import BackendError
 
 app = typer.Typer(help="Speed of distilrt beside other engines on this machine.", add_completion=False)
 
@@ -114,19 +115,26 @@ def roofline(threads: Threads = None, cache: Cache = CACHE) -> None:
 @app.command()
 def tiles(
     dtypes: Dtypes = "bfloat16,float16",
-    tokens: Annotated[
-        str, typer.Option(help="Comma-separated counts of packed tokens.")
-    ] = "64,128,1024,4096,5632,16896",
+    tokens: Annotated[str, typer.Option(help="Comma-separated counts of packed tokens; default: the ladder.")] = "",
+    self_test: Annotated[bool, typer.Option("--self-test", help="A tiny scale in Triton's interpreter.")] = False,
 ) -> None:
-    """Time the tiles of the GPU kernels' products and print the fastest as a table for kernels/tiles.py."""
+    """Time the tiles of the GPU kernels and print the fastest as entries for kernels/tiles.py; exit code 2: no GPU."""
+    if self_test:
+        os.environ["TRITON_INTERPRET"] = "1"  # Triton looks when the kernels are defined
     from distilrt.bench import tiles as tuning
-    from distilrt.kernels.launch import current_chip
+    from distilrt.devices import cuda_device
 
+    config = DistilBertConfig()
+    if self_test:
+        config = DistilBertConfig(dim=32, n_heads=2, n_layers=1, hidden_dim=64, max_position_embeddings=16)
     try:
+        counts = [int(count) for count in tokens.split(",")] if tokens else tuning.buckets(config, cuda_device())
         for dtype in dtypes.split(","):
-            found = list(tuning.tune(DistilBertConfig(), [int(count) for count in tokens.split(",")], dtype, _say))
-            typer.echo(tuning.table(found, dtype, current_chip()))
-    except RuntimeError as error:
+            found = list(tuning.tune(config, counts, dtype, _say, tiny=self_test))
+            typer.echo(f"# {dtype}\n{tuning.table(found)}")
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    except BackendError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from error
 
@@ -134,7 +142,7 @@ def tiles(
 @app.command()
 def ptx(
     chips: Annotated[str, typer.Option(help="Comma-separated compute capabilities.")] = "80,89,90,100",
-    dtypes: Annotated[str, typer.Option(help="Comma-separated.")] = "float32,float16,bfloat16",
+    dtypes: Annotated[str, typer.Option(help="Comma-separated.")] = "float32,tf32,float16,bfloat16",
     only: Annotated[str, typer.Option(help="Compile only the kernels whose row has this text.")] = "",
     out: Annotated[Path | None, typer.Option(help="Write the table to this Markdown file too.")] = None,
 ) -> None:

@@ -1,7 +1,6 @@
 """Compiles the kernels for GPUs that need not be here, and reads from the machine code what they cost.
 
-Launchers are called with tensors that have a shape but no data, and what they would launch is compiled instead, so
-arguments, tiles and epilogues are those of a real forward. The assembler and cuobjdump come with Triton.
+What is compiled, `distilrt.bench.launches` knows. The assembler and cuobjdump come with Triton.
 """
 
 from __future__ import annotations
@@ -9,72 +8,23 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from distilrt.kernels import attention, embedding, launch, layer_norm, linear, narrow_linear, packing, pooling, tiles
+from distilrt.bench.launches import CHIPS, DTYPES, POINTERS, Launch, launches
+from distilrt.kernels import tiles
 
-CHIPS = {chip.capability: chip for chip in (tiles.A100, tiles.L40S, tiles.H200, tiles.B200)}
-DTYPES = ("float32", "float16", "bfloat16")
-_MODULES = (attention, embedding, layer_norm, linear, narrow_linear, packing, pooling)
-_POINTERS = {
-    torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16",
-    torch.int32: "i32", torch.int64: "i64", torch.bool: "i1",
-}  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """One launch that a launcher asked for."""
-
-    kernel: Any
-    name: str
-    arguments: dict[str, Any]
-    options: dict[str, Any]
-
-    @property
-    def variant(self) -> str:
-        """What tells this launch from others of its kernel: constants, absent arguments and options."""
-        parts = []
-        for parameter in self.kernel.params:
-            value = self.arguments[parameter.name]
-            if parameter.is_constexpr or value is None:
-                parts.append(f"{parameter.name}={value}")
-            elif isinstance(value, torch.Tensor):
-                parts.append(_POINTERS[value.dtype])
-            elif not parameter.do_not_specialize:
-                parts.append("1" if value == 1 else str(value % 16 == 0))
-        return " ".join([self.name, *parts, *(f"{key}={value}" for key, value in self.options.items())])
-
-    @property
-    def label(self) -> str:
-        """Kernel, shape, tile and epilogue, for a table."""
-        given = {name: value for name, value in self.arguments.items() if value is not None and value is not False}
-        shape = ("N", "K") if "N" in given else ("HEAD_DIM", "WIDTH", "SEGMENTS")
-        shown = [f"{name.lower()} {given[name]}" for name in shape if name in given]
-        tile = [str(value) for name, value in given.items() if re.fullmatch("BLOCK_[MNK]", name)]
-        shown += ["×".join(tile)] if tile else []
-        if given.get("SEGMENT", given.get("K")) != given.get("K"):
-            shown.append(f"{given['SEGMENT']} of k")
-        shown += [given["ACTIVATION"]] if given.get("ACTIVATION") else []
-        words = {"residual_ptr": "residual", "normed_ptr": "norm", "ONE_BLOCK": "one block",
-                 "KEEP_FIRST": "keep first", "KEEP_ALL": "keep all"}  # fmt: skip
-        shown += [word for name, word in words.items() if name in given]
-        return " ".join([self.name.strip("_").removesuffix("_kernel"), ", ".join(shown)]).strip()
-
-    @property
-    def multiplies(self) -> bool:
-        """Whether this is a matrix product in half precision, which tensor cores must do."""
-        return "dot" in self.kernel.src or "_scores" in self.kernel.src
+# Shared memory and threads that a multiprocessor has for all its programs; each takes 1 KiB more than it asks for.
+_SHARED_OF_ALL = {80: 164 << 10, 89: 100 << 10, 90: 228 << 10, 100: 228 << 10}
+_THREADS_OF_ALL = {80: 2048, 89: 1536, 90: 2048, 100: 2048}
+# What may be read before the wait: vectors of the model, which no kernel writes.
+_READ_EARLY = ("_embed_kernel", "_layer_norm_kernel")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +36,10 @@ class Cost:
     spills: int  # instructions that store a register to local memory
     shared: int  # bytes a program
     tensor_cores: str  # the instruction, or ""
-    waits: bool  # for the kernel before, ahead of every store (`launch.await_previous`)
+    copies: str  # instructions that move operands past the registers: "TMA", "bulk", "cp.async"
+    waits: bool  # for the kernel before (`launch.await_previous`), ahead of every store
+    early: int  # loads ahead of that
+    programs: int  # that a multiprocessor holds at once, by registers, shared memory and threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,25 +82,9 @@ def rows(capability: int, dtype: str, only: str = "") -> Iterator[Row]:
                 faults.append("no tensor cores")
             if launch_.options.get("launch_pdl") and not cost.waits:
                 faults.append("no wait for the kernel before")
+            if launch_.options.get("launch_pdl") and cost.early and launch_.name not in _READ_EARLY:
+                faults.append(f"{cost.early} loads before the wait for the kernel before")
             yield Row(capability, dtype, launch_.label, launch_.options.get("num_warps", 4), cost, tuple(faults))
-
-
-def launches(capability: int, dtype: str) -> list[Launch]:
-    """Every distinct launch of a DistilBERT-base over the ladder of batch sizes, every tile and every head width."""
-    chip, kind = CHIPS[capability], getattr(torch, dtype)
-    with recorded(chip) as found:
-        for tokens in (16, 32, 64, 128, 512, 2048, 16384):
-            _forward(tokens, kind, chip)
-        for tile in tiles.linear_candidates(dtype, chip):
-            with measured({(capability, dtype, 4096, n, k): tile for n, k in ((768, 3072), (3072, 768))}):
-                _linear(4096, 768, 3072, kind, residual=True)
-                _linear(4096, 3072, 768, kind, activation="gelu")
-        for activation in ("relu", "gelu_new", "silu"):
-            _linear(4096, 3072, 768, kind, activation=activation)
-        for head_dim in (16, 32, 128):
-            for max_seqlen in (16, 128, 512):
-                _attention(4096, max_seqlen, 768 // head_dim, head_dim, kind)
-    return list({launch_.variant: launch_ for launch_ in found}.values())
 
 
 def compile_for(launched: Launch, capability: int) -> Cost:
@@ -161,25 +98,26 @@ def compile_for(launched: Launch, capability: int) -> Cost:
             constants[parameter.name] = value
             continue
         tensor = isinstance(value, torch.Tensor)
-        signature[parameter.name] = f"*{_POINTERS[value.dtype]}" if tensor else "i32"
+        signature[parameter.name] = f"*{POINTERS[value.dtype]}" if tensor else "i32"
         if (tensor or value % 16 == 0) and not parameter.do_not_specialize:
             attributes[(number,)] = [["tt.divisibility", 16]]
     source = ASTSource(launched.kernel, signature, constants, attributes)
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=launched.options)
-    return _measure(compiled.asm["cubin"], compiled.asm["ptx"], compiled.metadata.shared)
+    warps = launched.options.get("num_warps", 4)
+    return _measure(compiled.asm["cubin"], compiled.metadata.shared, capability, warps)
 
 
 def table(found: list[Row]) -> str:
     """The rows as a Markdown table."""
     lines = [
-        "| chip | dtype | kernel | warps | registers | spills | shared memory | tensor cores |",
-        "|---|---|---|---|---|---|---|---|",
+        "| chip | dtype | kernel | warps | registers | spills | shared memory | programs | tensor cores | copies |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in found:
         cost = row.cost
         lines.append(
             f"| sm_{row.capability} | {row.dtype} | {row.label} | {row.warps} | {cost.registers} | {cost.spills} | "
-            f"{cost.shared} | {cost.tensor_cores} |"
+            f"{cost.shared} | {cost.programs} | {cost.tensor_cores} | {cost.copies} |"
         )
     return "\n".join(lines)
 
@@ -190,128 +128,17 @@ def page(found: list[Row]) -> str:
 
 Written by `make ptx` with Triton {triton.__version__}: every kernel, dtype and tile compiled ahead of time. It fails on
 a spill, on shared memory over the chip's limit, on a half-precision matrix kernel without tensor cores, and on a kernel
-that starts early (sm_90 on) but does not wait before its first store. Registers are those of a thread, shared memory is
-bytes a program. float32 products are exact multiply-adds on purpose. No GPU was involved and no time was measured.
+that starts early (sm_90 on) but does not wait before its first store and, vectors of the model aside, its first load.
+Registers are those of a thread, shared memory is bytes a program, programs are those that fit on a multiprocessor at
+once. Tensor cores: HMMA is a warp's instruction, HGMMA that of four warps on sm_90 (wgmma), UTCHMMA sm_100's. Copies
+into shared memory past the registers: TMA, bulk or cp.async. float32 products are exact multiply-adds on purpose, tf32
+is what they are when torch's own may be. No GPU was involved and no time was measured.
 
 {table(found)}
 """
 
 
-@contextmanager
-def recorded(chip: tiles.Chip) -> Iterator[list[Launch]]:
-    """Within, launchers append to the list what they would launch on `chip`, and launch nothing."""
-    found: list[Launch] = []
-    kernels: list[tuple[ModuleType, str, Any]] = [
-        (module, name, value) for module in _MODULES for name, value in vars(module).items()
-        if isinstance(value, triton.JITFunction) and name.endswith("_kernel")
-    ]  # fmt: skip
-    before = launch.stand_in
-    try:
-        launch.stand_in = chip
-        for module, name, kernel in kernels:
-            setattr(module, name, _Recorder(name, kernel, found))
-        yield found
-    finally:
-        launch.stand_in = before
-        for module, name, kernel in kernels:
-            setattr(module, name, kernel)
-
-
-@contextmanager
-def measured(entries: dict[tuple[int, str, int, int, int], tiles.LinearTile]) -> Iterator[None]:
-    """Within, `tiles.MEASURED` has these entries alone."""
-    before = dict(tiles.MEASURED)
-    try:
-        tiles.MEASURED.clear()
-        tiles.MEASURED.update(entries)
-        yield
-    finally:
-        tiles.MEASURED.clear()
-        tiles.MEASURED.update(before)
-
-
-class _Recorder:
-    """Stands in for a jitted kernel and keeps what it is launched with."""
-
-    def __init__(self, name: str, kernel: Any, found: list[Launch]) -> None:
-        self._name, self._kernel, self._found = name, kernel, found
-
-    def __getitem__(self, grid: Any) -> Callable[..., None]:
-        names = [parameter.name for parameter in self._kernel.params]
-
-        def record(*args: Any, **kwargs: Any) -> None:
-            arguments = dict(zip(names, args, strict=False)) | {k: v for k, v in kwargs.items() if k in names}
-            options = {key: value for key, value in kwargs.items() if key not in names}
-            self._found.append(Launch(self._kernel, self._name, arguments, options))
-
-        return record
-
-
-def _forward(tokens: int, dtype: torch.dtype, chip: tiles.Chip) -> None:
-    """One layer and the ends of a DistilBERT-base."""
-    width, inner, seqs = 768, 3072, max(1, tokens // 128)
-    name = launch.DTYPE_NAMES[dtype]
-    vector, rows_ = _empty(width), _empty(tokens, width, dtype=dtype)
-    ids, cu_seqlens, lengths = _ints(tokens), _ints(seqs + 1), _ints(seqs)
-    norm: dict[str, Any] = {"eps": 1e-12, **_common()}
-    words = _empty(30522, width, dtype=dtype)
-    embedding.embed(rows_, ids, ids, words, _empty(512, width, dtype=dtype), vector, vector, **norm)
-    embedding.embed(rows_, rows_, ids, words, _empty(512, width, dtype=dtype), vector, vector, **norm)
-    for n, k, activation in ((3 * width, width, ""), (width, width, ""), (inner, width, "gelu"), (width, inner, "")):
-        _linear(tokens, n, k, dtype, activation)
-        segments = tiles.split_k(tokens, n, k, name, chip)
-        if segments > 1 and n == width:
-            partials = _empty(segments, tokens, n)
-            linear.linear_split(partials, _empty(tokens, k, dtype=dtype), _empty(n, k, dtype=dtype), **_common())
-            layer_norm.residual_layer_norm(rows_, partials, rows_, vector, vector, vector, **norm)
-    if tiles.is_narrow(tokens, name):
-        _linear(tokens, width, inner, dtype, residual=True)
-        for n, activation in ((3 * width, ""), (inner, "gelu")):
-            out, weight = _empty(tokens, n, dtype=dtype), _empty(n, width, dtype=dtype)
-            narrow_linear.norm_linear(out, rows_, _empty(tokens, width), vector, vector, weight, _empty(n),
-                                      activation=activation, **norm)  # fmt: skip
-    _attention(tokens, min(tokens, 512), 12, 64, dtype)
-    layer_norm.residual_layer_norm(rows_, rows_, rows_, vector, vector, vector, **norm)
-    layer_norm.layer_norm(rows_, rows_, vector, vector, **norm)
-    pooling.gather(_empty(seqs, width, dtype=dtype), rows_, lengths, pdl=_pdl())
-    pooling.first_rows(_empty(seqs, width, dtype=dtype), rows_, cu_seqlens, pdl=_pdl())
-    pooling.mean(_empty(seqs, width), rows_, cu_seqlens, lengths, pdl=_pdl())
-    grid = (seqs, tokens // seqs)
-    padded = torch.empty(grid, dtype=torch.int64, device="meta")
-    for keep, mask in (("keys", None), ("keys", padded), ("first", padded), ("all", padded)):
-        packing.pack(ids, ids, ids, cu_seqlens, lengths, lengths, _ints(1), padded_shape=grid, padded_ids=padded,
-                     attention_mask=mask, keep=keep, vocab_size=30522, max_positions=512, pdl=_pdl())  # fmt: skip
-    packing.unpack(_empty(*grid, width, dtype=dtype), rows_, ids, attention_mask=padded, num_tokens=_ints(1))
-
-
-def _linear(tokens: int, n: int, k: int, dtype: torch.dtype, activation: str = "", residual: bool = False) -> None:
-    out, x, weight = (_empty(*shape, dtype=dtype) for shape in ((tokens, n), (tokens, k), (n, k)))
-    linear.linear(out, x, weight, _empty(n), out if residual else None, activation=activation, **_common())
-
-
-def _attention(tokens: int, max_seqlen: int, heads: int, head_dim: int, dtype: torch.dtype) -> None:
-    width, seqs = heads * head_dim, max(1, tokens // max_seqlen)
-    out, qkv = _empty(tokens, width, dtype=dtype), _empty(tokens, 3 * width, dtype=dtype)
-    attention.attention(out, qkv, _ints(seqs + 1), _ints(seqs), heads, max_seqlen=max_seqlen, pdl=_pdl())
-
-
-def _common() -> dict[str, Any]:
-    return {"num_tokens": _ints(1), "pdl": _pdl()}
-
-
-def _pdl() -> bool:
-    return launch.stand_in.capability >= 90
-
-
-def _empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    return torch.empty(shape, dtype=dtype, device="meta")
-
-
-def _ints(size: int) -> torch.Tensor:
-    return _empty(size, dtype=torch.int32)
-
-
-def _measure(cubin: bytes, text: str, shared: int) -> Cost:
+def _measure(cubin: bytes, shared: int, capability: int, warps: int) -> Cost:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "kernel.cubin")
         path.write_bytes(cubin)
@@ -319,9 +146,23 @@ def _measure(cubin: bytes, text: str, shared: int) -> Cost:
         code = _cuobjdump("-sass", path)
     registers, stack = (int(re.search(rf"{name}:(\d+)", usage)[1]) for name in ("REG", "STACK"))  # type: ignore[index]
     found = re.search(r"\b(UTC\w*MMA|HGMMA|HMMA)\b", code)
+    kinds = {"TMA": r"\bUTMALDG\b", "bulk": r"\bUBLKCP\b", "cp.async": r"\bLDGSTS\b"}
     spills = len(re.findall(r"\bSTL\b", code))
-    waits = 0 <= text.find("griddepcontrol.wait") < text.find("st.global")
-    return Cost(registers, stack, spills, shared, found[1] if found else "", waits)
+    before, wait, _ = code.partition("ACQBULK")
+    return Cost(
+        registers, stack, spills, shared, found[1] if found else "",
+        copies=", ".join(kind for kind, pattern in kinds.items() if re.search(pattern, code)),
+        waits=bool(wait) and not re.search(r"\bSTG\b|\bATOMG\b|\bREDG?\b", before),
+        early=len(re.findall(r"\b(?:LDG|LDGSTS|UTMALDG|UBLKCP|LD)\b", before)) if wait else 0,
+        programs=_programs(registers, shared, capability, 32 * warps),
+    )  # fmt: skip
+
+
+def _programs(registers: int, shared: int, capability: int, threads: int) -> int:
+    """Programs that fit on a multiprocessor, by the rules of NVIDIA's occupancy calculator."""
+    by_registers = 65536 // (-(-registers // 8) * 8 * threads)
+    by_memory = _SHARED_OF_ALL[capability] // (shared + 1024)
+    return min(by_registers, by_memory, _THREADS_OF_ALL[capability] // threads, 24 if capability == 89 else 32)
 
 
 def _cuobjdump(option: str, path: Path) -> str:

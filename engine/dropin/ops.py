@@ -29,6 +29,8 @@ _HEADS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "DistilBertForTokenClassification": {"logits": ("batch_size", "seq_len", "num_labels")},
     "DistilBertForMultipleChoice": {"logits": ("batch_size", "num_choices")},
 }
+# The GPU backend replays CUDA graphs of its own, which can't be captured into those of `mode="reduce-overhead"`.
+_NO_GRAPH: dict[str, Any] = {"tags": [torch.Tag.cudagraph_unsafe]} if hasattr(torch.Tag, "cudagraph_unsafe") else {}
 _SIZES = ("hidden_size", "vocab_size", "num_labels", "num_heads", "num_layers")
 
 
@@ -99,7 +101,7 @@ def _outputs(
     return outputs
 
 
-@torch.library.custom_op("distilrt::forward", mutates_args=())
+@torch.library.custom_op("distilrt::forward", mutates_args=(), **_NO_GRAPH)
 def _forward(
     number: int,
     architecture: str,
@@ -146,7 +148,7 @@ def _(
     ]
 
 
-@torch.library.custom_op("distilrt::encode", mutates_args=())
+@torch.library.custom_op("distilrt::encode", mutates_args=(), **_NO_GRAPH)
 def encode(
     number: int,
     input_ids: torch.Tensor | None,

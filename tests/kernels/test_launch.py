@@ -15,6 +15,13 @@ def test_chip_of_a_tensor_that_is_on_none(monkeypatch: pytest.MonkeyPatch) -> No
 def test_options() -> None:
     assert launch.launch_options(False) == {"PDL": False, "enable_fp_fusion": True}
     assert launch.launch_options(True) == {"PDL": True, "enable_fp_fusion": True, "launch_pdl": True}
+    assert launch.launch_options(True, early=False) == {"PDL": True, "enable_fp_fusion": True}
+
+
+def test_names_of_products() -> None:
+    assert launch.product_name(torch.float32, True) == "tf32"
+    assert launch.product_name(torch.float32, False) == "float32"
+    assert launch.product_name(torch.bfloat16, True) == "bfloat16"
 
 
 def test_check() -> None:

@@ -90,7 +90,7 @@ def test_every_tile(
     """More row blocks than one group has, and ragged ends on all sides."""
     tokens = tile.block_m * (tiles.GROUP_M + 1) + 3
     n, k = tile.block_n + 8, tile.block_k + 8
-    monkeypatch.setitem(tiles.MEASURED, (launch.stand_in.capability, "float32", tokens, n, k), tile)
+    monkeypatch.setitem(tiles.MEASURED, ("linear", launch.stand_in.capability, "float32", n, k), {tokens: tile})
     assert tiles.linear_tile(tokens, n, k, "float32", launch.stand_in) == tile
     _check(normal, assert_close, torch.float32, tokens, n, k, activation="gelu", with_residual=True)
 
@@ -125,6 +125,18 @@ def test_other_rows_do_not_matter(tokens: int, normal: Normal, dtype: torch.dtyp
     others[:3], others[4:] = float("inf"), normal(tokens - 4, 96, dtype=dtype)
     linear(second, others, weight, bias, activation="gelu")
     assert torch.equal(first[3], second[3])
+
+
+@pytest.mark.parametrize("tokens", [3, 70])
+def test_tf32(tokens: int, normal: Normal) -> None:
+    """Whatever an implementation of it keeps beyond 10 digits: each product within 2^-9 of its size, in both forms."""
+    x, weight = normal(tokens, 96), normal(40, 96) * 96**-0.5
+    bound = (np.abs(double(x)) @ np.abs(double(weight)).T) * (2**-9 + 96 * 2**-23)
+    out, partials = empty(tokens, 40), empty(2, tokens, 40)
+    linear(out, x, weight, tf32=True)
+    linear_split(partials, x, weight, tf32=True)
+    for found in (out, partials.sum(0)):
+        assert (np.abs(double(found) - double(x) @ double(weight).T) <= bound).all()
 
 
 def test_inputs_are_left_alone(normal: Normal) -> None:

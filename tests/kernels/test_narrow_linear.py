@@ -42,7 +42,7 @@ def test_norm_linear(tokens: int, normal: Normal, assert_close: Close, dtype: to
 @pytest.mark.parametrize(("n", "block_n"), [(24, 8), (50, 16), (120, 32), (200, 64)])
 def test_every_tile(n: int, block_n: int, normal: Normal, assert_close: Close, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "stand_in", tiles.Chip(90, 2))
-    assert tiles.narrow_tile(16, n, launch.stand_in).block_n == block_n
+    assert tiles.narrow_tile(16, n, 64, launch.stand_in).block_n == block_n
     for tokens in (16, 32):
         x, weight = normal(tokens, 64, dtype=torch.float16), normal(n, 64, dtype=torch.float16) / 8
         out = empty(tokens, n, dtype=torch.float16)

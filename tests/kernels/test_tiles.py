@@ -5,7 +5,7 @@ import math
 import pytest
 
 from distilrt.kernels import tiles
-from distilrt.kernels.tiles import A100, B200, H200, L40S, Chip, LinearTile
+from distilrt.kernels.tiles import A100, B200, H200, L40S, AttentionTile, Chip, LinearTile, NarrowTile, RowTile
 
 CHIPS = [A100, L40S, H200, B200, Chip(86, 28), Chip(120, 170)]
 TOKENS = [1, 16, 17, 32, 33, 64, 128, 200, 512, 1024, 2048, 4096, 5632, 16384, 100_000]
@@ -47,8 +47,7 @@ def test_hopper_has_the_large_tile_where_waves_are_full() -> None:
 
 def test_a_measured_tile_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     small, large = LinearTile(64, 32, 64, 4, 3), LinearTile(128, 32, 64, 4, 3)
-    monkeypatch.setitem(tiles.MEASURED, (90, "float16", 256, 768, 768), small)
-    monkeypatch.setitem(tiles.MEASURED, (90, "float16", 1024, 768, 768), large)
+    monkeypatch.setitem(tiles.MEASURED, ("linear", 90, "float16", 768, 768), {256: small, 1024: large})
     assert tiles.linear_tile(129, 768, 768, "float16", H200) == small
     assert tiles.linear_tile(256, 768, 768, "float16", H200) == small
     assert tiles.linear_tile(513, 768, 768, "float16", H200) == large
@@ -56,6 +55,31 @@ def test_a_measured_tile_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     others += [(200, 768, 3072, "float16", H200), (200, 768, 768, "bfloat16", H200), (200, 768, 768, "float16", A100)]
     for arguments in others:
         assert tiles.linear_tile(*arguments) not in (small, large)
+
+
+def test_measured_tiles_of_the_other_ops(monkeypatch: pytest.MonkeyPatch) -> None:
+    split, narrow = tiles.Split(4, LinearTile(64, 32, 64, 4, 3)), NarrowTile(16, 64, 32, 4, 4, 2)
+    attention, rows = AttentionTile(64, 32, 4, 2, 99), RowTile(77, 2)
+    entries: dict[tiles.Key, dict[int, tiles.Tile]] = {
+        ("split", 90, "float16", 768, 768): {2048: split}, ("narrow", 90, 2304, 768, True): {16: narrow},
+        ("attention", 90, "float16", 64): {512: attention}, ("rows", 90, 768): {1024: rows},
+    }  # fmt: skip
+    monkeypatch.setattr(tiles, "MEASURED", entries)
+    assert tiles.split_k(1025, 768, 768, "float16", H200) == 4
+    assert tiles.linear_tile(2048, 768, 768, "float16", H200, 4) == split.tile
+    assert tiles.linear_tile(2048, 768, 768, "float16", H200, 2) != split.tile
+    assert tiles.linear_tile(2048, 768, 768, "float16", H200) != split.tile
+    assert tiles.split_k(1024, 768, 768, "float16", H200) == tiles.split_k(1024, 768, 768, "float16", Chip(91, 132))
+    assert tiles.narrow_tile(9, 2304, 768, H200, True) == narrow
+    assert narrow not in (tiles.narrow_tile(9, 2304, 768, H200), tiles.narrow_tile(32, 2304, 768, H200, True))
+    assert tiles.attention_tile(257, 64, "float16", H200) == attention
+    assert attention not in (
+        tiles.attention_tile(256, 64, "float16", H200),
+        tiles.attention_tile(512, 32, "float16", H200),
+    )
+    assert tiles.row_tile(1000, 768, H200) == rows
+    entries["rows", 90, 768][64] = rows
+    assert tiles.row_tile(50, 768, H200) == RowTile(50, 2), "no more programs than rows"
 
 
 @pytest.mark.parametrize("chip", CHIPS[:4], ids=str)
@@ -74,15 +98,16 @@ def test_depth_is_split_only_where_the_output_is_small(chip: Chip) -> None:
 @pytest.mark.parametrize("chip", CHIPS, ids=str)
 def test_narrow_tiles_run_at_once(chip: Chip) -> None:
     for tokens in (1, 16, 17, 32):
-        for n, _ in WIDTHS[:4]:
+        for n, k in WIDTHS[:4]:
             for norm in (False, True):
-                tile = tiles.narrow_tile(tokens, n, chip, norm)
+                tile = tiles.narrow_tile(tokens, n, k, chip, norm)
                 assert tokens <= tile.block_m
                 assert math.ceil(n / tile.block_n) <= 2 * chip.num_sms or tile.block_n == 64
                 assert tile.slices == tile.num_warps
     assert tiles.is_narrow(32, "float16")
     assert not tiles.is_narrow(33, "float16")
     assert not tiles.is_narrow(1, "float32")
+    assert not tiles.is_narrow(1, "tf32")
 
 
 @pytest.mark.parametrize("chip", CHIPS, ids=str)
@@ -94,7 +119,7 @@ def test_attention_tiles(chip: Chip, dtype: str) -> None:
             assert 16 <= tile.block_m <= 128
             assert tile.block_n >= 16
             assert tile.programs >= chip.num_sms
-            if dtype != "float32" and max_seqlen <= 128:
+            if tiles.ITEM_SIZE[dtype] == 2 and max_seqlen <= 128:
                 assert tile.block_n >= max_seqlen, "one block of keys"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,6 @@ from distilrt import checkpoint, models
 from distilrt.bench.gpu.kernel_checks import Check, Scale
 from distilrt.config import DistilBertConfig
 from distilrt.kernels.launch import DTYPE_NAMES
-
-LADDER_MIB = "4"  # a short ladder: each bucket of a new shape takes seconds to compile
 
 
 def config_of(scale: Scale) -> DistilBertConfig:
@@ -32,11 +31,18 @@ def config_of(scale: Scale) -> DistilBertConfig:
 
 def heads(device: torch.device, scale: Scale, seed: int) -> Iterator[Check]:
     """All heads with left padding, right padding and holes; and what wrong values do."""
-    before = os.environ.get("DISTILRT_GPU_MEMORY")
-    os.environ["DISTILRT_GPU_MEMORY"] = LADDER_MIB
-    try:
+    with short_ladder(4):
         for number, architecture in enumerate(scale.architectures):
             yield from _head(device, scale, architecture, np.random.default_rng([seed, number]))
+
+
+@contextmanager
+def short_ladder(mib: int) -> Iterator[None]:
+    """Within, models have so much workspace: each bucket of a new shape takes seconds to compile."""
+    before = os.environ.get("DISTILRT_GPU_MEMORY")
+    os.environ["DISTILRT_GPU_MEMORY"] = str(mib)
+    try:
+        yield
     finally:
         del os.environ["DISTILRT_GPU_MEMORY"]
         if before is not None:

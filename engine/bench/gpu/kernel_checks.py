@@ -70,6 +70,9 @@ class KernelChecks:
         shapes += [(tokens[1], 48, 80, activation) for activation in ACTIVATIONS]
         for shape in shapes:
             yield self._linear(*shape)
+        if self._dtype == torch.float32:
+            for count in tokens:
+                yield self._tf32(count, width, 3 * width)
         for count in tokens:
             yield self._split(count, inner, width)
             if tiles.is_narrow(count, self._name):
@@ -95,6 +98,14 @@ class KernelChecks:
             lambda: linear.linear(out, x, weight, bias, residual, activation=activation, num_tokens=count),
             exact + _double(residual[:tokens]), plain + residual[:tokens],
         )  # fmt: skip
+
+    def _tf32(self, tokens: int, k: int, n: int) -> Check:
+        """Each factor may lose 2^-10 of its size, so a product 2^-9; sums of k of them in float32 lose k 2^-23 more."""
+        x, weight, out = self._random(tokens, k), self._random(n, k, scale=k**-0.5), self._nan(tokens, n)
+        linear.linear(out, x, weight, tf32=True)
+        bound = float((x.double().abs() @ weight.double().abs().T).max()) * (2**-9 + k * 2**-23)
+        error = float((out.double() - x.double() @ weight.double().T).abs().max())
+        return {"name": f"linear {tokens}x{k}x{n} tf32", "error": error, "bound": bound, "ok": error <= bound}
 
     def _split(self, tokens: int, k: int, n: int) -> Check:
         x, weight = self._random(tokens, k), self._random(n, k, scale=k**-0.5)

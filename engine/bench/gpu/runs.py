@@ -1,8 +1,7 @@
-"""distilrt on a GPU, timed: whole classifications from graphs, by the wall, and what they allocate."""
+"""distilrt on a GPU, timed: whole classifications from graphs and by the wall."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -98,55 +97,20 @@ def time_all(model: Any, clock: Clock, most: Ceilings, loads: Sequence[Workload]
         }  # fmt: skip
 
 
-def allocations(model: Any, device: torch.device, calls: int = 50) -> dict[str, int]:
-    """What torch asked of the driver, and kept, over calls of several shapes after each was met once; 0 is right."""
-    if device.type != "cuda":
-        return {"num_device_alloc": 0, "reserved_bytes": 0}
-    inputs = [padded(model.config, lengths, device) for lengths in ((16,), (128,) * 8, (5, 90, 33), (256,) * 40)]
-
-    def counters() -> dict[str, int]:
-        stats = torch.cuda.memory_stats(device)
-        return {"num_device_alloc": stats["num_device_alloc"], "reserved_bytes": stats["reserved_bytes.all.current"]}
-
-    for ids, mask in inputs:
-        model(ids, mask)
-        model(ids.cpu().numpy())
-    torch.cuda.synchronize(device)
-    before = counters()
-    for call in range(calls):
-        model(*inputs[call % len(inputs)])
-        model(inputs[call % len(inputs)][0].cpu().numpy())
-    torch.cuda.synchronize(device)
-    return {name: value - before[name] for name, value in counters().items()}
-
-
-def shared_between_threads(make: Any, device: torch.device, threads: int = 4, calls: int = 20) -> bool:
-    """Whether two models used by several threads, each on a stream of its own, answer as alone, to the bit."""
-    if device.type != "cuda":
-        return True  # there are no streams, and the interpreter is not safe to call from many threads
-    both = [make(), make()]
-    inputs = [padded(both[0].config, lengths, device) for lengths in ((16,), (90, 5, 33), (128,) * 6, (7,) * 9)]
-    alone = [model(*given).logits.clone() for model in both for given in inputs]
-    torch.cuda.synchronize(device)
-    wrong: list[int] = []
-
-    def use(thread: int) -> None:
-        rng = np.random.default_rng(thread)
-        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        with torch.cuda.stream(stream):
-            for _ in range(calls):
-                case = int(rng.integers(len(alone)))
-                found = both[case // len(inputs)](*inputs[case % len(inputs)]).logits
-                stream.synchronize()
-                if not torch.equal(found, alone[case]):
-                    wrong.append(case)
-
-    workers = [threading.Thread(target=use, args=(i,)) for i in range(threads)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    return not wrong
+def without_dependent_launch(model: Any, clock: Clock, loads: Sequence[Workload]) -> Iterator[dict[str, Any]]:
+    """A row for each workload with every kernel starting when the one before has ended: what dependent launch gives."""
+    encoder = model.backend._encoder
+    if not encoder._pdl:
+        return  # before sm_90, and in the interpreter, there is none
+    encoder._pdl = False
+    try:
+        for load in loads:
+            work, _ = enqueue(model, pack(model.config, token_ids(model.config, load.batches[0])))
+            times = clock.back_to_back(clock.graph(work))
+            yield {"engine": "distilrt-no-dependent-launch", "workload": load.name, "dtype": model.dtype,
+                   "tokens": load.tokens, "gpu_us": asdict(times)}  # fmt: skip
+    finally:
+        encoder._pdl = True
 
 
 def _embedding_bytes(model: Any) -> int:

@@ -26,9 +26,9 @@ from distilrt.config import DistilBertConfig
 
 TOTAL = 470.0  # seconds, of the 480 that the suite may take
 # Seconds of each part; those of one line run side by side.
-CHECKS = {"kernels-float32": 150, "kernels-float16": 150, "kernels-bfloat16": 150, "heads": 150,
-          "warm-bfloat16": 150, "warm-float16": 150, "extension": 150}  # fmt: skip
-TIMED = {"ours": 150, "sdpa": 70, "compiled": 90}
+CHECKS = {"kernels-float32": 170, "kernels-float16": 170, "kernels-bfloat16": 170, "heads": 170,
+          "warm-bfloat16": 170, "warm-float16": 170, "extension": 170, "sanitizer": 170}  # fmt: skip
+TIMED = {"ours": 130, "sdpa": 65, "compiled": 90}
 TINY = DistilBertConfig(dim=32, n_heads=2, n_layers=1, hidden_dim=64, vocab_size=50, max_position_embeddings=16)
 
 
@@ -133,8 +133,8 @@ def _run_part(options: argparse.Namespace) -> None:
 
     kind, _, dtype = options.part.partition("-")
     parts: dict[str, Any] = {"kernels": partial(_kernels, dtype), "heads": _heads, "warm": partial(_warm, dtype),
-             "ours": _ours,
-             "sdpa": _sdpa, "compiled": _compiled, "extension": partial(_extension, root)}  # fmt: skip
+             "ours": _ours, "sanitizer": _sanitizer, "sdpa": _sdpa, "compiled": _compiled,
+             "extension": partial(_extension, root)}  # fmt: skip
     for key, value in parts[kind](options.checkpoint, end=end, tiny=options.self_test):
         if key == "facts":
             found[key] |= value
@@ -206,7 +206,9 @@ def _warm(dtype: str, checkpoint: Path, *, end: float, tiny: bool) -> Rows:
 
 
 def _ours(checkpoint: Path, *, end: float, tiny: bool) -> Rows:
-    from distilrt.bench.gpu import runs, timing
+    import torch
+
+    from distilrt.bench.gpu import ops, runs, stress, timing
     from distilrt.devices import cuda_device
 
     device = cuda_device()
@@ -224,10 +226,26 @@ def _ours(checkpoint: Path, *, end: float, tiny: bool) -> Rows:
         for row in runs.time_all(model, clock, most, loads):
             yield "rows", row
         if dtype == "bfloat16":
-            new = runs.allocations(model, device)
+            for row in runs.without_dependent_launch(model, clock, loads[:3]):
+                yield "rows", row
+            new, make = stress.allocations(model, device), partial(_model, checkpoint, dtype)
             yield "checks", _exact("no allocation after warm-up", not any(new.values())) | new
-            steady = runs.shared_between_threads(partial(_model, checkpoint, dtype), device)
-            yield "checks", _exact("two models, four threads and streams", steady)
+            yield "checks", _exact("the same bits in 200 calls", stress.steady(model, device))
+            yield "checks", _exact("two models, four threads, two streams", stress.shared_between_threads(make, device))
+            yield "checks", _exact("a load without memory", stress.no_memory(model, make, device))
+            for op in ops.ops(model.config, 8 if tiny else 5632, getattr(torch, dtype), device, tiny=tiny):
+                yield "rows", {"engine": "kernel", "dtype": dtype, "workload": op.name, **ops.time_op(op, clock)}
+
+
+def _sanitizer(checkpoint: Path, *, end: float, tiny: bool) -> Rows:
+    from distilrt.bench.gpu import stress
+
+    small = make_checkpoint(checkpoint.parent / "small", TINY)
+    stress.tiny_forward(small)  # compiles, which would take long under a tool
+    for left, tool in zip((2, 1), () if tiny else stress.TOOLS, strict=False):
+        ok, said = stress.sanitized(tool, small, (end - 5 - time.monotonic()) / left)
+        yield "facts", {tool: said}
+        yield "checks", _exact(f"compute-sanitizer {tool}", ok)
 
 
 def _exact(name: str, ok: bool) -> dict[str, Any]:
