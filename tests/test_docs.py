@@ -9,6 +9,9 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -68,6 +71,8 @@ def _blocks(language: str) -> list[tuple[str, str]]:
 def test_python_block(code: str, environment: dict[str, str], tmp_path: Path) -> None:
     if "tensorflow" in code and importlib.util.find_spec("tensorflow") is None:
         pytest.skip("needs TensorFlow: make test-tensorflow")
+    if "import serve" in code or "import ray" in code:
+        pytest.skip("tests/scale runs it in a Ray: make test-ray")
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -76,7 +81,7 @@ COMMANDS = [
     line.removeprefix("$ ")
     for _, text in _blocks("console")
     for line in text.splitlines()
-    if line.startswith("$ distilrt")
+    if line.startswith("$ distilrt") and not line.startswith("$ distilrt serve")
 ]
 
 
@@ -85,6 +90,40 @@ def test_command(command: str, environment: dict[str, str], tmp_path: Path) -> N
     words = [sys.executable, "-m", *shlex.split(command)]
     done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_serving_page(environment: dict[str, str], tmp_path: Path) -> None:
+    """Its server, on a free port, and every request to it."""
+    page = (ROOT / "docs" / "serving.md").read_text()
+    [serve] = re.findall(r"^\$ (distilrt serve .*)", page, re.M)
+    requests = re.findall(r"^\$ curl -s (\S+)(?: -d '(.*)')?$", page, re.M)
+    assert len(requests) == page.count("$ curl")
+    words = [sys.executable, "-m", *shlex.split(serve), "--port", "0"]
+    with subprocess.Popen(words, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stderr is not None
+            address = server.stderr.readline().split()[-1]
+            _asked(address + "/readyz", "", patience=60)
+            for url, body in requests:
+                assert url.startswith("localhost:8080")
+                _asked(url.replace("localhost:8080", address), body)
+        finally:
+            server.terminate()
+    assert server.returncode == 0
+
+
+def _asked(url: str, body: str, patience: float = 0) -> None:
+    """Ask, again for so many seconds while the server is warming up."""
+    end = time.monotonic() + patience
+    while True:
+        try:
+            with urllib.request.urlopen(urllib.request.Request(url, body.encode() or None)) as response:
+                assert response.read()
+                return
+        except urllib.error.HTTPError as error:
+            if error.code != 503 or time.monotonic() > end:
+                raise
+            time.sleep(0.05)
 
 
 def test_there_is_something_to_run() -> None:
