@@ -9,7 +9,7 @@ SOURCES := $(shell find engine kernels csrc -name '*.py' -o -name '*.pyi' -o -na
 PYTHON_FILES := engine kernels tests benches setup.py
 CXX_FILES := $(wildcard csrc/*.cpp csrc/*.h)
 
-.PHONY: demo test test-all test-whole test-tensorflow test-transformers4 dev lint format type bench bench-all \
+.PHONY: demo test test-all test-whole test-tensorflow test-ray test-transformers4 dev lint format type bench bench-all \
   bench-serving claims loadgen soak test-soak sanitize \
   sanitize-threads ptx loc clean
 
@@ -20,7 +20,7 @@ test: .venv/test.stamp .venv/model.stamp lint type
 	$(BIN)/python -m pytest
 
 # What is too heavy for `make test`; run both.
-test-all: sanitize sanitize-threads test-tensorflow test-transformers4 test-whole
+test-all: sanitize sanitize-threads test-tensorflow test-ray test-transformers4 test-whole
 
 test-whole: .venv/test.stamp .venv/model.stamp
 	$(BIN)/python -m pytest -m whole
@@ -33,6 +33,10 @@ test-transformers4: build/transformers4/stamp .venv/model.stamp
 test-tensorflow: .venv-tf/stamp .venv/model.stamp
 	TF_CPP_MIN_LOG_LEVEL=3 .venv-tf/bin/python -m pytest tests/dropin/test_tensorflow.py tests/test_docs.py \
 	  -k "tensorflow or (python_block and dropin)"
+
+# A real Ray on this machine, with replicas that are killed.
+test-ray: .venv-ray/stamp .venv/model.stamp
+	.venv-ray/bin/python -m pytest -W ignore::DeprecationWarning tests/scale
 
 dev: .venv/test.stamp .venv/model.stamp
 
@@ -107,7 +111,7 @@ loc:
 	  printf '%-8s %6d lines\n' $$part $$(find $$part -name '*.py' -o -name '*.cpp' -o -name '*.h' | xargs cat | wc -l); done
 
 clean:
-	rm -rf .venv .venv-tf build *.egg-info
+	rm -rf .venv .venv-tf .venv-ray build *.egg-info
 
 .venv/venv.stamp:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "distilrt needs Python 3.10 or newer: make PYTHON=python3.12")'
@@ -145,4 +149,12 @@ build/transformers4/stamp: tests/transformers4.txt .venv/test.stamp
 	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
 	  > $$(.venv-tf/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth
 	.venv-tf/bin/python -m pip --disable-pip-version-check install -q -c constraints.txt tensorflow-cpu
+	@touch $@
+
+# So is Ray.
+.venv-ray/stamp: .venv/test.stamp
+	$(PYTHON) -m venv .venv-ray
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+	  > $$(.venv-ray/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth
+	.venv-ray/bin/python -m pip --disable-pip-version-check install -q -c constraints.txt 'ray[serve,data]'
 	@touch $@

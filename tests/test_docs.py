@@ -68,6 +68,8 @@ def _blocks(language: str) -> list[tuple[str, str]]:
 def test_python_block(code: str, environment: dict[str, str], tmp_path: Path) -> None:
     if "tensorflow" in code and importlib.util.find_spec("tensorflow") is None:
         pytest.skip("needs TensorFlow: make test-tensorflow")
+    if "import serve" in code or "import ray" in code:
+        pytest.skip("tests/scale runs it in a Ray: make test-ray")
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
