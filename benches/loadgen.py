@@ -8,7 +8,7 @@ further apart than `--allowed` and than the rounds of one of them (their quartil
 
 from __future__ import annotations
 
-import queue
+import asyncio
 import re
 import statistics
 import sys
@@ -35,14 +35,6 @@ FIGURES = {
 }
 
 
-def _compute(target: Any, indices: Sequence[int]) -> None:
-    """A blocking target's answer, without an event loop."""
-    try:
-        target.answer(indices).send(None)
-    except StopIteration:
-        return
-
-
 def by_loadgen(target: Any, given: Samples, wanted: Load) -> float:
     """The figure of one window: seconds, or texts per second, as LoadGen reports it."""
     lg: Any = mlperf_loadgen
@@ -59,19 +51,18 @@ def by_loadgen(target: Any, given: Samples, wanted: Load) -> float:
     if wanted.scenario == "offline":
         settings.min_query_count = 1
         settings.offline_expected_qps = len(given.inputs) / wanted.seconds
-    jobs: queue.SimpleQueue[list[Any] | None] = queue.SimpleQueue()
+    loop = load.new_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
 
-    def answered(batch: Sequence[Any]) -> None:
-        _compute(target, [sample.index for sample in batch])
-        lg.QuerySamplesComplete([lg.QuerySampleResponse(sample.id, 0, 0) for sample in batch])
+    def issue(batch: Sequence[Any]) -> None:
+        ids, indices = [sample.id for sample in batch], [sample.index for sample in batch]
+        answering = target.answer_all(indices) if wanted.scenario == "offline" else target.answer(indices)
+        asyncio.run_coroutine_threadsafe(answering, loop).add_done_callback(
+            lambda _: lg.QuerySamplesComplete([lg.QuerySampleResponse(each, 0, 0) for each in ids])
+        )
 
-    def work() -> None:
-        while (batch := jobs.get()) is not None:
-            answered(batch)
-
-    worker = threading.Thread(target=work)
-    worker.start()
-    sut = lg.ConstructSUT(answered if wanted.scenario == "single" else jobs.put, lambda: None)
+    sut = lg.ConstructSUT(issue, lambda: None)
     qsl = lg.ConstructQSL(len(given.inputs), len(given.inputs), lambda _: None, lambda _: None)
     with tempfile.TemporaryDirectory() as folder:
         logs = lg.LogSettings()
@@ -80,8 +71,9 @@ def by_loadgen(target: Any, given: Samples, wanted: Load) -> float:
         logs.enable_trace = False
         lg.StartTestWithLogSettings(sut, qsl, settings, logs)
         summary = Path(folder, "mlperf_log_summary.txt").read_text()
-    jobs.put(None)
-    worker.join()
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
     lg.DestroyQSL(qsl)
     lg.DestroySUT(sut)
     match = re.search(pattern, summary)

@@ -13,7 +13,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from distilrt.bench import peers, wire
+from distilrt.bench.load import TargetError
 from distilrt.bench.samples import Samples
+from distilrt.errors import DistilrtError
 
 OURS = "distilrt"
 PEERS = tuple(name for name in peers.ENGINES if name not in peers.OURS)
@@ -85,41 +87,50 @@ def parse(text: str, dtype: str) -> tuple[str, str]:
 
 
 class Distilrt:
-    """This package: what a pipeline's caller gets, from text to JSON-ready answer."""
+    """This package's `Engine`: what a program with many callers gets, from text to JSON-ready answer."""
 
-    blocking = True
+    blocking = False
 
     def __init__(self, spec: Spec) -> None:
-        from distilrt import __version__, models
-        from distilrt.checkpoint import architecture_of
-        from distilrt.config import DistilBertConfig
-        from distilrt.tokenizer import DistilBertTokenizer
+        from distilrt import Engine, __version__
 
-        architecture = architecture_of(DistilBertConfig.from_pretrained(spec.model)) or "DistilBertModel"
-        self._model = getattr(models, architecture).from_pretrained(
-            spec.model, backend=spec.backend, dtype=spec.dtype, num_threads=spec.threads
-        )
-        self._tokenizer = DistilBertTokenizer.from_pretrained(spec.model)
-        facts = self._model.backend.describe()
-        self.dtype: str = self._model.dtype
+        self._engine = Engine(spec.model, backend=spec.backend, dtype=spec.dtype, num_threads=spec.threads)
+        facts = self._engine.describe()
+        self.dtype: str = facts["dtype"]
         self.version = f"{__version__} {facts['backend']} {facts.get('isa', facts.get('device', ''))}".strip()
         self.threads: int | None = facts.get("num_threads")
 
     async def prepare(self, samples: Samples) -> None:
-        """Take the inputs that `answer` names by index."""
-        from distilrt import tasks
-
-        self._samples, self._task, self._run = samples, tasks.find(samples.task), tasks.run
+        """Take the inputs that `answer` names by index, and measure the rate that bounds the queue."""
+        self._samples = samples
+        await asyncio.to_thread(self._engine.warm_up)
 
     async def answer(self, indices: Sequence[int]) -> list[Any]:
-        """One packed batch, or as few as the token budget allows."""
-        inputs = [self._samples.inputs[i] for i in indices]
-        return list(self._run(self._model, self._tokenizer, self._task, inputs, self._samples.params))
+        """One request.
 
-    answer_all = answer
+        Raises:
+            TargetError: it was refused or failed.
+        """
+        samples = self._samples
+        try:
+            found: list[Any] = await self._engine.asubmit(
+                samples.task, [samples.inputs[i] for i in indices], samples.params
+            )
+        except DistilrtError as error:
+            raise TargetError(type(error).__name__) from error
+        return found
+
+    async def answer_all(self, indices: Sequence[int]) -> list[Any]:
+        """The packed batches of `distilrt run`, without the queue."""
+        from distilrt import tasks
+
+        engine, samples = self._engine, self._samples
+        inputs = [samples.inputs[i] for i in indices]
+        return list(tasks.run(engine.model, engine.tokenizer, tasks.find(samples.task), inputs, samples.params))
 
     async def close(self) -> None:
-        """Nothing to do."""
+        """End its threads."""
+        await asyncio.to_thread(self._engine.close)
 
 
 class Peer:
