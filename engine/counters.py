@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 SECONDS = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 TOKENS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+# Each a tenth above the one before, from 0.1 ms to about 30 s: a quantile read off these is 10 % off at most.
+FINE_SECONDS = tuple(float(f"{1e-4 * 1.1**step:.4g}") for step in range(133))
 SEQUENCES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
@@ -43,7 +45,8 @@ class Counters:
 
     `requests` are by task and outcome: "answered", "failed" (their batch or their answer raised), "invalid" (refused
     for their inputs), "cancelled", "expired" (their deadline passed), "shed" (refused because the queue was full).
-    The seconds of a request are spent in tokenizing, waiting for its first batch, and from then to the end of its last.
+    The seconds of a request are spent in tokenizing, waiting for its first batch, and from then to the end of its last;
+    `request_seconds` has the sum of the three.
     """
 
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -51,6 +54,7 @@ class Counters:
     tokenize_seconds: Histogram = field(default_factory=_seconds)
     queue_seconds: Histogram = field(default_factory=_seconds)
     compute_seconds: Histogram = field(default_factory=_seconds)
+    request_seconds: Histogram = field(default_factory=lambda: Histogram(FINE_SECONDS))
     batch_seconds: Histogram = field(default_factory=_seconds)
     batch_tokens: Histogram = field(default_factory=lambda: Histogram(TOKENS))
     batch_sequences: Histogram = field(default_factory=lambda: Histogram(SEQUENCES))

@@ -307,6 +307,7 @@ class Worker:
                 self.counters.tokenize_seconds.observe(request.timing.tokenize)
                 self.counters.queue_seconds.observe(request.timing.queue)
                 self.counters.compute_seconds.observe(request.timing.compute)
+                self.counters.request_seconds.observe(sum(request.timing[:3]))
 
 
 def _because(what: str, cause: Exception) -> BackendError:

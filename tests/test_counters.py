@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distilrt.counters import Counters, Histogram
+from distilrt.counters import FINE_SECONDS, Counters, Histogram
 
 
 @given(st.lists(st.integers(-5, 40)), st.lists(st.integers(0, 30), min_size=1, unique=True).map(sorted))
@@ -28,3 +30,10 @@ def test_a_batch_is_counted_with_the_padding_that_it_has_not() -> None:
     counters.request("ner", "shed")
     counters.request("ner", "shed")
     assert counters.requests == {("ner", "shed"): 2}
+
+
+def test_fine_seconds_tell_values_a_tenth_apart_from_a_tenth_of_a_millisecond_to_half_a_minute() -> None:
+    assert FINE_SECONDS[0] == 1e-4
+    assert 28 < FINE_SECONDS[-1] < 32
+    steps = [above / below for below, above in pairwise(FINE_SECONDS)]
+    assert 1.098 < min(steps) <= max(steps) < 1.102

@@ -16,11 +16,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from distilrt.engine import Engine
-from distilrt.server import errors, health, huggingface, metrics
+from distilrt.server import errors, health, huggingface, metrics, page
 from distilrt.server.serving import Serving
 from distilrt.server.settings import Settings
 
-FORMATS = (huggingface, health, metrics)
+FORMATS = (huggingface, health, metrics, page)
 
 _log = logging.getLogger("distilrt.server")
 

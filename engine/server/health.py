@@ -18,7 +18,7 @@ def routes(serving: Serving) -> list[Route]:
         return call.reply({"status": "alive"})
 
     async def ready(call: Call) -> Response:
-        status = _status(serving)
+        status = status_of(serving)
         return call.reply({"status": status, "models": list(serving.engines)}, 200 if status == "ready" else 503)
 
     def probe(path: str, handler: object) -> Route:
@@ -27,7 +27,8 @@ def routes(serving: Serving) -> list[Route]:
     return [probe("/livez", live), probe("/readyz", ready), probe("/health", ready)]
 
 
-def _status(serving: Serving) -> str:
+def status_of(serving: Serving) -> str:
+    """`ready`, or why the server is not to be sent requests. Lets engines that failed try again."""
     if serving.draining:
         return "draining"
     if not serving.warm:

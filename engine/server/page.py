@@ -1,0 +1,96 @@
+"""The page for people at `GET /`, its files, and `GET /stats`, the numbers that it draws. They need no key.
+
+The files lie in `static/` and are sent as they are; the page asks for nothing from elsewhere, and may not.
+"""
+
+from __future__ import annotations
+
+import mimetypes
+import time
+from importlib import resources
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.routing import Route
+
+from distilrt.engine import Engine
+from distilrt.server.health import status_of
+from distilrt.server.serving import Call, Serving
+
+_HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-cache",  # a new version's files must never meet an old one's
+}
+_TYPES = {".js": "text/javascript"}  # which the machine's own table may call something else
+
+
+def routes(serving: Serving) -> list[Route]:
+    """The routes of the page."""
+    files = {
+        file.name: (file.read_bytes(), _media_type(file.name))
+        for file in (resources.files("distilrt.server") / "static").iterdir()
+        if file.is_file()
+    }
+
+    def sent(name: str) -> Response:
+        if name not in files:
+            raise HTTPException(404)
+        content, media_type = files[name]
+        return Response(content, headers=_HEADERS, media_type=media_type)
+
+    async def page(call: Call) -> Response:
+        return sent("index.html")
+
+    async def static(call: Call) -> Response:
+        return sent(call.path["name"])
+
+    async def stats(call: Call) -> Response:
+        response = call.reply(_stats(serving))
+        response.headers["cache-control"] = "no-store"
+        return response
+
+    return [
+        serving.route("/", page, methods=["GET"], public=True),
+        serving.route("/static/{name}", static, methods=["GET"], public=True),
+        serving.route("/stats", stats, methods=["GET"], public=True),
+    ]
+
+
+def _media_type(name: str) -> str | None:
+    ending = name[name.rindex(".") :]
+    return _TYPES.get(ending) or mimetypes.guess_type(name)[0]
+
+
+def _stats(serving: Serving) -> dict[str, Any]:
+    """The server's state, and what each model is and has done so far. Counters only grow: rates are differences."""
+    return {
+        "status": status_of(serving),
+        "needs_key": serving.settings.api_key is not None,
+        "seconds": time.monotonic(),  # when these numbers were read
+        "models": [{"name": name, **_of_engine(engine)} for name, engine in serving.engines.items()],
+    }
+
+
+def _of_engine(engine: Engine) -> dict[str, Any]:
+    counters, facts = engine.counters, engine.describe()
+    waiting = zip(("requests", "sequences", "tokens"), engine.waiting, strict=True)
+    with counters.lock:
+        outcomes: dict[str, int] = {}
+        for (_, outcome), number in counters.requests.items():
+            outcomes[outcome] = outcomes.get(outcome, 0) + number
+        latency = {"bounds": counters.request_seconds.bounds, "counts": list(counters.request_seconds.counts)}
+        tokens = int(counters.batch_tokens.total)
+    names = ("architecture", "tasks", "labels", "max_input_tokens", "tokens_per_second", "backend", "dtype")
+    return {
+        **{name: facts[name] for name in names},
+        "mask_token": engine.tokenizer.mask_token,
+        "pooling": engine.pooling,
+        "queue": dict(waiting),
+        "requests": outcomes,  # by how they ended
+        "computed_tokens": tokens,
+        "request_seconds": latency,  # of answered ones: how many in each range, the last above all bounds
+    }
