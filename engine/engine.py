@@ -54,6 +54,7 @@ class Engine:
         tasks: the names of the tasks that the model's head serves.
         task: the first of them, what the model is for unless a request says otherwise.
         pooling: how the checkpoint's sentence-transformers files make one vector of a text; None: there are none.
+        prompts: what these files want before a text, by name; "": where a caller names none.
 
     Raises:
         OSError, CheckpointError, BackendError, TypeError: as `distilrt.pipeline`.
@@ -94,13 +95,14 @@ class Engine:
                              "the model itself")  # fmt: skip
         self.tasks = tuple(served)
         self.task = self.tasks[0]
-        self._defaults: dict[str, Mapping[str, Any]] = {}
+        self._defaults: dict[str, Mapping[str, Any]] = {"outputs": {}}
         for task in served.values():
             with suppress(ValueError):  # raised again by a request that relies on it
                 self._defaults[task.name] = task.from_checkpoint({}, self._resolve) if self._resolve else {}
         self.pooling: str | None = None
         if self._resolve and "sentence-similarity" in self._defaults and self._resolve("modules.json"):
             self.pooling = self._defaults["sentence-similarity"]["pooling"]
+        self.prompts = tasks.prompts(self._resolve) if self._resolve and self.pooling else {"": ""}
         self.max_batch_tokens = max_batch_tokens or _BATCH_TOKENS.get(self.model.backend.name, 512)
         # All tasks of a model share its head, so any of them computes the batches of all.
         self._worker = Worker(
@@ -124,7 +126,7 @@ class Engine:
         """Tokenize here and now, and queue.
 
         Args:
-            task: one of `tasks`, or another name of it.
+            task: one of `tasks`, or another name of it; or "outputs", see `distilrt.tasks.outputs`.
             inputs: one input of the task, or a list of them, which is one request: it gets a list of answers, and fails
                 as a whole.
             params: the task's parameters.
@@ -153,6 +155,7 @@ class Engine:
                 [ids for item in prepared for ids in item.sequences],
                 [rows for item in prepared for rows in item.rows],
                 partial(self._answer, found, prepared, listed),
+                keep=found.keep,
                 priority=priority,
                 deadline=None if deadline is None else start + deadline,
                 tokenize_seconds=time.monotonic() - start,
@@ -296,7 +299,7 @@ class Engine:
     def _checked(self, name: str, priority: int, deadline: float | None) -> tasks.Task:
         """The task, if it and the rest are what `submit` allows."""
         task = tasks.find(name)
-        if task.name not in self.tasks:
+        if task.architecture and task.name not in self.tasks:
             raise ValueError(f"{task.name} needs a {task.architecture}, and {self.name} is a "
                              f"{self.model.architecture}, which serves {', '.join(self.tasks)}")  # fmt: skip
         if type(priority) is not int or priority not in PRIORITIES:

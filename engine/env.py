@@ -52,6 +52,7 @@ def server() -> dict[str, Any]:
         "body_timeout": ("DISTILRT_BODY_TIMEOUT", _number),
         "drain_delay": ("DISTILRT_DRAIN_DELAY", _number),
         "drain_timeout": ("DISTILRT_DRAIN_TIMEOUT", _number),
+        "log_format": ("DISTILRT_LOG_FORMAT", _text),
     }
     return _set(options)
 

@@ -196,6 +196,7 @@ class DistilBertTokenizer:
         is_split_into_words: bool = False,
         pad_to_multiple_of: int | None = None,
         padding_side: str | None = None,
+        truncation_side: str | None = None,
         return_tensors: str | None = None,
         return_token_type_ids: bool | None = None,
         return_attention_mask: bool | None = None,
@@ -218,6 +219,7 @@ class DistilBertTokenizer:
             is_split_into_words: each text is a list of words.
             pad_to_multiple_of: round padded lengths up to a multiple of this.
             padding_side: "right" or "left"; None for this tokenizer's `padding_side`.
+            truncation_side: the same for the side that is cut.
             return_tensors: "np" or "pt" for arrays of shape [texts, length]; None for lists (flat for a single text).
             return_token_type_ids, return_attention_mask: None follows `model_input_names`.
             return_overflowing_tokens: return what was cut off as further sequences, with
@@ -244,8 +246,9 @@ class DistilBertTokenizer:
         pad, cut, limit = settle(
             padding, truncation, max_length, pad_to_multiple_of, self.model_max_length, self.pad_token
         )
-        side = padding_side or self.padding_side
-        setting = Setting(pad, cut, limit, stride, pad_to_multiple_of, side, self.truncation_side)
+        side, cut_side = padding_side or self.padding_side, truncation_side or self.truncation_side
+        check_side("truncation_side", cut_side)
+        setting = Setting(pad, cut, limit, stride, pad_to_multiple_of, side, cut_side)
         encodings = self._backends.encode(texts, pairs, batched, is_split_into_words, add_special_tokens, setting)
 
         if return_overflowing_tokens:

@@ -50,6 +50,7 @@ class Request(Future[Any]):
         rows: list[Any],
         answer: Callable[[list[Any]], Any],
         *,
+        keep: Callable[[Any], Any] = lambda rows: rows,
         priority: int = 0,
         deadline: float | None = None,
         tokenize_seconds: float = 0.0,
@@ -60,12 +61,14 @@ class Request(Future[Any]):
             task: its name, for the counters; empty: not to be counted.
             sequences: token ids, at least one sequence.
             rows: of each sequence, those that the head reads.
-            answer: from the head's rows of all sequences to the result.
+            answer: from the head's rows of all sequences, or what is kept of them, to the result.
+            keep: from the head's rows of one sequence to what is kept of them.
             priority, deadline: as in `Waiting`; the clock is `time.monotonic`.
             tokenize_seconds: for `timing`.
         """
         super().__init__()
         self.task, self.sequences, self.rows, self.answer = task, sequences, rows, answer
+        self.keep = keep
         self.outputs: list[Any] = [None] * len(sequences)
         self.left = len(sequences)  # not computed
         self.open = True  # nobody has decided yet how it ends
@@ -237,6 +240,7 @@ class Worker:
             request.started = request.started or start
         try:
             outputs = self._compute(sequences, [request.rows[index] for request, index in batch])
+            outputs = [request.keep(rows) for (request, _), rows in zip(batch, outputs, strict=True)]
         except Exception as cause:
             self.failing = True
             with self.counters.lock:

@@ -308,6 +308,7 @@ INPUTS: dict[str, list[Any]] = {
     "feature-extraction": TEXTS,
     "sentence-similarity": [{"source_sentence": "a", "sentences": TEXTS}, {"source_sentence": "b", "sentences": ["a"]}],
     "zero-shot-classification": TEXTS,
+    "sparse-embedding": [TEXTS[0], [101, 7592, 102]],
 }
 
 

@@ -16,11 +16,27 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from distilrt.engine import Engine
-from distilrt.server import errors, health, huggingface, metrics, page
+from distilrt.server import (
+    errors,
+    health,
+    huggingface,
+    logs,
+    metrics,
+    open_inference,
+    openai,
+    openapi,
+    page,
+    sagemaker,
+    tei,
+    tracing,
+    vertex,
+)
 from distilrt.server.serving import Serving
 from distilrt.server.settings import Settings
 
-FORMATS = (huggingface, health, metrics, page)
+FORMATS = (huggingface, tei, openai, open_inference, sagemaker, vertex, health, metrics, openapi, page)
+
+_SHAPES = {"/v1/": openai.shape, "/v2/": open_inference.shape}  # of paths that start so
 
 _log = logging.getLogger("distilrt.server")
 
@@ -39,6 +55,7 @@ def create_app(engines: Mapping[str, Engine], settings: Settings | None = None) 
         ValueError: no engine, or a variable that is not allowed.
     """
     serving = Serving(engines, settings or Settings.from_env())
+    serving.observers = [*([logs.observe] if logs.wanted() else []), *tracing.observers()]
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -48,7 +65,7 @@ def create_app(engines: Mapping[str, Engine], settings: Settings | None = None) 
 
     async def refuse(request: Request, error: Exception) -> Response:
         serving.responses["none", errors.failure(error).status] += 1
-        return errors.response(error)
+        return errors.response(error, _shape(serving, request.url.path))
 
     app = Starlette(
         routes=[route for module in FORMATS for route in module.routes(serving)],
@@ -58,6 +75,13 @@ def create_app(engines: Mapping[str, Engine], settings: Settings | None = None) 
     app.router.redirect_slashes = False  # "/models/x/" is another name, not the same
     app.state.serving = serving
     return app
+
+
+def _shape(serving: Serving, path: str) -> errors.Shape:
+    """How errors look to whoever asks for a path that no route takes, or not by this method."""
+    exact = (each.shape for each in serving.described if each.path == path)
+    under = (shape for start, shape in _SHAPES.items() if path.startswith(start))
+    return next(exact, next(under, errors.plain))
 
 
 async def _warm_up(serving: Serving) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import time
 from contextlib import ExitStack, suppress
@@ -59,6 +58,9 @@ def serve(
     drain_timeout: Annotated[
         float | None, typer.Option(help="Seconds from there for what is on its way.  [default: 30]")
     ] = None,
+    log_format: Annotated[
+        str | None, typer.Option(help="text, or json with a line for each request.  [default: text]")
+    ] = None,
 ) -> None:
     """Serve models over HTTP until SIGTERM or SIGINT; then finish what was taken, and exit with 0.
 
@@ -67,6 +69,7 @@ def serve(
     settings = Settings.from_env(
         host=host, port=port, api_key=api_key, truncate=truncate, max_inputs=max_inputs, max_body_bytes=max_body_bytes,
         deadline=deadline, body_timeout=body_timeout, drain_delay=drain_delay, drain_timeout=drain_timeout,
+        log_format=log_format,
     )  # fmt: skip
     served = env.served()
     given = {"dtype": dtype, "max_batch_tokens": max_batch_tokens, "max_queue_tokens": max_queue_tokens,
@@ -77,13 +80,15 @@ def serve(
     if not models:
         raise typer.BadParameter("give at least one --model, or DISTILRT_MODELS")
     try:
+        from distilrt.server import logs, tracing
         from distilrt.server.app import create_app
     except ModuleNotFoundError as error:
         raise ImportError(
             f"serving needs more packages, {error.name} among them: pip install 'distilrt[serve]'"
         ) from None
 
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.configure(settings.log_format)
+    tracing.configure()
     sys.setswitchinterval(_SWITCH_INTERVAL)
     with ExitStack() as stack:
         engines: dict[str, Engine] = {}
@@ -100,6 +105,8 @@ def serve(
 def _run(app: Starlette, settings: Settings, names: list[str]) -> None:
     """Serve until a signal."""
     import uvicorn
+
+    from distilrt.server import connection
 
     class Server(uvicorn.Server):
         """Uvicorn that first says it is not ready, then keeps listening for a while, then ends as it does."""
@@ -127,7 +134,8 @@ def _run(app: Starlette, settings: Settings, names: list[str]) -> None:
 
     config = uvicorn.Config(
         app, host=settings.host, port=settings.port, log_config=None, access_log=False, server_header=False,
-        ws="none", timeout_graceful_shutdown=int(settings.drain_timeout) or 1,
+        ws="none", http=connection.protocol(settings.body_timeout),
+        timeout_graceful_shutdown=int(settings.drain_timeout) or 1,
     )  # fmt: skip
     Server(config).run()
 

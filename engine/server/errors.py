@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import orjson
+import msgspec
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -27,6 +27,10 @@ class RequestError(Exception):
 
 class Malformed(RequestError):
     """The body is no JSON in UTF-8."""
+
+
+class Empty(RequestError):
+    """There is nothing to answer, where that is an error."""
 
 
 class Unauthorized(RequestError):
@@ -59,6 +63,12 @@ class Unprocessable(RequestError):
     status = 422
 
 
+class NoSuchTask(RequestError):
+    """No model here has the head that the route is for."""
+
+    status = 424
+
+
 class Failure(NamedTuple):
     """What a client is told of an error."""
 
@@ -68,7 +78,7 @@ class Failure(NamedTuple):
     headers: dict[str, str]
 
 
-Shape = Callable[[Failure], Any]  # the JSON body
+Shape = Callable[[Failure], Any]  # the JSON body; its annotation says of which type
 
 # The first that fits.
 _STATUS: tuple[tuple[type[Exception], int], ...] = (
@@ -82,9 +92,16 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
 )
 
 
-def plain(failure: Failure) -> Any:
+class Error(msgspec.Struct):
+    """The body of an error."""
+
+    error: str
+    error_type: str
+
+
+def plain(failure: Failure) -> Error:
     """`{"error": message, "error_type": name}`, which Hugging Face's clients read."""
-    return {"error": failure.message, "error_type": failure.kind}
+    return Error(failure.message, failure.kind)
 
 
 def failure(error: Exception) -> Failure:
@@ -112,7 +129,7 @@ def failure(error: Exception) -> Failure:
 def response(error: Exception, shape: Shape = plain) -> Response:
     """The response to an error, with a body of that shape."""
     found = failure(error)
-    return Response(orjson.dumps(shape(found)), found.status, found.headers, media_type="application/json")
+    return Response(msgspec.json.encode(shape(found)), found.status, found.headers, media_type="application/json")
 
 
 def _seconds(error: Exception) -> int:

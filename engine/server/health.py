@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from contextlib import suppress
 
+import msgspec
 from starlette.responses import Response
 from starlette.routing import Route
 
 from distilrt.errors import DistilrtError
-from distilrt.server.serving import Call, Serving
+from distilrt.server.operation import Operation
+from distilrt.server.serving import Call, Handler, Serving
+
+
+class Health(msgspec.Struct, omit_defaults=True):
+    """An answer."""
+
+    status: str
+    models: list[str] | None = None
 
 
 def routes(serving: Serving) -> list[Route]:
@@ -18,13 +27,19 @@ def routes(serving: Serving) -> list[Route]:
         return call.reply({"status": "alive"})
 
     async def ready(call: Call) -> Response:
-        status = status_of(serving)
-        return call.reply({"status": status, "models": list(serving.engines)}, 200 if status == "ready" else 503)
+        return report(call)
 
-    def probe(path: str, handler: object) -> Route:
-        return serving.route(path, handler, methods=["GET"], public=True)  # type: ignore[arg-type]
+    def probe(path: str, handler: Handler) -> Route:
+        about = Operation("Whether it runs" if path == "/livez" else "Whether it is to be sent requests", None, Health)
+        return serving.route(path, handler, methods=["GET"], public=True, about=about)
 
     return [probe("/livez", live), probe("/readyz", ready), probe("/health", ready)]
+
+
+def report(call: Call) -> Response:
+    """Whether the server is to be sent requests, and which models it has."""
+    status = status_of(call.serving)
+    return call.reply({"status": status, "models": list(call.serving.engines)}, 200 if status == "ready" else 503)
 
 
 def status_of(serving: Serving) -> str:

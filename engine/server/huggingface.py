@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 from distilrt.engine import Engine
 from distilrt.server.errors import Unprocessable
+from distilrt.server.operation import Operation
 from distilrt.server.serving import Call, Serving
 
 
@@ -38,18 +39,26 @@ _DECODER = msgspec.json.Decoder(Payload)
 def routes(serving: Serving) -> list[Route]:
     """The routes of this format."""
 
-    async def answer(call: Call) -> Response:
-        payload = await call.read(_DECODER)
-        engine = serving.engine(call.path.get("model"))
-        task, params = _task(engine, payload), {**(payload.parameters or {}), **_beside(payload)}
-        if task == "text-classification":
-            params.setdefault("top_k", None)  # all labels
-        if task == "feature-extraction" and engine.pooling and "pooling" not in params:
-            params |= {"pooling": engine.pooling, "normalize": params.get("normalize", True)}
-        found = await call.answer(engine, task, payload.inputs, params)
-        return call.reply(_formed(task, payload.inputs, params, found))
+    async def reply(call: Call) -> Response:
+        return call.reply(await answer(call, await call.read(_DECODER)))
 
-    return [serving.route("/", answer), serving.route("/models/{model:path}", answer)]
+    about = Operation("The model's task, as huggingface_hub's InferenceClient asks for it", Payload, Any)
+    return [
+        serving.route("/", reply, about=about),
+        serving.route("/models/{model:path}", reply, about=about),
+    ]
+
+
+async def answer(call: Call, payload: Payload) -> Any:
+    """The answer to a payload, by the model that the route names. Raises as `Call.answer`, and Unprocessable."""
+    engine = call.serving.engine(call.path.get("model"))
+    task, params = _task(engine, payload), {**(payload.parameters or {}), **_beside(payload)}
+    if task == "text-classification":
+        params.setdefault("top_k", None)  # all labels
+    if task == "feature-extraction" and engine.pooling and "pooling" not in params:
+        params |= {"pooling": engine.pooling, "normalize": params.get("normalize", True)}
+    found = await call.answer(engine, task, payload.inputs, params)
+    return _formed(task, payload.inputs, params, found)
 
 
 def _task(engine: Engine, payload: Payload) -> str:

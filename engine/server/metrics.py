@@ -19,6 +19,7 @@ from starlette.routing import Route
 
 from distilrt.counters import Histogram
 from distilrt.engine import Engine
+from distilrt.server.operation import Operation
 from distilrt.server.serving import Call, Serving
 
 # A counter's attribute, the metric's name after `distilrt_`, and what it counts.
@@ -42,7 +43,8 @@ def routes(serving: Serving) -> list[Route]:
     async def metrics(call: Call) -> Response:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
-    return [serving.route("/metrics", metrics, methods=["GET"], public=True)]
+    about = Operation("Counters, for Prometheus", None, None)
+    return [serving.route("/metrics", metrics, methods=["GET"], public=True, about=about)]
 
 
 class _Collector(Collector):

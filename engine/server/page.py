@@ -16,7 +16,8 @@ from starlette.routing import Route
 
 from distilrt.engine import Engine
 from distilrt.server.health import status_of
-from distilrt.server.serving import Call, Serving
+from distilrt.server.operation import Operation
+from distilrt.server.serving import Call, Handler, Serving
 
 _HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -53,10 +54,13 @@ def routes(serving: Serving) -> list[Route]:
         response.headers["cache-control"] = "no-store"
         return response
 
+    def route(path: str, handler: Handler, summary: str, answer: Any = None) -> Route:
+        return serving.route(path, handler, methods=["GET"], public=True, about=Operation(summary, None, answer))
+
     return [
-        serving.route("/", page, methods=["GET"], public=True),
-        serving.route("/static/{name}", static, methods=["GET"], public=True),
-        serving.route("/stats", stats, methods=["GET"], public=True),
+        route("/", page, "A page to try the models on"),
+        route("/static/{name}", static, "A file of the page"),
+        route("/stats", stats, "The numbers that the page draws", dict[str, Any]),
     ]
 
 

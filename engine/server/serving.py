@@ -23,6 +23,7 @@ from starlette.types import Receive, Scope, Send
 from distilrt.engine import Engine
 from distilrt.errors import NotReady
 from distilrt.server import errors
+from distilrt.server.operation import Described, Operation
 from distilrt.server.settings import Settings
 from distilrt.worker import Request, Timing
 
@@ -30,6 +31,7 @@ _Body = TypeVar("_Body")
 _PATIENCE = 0.02  # seconds before somebody listens for a client that hangs up, which costs a task
 
 Handler = Callable[["Call"], Awaitable[Response]]
+Observer = Callable[["Call", str, int], None]  # told of each response: its call, route and status
 
 
 class Gone(Exception):
@@ -46,6 +48,8 @@ class Serving:
         draining: whether the process is about to end; only `/readyz` and `/health` say so, requests are still taken.
         trouble: why warming up failed, if it did.
         responses: how many, by route and status.
+        described: the routes that have a description.
+        observers: who is told of each response once it is sent.
     """
 
     def __init__(self, engines: Mapping[str, Engine], settings: Settings) -> None:
@@ -55,6 +59,8 @@ class Serving:
         self.warm = self.draining = False
         self.trouble: str | None = None
         self.responses: Counter[tuple[str, int]] = Counter()
+        self.described: list[Described] = []
+        self.observers: list[Observer] = []
 
     def engine(self, name: str | None = None) -> Engine:
         """The engine of that name; None: the first.
@@ -67,6 +73,18 @@ class Serving:
             raise errors.UnknownModel(f"there is no model {name!r} here; there is {', '.join(self.engines)}")
         return engine
 
+    def having(self, task: str, fits: Callable[[Engine], bool] = lambda engine: True) -> Engine:
+        """The first engine that serves a task, for routes that are for one task and name no model.
+
+        Raises:
+            NoSuchTask: there is none.
+        """
+        for engine in self.engines.values():
+            if task in engine.tasks and fits(engine):
+                return engine
+        there = ", ".join(f"{name} ({', '.join(engine.tasks)})" for name, engine in self.engines.items())
+        raise errors.NoSuchTask(f"no model here serves {task}; there is {there}")
+
     def route(
         self,
         path: str,
@@ -75,6 +93,7 @@ class Serving:
         methods: Sequence[str] = ("POST",),
         shape: errors.Shape = errors.plain,
         public: bool = False,
+        about: Operation | None = None,
     ) -> Route:
         """A route of a wire format.
 
@@ -84,7 +103,10 @@ class Serving:
             methods: what the route takes.
             shape: the body of an error.
             public: needs no key.
+            about: what /openapi.json says of it; None: nothing.
         """
+        if about is not None:
+            self.described.append(Described(path, tuple(methods), about, shape, public))
         return Route(path, _Endpoint(self, path, handler, shape, public), methods=list(methods))
 
 
@@ -110,6 +132,8 @@ class _Endpoint:
             response.headers["connection"] = "close"
         serving.responses[self._path, response.status_code] += 1
         await response(scope, receive, send)
+        for observe in serving.observers:
+            observe(call, self._path, response.status_code)
 
 
 class Call:
@@ -118,15 +142,17 @@ class Call:
     Attributes:
         serving: the server's state.
         path: the route's parameters.
-        headers: the request's.
+        method, headers: the request's.
+        steps: when, in seconds from the start, something was answered, and its timing.
     """
 
     def __init__(self, serving: Serving, scope: Scope, receive: Receive) -> None:
         self.serving, self._scope, self._receive = serving, scope, receive
         self.path: dict[str, Any] = scope.get("path_params", {})
+        self.method: str = scope["method"]
         self.headers = Headers(scope=scope)
+        self.steps: list[tuple[float, Timing]] = []
         self._start = asyncio.get_running_loop().time()
-        self._timings: list[Timing] = []
 
     def authorize(self) -> None:
         """Check the key.
@@ -151,7 +177,10 @@ class Call:
             Unprocessable: JSON of another form.
             Gone: the client hung up.
         """
-        body = await self._body()
+        return self.decode(await self.body(), decoder)
+
+    def decode(self, body: bytes, decoder: msgspec.json.Decoder[_Body]) -> _Body:
+        """What the decoder makes of a body, or of a part of it. Raises Malformed and Unprocessable, as `read`."""
         try:
             return decoder.decode(body)
         except msgspec.ValidationError as error:
@@ -180,28 +209,47 @@ class Call:
         request = await engine.enqueue(task, inputs, params, priority=self._priority(), deadline=self._deadline())
         answer = await self._patiently(request)
         if request.timing is not None:
-            self._timings.append(request.timing)
+            self.steps.append((self.age(), request.timing))
         return answer
 
     def reply(self, content: Any, status: int = 200) -> Response:
         """A JSON response with the timing headers of what was answered: text-embeddings-inference's names, in
         milliseconds, and the same with `-us`, in microseconds. Content may hold NumPy arrays."""
         body = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+        return Response(body, status, self.timings(), media_type="application/json")
+
+    @property
+    def answered(self) -> list[Timing]:
+        """Timings of what was answered."""
+        return [timing for _, timing in self.steps]
+
+    def age(self) -> float:
+        """Seconds since the request came."""
+        return asyncio.get_running_loop().time() - self._start
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of what was answered."""
+        return sum(timing.tokens for timing in self.answered)
+
+    def timings(self) -> dict[str, str]:
+        """The headers that `reply` adds."""
         headers = {}
-        if self._timings:
+        if self.steps:
             seconds = {
-                "x-total-time": asyncio.get_running_loop().time() - self._start,
-                "x-tokenization-time": sum(timing.tokenize for timing in self._timings),
-                "x-queue-time": sum(timing.queue for timing in self._timings),
-                "x-inference-time": sum(timing.compute for timing in self._timings),
+                "x-total-time": self.age(),
+                "x-tokenization-time": sum(timing.tokenize for timing in self.answered),
+                "x-queue-time": sum(timing.queue for timing in self.answered),
+                "x-inference-time": sum(timing.compute for timing in self.answered),
             }
             for name, value in seconds.items():
                 headers[name] = str(int(value * 1e3))
                 headers[f"{name}-us"] = str(int(value * 1e6))
-            headers["x-compute-tokens"] = str(sum(timing.tokens for timing in self._timings))
-        return Response(body, status, headers, media_type="application/json")
+            headers["x-compute-tokens"] = str(self.tokens)
+        return headers
 
-    async def _body(self) -> bytes:
+    async def body(self) -> bytes:
+        """The body as it came. Raises TooLarge, TooSlow and Gone, as `read`."""
         most = self.serving.settings.max_body_bytes
         announced = self.headers.get("content-length", "")
         if announced.isdigit() and int(announced) > most:

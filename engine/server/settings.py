@@ -20,9 +20,10 @@ class Settings:
         truncate: cut texts that the model can't read whole, where a request doesn't say; else they get 422.
         deadline: seconds that a request may wait before it is given up with 504; None: for ever. A request may ask for
             less in its header `x-deadline-ms`.
-        body_timeout: seconds that a client may take to send a body.
+        body_timeout: seconds that a client may take to send a request's headers, and then its body.
         drain_delay: seconds between SIGTERM, when `/readyz` turns to 503, and the end of taking connections.
         drain_timeout: seconds after that for requests on their way.
+        log_format: "text" for warnings and errors, or "json" for these and each request as lines of JSON.
 
     Raises:
         ValueError: a value that is not allowed.
@@ -38,6 +39,7 @@ class Settings:
     body_timeout: float = 30.0
     drain_delay: float = 1.0
     drain_timeout: float = 30.0
+    log_format: str = "text"
 
     def __post_init__(self) -> None:
         self._check_integer("port", 0, 65535)
@@ -51,6 +53,8 @@ class Settings:
             if type(value) not in (int, float) or not 0 <= value < math.inf or not (value or may_be_0):
                 least = "at least 0" if may_be_0 else "more than 0"
                 raise ValueError(f"{name} must be a number of seconds, {least}, found {value!r}")
+        if self.log_format not in ("text", "json"):
+            raise ValueError(f"log_format must be 'text' or 'json', found {self.log_format!r}")
         if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable() and self.api_key):
             raise ValueError("api_key must be printable ASCII characters, at least one")
 

@@ -7,15 +7,17 @@
 from __future__ import annotations
 
 from distilrt.tasks.base import FIRST, Param, Prepared, Task, longest
-from distilrt.tasks.embeddings import FeatureExtraction, SentenceSimilarity
+from distilrt.tasks.embeddings import FeatureExtraction, SentenceSimilarity, prompts
 from distilrt.tasks.fill_mask import FillMask
+from distilrt.tasks.outputs import Outputs
 from distilrt.tasks.question_answering import QuestionAnswering
 from distilrt.tasks.runner import MAX_TOKENS, compute, run
+from distilrt.tasks.sparse_embedding import SparseEmbedding
 from distilrt.tasks.text_classification import TextClassification
 from distilrt.tasks.token_classification import TokenClassification
 from distilrt.tasks.zero_shot_classification import ZeroShotClassification
 
-__all__ = ["FIRST", "MAX_TOKENS", "TASKS", "Param", "Prepared", "Task", "compute", "find", "longest", "run"]
+__all__ = ["FIRST", "MAX_TOKENS", "TASKS", "Param", "Prepared", "Task", "compute", "find", "longest", "prompts", "run"]
 
 _ALL: tuple[Task, ...] = (
     TextClassification(),
@@ -25,17 +27,22 @@ _ALL: tuple[Task, ...] = (
     FeatureExtraction(),
     SentenceSimilarity(),
     ZeroShotClassification(),
+    SparseEmbedding(),
 )
 TASKS: dict[str, Task] = {task.name: task for task in _ALL}
 TASKS |= {"sentiment-analysis": TASKS["text-classification"], "ner": TASKS["token-classification"]}
 
+_OUTPUTS = Outputs()
+
 
 def find(name: str) -> Task:
-    """The task of that name.
+    """The task of that name, or for "outputs" that which engines of any model have.
 
     Raises:
         ValueError: there is none.
     """
+    if name == _OUTPUTS.name:
+        return _OUTPUTS
     if name not in TASKS:
         raise ValueError(f"task must be one of {', '.join(TASKS)}, found {name!r}")
     return TASKS[name]

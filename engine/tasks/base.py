@@ -66,6 +66,7 @@ def _among(value: Any, values: Iterable[Any]) -> bool:
 CUT: Mapping[str, Param] = {
     "truncation": one_of(False, True, "longest_first", "only_first", "only_second"),
     "max_length": count(None, least=2),
+    "truncation_side": one_of(None, "right", "left"),
 }
 # Accepted for the sake of transformers' callers, and without effect: nothing here is ever padded.
 PADDING = one_of(False, True, "longest", "max_length", "do_not_pad")
@@ -172,7 +173,7 @@ class Task(ABC):
         for item, numbers in zip(inputs, parts, strict=True):
             sequences = [encoded["input_ids"][part] for part in numbers]
             for ids in sequences:
-                _check_ids(ids, config, foreign)
+                check_ids(ids, config, foreign)
             rows = [self.select(tokenizer, params, ids) for ids in sequences]
             encodings = [encoded.encodings[part] for part in numbers]
             prepared.append(Prepared(item, params, tokenizer, config, encodings, sequences, rows))
@@ -202,7 +203,11 @@ class Task(ABC):
         """How to call the tokenizer where the model reads `limit` tokens; unless overridden, cutting when asked."""
         if not params["truncation"] and params["max_length"] is None:
             return {}
-        return {"truncation": params["truncation"] or True, "max_length": min(params["max_length"] or limit, limit)}
+        return {
+            "truncation": params["truncation"] or True,
+            "max_length": min(params["max_length"] or limit, limit),
+            "truncation_side": params["truncation_side"],
+        }
 
     def select(self, tokenizer: DistilBertTokenizer, params: Params, ids: list[int]) -> Selection:
         """The rows of a sequence that the head reads; unless overridden, all."""
@@ -213,9 +218,15 @@ class Task(ABC):
         """Selected last hidden states of any sequences `[n, hidden_size]` to `[n, width]`, in the backend's own kind of
         rows."""
 
+    def keep(self, outputs: Rows) -> Rows:
+        """What `answer` needs of the head's rows of one sequence, which is held until all of its input's are computed;
+        unless overridden, all."""
+        return outputs
+
     @abstractmethod
     def answer(self, prepared: Prepared, outputs: Sequence[Rows]) -> Any:
-        """A JSON-ready answer from the head's rows `[selected, width]` of each of the input's sequences."""
+        """A JSON-ready answer from the head's rows `[selected, width]` of each of the input's sequences, or from what
+        `keep` left of them."""
 
 
 def longest(tokenizer: DistilBertTokenizer, config: DistilBertConfig) -> int:
@@ -268,8 +279,13 @@ def softmax(logits: Rows) -> Rows:
     return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
 
 
-def _check_ids(ids: list[int], config: DistilBertConfig, foreign: bool) -> None:
-    """Refuse what `pack` would, but before other inputs share the batch."""
+def check_ids(ids: list[int], config: DistilBertConfig, foreign: bool = True) -> None:
+    """Refuse what `pack` would, but before other inputs share the batch.
+
+    Raises:
+        TooLong: more tokens than the model has positions.
+        InvalidInput: a token that it doesn't know; not looked for where there can be none, with `foreign` False.
+    """
     limit = config.max_position_embeddings
     if len(ids) > limit:
         raise TooLong(f"the text has {len(ids)} tokens, this model reads at most {limit}; "

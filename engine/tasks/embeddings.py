@@ -25,8 +25,10 @@ from distilrt.tasks.base import (
     Text,
     as_fields,
     as_text,
+    count,
     one_of,
 )
+from distilrt.tasks.token_ids import TextOrIds
 from distilrt.tokenizer import DistilBertTokenizer
 
 _POOLING: dict[str, Callable[[Rows], Rows]] = {
@@ -35,6 +37,7 @@ _POOLING: dict[str, Callable[[Rows], Rows]] = {
 }
 # The last part of the type of each module of a sentence-transformers folder that changes nothing here.
 _NEUTRAL_MODULES = ("Transformer", "Normalize")
+_PROMPT = Param("", "a string", lambda value: isinstance(value, str))
 
 
 class _Embedding(Task):
@@ -49,40 +52,55 @@ class _Embedding(Task):
         return rows
 
 
-class FeatureExtraction(_Embedding):
-    """A string to its tokens' vectors `[1, tokens, hidden_size]`, or with `pooling` to one vector `[hidden_size]`.
+class FeatureExtraction(TextOrIds, _Embedding):
+    """A string, or a list of token ids, to the tokens' vectors `[1, tokens, hidden_size]`, or with `pooling` to one
+    vector `[hidden_size]`.
 
-    `pooling`: "mean" of all tokens or "cls", the first. `normalize`: scale each vector to length 1. `truncation`,
-    `max_length`: as in the tokenizer.
+    `pooling`: "mean" of all tokens or "cls", the first. `dimensions`: keep so many numbers of each vector, the first
+    (Matryoshka embeddings); None: all. `normalize`: scale each vector to length 1. `prompt`: put it before a text.
+    `truncation`, `max_length`, `truncation_side`: as in the tokenizer.
     """
 
     name = "feature-extraction"
     params: ClassVar[Mapping[str, Param]] = {
         "pooling": one_of(None, *_POOLING),
+        "dimensions": count(None),
         "normalize": one_of(False, True),
+        "prompt": _PROMPT,
         **CUT,
     }
 
+    def check(self, tokenizer: DistilBertTokenizer, config: DistilBertConfig, params: Params) -> None:
+        """There must be as many dimensions."""
+        if (params["dimensions"] or 0) > config.hidden_size:
+            raise ValueError(f"dimensions must be at most {config.hidden_size}, those of this model, "
+                             f"found {params['dimensions']}")  # fmt: skip
+
     def texts(self, item: Any, params: Params) -> list[Text]:
         """The text."""
-        return [as_text(item)]
+        return [params["prompt"] + as_text(item)]
 
     def answer(self, prepared: Prepared, outputs: Sequence[Rows]) -> list[Any]:
         """Vectors as nested lists."""
         pooling = prepared.params["pooling"]
         vectors = _POOLING[pooling](outputs[0]) if pooling else outputs[0][None]
+        vectors = vectors[..., : prepared.params["dimensions"]]
         return list((_unit(vectors) if prepared.params["normalize"] else vectors).tolist())
 
 
 class SentenceSimilarity(_Embedding):
     """`{"source_sentence", "sentences"}` to a list of the cosines between the first and each of the others.
 
-    `pooling`: as the checkpoint's sentence-transformers files say, or else "mean". `truncation`, `max_length`: as in
-    the tokenizer.
+    `pooling`: as the checkpoint's sentence-transformers files say, or else "mean". `prompt`: put it before each text.
+    `truncation`, `max_length`, `truncation_side`: as in the tokenizer.
     """
 
     name = "sentence-similarity"
-    params: ClassVar[Mapping[str, Param]] = {"pooling": one_of("mean", *_POOLING), **CUT}
+    params: ClassVar[Mapping[str, Param]] = {
+        "pooling": one_of("mean", *_POOLING),
+        "prompt": _PROMPT,
+        **CUT,
+    }
 
     def from_checkpoint(self, params: Mapping[str, Any], resolve: Callable[[str], Path | None]) -> Mapping[str, Any]:
         """`pooling` by modules.json and its pooling module's config.json, if there are such."""
@@ -103,12 +121,22 @@ class SentenceSimilarity(_Embedding):
         if not isinstance(sentences, list | tuple) or not sentences:
             raise InvalidInput(f"'sentences' must be a list of at least one string, found {sentences!r:.80}")
         named = [as_text(sentence, f"sentences[{i}]") for i, sentence in enumerate(sentences)]
-        return [as_text(source, "source_sentence"), *named]
+        return [params["prompt"] + text for text in (as_text(source, "source_sentence"), *named)]
 
     def answer(self, prepared: Prepared, outputs: Sequence[Rows]) -> list[float]:
         """Cosines in the order of the sentences."""
         pooled = _unit(np.stack([_POOLING[prepared.params["pooling"]](rows) for rows in outputs]))
         return [float(pooled[0] @ vector) for vector in pooled[1:]]
+
+
+def prompts(resolve: Callable[[str], Path | None]) -> dict[str, str]:
+    """The texts that a sentence encoder wants before others, by their names; the one for callers that name none is "".
+
+    They are in config_sentence_transformers.json; `resolve` finds a file by name.
+    """
+    config = _read(resolve("config_sentence_transformers.json")) or {}
+    named = {name: text for name, text in (config.get("prompts") or {}).items() if name}
+    return {**named, "": named.get(config.get("default_prompt_name") or "", "")}
 
 
 def _unit(vectors: Rows) -> Rows:

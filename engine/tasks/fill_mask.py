@@ -33,7 +33,7 @@ class FillMask(Task):
     """A string with mask tokens to a list of `{"score", "token", "token_str", "sequence"}`, one list a mask if several.
 
     `top_k`: how many tokens. `targets`: a token of the vocabulary or a list of them, to look at no others.
-    `truncation`, `max_length`: as in the tokenizer. `padding`: without effect.
+    `truncation`, `max_length`, `truncation_side`: as in the tokenizer. `padding`: without effect.
     """
 
     name = "fill-mask"

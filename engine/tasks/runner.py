@@ -98,7 +98,7 @@ def _run(
         outputs: dict[tuple[int, int], Rows] = {}
         for batch in _batches(good, max_tokens, batch_size):
             sequences, rows = [good[i].sequences[k] for i, k in batch], [good[i].rows[k] for i, k in batch]
-            outputs |= zip(batch, compute(model, task, sequences, rows), strict=True)
+            outputs |= zip(batch, map(task.keep, compute(model, task, sequences, rows)), strict=True)
         number = 0
         for item in window:
             if isinstance(item, Prepared):

@@ -42,8 +42,8 @@ class TextClassification(Task):
     """A string or `{"text", "text_pair"}` to `{"label", "score"}`, or to a list of these where `top_k` is given.
 
     `top_k`: how many labels, best first; None: all. `function_to_apply`: from logits to scores; None: what suits the
-    config's `problem_type` and number of labels. `truncation`, `max_length`: as in the tokenizer. `padding`: without
-    effect.
+    config's `problem_type` and number of labels. `truncation`, `max_length`, `truncation_side`: as in the tokenizer.
+    `padding`: without effect.
     """
 
     name = "text-classification"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import InferenceClient
 from starlette.testclient import TestClient
 
 from distilrt.engine import Engine
@@ -52,3 +56,34 @@ def client_of() -> Iterator[Callable[..., TestClient]]:
     yield make
     for client in clients:
         client.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="session")
+def folders(folder_of: Callable[..., Path], sentence_encoder: Path) -> dict[str, Path]:
+    """The checkpoints of `address` by name; the first one answers where a request names none."""
+    tiny = {
+        "classifier": folder_of("DistilBertForSequenceClassification", id2label=NLI),
+        "masks": folder_of("DistilBertForMaskedLM"),
+        "answers": folder_of("DistilBertForQuestionAnswering"),
+        "tokens": folder_of("DistilBertForTokenClassification"),
+    }
+    return {"org/encoder": sentence_encoder, **tiny}
+
+
+@pytest.fixture(scope="session")
+def address(folders: dict[str, Path]) -> Iterator[str]:
+    """`host:port` of one `distilrt serve` over all of them, a process that stays until the end."""
+    options = [word for name, folder in folders.items() for word in ("--model", f"{name}={folder}")]
+    command = [sys.executable, "-m", "distilrt", "serve", "--port", "0", "--threads", "1", *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ) as process:
+        assert process.stderr is not None
+        try:
+            found = process.stderr.readline().rpartition("//")[2].strip()
+            client = InferenceClient(model=f"http://{found}", provider="hf-inference")
+            while not client.health_check():
+                assert process.poll() is None
+                time.sleep(0.02)
+            yield found
+        finally:
+            process.terminate()
+            process.wait()

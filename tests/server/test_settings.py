@@ -21,6 +21,7 @@ VARIABLES = {
     "DISTILRT_BODY_TIMEOUT": "7",
     "DISTILRT_DRAIN_DELAY": "0",
     "DISTILRT_DRAIN_TIMEOUT": "8",
+    "DISTILRT_LOG_FORMAT": "json",
 }
 
 
@@ -32,6 +33,7 @@ def test_every_setting_has_a_variable_and_what_is_given_wins(monkeypatch: pytest
     assert asdict(found) == {
         "host": "::1", "port": 0, "api_key": "secret", "max_body_bytes": 5, "max_inputs": 9, "truncate": True,
         "deadline": 0.5, "body_timeout": 7.0, "drain_delay": 0.0, "drain_timeout": 8.0,
+        "log_format": "json",
     }  # fmt: skip
 
 

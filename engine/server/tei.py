@@ -1,0 +1,368 @@
+"""text-embeddings-inference's routes: `/predict /embed /embed_all /embed_sparse /rerank /similarity /tokenize /decode`
+and `/info`.
+
+Bodies, answers and errors have the forms of its router. None of these routes names a model: each asks the first one
+whose head it is for. Scores follow the config's `problem_type`, where text-embeddings-inference takes a softmax.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+from starlette.responses import Response
+from starlette.routing import Route
+
+import distilrt
+from distilrt.engine import Engine
+from distilrt.server.answers import check_answer, most_tokens
+from distilrt.server.errors import Empty, Failure, TooLarge, Unprocessable
+from distilrt.server.operation import Operation
+from distilrt.server.serving import Call, Handler, Serving
+
+TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Texts = str | list[str | TokenId | list[TokenId]]
+Direction = Literal["Left", "Right", "left", "right"]
+
+
+class _Cut(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    truncate: bool | None = None  # None: as the server is set
+    truncation_direction: Direction = "Right"
+
+    def params(self) -> dict[str, Any]:
+        """As the tasks' parameters."""
+        return {"truncation": self.truncate, "truncation_side": self.truncation_direction.lower()}
+
+
+class Predict(_Cut):
+    """A text, `[text]`, a pair `[text, text]`, or a batch of such lists."""
+
+    inputs: str | list[str | list[str]]
+    raw_scores: bool = False
+
+
+class EmbedAll(_Cut):
+    """A text or its token ids, or a list of such."""
+
+    inputs: Texts
+    prompt_name: str | None = None
+
+
+class Embed(EmbedAll):
+    """`EmbedAll`, with what is done to the vector of a text."""
+
+    normalize: bool = True
+    dimensions: Annotated[int, Meta(ge=1)] | None = None
+
+
+class Rerank(_Cut):
+    """A query and the texts to be sorted."""
+
+    query: str
+    texts: list[str]
+    raw_scores: bool = False
+    return_text: bool = False
+
+
+class Sentences(msgspec.Struct, forbid_unknown_fields=True):
+    """What is compared, with what."""
+
+    source_sentence: str
+    sentences: list[str]
+
+
+class SimilarityParameters(_Cut):
+    """How to read the sentences."""
+
+    prompt_name: str | None = None
+
+
+class Similarity(msgspec.Struct, forbid_unknown_fields=True):
+    """Sentences, and how to read them."""
+
+    inputs: Sentences
+    parameters: SimilarityParameters | None = None
+
+
+class Tokenize(msgspec.Struct, forbid_unknown_fields=True):
+    """A text or texts."""
+
+    inputs: str | list[str]
+    add_special_tokens: bool = True
+    prompt_name: str | None = None
+
+
+class Decode(msgspec.Struct, forbid_unknown_fields=True):
+    """The token ids of a text or of several."""
+
+    ids: list[TokenId | list[TokenId]]
+    skip_special_tokens: bool = True
+
+
+class Score(msgspec.Struct):
+    """A label's score."""
+
+    score: float
+    label: str
+
+
+class Rank(msgspec.Struct):
+    """A text's score."""
+
+    index: int
+    score: float
+    text: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class Weight(msgspec.Struct):
+    """A token's weight."""
+
+    index: int
+    value: float
+
+
+class Token(msgspec.Struct):
+    """A token and the characters that it stands for."""
+
+    id: int
+    text: str
+    special: bool
+    start: int | None
+    stop: int | None
+
+
+class Error(msgspec.Struct):
+    """An error."""
+
+    error: str
+    error_type: Literal["Unhealthy", "Backend", "Overloaded", "Validation", "Tokenizer", "Empty"]
+
+
+def shape(failure: Failure) -> Error:
+    """An error in text-embeddings-inference's words."""
+    by_status = {429: "Overloaded", 504: "Overloaded", 503: "Unhealthy", 424: "Backend", 500: "Backend"}
+    kind = "Empty" if failure.kind == "Empty" else by_status.get(failure.status, "Validation")
+    return Error(failure.message, kind)  # type: ignore[arg-type]
+
+
+def routes(serving: Serving) -> list[Route]:
+    """The routes of this format."""
+
+    def route(path: str, handler: Handler, summary: str, body: Any, answer: Any) -> Route:
+        method = "GET" if body is None else "POST"
+        return serving.route(path, handler, methods=[method], shape=shape, about=Operation(summary, body, answer))
+
+    return [
+        route("/predict", _predict, "The labels of texts or pairs", Predict, list[Score | list[Score]]),
+        route("/embed", _embed, "One vector of each text", Embed, list[list[float]]),
+        route("/embed_all", _embed_all, "A vector of each token", EmbedAll, list[list[list[float]]]),
+        route("/embed_sparse", _embed_sparse, "Weights of the vocabulary's tokens (SPLADE)", EmbedAll,
+              list[list[Weight]]),
+        route("/rerank", _rerank, "Texts by how well they answer a query", Rerank, list[Rank]),
+        route("/similarity", _similarity, "Cosines of a sentence with others", Similarity, list[float]),
+        route("/tokenize", _tokenize, "The tokens of texts", Tokenize, list[list[Token]]),
+        route("/decode", _decode, "The texts of token ids", Decode, list[str]),
+        route("/info", _info, "What is served", None, dict[str, Any]),
+    ]  # fmt: skip
+
+
+def embedding_items(inputs: str | list[Any]) -> list[Any]:
+    """The inputs of an embedding, each a text or token ids.
+
+    Raises:
+        Empty: there is none.
+        Unprocessable: a list of both kinds and numbers.
+    """
+    if isinstance(inputs, str):
+        return [inputs]
+    if not inputs:
+        raise Empty("there must be at least one input, the list is empty")
+    numbers = sum(isinstance(item, int) for item in inputs)
+    if numbers == len(inputs):
+        return [inputs]
+    if numbers:
+        raise Unprocessable("the inputs must be a text, the token ids of one, or a list of texts and lists of token "
+                            "ids; this is a list of numbers and others")  # fmt: skip
+    return inputs
+
+
+def prompt(engine: Engine, name: str | None, items: list[Any]) -> str:
+    """The text that a sentence encoder wants before others.
+
+    Raises:
+        Unprocessable: no prompt of that name, or one for token ids.
+    """
+    if name is None:
+        return engine.prompts[""]
+    if name not in engine.prompts or not name:
+        named = ", ".join(filter(None, engine.prompts)) or "none"
+        raise Unprocessable(f"prompt_name must be one of the model's prompts, which are: {named}; found {name!r}")
+    if any(isinstance(item, list) for item in items):
+        raise Unprocessable("a prompt goes before a text, not before token ids; send text, or leave prompt_name out")
+    return engine.prompts[name]
+
+
+async def _predict(call: Call) -> Response:
+    body = await call.read(_PREDICT)
+    engine = call.serving.having("text-classification")
+    inputs = body.inputs
+    single = isinstance(inputs, str) or any(isinstance(item, str) for item in inputs)
+    items = [_sequence(item) for item in ([inputs] if single else inputs)]
+    if not items:
+        raise Empty("there must be at least one input, the list is empty")
+    params = {**body.params(), "top_k": None, "function_to_apply": "none" if body.raw_scores else None}
+    found = await call.answer(engine, "text-classification", items, params)
+    found = [[{"score": label["score"], "label": label["label"]} for label in labels] for labels in found]
+    return call.reply(found[0] if single else found)
+
+
+def _sequence(item: Any) -> Any:
+    """A text or a pair, as the task takes it."""
+    if isinstance(item, str):
+        return item
+    if not all(isinstance(text, str) for text in item) or not 1 <= len(item) <= 2:
+        raise Unprocessable("an input must be a text, [text] or the pair [text, text]; several are a list of lists: "
+                            '[["one"], ["another"]]')  # fmt: skip
+    return item[0] if len(item) == 1 else {"text": item[0], "text_pair": item[1]}
+
+
+async def _embed(call: Call) -> Response:
+    body = await call.read(_EMBED)
+    engine = call.serving.having("feature-extraction")
+    items = embedding_items(body.inputs)
+    params = {**body.params(), "pooling": engine.pooling or "mean", "normalize": body.normalize,
+              "dimensions": body.dimensions, "prompt": prompt(engine, body.prompt_name, items)}  # fmt: skip
+    return call.reply(await call.answer(engine, "feature-extraction", items, params))
+
+
+async def _embed_all(call: Call) -> Response:
+    body = await call.read(_EMBED_ALL)
+    engine = call.serving.having("feature-extraction")
+    items = embedding_items(body.inputs)
+    params = {**body.params(), "prompt": prompt(engine, body.prompt_name, items)}
+    check_answer(sum(most_tokens(engine, item) for item in items), engine.model.config.hidden_size)
+    return call.reply([vectors for [vectors] in await call.answer(engine, "feature-extraction", items, params)])
+
+
+async def _embed_sparse(call: Call) -> Response:
+    body = await call.read(_EMBED_ALL)
+    engine = call.serving.having("sparse-embedding")
+    items = embedding_items(body.inputs)
+    prompt(engine, body.prompt_name, items)
+    return call.reply(await call.answer(engine, "sparse-embedding", items, body.params()))
+
+
+async def _rerank(call: Call) -> Response:
+    body = await call.read(_RERANK)
+    engine = call.serving.having("text-classification", lambda engine: engine.model.config.num_labels == 1)
+    if not body.texts:
+        raise Empty("texts must have at least one, the list is empty")
+    function = "none" if body.raw_scores else "sigmoid"
+    pairs = [{"text": body.query, "text_pair": text} for text in body.texts]
+    params = {**body.params(), "top_k": 1, "function_to_apply": function}
+    found = await call.answer(engine, "text-classification", pairs, params)
+    ranks = [{"index": index, "score": label["score"]} for index, [label] in enumerate(found)]
+    if body.return_text:
+        ranks = [rank | {"text": text} for rank, text in zip(ranks, body.texts, strict=True)]
+    return call.reply(sorted(ranks, key=lambda rank: -rank["score"]))
+
+
+async def _similarity(call: Call) -> Response:
+    body = await call.read(_SIMILARITY)
+    engine = call.serving.having("sentence-similarity")
+    if not body.inputs.sentences:
+        raise Empty("sentences must have at least one, the list is empty")
+    parameters = body.parameters or SimilarityParameters()
+    params = {**parameters.params(), "prompt": prompt(engine, parameters.prompt_name, [])}
+    item = {"source_sentence": body.inputs.source_sentence, "sentences": body.inputs.sentences}
+    return call.reply(await call.answer(engine, "sentence-similarity", item, params))
+
+
+async def _tokenize(call: Call) -> Response:
+    body = await call.read(_TOKENIZE)
+    engine = call.serving.engine()
+    texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
+    _check_number(call, texts)
+    before = prompt(engine, body.prompt_name, [])
+    texts = [before + text for text in texts]
+    # Many or long texts must not keep the event loop.
+    encoded = await asyncio.to_thread(engine.tokenizer, texts, add_special_tokens=body.add_special_tokens)
+    return call.reply([
+        [_token(engine, text, index, span) for index, span in zip(encoding.ids, encoding.offsets, strict=True)]
+        for text, encoding in zip(texts, encoded.encodings or [], strict=True)
+    ])  # fmt: skip
+
+
+def _token(engine: Engine, text: str, index: int, span: tuple[int, int]) -> dict[str, Any]:
+    special, (start, stop) = index in engine.tokenizer.all_special_ids, span
+    known = engine.tokenizer.convert_ids_to_tokens(index)
+    nowhere = special and start == stop  # one that the text doesn't have
+    return {"id": index, "text": known if special else text[start:stop], "special": special,
+            "start": None if nowhere else start, "stop": None if nowhere else stop}  # fmt: skip
+
+
+async def _decode(call: Call) -> Response:
+    body = await call.read(_DECODE)
+    engine = call.serving.engine()
+    if body.ids and not any(isinstance(item, list) for item in body.ids):
+        rows: list[Any] = [body.ids]
+    elif all(isinstance(item, list) for item in body.ids):
+        rows = body.ids
+    else:
+        raise Unprocessable("ids must be the token ids of a text, or a list of such lists; this is a list of both")
+    _check_number(call, rows)
+    texts = await asyncio.to_thread(engine.tokenizer.batch_decode, rows, body.skip_special_tokens)
+    return call.reply(texts if rows else [])
+
+
+def _check_number(call: Call, items: list[Any]) -> None:
+    most = call.serving.settings.max_inputs
+    if len(items) > most:
+        raise TooLarge(f"the body has {len(items)} texts, at most {most} are allowed; send them in parts")
+
+
+async def _info(call: Call) -> Response:
+    engine, settings = call.serving.engine(), call.serving.settings
+    facts = engine.describe()
+    return call.reply({
+        "model_id": engine.name,
+        "model_sha": None,
+        "model_dtype": facts["dtype"],
+        "served_model_name": engine.name,
+        "model_type": _kind(engine),
+        "max_concurrent_requests": None,  # the queue is bounded in tokens
+        "max_input_length": facts["max_input_tokens"],
+        "max_batch_tokens": engine.max_batch_tokens,
+        "max_batch_requests": None,
+        "max_client_batch_size": settings.max_inputs,
+        "auto_truncate": settings.truncate,
+        "tokenization_workers": 1,
+        "version": distilrt.__version__,
+        "sha": None,
+        "docker_label": None,
+        "tasks": list(engine.tasks),
+        "models": list(call.serving.engines),
+    })  # fmt: skip
+
+
+def _kind(engine: Engine) -> dict[str, Any]:
+    """`model_type`, with the task's own name for what text-embeddings-inference doesn't know."""
+    if engine.task != "text-classification":
+        return {"embedding": {"pooling": engine.pooling or "mean"}} if engine.task == "feature-extraction" else {
+            engine.task: {}
+        }  # fmt: skip
+    labels = engine.model.config.label_names()
+    known = {"id2label": {str(i): label for i, label in enumerate(labels)},
+             "label2id": {label: i for i, label in enumerate(labels)}}  # fmt: skip
+    return {"reranker" if len(labels) == 1 else "classifier": known}
+
+
+_PREDICT = msgspec.json.Decoder(Predict)
+_EMBED = msgspec.json.Decoder(Embed)
+_EMBED_ALL = msgspec.json.Decoder(EmbedAll)
+_RERANK = msgspec.json.Decoder(Rerank)
+_SIMILARITY = msgspec.json.Decoder(Similarity)
+_TOKENIZE = msgspec.json.Decoder(Tokenize)
+_DECODE = msgspec.json.Decoder(Decode)

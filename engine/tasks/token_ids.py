@@ -1,0 +1,41 @@
+"""Inputs that are tokenized already: what tasks have in common that take a list of token ids in place of a text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from distilrt.config import DistilBertConfig
+from distilrt.errors import InvalidInput
+from distilrt.tasks.base import Params, Prepared, Task, check_ids, longest
+from distilrt.tokenizer import DistilBertTokenizer
+
+
+class TextOrIds(Task):
+    """A task with one sequence an input, which may be a list of token ids: what the model reads, with nothing added.
+
+    Ids are cut as texts are, but bluntly: a special token at the side that is cut goes too.
+    """
+
+    def _prepare(
+        self, tokenizer: DistilBertTokenizer, config: DistilBertConfig, inputs: Sequence[Any], params: Params
+    ) -> list[Prepared]:
+        texts = [item for item in inputs if not isinstance(item, list)]
+        tokenized = iter(super()._prepare(tokenizer, config, texts, params) if texts else [])
+        return [
+            self._prepare_ids(tokenizer, config, item, params) if isinstance(item, list) else next(tokenized)
+            for item in inputs
+        ]
+
+    def _prepare_ids(
+        self, tokenizer: DistilBertTokenizer, config: DistilBertConfig, ids: list[Any], params: Params
+    ) -> Prepared:
+        if not ids or any(type(token) is not int or token < 0 for token in ids):
+            raise InvalidInput("token ids must be a list of at least one integer, none below 0")
+        cut = self.tokenizing(params, longest(tokenizer, config))
+        most = cut.get("max_length", len(ids))
+        if len(ids) > most:
+            left = (cut["truncation_side"] or tokenizer.truncation_side) == "left"
+            ids = ids[-most:] if left else ids[:most]
+        check_ids(ids, config)
+        return Prepared(ids, params, tokenizer, config, [], [ids], [self.select(tokenizer, params, ids)])

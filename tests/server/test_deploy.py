@@ -1,0 +1,75 @@
+"""The examples in docs/deploy: their paths, ports, variables and options are the server's."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from distilrt.engine import Engine
+from distilrt.server.command import serve
+from distilrt.server.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "docs" / "deploy"
+MANIFESTS = sorted(FOLDER.glob("*.yaml"))
+VARIABLES = set(re.findall(r"DISTILRT_\w+", (ROOT / "engine" / "env.py").read_text()))
+OPTIONS = {f"--{name.replace('_', '-')}" for name in inspect.signature(serve).parameters}
+
+
+def parts(value: Any) -> Iterator[dict[str, Any]]:
+    """Every object inside a document."""
+    if isinstance(value, dict):
+        yield value
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else []:
+        yield from parts(item)
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
+def test_manifests(path: Path, engine_of: Callable[..., Engine], client_of: Any) -> None:
+    client = client_of(engine_of("DistilBertForMaskedLM"))
+    documents = list(yaml.safe_load_all(path.read_text()))
+    assert all({"apiVersion", "kind", "metadata", "spec"} <= set(document) for document in documents)
+    found = [part for document in documents for part in parts(document)]
+    probes = [part["httpGet"] for part in found if "httpGet" in part]
+    names = {part["name"] for part in found if "containerPort" in part}
+    assert {part["containerPort"] for part in found if "containerPort" in part} == {Settings().port}
+    assert probes
+    for probe in probes:
+        assert client.get(probe["path"]).status_code == 200
+        assert probe["port"] in (Settings().port, *names)
+    for part in found:
+        for variable in part.get("env", []):
+            assert variable["name"] in VARIABLES
+        assert {word for word in part.get("args", []) if word.startswith("-")} <= OPTIONS
+
+
+def test_the_deployment_waits_for_what_is_on_its_way() -> None:
+    deployment = next(yaml.safe_load_all((FOLDER / "kubernetes.yaml").read_text()))
+    pod = deployment["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    assert {"startupProbe", "readinessProbe", "livenessProbe"} <= set(container)
+    assert pod["securityContext"]["runAsNonRoot"]
+    given = {variable["name"]: variable["value"] for variable in container["env"]}
+    seconds = float(given["DISTILRT_DRAIN_DELAY"]) + float(given["DISTILRT_DRAIN_TIMEOUT"])
+    assert pod["terminationGracePeriodSeconds"] > seconds
+
+
+def test_the_image() -> None:
+    text = (FOLDER / "Dockerfile").read_text()
+    assert re.findall(r"^(\w+)", text, re.M).count("FROM") == 2
+    assert set(re.findall(r"DISTILRT_\w+", text)) <= VARIABLES
+    assert f"DISTILRT_PORT={Settings().port}" in text
+    assert f"EXPOSE {Settings().port}" in text
+    extras = re.search(r"\[project.optional-dependencies\](.*?)^\[", (ROOT / "pyproject.toml").read_text(), re.M | re.S)
+    assert extras is not None
+    for extra in {name for names in re.findall(r"EXTRAS=([\w,]+)", text) for name in names.split(",")}:
+        assert re.search(rf"^{extra} = \[", extras[1], re.M)
+    user = text.index("\nUSER 1000\n")
+    assert "RUN" not in text[user:]  # and what follows is not root's
+    assert text.rstrip().endswith('ENTRYPOINT ["distilrt", "serve"]')

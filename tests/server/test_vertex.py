@@ -1,0 +1,34 @@
+"""Vertex AI's prediction contract."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from distilrt.engine import Engine
+
+Engines = Callable[..., Engine]
+
+
+def test_instances_and_predictions(engine_of: Engines, client_of: Any) -> None:
+    engine = engine_of("DistilBertForMaskedLM")
+    client = client_of(engine)
+    body = {"instances": [{"inputs": "[MASK] is."}, "a [MASK]"], "parameters": {"top_k": 2}}
+    wanted = engine("fill-mask", ["[MASK] is.", "a [MASK]"], top_k=2)
+    assert client.post("/vertex", json=body).json() == {"predictions": wanted}
+    one = client.post("/vertex", json={"instances": ["a [MASK]"], "parameters": {"top_k": 2}})
+    assert one.json() == {"predictions": wanted[1:]}
+
+
+def test_instances_that_are_objects_themselves(engine_of: Engines, client_of: Any) -> None:
+    engine = engine_of("DistilBertForQuestionAnswering")
+    question = {"question": "Who?", "context": "Ada wrote."}
+    found = client_of(engine).post("/vertex", json={"instances": [question, {"inputs": question}]}).json()
+    assert found == {"predictions": [engine("question-answering", question)] * 2}
+
+
+def test_refusals(engine_of: Engines, client_of: Any) -> None:
+    client = client_of(engine_of("DistilBertForMaskedLM"))
+    lists: list[Any] = [[], "a", [{"inputs": ["[MASK]"]}], [{"inputs": "[MASK]", "parameters": {}}], [1]]
+    for body in ({}, *({"instances": instances} for instances in lists)):
+        assert client.post("/vertex", json=body).status_code == 422
