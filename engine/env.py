@@ -47,6 +47,7 @@ def server() -> dict[str, Any]:
         "api_key": ("DISTILRT_API_KEY", _text),
         "max_body_bytes": ("DISTILRT_MAX_BODY_BYTES", _integer),
         "max_inputs": ("DISTILRT_MAX_INPUTS", _integer),
+        "max_tokens": ("DISTILRT_MAX_TOKENS", _integer),
         "truncate": ("DISTILRT_TRUNCATE", _switch),
         "deadline": ("DISTILRT_DEADLINE", _number),
         "body_timeout": ("DISTILRT_BODY_TIMEOUT", _number),

@@ -139,6 +139,8 @@ def test_cancelling_what_is_awaited(folder_of: Folders, words: int) -> None:
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
+            while engine.waiting[0]:  # the thread that tokenized may be on its way back
+                await asyncio.sleep(0.001)
             assert engine.waiting == (0, 0, 0)
 
         asyncio.run(main())

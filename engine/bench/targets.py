@@ -92,7 +92,8 @@ class Distilrt:
     blocking = False
 
     def __init__(self, spec: Spec) -> None:
-        from distilrt import Engine, __version__
+        from distilrt import __version__
+        from distilrt.engine import Engine
 
         self._engine = Engine(spec.model, backend=spec.backend, dtype=spec.dtype, num_threads=spec.threads)
         facts = self._engine.describe()

@@ -38,6 +38,7 @@ def serve(
     api_key: Annotated[str | None, typer.Option(help="Key that requests must bring; better in the variable.")] = None,
     truncate: Annotated[bool | None, typer.Option(help="Cut texts that are too long, unless told otherwise.")] = None,
     max_inputs: Annotated[int | None, typer.Option(help="Texts of a request.  [default: 2048]")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Tokens of a request.  [default: 32768]")] = None,
     max_body_bytes: Annotated[int | None, typer.Option(help="Bytes of a body.  [default: 2000000]")] = None,
     max_batch_tokens: Annotated[
         int | None, typer.Option(help="Tokens computed together.  [CPU: 512, GPU: 16384]")
@@ -67,9 +68,9 @@ def serve(
     Options that aren't given come from the DISTILRT_… variables (docs/environment.md).
     """
     settings = Settings.from_env(
-        host=host, port=port, api_key=api_key, truncate=truncate, max_inputs=max_inputs, max_body_bytes=max_body_bytes,
-        deadline=deadline, body_timeout=body_timeout, drain_delay=drain_delay, drain_timeout=drain_timeout,
-        log_format=log_format,
+        host=host, port=port, api_key=api_key, truncate=truncate, max_inputs=max_inputs, max_tokens=max_tokens,
+        max_body_bytes=max_body_bytes, deadline=deadline, body_timeout=body_timeout, drain_delay=drain_delay,
+        drain_timeout=drain_timeout, log_format=log_format,
     )  # fmt: skip
     served = env.served()
     given = {"dtype": dtype, "max_batch_tokens": max_batch_tokens, "max_queue_tokens": max_queue_tokens,

@@ -39,7 +39,7 @@ def routes(serving: Serving) -> list[Route]:
         serving.route("/openapi.json", document, methods=["GET"], public=True,
                       about=Operation("This document", None, dict[str, Any])),
         serving.route("/docs", page, methods=["GET"], public=True,
-                      about=Operation("This document as a page", None, None)),
+                      about=Operation("This document as a page", None, None, "text/html")),
     ]  # fmt: skip
 
 
@@ -90,7 +90,7 @@ def _operation(each: Described, schemas: dict[int, Any], key: bool) -> dict[str,
     ]
     answer = {"description": "The answer."} | ({} if about.answer is None else {"content": content(about.answer)})
     if about.answer is None:
-        answer["content"] = {"text/html" if each.path == "/docs" else "text/plain": {"schema": {"type": "string"}}}
+        answer["content"] = {about.media_type: {"schema": {"type": "string"}}}
     responses: dict[str, Any] = {"200": answer}
     statuses = _ERRORS + _BODY_ERRORS if about.body is not None else _ERRORS
     for status in statuses:

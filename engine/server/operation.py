@@ -14,11 +14,13 @@ class Operation(NamedTuple):
         summary: in a few words.
         body: the type that its body is decoded to; None: it has none.
         answer: the type of its JSON, as msgspec has types; None: it answers in another format.
+        media_type: of that format.
     """
 
     summary: str
     body: Any
     answer: Any
+    media_type: str = "text/plain"
 
 
 class Described(NamedTuple):

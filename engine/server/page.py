@@ -54,13 +54,13 @@ def routes(serving: Serving) -> list[Route]:
         response.headers["cache-control"] = "no-store"
         return response
 
-    def route(path: str, handler: Handler, summary: str, answer: Any = None) -> Route:
-        return serving.route(path, handler, methods=["GET"], public=True, about=Operation(summary, None, answer))
+    def route(path: str, handler: Handler, about: Operation) -> Route:
+        return serving.route(path, handler, methods=["GET"], public=True, about=about)
 
     return [
-        route("/", page, "A page to try the models on"),
-        route("/static/{name}", static, "A file of the page"),
-        route("/stats", stats, "The numbers that the page draws", dict[str, Any]),
+        route("/", page, Operation("A page to try the models on", None, None, "text/html")),
+        route("/static/{name}", static, Operation("A file of the page", None, None, "*/*")),
+        route("/stats", stats, Operation("The numbers that the page draws", None, dict[str, Any])),
     ]
 
 

@@ -194,7 +194,7 @@ class Call:
         A client that hangs up takes its work out of the queue. May be called several times for one request.
 
         Raises:
-            TooLarge: too many inputs.
+            TooLarge: too many inputs or tokens.
             NotReady: the server is still warming up.
             Gone: the client hung up.
             Unprocessable: a header that is not allowed.
@@ -207,6 +207,10 @@ class Call:
         if self.serving.settings.truncate and params.get("truncation") is None:
             self._truncate(engine, task, params)
         request = await engine.enqueue(task, inputs, params, priority=self._priority(), deadline=self._deadline())
+        tokens, most = sum(request.waiting.lengths), self.serving.settings.max_tokens
+        if tokens > most:
+            request.cancel()
+            raise errors.TooLarge(f"the texts have {tokens} tokens, at most {most} are allowed; send them in parts")
         answer = await self._patiently(request)
         if request.timing is not None:
             self.steps.append((self.age(), request.timing))

@@ -17,6 +17,7 @@ class Settings:
         api_key: what a request must bring as `Authorization: Bearer …`; None: nothing. Health and metrics stay open.
         max_body_bytes: of a body; a larger one gets 413.
         max_inputs: texts in a body; more get 413.
+        max_tokens: of all texts in a body; more get 413, so that nobody has the model for long.
         truncate: cut texts that the model can't read whole, where a request doesn't say; else they get 422.
         deadline: seconds that a request may wait before it is given up with 504; None: for ever. A request may ask for
             less in its header `x-deadline-ms`.
@@ -34,6 +35,7 @@ class Settings:
     api_key: str | None = None
     max_body_bytes: int = 2_000_000
     max_inputs: int = 2048
+    max_tokens: int = 32768
     truncate: bool = False
     deadline: float | None = None
     body_timeout: float = 30.0
@@ -45,6 +47,7 @@ class Settings:
         self._check_integer("port", 0, 65535)
         self._check_integer("max_body_bytes", 1)
         self._check_integer("max_inputs", 1)
+        self._check_integer("max_tokens", 1)
         for name in ("body_timeout", "drain_delay", "drain_timeout", "deadline"):
             value = getattr(self, name)
             if value is None and name == "deadline":

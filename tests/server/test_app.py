@@ -22,7 +22,7 @@ from distilrt.server.errors import Failure
         ("GET", "/v2/models/x/infer/", open_inference.shape),
         ("GET", "/embed", tei.shape),
         ("POST", "/nowhere", errors.plain),
-        ("GET", "/", errors.plain),
+        ("PUT", "/", errors.plain),
     ],
 )
 def test_errors_have_the_form_of_the_path(

@@ -116,7 +116,7 @@ def test_it_ends_under_load_and_every_request_is_answered(folder_of: Callable[..
 
 def test_what_is_computed_when_it_ends_is_still_sent(folder_of: Callable[..., Path], serve: Any) -> None:
     """A request that takes longer than the delay, on a connection that was there before."""
-    with serve("--model", str(folder_of(CLASSIFIER)), "--drain-delay", "0") as server:
+    with serve("--model", str(folder_of(CLASSIFIER)), "--drain-delay", "0", "--max-tokens", "1000000") as server:
         server.until_ready()
         done: list[tuple[int, Any]] = []
         inputs = ["word " * 50] * 2000

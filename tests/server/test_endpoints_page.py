@@ -46,7 +46,7 @@ def test_every_request_is_answered(engines: list[Engine], client_of: Any) -> Non
 def test_every_route_is_shown(engines: list[Engine], client_of: Any) -> None:
     """But for those that docs/serving.md shows."""
     asked = {(path, "POST" if body else "GET") for path, body in REQUESTS}
-    elsewhere = {"/", "/models/{model}", "/livez", "/readyz", "/health", "/metrics"}
+    elsewhere = {"/", "/models/{model}", "/livez", "/readyz", "/health", "/metrics", "/stats", "/static/{name}"}
     paths = client_of(*engines).get("/openapi.json").json()["paths"]
     for path, methods in paths.items():
         if path in elsewhere or "{version}/" in path:

@@ -66,6 +66,14 @@ def test_too_many_texts(engine_of: Engines, client_of: Any) -> None:
         assert encoder.post("/", json={"inputs": inputs}).status_code == status
 
 
+def test_too_many_tokens(engine_of: Engines, client_of: Any) -> None:
+    client = client_of(engine_of(CLASSIFIER), max_tokens=7)  # "[CLS] a [SEP]" has three
+    for count, status in ((2, 200), (3, 413), (1, 200)):
+        response = client.post("/", json={"inputs": ["a"] * count})
+        assert response.status_code == status, response.text
+    assert "9 tokens, at most 7" in client.post("/", json={"inputs": ["a"] * 3}).json()["error"]
+
+
 def test_routes_that_are_not_there(engine_of: Engines, client_of: Any) -> None:
     client = client_of(engine_of(CLASSIFIER))
     for method, path, status, kind in (
@@ -74,7 +82,7 @@ def test_routes_that_are_not_there(engine_of: Engines, client_of: Any) -> None:
     ):  # fmt: skip
         response = client.request(method, path)
         assert (response.status_code, response.json()["error_type"]) == (status, kind)
-    assert "POST" in client.get("/").headers["allow"]
+    assert "POST" in client.get("/models/x").headers["allow"]
 
 
 @pytest.mark.parametrize("header", ["x-priority", "x-deadline-ms"])

@@ -16,6 +16,7 @@ VARIABLES = {
     "DISTILRT_API_KEY": "secret",
     "DISTILRT_MAX_BODY_BYTES": "5",
     "DISTILRT_MAX_INPUTS": "6",
+    "DISTILRT_MAX_TOKENS": "10",
     "DISTILRT_TRUNCATE": "true",
     "DISTILRT_DEADLINE": "0.5",
     "DISTILRT_BODY_TIMEOUT": "7",
@@ -31,7 +32,8 @@ def test_every_setting_has_a_variable_and_what_is_given_wins(monkeypatch: pytest
         monkeypatch.setenv(name, value)
     found = Settings.from_env(port=None, max_inputs=9)
     assert asdict(found) == {
-        "host": "::1", "port": 0, "api_key": "secret", "max_body_bytes": 5, "max_inputs": 9, "truncate": True,
+        "host": "::1", "port": 0, "api_key": "secret", "max_body_bytes": 5, "max_inputs": 9, "max_tokens": 10,
+        "truncate": True,
         "deadline": 0.5, "body_timeout": 7.0, "drain_delay": 0.0, "drain_timeout": 8.0,
         "log_format": "json",
     }  # fmt: skip
