@@ -60,7 +60,7 @@ type: .venv/test.stamp
 
 # The short form, in under ten minutes; `python -m distilrt.bench compare` without options takes twice as long.
 bench: .venv/bench.stamp
-	$(BIN)/python -m distilrt.bench compare --workloads 1x16,1x128,8x128,mixed,mixed-sorted --rounds 3
+	$(BIN)/python -m distilrt.bench compare --workloads 1x16,1x128,8x128,mixed,mixed-sorted --time-box 60
 
 bench-all: bench
 	$(BIN)/python -m distilrt.bench startup
