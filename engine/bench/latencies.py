@@ -81,10 +81,13 @@ def summary(windows: Sequence[Window]) -> dict[str, Any]:
     return found
 
 
-def late(windows: Sequence[Window]) -> bool:
-    """Whether the generator could not keep its schedule, so that the run says nothing of the target."""
+def late(windows: Sequence[Window], within: float | None = None) -> bool:
+    """Whether the generator could not keep its schedule, so that the run says nothing of the target.
+
+    `within`: the seconds that latencies are held to, of which lag may be `LATE_SHARE`; None: their median.
+    """
     lags = np.concatenate([window.lags for window in windows])
-    typical = percentile(np.concatenate([window.latencies for window in windows]), 50)
+    typical = percentile(np.concatenate([window.latencies for window in windows]), 50) if within is None else within
     allowed = max(LATE, LATE_SHARE * typical) if typical == typical else LATE
     return bool(len(lags)) and percentile(lags, 99) > allowed
 

@@ -248,8 +248,9 @@ def _peak(measure: Callable[[Load], Window | None], load: Load, plan: Plan, say:
         window = measure(Load("server", seconds, plan.count, rate=rate, seed=seed))
         if window is None:
             return None
-        met = slo.met([window]) and not late([window])
-        probes.append({"rate": round(rate, 3), "met": met, "valid": not late([window]), **summary([window])})
+        valid = not late([window], slo.seconds)  # lag is part of the latencies, and counts against the target
+        met = slo.met([window]) and valid
+        probes.append({"rate": round(rate, 3), "met": met, "valid": valid, **summary([window])})
         return window if met else None
 
     low, high = 0.0, 1.1 * flood.samples / flood.seconds

@@ -55,6 +55,7 @@ def test_steady_throughput() -> None:
 ])  # fmt: skip
 def test_late(milliseconds: list[float], lag: float, late: bool) -> None:
     assert latencies.late([window(milliseconds, lag)]) == late
+    assert not latencies.late([window(milliseconds, lag)], within=100.0)
 
 
 def test_slo() -> None:
