@@ -100,9 +100,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 def _append(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Rows of several kinds share a file; what a kind does not have stays empty."""
     fresh = not path.exists()
+    if fresh:
+        fields = list(dict.fromkeys(name for row in rows for name in row))
+    else:
+        with path.open(newline="") as file:
+            fields = next(csv.reader(file))
     with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
+        writer = csv.DictWriter(file, fields)
         if fresh:
             writer.writeheader()
         writer.writerows(rows)
