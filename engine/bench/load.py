@@ -22,6 +22,7 @@ from distilrt.bench.latencies import Seconds, Window
 
 _Result = TypeVar("_Result")
 SCENARIOS = ("single", "multi", "server", "offline", "flood")
+BACK_OFF = (0.01, 0.08)  # seconds before a closed loop asks again who refused; doubled each time up to the second
 DRAIN = 60.0  # seconds that answers may take after the last query was sent
 
 
@@ -142,7 +143,7 @@ async def _closed_loop(target: Target, lengths: Sequence[int], load: Load) -> Wi
             await answer(indices)
         except TargetError as error:
             record.failed(str(error), since)
-            await asyncio.sleep(0.01)  # a target that refuses must not be asked in a frenzy
+            await asyncio.sleep(BACK_OFF[0])  # a target that refuses must not be asked in a frenzy
         else:
             record.answered(indices, since)
     return record.window(start)
@@ -154,6 +155,7 @@ async def _flood(target: Target, lengths: Sequence[int], load: Load) -> Window:
 
     async def lane() -> None:
         nonlocal sent
+        pause = BACK_OFF[0]
         while sent < load.count or time.perf_counter() - start < load.seconds:
             indices, since = take(1), time.perf_counter()
             sent += 1
@@ -161,9 +163,11 @@ async def _flood(target: Target, lengths: Sequence[int], load: Load) -> Window:
                 await answer(indices)
             except TargetError as error:
                 record.failed(str(error), since)
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, BACK_OFF[1])
             else:
                 record.answered(indices, since)
+                pause = BACK_OFF[0]
 
     with ThreadPoolExecutor(1) as thread:
         answer = _unblocked(target, thread)
