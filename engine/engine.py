@@ -46,7 +46,7 @@ class Engine:
         revision, subfolder, token, cache_dir, local_files_only: where to look for both.
         max_batch_tokens: tokens computed together, but at least one sequence; None: 512, on a GPU 16384.
         max_queue_tokens: how many tokens may wait before a request that is taken, whatever its own size; None: what is
-            computed in 0.25 s, as measured, and at least two batches.
+            computed in 0.2 s, as measured, and at least two batches.
         max_delay: seconds that a batch which isn't full may wait for more requests.
 
     Attributes:

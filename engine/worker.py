@@ -17,7 +17,7 @@ from distilrt.batcher import Batcher, Waiting
 from distilrt.counters import Counters
 from distilrt.errors import BackendError, DeadlineExceeded, NotReady, Overloaded
 
-QUEUE_SECONDS = 0.25  # of computing, that may wait where no number of tokens is given
+QUEUE_SECONDS = 0.2  # of computing, that may wait where no number of tokens is given
 _MEMORY = 0.9  # how much of the measured rate the next full batch leaves
 
 Compute = Callable[[list[list[int]], list[Any]], Sequence[Any]]  # sequences and their selections to the head's rows

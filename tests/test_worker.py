@@ -14,7 +14,7 @@ import pytest
 
 from distilrt.batcher import Batcher
 from distilrt.errors import BackendError, DeadlineExceeded, NotReady, Overloaded
-from distilrt.worker import Request, Worker
+from distilrt.worker import QUEUE_SECONDS, Request, Worker
 
 PATIENCE = 60  # seconds, for what takes milliseconds
 
@@ -214,7 +214,7 @@ def test_the_bound_follows_the_measured_rate(make: Any, computing: Computing) ->
     while worker.rate is None:
         time.sleep(0.001)  # it is measured behind the answer
     assert worker.rate > 0
-    assert worker.max_queue_tokens == max(20, int(worker.rate / 4))
+    assert worker.max_queue_tokens == max(20, int(QUEUE_SECONDS * worker.rate))
 
 
 def test_a_batch_that_is_not_full_may_wait(make: Any, computing: Computing) -> None:

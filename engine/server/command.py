@@ -44,7 +44,7 @@ def serve(
         int | None, typer.Option(help="Tokens computed together.  [CPU: 512, GPU: 16384]")
     ] = None,
     max_queue_tokens: Annotated[
-        int | None, typer.Option(help="Tokens that may wait.  [default: what is computed in 0.25 s]")
+        int | None, typer.Option(help="Tokens that may wait.  [default: what is computed in 0.2 s]")
     ] = None,
     max_delay: Annotated[
         float | None, typer.Option(help="Seconds that a batch may wait for more.  [default: 0]")
