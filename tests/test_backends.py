@@ -264,3 +264,16 @@ def test_memory_is_flat_over_2000_random_shapes() -> None:
     assert _resident_bytes() - before <= 2 * 2**20
     # It depends on how sequences are shared out among threads, so another shape may need a little more.
     assert backend.describe()["workspace_bytes"] <= 2 * size
+
+
+def test_packing_leaves_no_pages_of_the_file(tmp_path: Path) -> None:
+    """A checkpoint that was read must not count twice: as the file's pages, and packed."""
+    config = DistilBertConfig(dim=768, n_heads=12, n_layers=2, hidden_dim=3072, vocab_size=99, dropout=0.1)
+    model = models.DistilBertModel(config, backend="reference")
+    model.save_pretrained(tmp_path)
+    loaded = models.DistilBertModel.from_pretrained(tmp_path, backend="cpu")
+    file = tmp_path / "model.safetensors"
+    maps = Path("/proc/self/smaps").read_text().split(str(file))[1:]
+    resident = sum(int(part.split("Rss:")[1].split()[0]) * 1024 for part in maps)
+    assert resident < file.stat().st_size / 4
+    assert np.isfinite(loaded(input_ids=np.array([[1, 2, 3]])).last_hidden_state).all()

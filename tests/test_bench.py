@@ -229,6 +229,9 @@ def test_startup(checkpoint: Path) -> None:
     missing = startup.measure("nothing", "float32", checkpoint, 1)
     assert "an engine is one of" in missing.reason
     assert "nothing" in startup.table([found, missing])
+    (row,) = startup.rows([found, missing], dict.fromkeys(startup.FIELDS[:6], ""))
+    assert tuple(row) == startup.FIELDS
+    assert row["times"] == 1
 
 
 def test_worker_reports_a_dead_engine(checkpoint: Path) -> None:

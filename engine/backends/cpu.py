@@ -19,6 +19,7 @@ from distilrt.cpu_count import usable_cores
 from distilrt.errors import BackendError
 from distilrt.packed import PackedWeights, linears
 from distilrt.tensor_files import from_bfloat16, to_bfloat16
+from distilrt.weights import Weights
 
 if TYPE_CHECKING:  # it loads the tokenizer, which a packed folder answers without
     from distilrt.calibration import Calibration
@@ -108,11 +109,13 @@ class CpuBackend(HostBackend):
                 self._encoder.add_linear(
                     name, [linear.weight()], [bias], dtype, linear.input_scales, linear.column_scales
                 )
-                continue
-            rows = [_plain(weights[f"{source}.weight"]) for source in sources]
-            if kept:
-                rows = [from_bfloat16(to_bfloat16(each)) for each in rows]
-            self._encoder.add_linear(name, rows, biases, higher if kept else dtype)
+            else:
+                rows = [_plain(weights[f"{source}.weight"]) for source in sources]
+                if kept:
+                    rows = [from_bfloat16(to_bfloat16(each)) for each in rows]
+                self._encoder.add_linear(name, rows, biases, higher if kept else dtype)
+            if isinstance(weights, Weights):
+                weights.release()  # pages of a file that were read stay, and count as this process's memory
 
         def layer_norm(name: str, source: str) -> None:
             self._encoder.add_layer_norm(name, _plain(weights[f"{source}.weight"]), _plain(weights[f"{source}.bias"]))

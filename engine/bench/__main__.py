@@ -24,6 +24,7 @@ NAMES, DTYPES, LOADS = (",".join(all_of) for all_of in (peers.ENGINES, peers.DTY
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distilrt" / "bench"
 RESULTS = Path("benches/results/cpu.csv")
 DISTILLATION = RESULTS.with_name("distillation.csv")
+STARTUP = RESULTS.with_name("startup.csv")
 
 Dtypes = Annotated[str, typer.Option(help="Comma-separated.")]
 Names = Annotated[str, typer.Option("--peers", help="Comma-separated engines.")]
@@ -95,14 +96,20 @@ def startup(
     names: Names = NAMES,
     times: Annotated[int, typer.Option(min=1, help="Processes of each engine.")] = 3,
     threads: Threads = None,
+    record: Annotated[bool, typer.Option("--record", help="Append the rows to --results.")] = False,
+    results: Annotated[Path, typer.Option(help="CSV file.")] = STARTUP,
     cache: Cache = CACHE,
 ) -> None:
     """Time and peak memory of a fresh process from import to first answer."""
+    num_threads = threads or usable_cores()
+    facts = report.machine(num_threads)
     checkpoint = make_checkpoint(cache / "distilbert-base")
     found = []
     for engine in _engines(names, dtypes):
         _say(f"starting {engine}")
-        found.append(starting.measure(engine.name, engine.dtype, checkpoint, threads or usable_cores(), times))
+        found.append(starting.measure(engine.name, engine.dtype, checkpoint, num_threads, times))
+    if record:
+        report.append(results, starting.rows(found, facts), starting.FIELDS)
     typer.echo(starting.table(found))
 
 
@@ -183,7 +190,7 @@ def distillation(
     num_threads = threads or usable_cores()
     rows = distilling.measure(cache, names.split(","), dtypes.split(","), num_threads, rounds, _say)
     if record:
-        distilling.append(results, rows)
+        report.append(results, rows, distilling.FIELDS)
     for row in rows:
         faster = row["bert_ms"] / row["distilbert_ms"] - 1
         typer.echo(f"{row['workload']:<8}{row['dtype']:<10}{row['distilbert_ms']:>9.2f} ms{row['bert_ms']:>9.2f} ms"

@@ -111,6 +111,16 @@ def _serving(rows: Sequence[_Row]) -> str:
     return "\n".join([*lines, "", _where(rows)])
 
 
+def _startup(rows: Sequence[_Row]) -> str:
+    """Seconds and memory of a fresh process, an engine a line."""
+    lines = _heads(("engine", *(f"{dtype}, s / MB" for dtype in DTYPES)))
+    for engine in dict.fromkeys(row["engine"] for row in rows):
+        found = {row["dtype"]: f"{float(row['seconds']):.2f} / {float(row['peak_mb']):.0f}"
+                 for row in rows if row["engine"] == engine}  # fmt: skip
+        lines.append(f"| {engine} | {' | '.join(found.get(dtype, '') for dtype in DTYPES)} |")
+    return "\n".join([*lines, "", _where(rows)])
+
+
 def _heads(names: Sequence[str]) -> list[str]:
     return [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
 
@@ -136,4 +146,5 @@ TABLES: dict[str, tuple[str, Callable[[Sequence[_Row]], str]]] = {
     "cpu": ("cpu.csv", _cpu),
     "distillation": ("distillation.csv", _distillation),
     "serving": ("serving.csv", _serving),
+    "startup": ("startup.csv", _startup),
 }

@@ -3,7 +3,6 @@ with both on this engine, random weights, the same tokens and threads, in turns.
 
 from __future__ import annotations
 
-import csv
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -80,14 +79,3 @@ def measure(
                              **dict(zip(FIELDS[9:13], (*medians, *counts), strict=True)),
                              "error": float(f"{max(errors):.1e}")})  # fmt: skip
     return rows
-
-
-def append(path: Path, rows: Sequence[report.Row]) -> None:
-    """Add rows to a CSV file, with a header if it is new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-        if fresh:
-            writer.writeheader()
-        writer.writerows(rows)

@@ -83,19 +83,19 @@ def rows(timings: Sequence[Timing], config: DistilBertConfig, peaks: Roofline, f
     return made
 
 
-def append(path: Path, new: Sequence[Row]) -> None:
+def append(path: Path, new: Sequence[Row], fields: Sequence[str] = FIELDS) -> None:
     """Add rows to a CSV file, with a header if it is new.
 
     Raises:
         ValueError: the file's columns are others.
     """
-    header = ",".join(FIELDS)
+    header = ",".join(fields)
     if path.exists() and (found := path.read_text().partition("\n")[0].strip()) != header:
         raise ValueError(f"{path} has the columns {found}, not {header}; move it away")
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = not path.exists()
     with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
+        writer = csv.DictWriter(file, fields, lineterminator="\n")
         if fresh:
             writer.writeheader()
         writer.writerows(new)

@@ -7,11 +7,13 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 TOKENS = 16
+FIELDS = ("date", "commit", "cpu", "isa", "threads", "load", "engine", "dtype", "times", "seconds", "peak_mb")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,7 @@ class Startup:
     seconds: float | None = None
     peak_mb: float | None = None
     reason: str = ""
+    times: int = 0
 
 
 def measure(name: str, dtype: str, checkpoint: Path, num_threads: int, times: int = 3) -> Startup:
@@ -40,7 +43,14 @@ def measure(name: str, dtype: str, checkpoint: Path, num_threads: int, times: in
             return Startup(name, dtype, reason=last_line(done.stderr))
         found.append(json.loads(done.stdout.splitlines()[-1]))
     seconds, peaks = zip(*found[1:], strict=True)
-    return Startup(name, dtype, statistics.median(seconds), statistics.median(peaks))
+    return Startup(name, dtype, statistics.median(seconds), statistics.median(peaks), times=times)
+
+
+def rows(results: Sequence[Startup], facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row of `FIELDS` for each that started; `facts` are those of the machine."""
+    return [{**facts, "engine": each.engine, "dtype": each.dtype, "times": each.times,
+             "seconds": round(each.seconds, 3), "peak_mb": round(each.peak_mb)}
+            for each in results if each.seconds is not None and each.peak_mb is not None]  # fmt: skip
 
 
 def table(results: Sequence[Startup]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from distilrt.bench import artefacts, claims, distillation, report
+from distilrt.bench import artefacts, claims, distillation, report, startup
 from distilrt.config import DistilBertConfig
 
 ROOT = Path(__file__).parents[2]
@@ -74,7 +74,7 @@ def test_distillation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert row["error"] < 1e-4
     assert row["distilbert_ms"] > 0
     assert row["bert_parameters"] > row["distilbert_parameters"]
-    distillation.append(tmp_path / "distillation.csv", rows)
+    report.append(tmp_path / "distillation.csv", rows, distillation.FIELDS)
     page = claims.render(_page("distillation"), tmp_path)
     assert "| 1x8 | float32 |" in page
     assert "M parameters instead of" in page
@@ -87,3 +87,16 @@ def test_serving_table(tmp_path: Path) -> None:
     _write(tmp_path / "serving.csv", tuple(row), [row])
     page = claims.render(_page("serving"), tmp_path)
     assert "| distilrt serve int8 | 2.2 / 9.0 | 130 | 165, 13,000 | 0.5 | 200 |" in page
+
+
+def test_startup_table(tmp_path: Path) -> None:
+    run = {"date": "2026-01-02", "commit": "abc", "cpu": "Some CPU", "threads": 2, "load": 0.1}
+    rows = [
+        {**run, "engine": "distilrt", "dtype": "float32", "seconds": 0.204, "peak_mb": 212},
+        {**run, "engine": "distilrt", "dtype": "int8", "seconds": 0.23, "peak_mb": 94},
+        {**run, "engine": "other", "dtype": "int8", "seconds": 1.5, "peak_mb": 300},
+    ]
+    _write(tmp_path / "startup.csv", startup.FIELDS, rows)
+    page = claims.render(_page("startup"), tmp_path)
+    assert "| distilrt | 0.20 / 212 |  | 0.23 / 94 |" in page
+    assert "| other |  |  | 1.50 / 300 |" in page
