@@ -58,7 +58,7 @@ class Engine:
 
     Raises:
         OSError, CheckpointError, BackendError, TypeError: as `distilrt.pipeline`.
-        ValueError: a number that is not allowed, or a model of a head that no task uses.
+        ValueError: a number that is not allowed.
     """
 
     def __init__(
@@ -90,9 +90,6 @@ class Engine:
         )  # fmt: skip
         self.name = name or _name(model, self.model.architecture)
         served = {task.name: task for task in tasks.TASKS.values() if task.architecture == self.model.architecture}
-        if not served:
-            raise ValueError(f"no task uses a {self.model.architecture}; load the checkpoint as another class, or call "
-                             "the model itself")  # fmt: skip
         self.tasks = tuple(served)
         self.task = self.tasks[0]
         self._defaults: dict[str, Mapping[str, Any]] = {"outputs": {}}

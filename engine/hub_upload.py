@@ -83,8 +83,6 @@ def model_card(old: str | None, repo_id: str, architecture: str) -> str:
     """A model card with a section on how to run the model here; of an existing one all else stays as it is."""
     task = _TASKS[architecture]
     code = f'from distilrt import pipeline\n\npipe = pipeline("{task}", "{repo_id}")'
-    if task == "multiple-choice":  # for which there is no pipeline
-        code = f'from distilrt import {architecture}\n\nmodel = {architecture}.from_pretrained("{repo_id}")'
     section = f"{_START}\n## Run with distilrt\n\n```python\n{code}\n```\n{_END}"
     if old is None:
         name = repo_id.rpartition("/")[2]

@@ -55,7 +55,8 @@ def pipeline(
 
     Args:
         task: "text-classification" or "sentiment-analysis", "fill-mask", "question-answering", "token-classification"
-            or "ner", "feature-extraction", "sentence-similarity", "zero-shot-classification".
+            or "ner", "feature-extraction", "sentence-similarity", "zero-shot-classification", "multiple-choice",
+            "sparse-embedding".
         model: folder or hub id of a checkpoint, or a loaded model of `distilrt`.
         tokenizer: the same for the tokenizer; None: the model's.
         backend, dtype, num_threads: how to compute, as in the models' `from_pretrained`; not for a loaded model.

@@ -37,6 +37,7 @@ TASKS: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "token-classification": ("DistilBertForTokenClassification", TEXT, {"aggregation_strategy": "first"}),
     "feature-extraction": ("DistilBertModel", TEXT, {}),
     "sentence-similarity": ("DistilBertModel", {"source_sentence": TEXT, "sentences": ["a", "b c"]}, {}),
+    "multiple-choice": ("DistilBertForMultipleChoice", {"prompt": TEXT, "choices": ["a", "b c", TEXT]}, {}),
 }  # fmt: skip
 
 
@@ -220,11 +221,6 @@ def test_bad_settings(folder_of: Folders, change: dict[str, Any], error: type[Ex
     with pytest.raises(error, match=message):
         Engine(**{"model": folder_of(CLASSIFIER)} | change)
     assert threading.active_count() == before
-
-
-def test_a_head_without_a_task(folder_of: Folders) -> None:
-    with pytest.raises(ValueError, match="no task uses a DistilBertForMultipleChoice"):
-        Engine(folder_of("DistilBertForMultipleChoice"))
 
 
 def test_a_failed_batch(classifier: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

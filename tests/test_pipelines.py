@@ -33,6 +33,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "feature-extraction": ("DistilBertModel", {}),
     "sentence-similarity": ("DistilBertModel", {}),
     "zero-shot-classification": ("DistilBertForSequenceClassification", {"id2label": NLI}),
+    "multiple-choice": ("DistilBertForMultipleChoice", {}),
 }
 INPUTS: dict[str, list[Any]] = {
     "text-classification": [*TEXTS, {"text": TEXTS[0], "text_pair": TEXTS[1]}],
@@ -42,9 +43,12 @@ INPUTS: dict[str, list[Any]] = {
     "feature-extraction": TEXTS,
     "sentence-similarity": [{"source_sentence": "a", "sentences": ["a", "b c"]}],
     "zero-shot-classification": TEXTS[:3],
+    "multiple-choice": [{"prompt": TEXTS[0], "choices": ["a", "b c"]}, {"prompt": "a", "choices": TEXTS[:3]}],
 }
 LABELS = {"candidate_labels": ["sport", "politics"]}
-IN_TRANSFORMERS = [task for task in MODELS if task not in ("question-answering", "sentence-similarity")]
+IN_TRANSFORMERS = [
+    task for task in MODELS if task not in ("question-answering", "sentence-similarity", "multiple-choice")
+]
 
 
 def params_of(task: str) -> dict[str, Any]:

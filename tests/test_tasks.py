@@ -180,6 +180,37 @@ def test_sentence_similarity_of_a_real_model(sentence_encoder: Path) -> None:
     assert_same(ours(sentence_encoder, "sentence-similarity", [request]), [[0.5530, 0.0598]])
 
 
+@pytest.mark.parametrize("params", [{}, {"truncation": True, "max_length": 20}], ids=str)
+def test_multiple_choice(folder_of: Folders, params: Any) -> None:
+    """The reference's own class: the softmax of its logits over each prompt's choices."""
+    folder = folder_of("DistilBertForMultipleChoice")
+    model: Any = transformers.DistilBertForMultipleChoice.from_pretrained(folder)
+    model.eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    inputs: list[dict[str, Any]] = [
+        {"prompt": TEXTS[0], "choices": TEXTS}, {"prompt": "", "choices": ["a", "", "b c"]},
+        {"prompt": TEXTS[3], "choices": ["only"]}, {"prompt": "a", "choices": tuple(TEXTS[:2])},
+    ]  # fmt: skip
+    for item, found in zip(inputs, ours(folder, "multiple-choice", inputs, params), strict=True):
+        pairs = [[item["prompt"]] * len(item["choices"]), list(item["choices"])]
+        encoded = tokenizer(*pairs, padding=True, return_tensors="pt", **params)
+        with torch.no_grad():
+            logits = model(**{name: value[None] for name, value in encoded.items()}).logits[0]
+        scores = logits.double().softmax(0).tolist()
+        order = sorted(range(len(scores)), key=lambda i: -scores[i])
+        assert_same(found, [{"choice": item["choices"][i], "score": scores[i], "index": i} for i in order])
+
+
+@pytest.mark.parametrize(("logits", "scores"), [([1.0] * 3, [1 / 3] * 3), ([-1e4, 2e4, 0.0], [1.0, 0.0, 0.0])])
+def test_choices_that_are_equal_or_far_apart(folder_of: Folders, logits: list[float], scores: list[float]) -> None:
+    folder, task = folder_of("DistilBertForMultipleChoice"), find("multiple-choice")
+    config = model_of(folder, task.architecture).config
+    [prepared] = task.prepare(tokenizer_of(folder), config, [{"prompt": "a", "choices": ["b"] * 3}], {})
+    found = task.answer(prepared, [np.array([[logit]], np.float32) for logit in logits])
+    order = [0, 1, 2] if len(set(logits)) == 1 else [1, 0, 2]
+    assert_same(found, [{"choice": "b", "score": scores[i], "index": order[i]} for i in range(3)], 1e-6)
+
+
 @pytest.mark.parametrize(
     ("kinds", "pooling_config", "expected"),
     [
@@ -309,6 +340,7 @@ INPUTS: dict[str, list[Any]] = {
     "sentence-similarity": [{"source_sentence": "a", "sentences": TEXTS}, {"source_sentence": "b", "sentences": ["a"]}],
     "zero-shot-classification": TEXTS,
     "sparse-embedding": [TEXTS[0], [101, 7592, 102]],
+    "multiple-choice": [{"prompt": "a", "choices": TEXTS}, {"prompt": TEXTS[0], "choices": ["a", "b c"]}],
 }
 
 
@@ -422,6 +454,12 @@ BAD_INPUTS = [
     ("sentence-similarity", {"source_sentence": "a", "sentences": ["a", 1]}, r"sentences\[1\]' must be a string"),
     ("sentence-similarity", {"source_sentence": 1, "sentences": ["a"]}, "'source_sentence' must be a string"),
     ("zero-shot-classification", "", "the text is empty"),
+    ("multiple-choice", "text", "expected an object with 'prompt' and 'choices', found str"),
+    ("multiple-choice", {"prompt": "a"}, "'choices' is missing"),
+    ("multiple-choice", {"prompt": 1, "choices": ["a"]}, "'prompt' must be a string, found int"),
+    ("multiple-choice", {"prompt": "a", "choices": []}, "at least one string"),
+    ("multiple-choice", {"prompt": "a", "choices": "b"}, "'choices' must be a list of at least one string, found 'b'"),
+    ("multiple-choice", {"prompt": "a", "choices": ["b", None]}, r"choices\[1\]' must be a string, found NoneType"),
 ]
 
 
@@ -439,11 +477,15 @@ def test_a_bad_input_is_named_and_spares_the_others(folder_of: Folders, task: st
     assert_same([first, second], ours(folder, task, good, params), 1e-6)
 
 
-@pytest.mark.parametrize("task", ["text-classification", "fill-mask", "feature-extraction", "sentence-similarity"])
+@pytest.mark.parametrize("task", ["text-classification", "fill-mask", "feature-extraction", "sentence-similarity",
+                                  "multiple-choice"])  # fmt: skip
 def test_too_long_a_text_is_refused_unless_cut(folder_of: Folders, task: str) -> None:
     folder, text = folder_for(task, folder_of), f"[MASK] {LONG}"
-    long = {"source_sentence": "a", "sentences": ["a", text]} if task == "sentence-similarity" else text
-    inputs = [INPUTS[task][0], long]
+    longs: dict[str, Any] = {
+        "sentence-similarity": {"source_sentence": "a", "sentences": ["a", text]},
+        "multiple-choice": {"prompt": "a", "choices": ["a", text]},
+    }
+    inputs = [INPUTS[task][0], longs.get(task, text)]
     with pytest.raises(TooLong, match=r"^input 1: the text has \d+ tokens, .* at most 64; pass truncation=True"):
         ours(folder, task, inputs)
     for params in ({"truncation": True}, {"max_length": 12}):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -71,7 +72,7 @@ class Resident:
     __del__ = close  # what Ray calls, in a thread, when another model takes the place
 
 
-class Replica:
+class Replica(ABC):
     """Models behind one ASGI application: the first always loaded, the others loaded by `resident` when asked for.
 
     Ray calls `reconfigure` before the first request and whenever the settings change, `check_health` every few seconds,
@@ -98,9 +99,9 @@ class Replica:
         self._loaded.add(found)
         return found
 
+    @abstractmethod
     async def resident(self, name: str) -> Resident:
         """One of the models beside the first, loaded now or before; the subclass says how many stay."""
-        raise NotImplementedError
 
     def reconfigure(self, settings: Mapping[str, Any]) -> None:
         """Serve under these settings from the next request on.

@@ -1,20 +1,23 @@
-"""How large an answer may be, where it has numbers of each token: a small body can ask for gigabytes."""
+"""How large an answer may be, where that is not bounded by the size of the body: a small one can ask for gigabytes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from distilrt import tasks
 from distilrt.engine import Engine
 from distilrt.server.errors import TooLarge
 
 MOST_NUMBERS = 2**25  # in JSON, some hundreds of MB; in binary twice as many
+MOST_CANDIDATES = 2**15  # so that a mask in a short text may have the whole vocabulary
 
 
-def most_tokens(engine: Engine, item: Any) -> int:
+def most_tokens(engine: Engine, item: Any, prompt: str = "") -> int:
     """As many tokens as a text, a pair as an object, or token ids may have: as if each character were one."""
     parts = item.values() if isinstance(item, Mapping) else [item]
-    return min(int(engine.describe()["max_input_tokens"]), 3 + sum(map(len, parts)))
+    characters = sum(len(part) for part in (*parts, prompt) if isinstance(part, str | list))
+    return min(tasks.longest(engine.tokenizer, engine.model.config), 3 + characters)
 
 
 def check_answer(rows: int, width: int, binary: bool = False) -> None:
@@ -27,3 +30,16 @@ def check_answer(rows: int, width: int, binary: bool = False) -> None:
     if rows * width > most:
         raise TooLarge(f"the answer may have {rows * width} numbers, {width} for each of up to {rows} tokens; at most "
                        f"{most} are allowed, send fewer or shorter inputs at once")  # fmt: skip
+
+
+def check_candidates(texts: Iterable[tuple[str, int]], top_k: Any) -> None:
+    """Refuse to list too many candidates, `top_k` for each of the places in some texts. One costs the more, the longer
+    its text: it is read in windows, or written out with each candidate.
+
+    Raises:
+        TooLarge: more than are allowed.
+    """
+    places = sum(number * (1 + len(text) // 256) for text, number in texts)
+    if type(top_k) is int and places * top_k > MOST_CANDIDATES:
+        raise TooLarge(f"top_k must be at most {MOST_CANDIDATES // places} for inputs of this number and length, found "
+                       f"{top_k}; send fewer or shorter ones at once")  # fmt: skip

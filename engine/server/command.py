@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 from distilrt import env
 from distilrt.engine import Engine
 from distilrt.server.settings import Settings
+from distilrt.server.sockets import bound
 
 with suppress(ModuleNotFoundError):  # distilrt.cli says what to install
     import typer
 
 if TYPE_CHECKING:
+    from socket import socket
     from types import FrameType
 
     from starlette.applications import Starlette
@@ -30,37 +32,37 @@ def serve(
         list[str] | None,
         typer.Option("--model", "-m", metavar="[NAME=]MODEL", help="Folder or hub id; may be repeated."),
     ] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on.  [default: 127.0.0.1]")] = None,
-    port: Annotated[int | None, typer.Option(help="Port; 0: any free one.  [default: 8080]")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0: any free one.", show_default="8080")] = None,
     backend: Annotated[str, typer.Option(help="auto, reference, cpu or cuda.")] = "auto",
-    dtype: Annotated[str | None, typer.Option(help="auto, or one that the backend has.  [default: auto]")] = None,
+    dtype: Annotated[str | None, typer.Option(help="auto, or one that the backend has.", show_default="auto")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads; else what the machine allows.")] = None,
     api_key: Annotated[str | None, typer.Option(help="Key that requests must bring; better in the variable.")] = None,
     truncate: Annotated[bool | None, typer.Option(help="Cut texts that are too long, unless told otherwise.")] = None,
-    max_inputs: Annotated[int | None, typer.Option(help="Texts of a request.  [default: 2048]")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Tokens of a request.  [default: 32768]")] = None,
-    max_body_bytes: Annotated[int | None, typer.Option(help="Bytes of a body.  [default: 2000000]")] = None,
+    max_inputs: Annotated[int | None, typer.Option(help="Texts of a request.", show_default="2048")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Tokens of a request.", show_default="32768")] = None,
+    max_body_bytes: Annotated[int | None, typer.Option(help="Bytes of a body.", show_default="2000000")] = None,
     max_batch_tokens: Annotated[
-        int | None, typer.Option(help="Tokens computed together.  [CPU: 512, GPU: 16384]")
+        int | None, typer.Option(help="Tokens computed together.", show_default="512, on a GPU 16384")
     ] = None,
     max_queue_tokens: Annotated[
-        int | None, typer.Option(help="Tokens that may wait.  [default: what is computed in 0.2 s]")
+        int | None, typer.Option(help="Tokens that may wait.", show_default="what is computed in 0.2 s")
     ] = None,
     max_delay: Annotated[
-        float | None, typer.Option(help="Seconds that a batch may wait for more.  [default: 0]")
+        float | None, typer.Option(help="Seconds that a batch may wait for more.", show_default="0")
     ] = None,
     deadline: Annotated[
-        float | None, typer.Option(help="Seconds that a request may wait.  [default: for ever]")
+        float | None, typer.Option(help="Seconds that a request may wait.", show_default="for ever")
     ] = None,
-    body_timeout: Annotated[float | None, typer.Option(help="Seconds to send a body.  [default: 30]")] = None,
+    body_timeout: Annotated[float | None, typer.Option(help="Seconds to send a body.", show_default="30")] = None,
     drain_delay: Annotated[
-        float | None, typer.Option(help="Seconds from SIGTERM to the last connection taken.  [default: 1]")
+        float | None, typer.Option(help="Seconds from SIGTERM to the last connection taken.", show_default="1")
     ] = None,
     drain_timeout: Annotated[
-        float | None, typer.Option(help="Seconds from there for what is on its way.  [default: 30]")
+        float | None, typer.Option(help="Seconds from there for what is on its way.", show_default="30")
     ] = None,
     log_format: Annotated[
-        str | None, typer.Option(help="text, or json with a line for each request.  [default: text]")
+        str | None, typer.Option(help="text, or json with a line for each request.", show_default="text")
     ] = None,
 ) -> None:
     """Serve models over HTTP until SIGTERM or SIGINT; then finish what was taken, and exit with 0.
@@ -92,6 +94,7 @@ def serve(
     tracing.configure()
     sys.setswitchinterval(_SWITCH_INTERVAL)
     with ExitStack() as stack:
+        sockets = [stack.enter_context(found) for found in bound(settings.host, settings.port)]
         engines: dict[str, Engine] = {}
         for text in models:
             name, source = _named(text)
@@ -100,17 +103,24 @@ def serve(
             if engine.name in engines:
                 raise typer.BadParameter(f"two models are called {engine.name!r}; give one another name: NAME=MODEL")
             engines[engine.name] = engine
-        _run(create_app(engines, settings), settings, list(engines))
+        _run(create_app(engines, settings), settings, engines, sockets)
 
 
-def _run(app: Starlette, settings: Settings, names: list[str]) -> None:
+def _run(app: Starlette, settings: Settings, engines: dict[str, Engine], sockets: list[socket]) -> None:
     """Serve until a signal."""
     import uvicorn
 
     from distilrt.server import connection
 
+    person = sys.stderr.isatty()  # programs get the one line with the address
+
+    def say(text: str) -> None:
+        print(f"distilrt: {text}", file=sys.stderr, flush=True)
+
     class Server(uvicorn.Server):
         """Uvicorn that first says it is not ready, then keeps listening for a while, then ends as it does."""
+
+        told = False
 
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
             """The first signal drains; a second one doesn't wait for those that still come."""
@@ -122,23 +132,36 @@ def _run(app: Starlette, settings: Settings, names: list[str]) -> None:
 
         async def on_tick(self, counter: int) -> bool:
             if app.state.serving.draining and not self.should_exit:
+                if person and not self.told:
+                    self.told = True
+                    say("ending when all that comes within "
+                        f"{settings.drain_delay:g} s is answered; Ctrl-C again to take no more")  # fmt: skip
                 self.should_exit = time.monotonic() >= self.draining_from + settings.drain_delay
             return await super().on_tick(counter)
 
         async def startup(self, sockets: Any = None) -> None:
             await super().startup(sockets)
-            for server in self.servers if self.started else []:
-                for socket in server.sockets:
-                    address, port = socket.getsockname()[:2]
-                    host = f"[{address}]" if ":" in address else address
-                    print(f"distilrt: serving {', '.join(names)} on http://{host}:{port}", file=sys.stderr, flush=True)
+            for found in sockets:
+                address, port = found.getsockname()[:2]
+                host = f"[{address}]" if ":" in address else address
+                say(f"serving {', '.join(engines)} on http://{host}:{port}")
+            for engine in engines.values() if person else []:
+                say(_facts(engine))
 
     config = uvicorn.Config(
-        app, host=settings.host, port=settings.port, log_config=None, access_log=False, server_header=False,
+        app, log_config=None, access_log=False, server_header=False,
         ws="none", http=connection.protocol(settings.body_timeout),
         timeout_graceful_shutdown=int(settings.drain_timeout) or 1,
     )  # fmt: skip
-    Server(config).run()
+    Server(config).run(sockets)
+
+
+def _facts(engine: Engine) -> str:
+    """What a model is and computes in, for a person."""
+    facts = engine.describe()
+    number = facts.get("num_threads")
+    threads = f", {number} thread{'s' * (number > 1)}" if number else ""
+    return f"{engine.name}: {', '.join(engine.tasks)}; {facts['backend']}, {facts['dtype']}{threads}"
 
 
 def _named(text: str) -> tuple[str | None, str]:

@@ -113,7 +113,8 @@ def failure(error: Exception) -> Failure:
         return Failure(error.status, type(error).__name__, str(error), headers)
     if isinstance(error, HTTPException):  # of the router
         kind = {404: "NotFound", 405: "MethodNotAllowed"}.get(error.status_code, "HTTPException")
-        words = {404: "there is no such route", 405: "the route does not take this method"}
+        words = {404: "there is no such route; /docs has those that there are",
+                 405: "the route does not take this method; the header Allow has those that it takes"}  # fmt: skip
         return Failure(error.status_code, kind, words.get(error.status_code, error.detail), dict(error.headers or {}))
     for known, status in _STATUS:
         if isinstance(error, known):

@@ -6,31 +6,37 @@ a list, and then so is the answer. Forms of inputs and answers: huggingface_hub'
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 from starlette.responses import Response
 from starlette.routing import Route
 
 from distilrt.engine import Engine
+from distilrt.server import embedding_inputs
+from distilrt.server.answers import check_answer, check_candidates, most_tokens
+from distilrt.server.embedding_inputs import Direction
 from distilrt.server.errors import Unprocessable
 from distilrt.server.operation import Operation
 from distilrt.server.serving import Call, Serving
 
+_EMBEDDINGS = ("feature-extraction", "sentence-similarity")
+
 
 class Payload(msgspec.Struct, forbid_unknown_fields=True):
     """A body. What follows `options` are feature-extraction's parameters, which InferenceClient sends beside the
-    inputs."""
+    inputs. `prompt_name` is one of the checkpoint's prompts; None: that which it makes the default."""
 
     inputs: Any
     parameters: dict[str, Any] | None = None
     options: dict[str, Any] | None = None  # of the hub's own servers; without effect
     normalize: bool | None = None
     truncate: bool | None = None
-    truncation_direction: str | None = None
+    truncation_direction: Direction | None = None
     prompt_name: str | None = None
-    dimensions: int | None = None
-    encoding_format: str | None = None
+    dimensions: Annotated[int, Meta(ge=1)] | None = None
+    encoding_format: Literal["float"] | None = None
 
 
 _DECODER = msgspec.json.Decoder(Payload)
@@ -50,13 +56,25 @@ def routes(serving: Serving) -> list[Route]:
 
 
 async def answer(call: Call, payload: Payload) -> Any:
-    """The answer to a payload, by the model that the route names. Raises as `Call.answer`, and Unprocessable."""
+    """The answer to a payload, by the model that the route names.
+
+    Raises:
+        TooLarge: it would be.
+        Unprocessable: a prompt that there is not.
+        Exception: as `Call.answer`.
+    """
     engine = call.serving.engine(call.path.get("model"))
     task, params = _task(engine, payload), {**(payload.parameters or {}), **_beside(payload)}
+    items = payload.inputs if isinstance(payload.inputs, list) else [payload.inputs]
     if task == "text-classification":
         params.setdefault("top_k", None)  # all labels
     if task == "feature-extraction" and engine.pooling and "pooling" not in params:
         params |= {"pooling": engine.pooling, "normalize": params.get("normalize", True)}
+    if payload.prompt_name is not None and task not in _EMBEDDINGS:
+        raise Unprocessable(f"prompt_name is for {' and '.join(_EMBEDDINGS)}; {task} has no prompts")
+    if task in _EMBEDDINGS and (payload.prompt_name is not None or "prompt" not in params):
+        params["prompt"] = embedding_inputs.prompt(engine, payload.prompt_name, items)
+    _check_size(engine, task, items, params)
     found = await call.answer(engine, task, payload.inputs, params)
     return _formed(task, payload.inputs, params, found)
 
@@ -72,25 +90,30 @@ def _task(engine: Engine, payload: Payload) -> str:
 
 
 def _beside(payload: Payload) -> dict[str, Any]:
-    """The parameters beside the inputs, by our names.
+    """The parameters beside the inputs, by our names."""
+    direction = payload.truncation_direction
+    given = {
+        "normalize": payload.normalize,
+        "truncation": payload.truncate,
+        "truncation_side": None if direction is None else direction.lower(),
+        "dimensions": payload.dimensions,
+    }
+    return {name: value for name, value in given.items() if value is not None}
 
-    Raises:
-        Unprocessable: one that is not served.
-    """
-    params: dict[str, Any] = {}
-    if payload.normalize is not None:
-        params["normalize"] = payload.normalize
-    if payload.truncate is not None:
-        params["truncation"] = payload.truncate
-    if (payload.truncation_direction or "right").lower() != "right":
-        raise Unprocessable("truncation_direction must be 'right', the only one served, "
-                            f"found {payload.truncation_direction!r}")  # fmt: skip
-    if payload.encoding_format not in (None, "float"):
-        raise Unprocessable(f"encoding_format must be 'float', the only one served, found {payload.encoding_format!r}")
-    for name in ("prompt_name", "dimensions"):
-        if getattr(payload, name) is not None:
-            raise Unprocessable(f"{name} is not served; leave it out")
-    return params
+
+def _check_size(engine: Engine, task: str, items: list[Any], params: dict[str, Any]) -> None:
+    """What a small body can make large: the vectors of tokens, and candidates by `top_k`."""
+    if task == "feature-extraction" and not params.get("pooling"):
+        rows = sum(most_tokens(engine, item, params["prompt"]) for item in items)
+        check_answer(rows, engine.model.config.hidden_size)
+    elif task == "fill-mask":
+        mask = engine.tokenizer.mask_token
+        check_candidates(
+            ((item, item.count(mask)) for item in items if mask and isinstance(item, str)), params.get("top_k")
+        )
+    elif task == "question-answering":
+        contexts = (item.get("context") for item in items if isinstance(item, dict))
+        check_candidates(((text, 1) for text in contexts if isinstance(text, str)), params.get("top_k"))
 
 
 def _formed(task: str, inputs: Any, params: dict[str, Any], found: Any) -> Any:

@@ -1,7 +1,7 @@
 """The Open Inference Protocol, version 2 (KServe, Triton): metadata, health and `POST /v2/models/{model}/infer`.
 
-A model takes `text`, and perhaps `text_pair`, of datatype BYTES, or `input_ids`, and perhaps `attention_mask`, of
-INT64; it gives its head's numbers in FP32, in JSON or the binary extension. Tokens that aren't there have zeros.
+Tensors are in JSON or the binary extension; which of them a model takes and gives says its
+`distilrt.server.signature.Signature`.
 """
 
 from __future__ import annotations
@@ -9,24 +9,21 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 from starlette.responses import Response
 from starlette.routing import Route
 
 import distilrt
 from distilrt.engine import Engine
 from distilrt.server import health
-from distilrt.server.answers import check_answer, most_tokens
 from distilrt.server.errors import Failure, Malformed, UnknownModel, Unprocessable
 from distilrt.server.operation import Operation
 from distilrt.server.serving import Call, Handler, Serving
+from distilrt.server.signature import Arrays, Signature
 from distilrt.server.tensors import Tensor, array, blobs
 
 _LENGTH = "inference-header-content-length"
 _VERSION = "1"
 _MODEL = "/v2/models/{model:path}"
-_OUTPUTS = {"DistilBertModel": ("last_hidden_state",), "DistilBertForQuestionAnswering": ("start_logits", "end_logits")}
 _PARAMETERS = ("binary_data_output", "truncation")
 
 
@@ -166,66 +163,45 @@ async def _ready(call: Call) -> Response:
 
 async def _metadata(call: Call) -> Response:
     engine = _engine(call)
-    inputs = [("text", "BYTES", [-1]), ("text_pair", "BYTES", [-1]),
-              ("input_ids", "INT64", [-1, -1]), ("attention_mask", "INT64", [-1, -1])]  # fmt: skip
+    signature = Signature(engine)
+    kinds = {"inputs": signature.inputs, "outputs": signature.outputs}
     return call.reply({
         "name": engine.name,
         "versions": [_VERSION],
         "platform": "distilrt",
-        "inputs": [{"name": name, "datatype": kind, "shape": dims} for name, kind, dims in inputs],
-        "outputs": [{"name": name, "datatype": "FP32", "shape": _dims(engine)} for name in _names(engine)],
+        **{side: [{"name": name, "datatype": kind, "shape": dims} for name, kind, dims in kinds[side]]
+           for side in kinds},
     })  # fmt: skip
-
-
-def _names(engine: Engine) -> tuple[str, ...]:
-    return _OUTPUTS.get(engine.model.architecture, ("logits",))
-
-
-def _first_only(engine: Engine) -> bool:
-    return bool(engine.model.architecture == "DistilBertForSequenceClassification")
-
-
-def _dims(engine: Engine) -> list[int]:
-    config = engine.model.config
-    if engine.model.architecture == "DistilBertForQuestionAnswering":
-        return [-1, -1]
-    width = {"DistilBertModel": config.hidden_size, "DistilBertForMaskedLM": config.vocab_size}
-    last = width.get(engine.model.architecture, config.num_labels)
-    return [-1, last] if _first_only(engine) else [-1, -1, last]
 
 
 async def _infer(call: Call) -> Response:
     engine = _engine(call)
+    signature = Signature(engine)
     header, rest = _split(call, await call.body())
     body = call.decode(header, _DECODER)
     parameters = _checked(body.parameters or {}, "parameter", _PARAMETERS)
-    names = _names(engine)
-    binary = {name: parameters.get("binary_data_output", False) for name in names}
-    if body.outputs:
-        for wanted in body.outputs:
-            if wanted.name not in names:
-                raise Unprocessable(f"the model has the outputs {' and '.join(names)}, found {wanted.name!r}")
-        binary = {
-            wanted.name: _checked(wanted.parameters or {}, f"output {wanted.name!r}: parameter", ("binary_data",))
-            .get("binary_data", binary[wanted.name])
-            for wanted in body.outputs
-        }  # fmt: skip
+    binary = _wanted(body, signature.names, parameters.get("binary_data_output", False))
     blobbed = zip(body.inputs, blobs(body.inputs, rest), strict=True)
     tensors = {tensor.name: array(tensor, blob) for tensor, blob in blobbed}
     if len(tensors) < len(body.inputs):
         raise Unprocessable("two inputs have one name")
-    items, length = _items(tensors)
-    _check_size(engine, items, length, all(binary.values()))
-    params = {"rows": "first" if _first_only(engine) else "all", "truncation": parameters.get("truncation")}
-    rows = await call.answer(engine, "outputs", items, params)
-    return _respond(call, engine, body.id, _arrays(engine, rows, length), binary)
+    asked = signature.asked(tensors)
+    signature.check_size(asked, all(binary.values()))
+    params = {"rows": signature.rows, "truncation": parameters.get("truncation")}
+    rows = await call.answer(engine, "outputs", asked.items, params)
+    return _respond(call, engine, body.id, signature.arrays(asked, rows), binary)
 
 
-def _check_size(engine: Engine, items: list[Any], length: int, binary: bool) -> None:
-    """An answer has as many rows for each input as the longest has tokens."""
-    if not _first_only(engine):
-        rows = len(items) * max(length, *(most_tokens(engine, item) for item in items))
-        check_answer(rows, abs(_dims(engine)[-1]) * len(_names(engine)), binary)
+def _wanted(body: Infer, names: tuple[str, ...], binary: bool) -> dict[str, bool]:
+    """The outputs that are wanted, each in binary or not; `binary` where that isn't said."""
+    for wanted in body.outputs or []:
+        if wanted.name not in names:
+            raise Unprocessable(f"the model has the outputs {' and '.join(names)}, found {wanted.name!r}")
+    return {
+        wanted.name: _checked(wanted.parameters or {}, f"output {wanted.name!r}: parameter", ("binary_data",))
+        .get("binary_data", binary)
+        for wanted in body.outputs or map(Wanted, names)
+    }  # fmt: skip
 
 
 def _split(call: Call, body: bytes) -> tuple[bytes, bytes]:
@@ -247,62 +223,7 @@ def _checked(given: dict[str, Any], what: str, known: tuple[str, ...]) -> dict[s
     return given
 
 
-def _items(tensors: dict[str, npt.NDArray[Any]]) -> tuple[list[Any], int]:
-    """What the engine is to be asked, and how long sequences were padded; 0 for texts."""
-    names = set(tensors)
-    if names <= {"text", "text_pair"} and "text" in names:
-        texts = _texts(tensors, "text")
-        if "text_pair" not in names:
-            return texts, 0
-        pairs = _texts(tensors, "text_pair")
-        if len(pairs) != len(texts):
-            raise Unprocessable(f"text has {len(texts)} strings, and text_pair {len(pairs)}")
-        return [{"text": text, "text_pair": pair} for text, pair in zip(texts, pairs, strict=True)], 0
-    if names <= {"input_ids", "attention_mask"} and "input_ids" in names:
-        return _sequences(tensors["input_ids"], tensors.get("attention_mask"))
-    raise Unprocessable("the inputs must be text, and perhaps text_pair, or input_ids, and perhaps attention_mask; "
-                        f"found {', '.join(sorted(names)) or 'none'}")  # fmt: skip
-
-
-def _texts(tensors: dict[str, npt.NDArray[Any]], name: str) -> list[str]:
-    found = tensors[name]
-    if found.dtype != object or not found.size:
-        raise Unprocessable(f"{name} must have the datatype BYTES and at least one string")
-    if found.ndim > 1 and found.size != len(found):
-        raise Unprocessable(f"{name} must have the shape [n] or [n, 1], found {list(found.shape)}")
-    return [str(text) for text in found.reshape(-1)]
-
-
-def _sequences(ids: npt.NDArray[Any], mask: npt.NDArray[Any] | None) -> tuple[list[list[int]], int]:
-    """The ids where the mask is 1."""
-    if ids.dtype == object or ids.ndim != 2 or not ids.size:
-        raise Unprocessable(f"input_ids must be INT64 of shape [n, length], found the shape {list(ids.shape)}")
-    mask = np.ones(ids.shape, np.int64) if mask is None else mask
-    if mask.dtype == object or mask.shape != ids.shape:
-        raise Unprocessable(f"attention_mask must be INT64 of input_ids' shape {list(ids.shape)}, "
-                            f"found {list(mask.shape)}")  # fmt: skip
-    lengths = mask.sum(axis=1)
-    if not np.array_equal(mask, np.arange(ids.shape[1]) < lengths[:, None]) or not lengths.all():
-        raise Unprocessable("each row of attention_mask must be ones, at least one, and then zeros")
-    return [row[:length].tolist() for row, length in zip(ids, lengths, strict=True)], ids.shape[1]
-
-
-def _arrays(engine: Engine, rows: list[npt.NDArray[Any]], length: int) -> dict[str, npt.NDArray[np.float32]]:
-    """The outputs by name, those of tokens padded with zeros."""
-    if _first_only(engine):
-        return {"logits": np.concatenate(rows).astype("<f4")}
-    padded = np.zeros((len(rows), max(length, *map(len, rows)), rows[0].shape[1]), "<f4")
-    for place, found in zip(padded, rows, strict=True):
-        place[: len(found)] = found
-    names = _names(engine)
-    return {names[0]: padded} if len(names) == 1 else {
-        name: np.ascontiguousarray(padded[..., index]) for index, name in enumerate(names)
-    }  # fmt: skip
-
-
-def _respond(
-    call: Call, engine: Engine, number: str | None, arrays: dict[str, npt.NDArray[np.float32]], binary: dict[str, bool]
-) -> Response:
+def _respond(call: Call, engine: Engine, number: str | None, arrays: Arrays, binary: dict[str, bool]) -> Response:
     outputs: list[dict[str, Any]] = []
     rest = []
     for name, wanted in binary.items():

@@ -16,10 +16,11 @@ from msgspec import Meta
 from starlette.responses import Response
 from starlette.routing import Route
 
+from distilrt.server import embedding_inputs
+from distilrt.server.embedding_inputs import Texts
 from distilrt.server.errors import Failure, NoSuchTask
 from distilrt.server.operation import Operation
 from distilrt.server.serving import Call, Handler, Serving
-from distilrt.server.tei import Texts, embedding_items
 
 
 class Embeddings(msgspec.Struct, forbid_unknown_fields=True):
@@ -130,7 +131,7 @@ async def _embeddings(call: Call) -> Response:
         raise NoSuchTask(f"{engine.name} makes no embeddings, it serves {', '.join(engine.tasks)}")
     params = {"pooling": engine.pooling or "mean", "normalize": True, "dimensions": body.dimensions,
               "prompt": engine.prompts[""]}  # fmt: skip
-    found = await call.answer(engine, "feature-extraction", embedding_items(body.input), params)
+    found = await call.answer(engine, "feature-extraction", embedding_inputs.items(body.input), params)
     vectors = map(_base64, found) if body.encoding_format == "base64" else found
     data = [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(vectors)]
     usage = {"prompt_tokens": call.tokens, "total_tokens": call.tokens}

@@ -185,7 +185,7 @@ class Call:
         try:
             return decoder.decode(body)
         except msgspec.ValidationError as error:
-            raise errors.Unprocessable(f"the body is not what this route takes: {error}") from None
+            raise errors.Unprocessable(f"the body is not what this route takes, see /docs: {error}") from None
         except (ValueError, RecursionError) as error:
             raise errors.Malformed(f"the body must be JSON in UTF-8: {error}") from None
 
@@ -347,5 +347,7 @@ class Call:
 
 def _texts(item: Any) -> int:
     """How many texts an input has that the model reads one by one."""
-    sentences = item.get("sentences") if isinstance(item, Mapping) else None
-    return len(sentences) if isinstance(sentences, list) else 1
+    if not isinstance(item, Mapping):
+        return 1
+    texts = item.get("sentences", item.get("choices"))
+    return len(texts) if isinstance(texts, list) else 1

@@ -8,136 +8,35 @@ whose head it is for. Scores follow the config's `problem_type`, where text-embe
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import msgspec
-from msgspec import Meta
 from starlette.responses import Response
 from starlette.routing import Route
 
 import distilrt
 from distilrt.engine import Engine
+from distilrt.server import embedding_inputs
 from distilrt.server.answers import check_answer, most_tokens
+from distilrt.server.embedding_inputs import prompt
 from distilrt.server.errors import Empty, Failure, TooLarge, Unprocessable
 from distilrt.server.operation import Operation
 from distilrt.server.serving import Call, Handler, Serving
-
-TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
-Texts = str | list[str | TokenId | list[TokenId]]
-Direction = Literal["Left", "Right", "left", "right"]
-
-
-class _Cut(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    truncate: bool | None = None  # None: as the server is set
-    truncation_direction: Direction = "Right"
-
-    def params(self) -> dict[str, Any]:
-        """As the tasks' parameters."""
-        return {"truncation": self.truncate, "truncation_side": self.truncation_direction.lower()}
-
-
-class Predict(_Cut):
-    """A text, `[text]`, a pair `[text, text]`, or a batch of such lists."""
-
-    inputs: str | list[str | list[str]]
-    raw_scores: bool = False
-
-
-class EmbedAll(_Cut):
-    """A text or its token ids, or a list of such."""
-
-    inputs: Texts
-    prompt_name: str | None = None
-
-
-class Embed(EmbedAll):
-    """`EmbedAll`, with what is done to the vector of a text."""
-
-    normalize: bool = True
-    dimensions: Annotated[int, Meta(ge=1)] | None = None
-
-
-class Rerank(_Cut):
-    """A query and the texts to be sorted."""
-
-    query: str
-    texts: list[str]
-    raw_scores: bool = False
-    return_text: bool = False
-
-
-class Sentences(msgspec.Struct, forbid_unknown_fields=True):
-    """What is compared, with what."""
-
-    source_sentence: str
-    sentences: list[str]
-
-
-class SimilarityParameters(_Cut):
-    """How to read the sentences."""
-
-    prompt_name: str | None = None
-
-
-class Similarity(msgspec.Struct, forbid_unknown_fields=True):
-    """Sentences, and how to read them."""
-
-    inputs: Sentences
-    parameters: SimilarityParameters | None = None
-
-
-class Tokenize(msgspec.Struct, forbid_unknown_fields=True):
-    """A text or texts."""
-
-    inputs: str | list[str]
-    add_special_tokens: bool = True
-    prompt_name: str | None = None
-
-
-class Decode(msgspec.Struct, forbid_unknown_fields=True):
-    """The token ids of a text or of several."""
-
-    ids: list[TokenId | list[TokenId]]
-    skip_special_tokens: bool = True
-
-
-class Score(msgspec.Struct):
-    """A label's score."""
-
-    score: float
-    label: str
-
-
-class Rank(msgspec.Struct):
-    """A text's score."""
-
-    index: int
-    score: float
-    text: str | msgspec.UnsetType = msgspec.UNSET
-
-
-class Weight(msgspec.Struct):
-    """A token's weight."""
-
-    index: int
-    value: float
-
-
-class Token(msgspec.Struct):
-    """A token and the characters that it stands for."""
-
-    id: int
-    text: str
-    special: bool
-    start: int | None
-    stop: int | None
-
-
-class Error(msgspec.Struct):
-    """An error."""
-
-    error: str
-    error_type: Literal["Unhealthy", "Backend", "Overloaded", "Validation", "Tokenizer", "Empty"]
+from distilrt.server.tei_types import (
+    Decode,
+    Embed,
+    EmbedAll,
+    Error,
+    Predict,
+    Rank,
+    Rerank,
+    Score,
+    Similarity,
+    SimilarityParameters,
+    Token,
+    Tokenize,
+    Weight,
+)
 
 
 def shape(failure: Failure) -> Error:
@@ -168,42 +67,6 @@ def routes(serving: Serving) -> list[Route]:
     ]  # fmt: skip
 
 
-def embedding_items(inputs: str | list[Any]) -> list[Any]:
-    """The inputs of an embedding, each a text or token ids.
-
-    Raises:
-        Empty: there is none.
-        Unprocessable: a list of both kinds and numbers.
-    """
-    if isinstance(inputs, str):
-        return [inputs]
-    if not inputs:
-        raise Empty("there must be at least one input, the list is empty")
-    numbers = sum(isinstance(item, int) for item in inputs)
-    if numbers == len(inputs):
-        return [inputs]
-    if numbers:
-        raise Unprocessable("the inputs must be a text, the token ids of one, or a list of texts and lists of token "
-                            "ids; this is a list of numbers and others")  # fmt: skip
-    return inputs
-
-
-def prompt(engine: Engine, name: str | None, items: list[Any]) -> str:
-    """The text that a sentence encoder wants before others.
-
-    Raises:
-        Unprocessable: no prompt of that name, or one for token ids.
-    """
-    if name is None:
-        return engine.prompts[""]
-    if name not in engine.prompts or not name:
-        named = ", ".join(filter(None, engine.prompts)) or "none"
-        raise Unprocessable(f"prompt_name must be one of the model's prompts, which are: {named}; found {name!r}")
-    if any(isinstance(item, list) for item in items):
-        raise Unprocessable("a prompt goes before a text, not before token ids; send text, or leave prompt_name out")
-    return engine.prompts[name]
-
-
 async def _predict(call: Call) -> Response:
     body = await call.read(_PREDICT)
     engine = call.serving.having("text-classification")
@@ -231,7 +94,7 @@ def _sequence(item: Any) -> Any:
 async def _embed(call: Call) -> Response:
     body = await call.read(_EMBED)
     engine = call.serving.having("feature-extraction")
-    items = embedding_items(body.inputs)
+    items = embedding_inputs.items(body.inputs)
     params = {**body.params(), "pooling": engine.pooling or "mean", "normalize": body.normalize,
               "dimensions": body.dimensions, "prompt": prompt(engine, body.prompt_name, items)}  # fmt: skip
     return call.reply(await call.answer(engine, "feature-extraction", items, params))
@@ -240,16 +103,17 @@ async def _embed(call: Call) -> Response:
 async def _embed_all(call: Call) -> Response:
     body = await call.read(_EMBED_ALL)
     engine = call.serving.having("feature-extraction")
-    items = embedding_items(body.inputs)
-    params = {**body.params(), "prompt": prompt(engine, body.prompt_name, items)}
-    check_answer(sum(most_tokens(engine, item) for item in items), engine.model.config.hidden_size)
+    items = embedding_inputs.items(body.inputs)
+    before = prompt(engine, body.prompt_name, items)
+    check_answer(sum(most_tokens(engine, item, before) for item in items), engine.model.config.hidden_size)
+    params = {**body.params(), "prompt": before}
     return call.reply([vectors for [vectors] in await call.answer(engine, "feature-extraction", items, params)])
 
 
 async def _embed_sparse(call: Call) -> Response:
     body = await call.read(_EMBED_ALL)
     engine = call.serving.having("sparse-embedding")
-    items = embedding_items(body.inputs)
+    items = embedding_inputs.items(body.inputs)
     prompt(engine, body.prompt_name, items)
     return call.reply(await call.answer(engine, "sparse-embedding", items, body.params()))
 

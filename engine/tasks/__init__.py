@@ -9,6 +9,7 @@ from __future__ import annotations
 from distilrt.tasks.base import FIRST, Param, Prepared, Task, longest
 from distilrt.tasks.embeddings import FeatureExtraction, SentenceSimilarity, prompts
 from distilrt.tasks.fill_mask import FillMask
+from distilrt.tasks.multiple_choice import MultipleChoice
 from distilrt.tasks.outputs import Outputs
 from distilrt.tasks.question_answering import QuestionAnswering
 from distilrt.tasks.runner import MAX_TOKENS, compute, run
@@ -28,6 +29,7 @@ _ALL: tuple[Task, ...] = (
     SentenceSimilarity(),
     ZeroShotClassification(),
     SparseEmbedding(),
+    MultipleChoice(),
 )
 TASKS: dict[str, Task] = {task.name: task for task in _ALL}
 TASKS |= {"sentiment-analysis": TASKS["text-classification"], "ner": TASKS["token-classification"]}

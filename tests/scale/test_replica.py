@@ -136,4 +136,9 @@ def test_a_model_closes_after_its_last_request(replica: Keeping) -> None:
 
 def test_a_model_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="nothing"):
-        Replica({"a": str(tmp_path / "nothing")}, OPTIONS)
+        Keeping({"a": str(tmp_path / "nothing")}, OPTIONS)
+
+
+def test_a_replica_says_how_many_models_stay() -> None:
+    with pytest.raises(TypeError, match="abstract"):
+        Replica({}, OPTIONS)  # type: ignore[abstract]

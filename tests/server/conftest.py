@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from distilrt.server.app import create_app
 from distilrt.server.settings import Settings
 
 NLI = {"0": "entailment", "1": "neutral", "2": "contradiction"}
+PROMPTS = {"prompts": {"query": "find: ", "passage": "text: "}, "default_prompt_name": "passage"}
 
 
 @pytest.fixture(scope="session")
@@ -36,6 +38,22 @@ def engine_of(folder_of: Callable[..., Path], sentence_encoder: Path) -> Iterato
     yield get
     for engine in engines.values():
         engine.close()
+
+
+@pytest.fixture
+def prompted(folder_of: Callable[..., Path], tmp_path: Path) -> Iterator[Engine]:
+    """A sentence encoder with prompts, one of which goes before every text."""
+    for file in folder_of("DistilBertModel").iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    (tmp_path / "config_sentence_transformers.json").write_text(json.dumps(PROMPTS))
+    pooling = {"pooling_mode_cls_token": True, "word_embedding_dimension": 48}
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    kinds = {"": "sentence_transformers.models.Transformer", "1_Pooling": "sentence_transformers.models.Pooling"}
+    modules = [{"idx": i, "path": path, "type": kind} for i, (path, kind) in enumerate(kinds.items())]
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    with Engine(tmp_path, name="prompted") as engine:
+        yield engine
 
 
 @pytest.fixture
@@ -66,6 +84,7 @@ def folders(folder_of: Callable[..., Path], sentence_encoder: Path) -> dict[str,
         "masks": folder_of("DistilBertForMaskedLM"),
         "answers": folder_of("DistilBertForQuestionAnswering"),
         "tokens": folder_of("DistilBertForTokenClassification"),
+        "choices": folder_of("DistilBertForMultipleChoice"),
     }
     return {"org/encoder": sentence_encoder, **tiny}
 

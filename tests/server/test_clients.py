@@ -101,6 +101,12 @@ def test_hub_embeddings(hub: Any, expected: Any) -> None:
     raw = client.feature_extraction("a " * 600, normalize=False, truncate=True, truncation_direction="right")
     cut = expected("feature-extraction", "org/encoder", "a " * 600, pooling="mean", truncation=True)
     np.testing.assert_allclose(raw, [cut], atol=1e-5)
+    short = client.feature_extraction("a b " * 300, dimensions=16, truncate=True, truncation_direction="left")
+    wanted = expected("feature-extraction", "org/encoder", "a b " * 300, pooling="mean", normalize=True, dimensions=16,
+                      truncation=True, truncation_side="left")  # fmt: skip
+    np.testing.assert_allclose(short, [wanted], atol=1e-6)
+    with pytest.raises(HfHubHTTPError, match="422"):
+        client.feature_extraction(TEXT, prompt_name="query")  # this checkpoint has none
     similar = client.sentence_similarity(TEXT, TEXTS[1:])
     assert_close(
         similar,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import pty
 import signal
 import socket
 import subprocess
@@ -176,6 +177,7 @@ REFUSED: list[tuple[list[str], str]] = [
     (["-m", "MODEL", "--port", "65536"], "port must be an integer from 0 to 65535"),
     (["-m", "MODEL", "--max-delay", "-1"], "max_delay must be"),
     (["-m", "MODEL", "--dtype", "int3"], "'int3'"),
+    (["-m", "./nowhere", "--host", "999.1.1.1"], "can't listen on 999.1.1.1:8080: "),
 ]
 
 
@@ -194,9 +196,32 @@ def test_a_port_that_is_taken(folder_of: Callable[..., Path]) -> None:
         command = [sys.executable, "-m", "distilrt", "serve", "-m", str(folder_of(CLASSIFIER)), "--port",
                    str(taken.getsockname()[1])]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
-    assert done.returncode != 0
-    assert "address already in use" in done.stderr
+    assert done.returncode == 2
+    assert "can't listen on 127.0.0.1:" in done.stderr
+    assert "Address already in use; choose another --host or --port" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_what_a_person_is_told(folder_of: Callable[..., Path]) -> None:
+    """On a terminal: what is computed how, and that it ends."""
+    terminal, end = pty.openpty()
+    command = [sys.executable, "-m", "distilrt", "serve", "--port", "0", "--threads", "1", "--drain-delay", "0.2",
+               "-m", f"tiny={folder_of(CLASSIFIER)}", "--backend", "cpu"]  # fmt: skip
+    with subprocess.Popen(command, stderr=end) as process, os.fdopen(terminal) as said:
+        os.close(end)
+        assert said.readline().startswith("distilrt: serving tiny on http://127.0.0.1:")
+        line = said.readline()
+        assert line == "distilrt: tiny: text-classification, zero-shot-classification; cpu, float32, 1 thread\n"
+        process.send_signal(signal.SIGINT)
+        assert "all that comes within 0.2 s is answered" in said.readline()
+        assert process.wait(PATIENCE) == 0
+
+
+def test_the_help_names_defaults() -> None:
+    done = subprocess.run([sys.executable, "-m", "distilrt", "serve", "--help"], capture_output=True, text=True)
+    said = " ".join(done.stdout.replace("│", " ").split())
+    for default in ("127.0.0.1", "8080", "2048", "32768", "2000000", "512, on a GPU 16384", "for ever", "text"):
+        assert f"[default: ({default})]" in said
 
 
 def test_other_commands_load_no_server() -> None:

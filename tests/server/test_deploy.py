@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import json
+import os
 import re
+import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -73,3 +78,23 @@ def test_the_image() -> None:
     user = text.index("\nUSER 1000\n")
     assert "RUN" not in text[user:]  # and what follows is not root's
     assert text.rstrip().endswith('ENTRYPOINT ["distilrt", "serve"]')
+    for source in re.findall(r"/source/(\S+)", text):
+        assert (ROOT / source).exists()
+    ignored = (FOLDER / "Dockerfile.dockerignore").read_text().split()
+    needed = ["engine", "kernels", "csrc", "setup.py", "pyproject.toml", "constraints.txt", "README.md", "LICENSE"]
+    assert not set(ignored) & set(needed)
+
+
+def test_the_images_health_check(address: str) -> None:
+    """Its words, run as they are: they find a server that lives, and fail where there is none."""
+    text = (FOLDER / "Dockerfile").read_text().replace("\\\n", "")
+    found = re.search(r"^HEALTHCHECK .*CMD (\[.*\])$", text, re.M)
+    assert found is not None
+    python, *arguments = json.loads(found[1])
+    assert python == "python"
+    with socket.socket() as unused:  # bound, and nobody listens
+        unused.bind(("127.0.0.1", 0))
+        for port, alive in ((address.rpartition(":")[2], True), (str(unused.getsockname()[1]), False)):
+            done = subprocess.run([sys.executable, *arguments], env=os.environ | {"DISTILRT_PORT": port},
+                                  capture_output=True)  # fmt: skip
+            assert (done.returncode == 0) == alive

@@ -15,8 +15,9 @@ Engines = Callable[..., Engine]
 CLASSIFIER = "DistilBertForSequenceClassification"
 TEXT = "Ada Lovelace wrote programs in London."
 QUESTION = {"question": "Who wrote?", "context": TEXT}
+CHOICES = "DistilBertForMultipleChoice"
 HEADS = [CLASSIFIER, "DistilBertForMaskedLM", "DistilBertForQuestionAnswering", "DistilBertForTokenClassification",
-         "DistilBertModel"]  # fmt: skip
+         "DistilBertModel", CHOICES]  # fmt: skip
 
 
 def ask(client: Any, inputs: Any, path: str = "/", **body: Any) -> Any:
@@ -62,6 +63,8 @@ def test_zero_shot_classification(engine_of: Engines, client_of: Any) -> None:
         ("DistilBertModel", "feature-extraction", TEXT, {}),
         ("DistilBertModel", "feature-extraction", [TEXT, "b"], {"pooling": "mean"}),
         ("DistilBertModel", "sentence-similarity", {"source_sentence": TEXT, "sentences": ["a", "b"]}, {}),
+        (CHOICES, "multiple-choice", {"prompt": TEXT, "choices": ["a", "b c", "d"]}, {}),
+        (CHOICES, "multiple-choice", [{"prompt": "a", "choices": [TEXT * 9, "b"]}], {"truncation": True}),
     ],
 )
 def test_other_tasks(
@@ -90,6 +93,68 @@ def test_a_sentence_encoder_gives_its_own_vectors(engine_of: Engines, client_of:
     assert ask(client, texts[0], parameters={"pooling": None}) == engine("feature-extraction", texts[0])
 
 
+def test_parameters_beside_the_inputs(engine_of: Engines, client_of: Any) -> None:
+    """Those that InferenceClient sends of feature-extraction; prompts are below."""
+    engine = engine_of("sentence_encoder")
+    client = client_of(engine)
+    asked = {"pooling": "mean", "normalize": True}
+    assert ask(client, [TEXT], dimensions=7) == engine("feature-extraction", [TEXT], dimensions=7, **asked)
+    assert ask(client, TEXT, dimensions=7, normalize=False) == [
+        engine("feature-extraction", TEXT, dimensions=7, pooling="mean")
+    ]
+    long = " ".join(map(str, range(600)))
+    cut = {"truncation": True, "truncation_side": "left"}
+    for direction in ("left", "Left"):
+        found = ask(client, long, truncate=True, truncation_direction=direction)
+        assert found == [engine("feature-extraction", long, **asked, **cut)]
+    assert found != ask(client, long, truncate=True)
+    assert ask(client_of(engine, truncate=True), long, truncation_direction="left") == found
+    assert client.post("/", json={"inputs": long, "truncation_direction": "left"}).status_code == 422
+    ids = engine.tokenizer(TEXT)["input_ids"]
+    assert ask(client, [ids, TEXT]) == engine("feature-extraction", [ids, TEXT], **asked)
+
+
+def test_prompts(prompted: Engine, client_of: Any) -> None:
+    client = client_of(prompted)
+    assert ask(client, "cats") == ask(client, "cats", prompt_name="passage") == ask(client, "cats", path="/embed")
+    assert ask(client, ["cats"], prompt_name="query") == ask(client, ["cats"], path="/embed", prompt_name="query")
+    assert ask(client, "cats", prompt_name="query") == ask(client, "cats", parameters={"prompt": "find: "})
+    raw = ask(client, "cats", parameters={"pooling": None}, prompt_name="query")
+    assert raw == prompted("feature-extraction", "find: cats")
+    item = {"source_sentence": "a", "sentences": ["b"]}
+    assert ask(client, item, prompt_name="query") == ask(client, item, path="/similarity",
+                                                         parameters={"prompt_name": "query"})  # fmt: skip
+    assert ask(client, item) == ask(client, item, path="/similarity")
+    for name in ("no", ""):
+        response = client.post("/", json={"inputs": "a", "prompt_name": name})
+        assert response.status_code == 422
+        assert "prompts, which are: query, passage" in response.json()["error"]
+    response = client.post("/", json={"inputs": [[5]], "prompt_name": "query"})
+    assert response.status_code == 422
+
+
+def test_answers_that_would_be_too_large(engine_of: Engines, client_of: Any) -> None:
+    encoder = client_of(engine_of("DistilBertModel"), max_body_bytes=10**8)
+    many = ["word " * 40] * 11_000  # each may have 64 tokens of 48 numbers
+    response = encoder.post("/", json={"inputs": many[:2000], "truncate": True, "parameters": {"pooling": "mean"}})
+    assert response.status_code == 413  # of tokens, as anywhere
+    assert "tokens, at most" in response.json()["error"]
+    response = encoder.post("/", json={"inputs": many, "truncate": True})
+    assert response.status_code == 413
+    assert "48 for each of up to 704000 tokens" in response.json()["error"]
+    masks = client_of(engine_of("DistilBertForMaskedLM"))
+    assert len(ask(masks, "[MASK]", parameters={"top_k": 30522})) == 30522
+    response = masks.post("/", json={"inputs": ["[MASK] [MASK]"], "parameters": {"top_k": 30522}})
+    assert response.status_code == 413
+    assert "top_k must be at most 16384 for inputs of this number and length, found 30522" in response.json()["error"]
+    questions = client_of(engine_of("DistilBertForQuestionAnswering"))
+    item = {"question": "a", "context": "b " * 1000}
+    assert len(ask(questions, item, parameters={"top_k": 9})) > 1
+    response = questions.post("/", json={"inputs": item, "parameters": {"top_k": 10**9, "max_answer_len": 500}})
+    assert response.status_code == 413
+    assert "top_k must be at most 4096 for" in response.json()["error"]
+
+
 def test_models_by_name(engine_of: Engines, client_of: Any) -> None:
     client = client_of(engine_of("DistilBertForMaskedLM"), engine_of(CLASSIFIER))
     assert ask(client, "[MASK]", path="/models/DistilBertForMaskedLM") == ask(client, "[MASK]")
@@ -111,9 +176,10 @@ REFUSED: list[tuple[str, Any, int, str]] = [
     ("more", b'{"inputs": "a", "input": "b"}', 422, "Unprocessable"),
     ("parameters", b'{"inputs": "a", "parameters": 1}', 422, "Unprocessable"),
     ("prompt", b'{"inputs": "a", "prompt_name": "query"}', 422, "Unprocessable"),
-    ("dimensions", b'{"inputs": "a", "dimensions": 8}', 422, "Unprocessable"),
+    ("dimensions", b'{"inputs": "a", "dimensions": 8}', 422, "InvalidParameter"),
+    ("no dimensions", b'{"inputs": "a", "dimensions": 0}', 422, "Unprocessable"),
     ("encoding", b'{"inputs": "a", "encoding_format": "base64"}', 422, "Unprocessable"),
-    ("direction", b'{"inputs": "a", "truncation_direction": "Left"}', 422, "Unprocessable"),
+    ("direction", b'{"inputs": "a", "truncation_direction": "up"}', 422, "Unprocessable"),
     ("null", b'{"inputs": null}', 422, "InvalidInput"),
     ("number", b'{"inputs": ["a", 1e38]}', 422, "InvalidInput"),
     ("parameter", b'{"inputs": "a", "parameters": {"topk": 1}}', 422, "InvalidParameter"),
@@ -143,8 +209,9 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=8,
 )
-FIELDS = ["text", "text_pair", "question", "context", "source_sentence", "sentences", "[MASK]"]
-INPUTS = JSON | st.dictionaries(st.sampled_from(FIELDS), JSON | st.just("a"), max_size=3) | st.just("[MASK] a")
+FIELDS = ["text", "text_pair", "question", "context", "source_sentence", "sentences", "[MASK]", "prompt", "choices"]
+CHOSEN = st.fixed_dictionaries({"prompt": JSON | st.text(), "choices": st.lists(st.text(max_size=9) | JSON) | JSON})
+INPUTS = JSON | st.dictionaries(st.sampled_from(FIELDS), JSON | st.just("a"), max_size=3) | st.just("[MASK] a") | CHOSEN
 
 
 @pytest.mark.parametrize("architecture", HEADS)
@@ -156,12 +223,19 @@ def test_nothing_that_is_sent_breaks_the_server(engine_of: Engines, client_of: A
     names = sorted({name for task in engine.tasks for name in TASKS[task].params} | {"candidate_labels", "nonsense"})
     values = JSON | st.sampled_from([1, 2, True, False, "simple", "max", "none", "mean", ["a", "b"], "longest_first"])
 
+    beside: dict[str, Any] = {
+        "normalize": st.booleans() | JSON, "truncate": st.booleans() | JSON, "dimensions": st.integers(-1, 60) | JSON,
+        "truncation_direction": st.sampled_from(["left", "Right"]) | JSON, "prompt_name": st.just("query") | JSON,
+        "encoding_format": st.just("float") | JSON,
+    }  # fmt: skip
+
     @settings(max_examples=60, suppress_health_check=list(HealthCheck))
     @given(
-        INPUTS | st.lists(INPUTS, max_size=3), st.none() | st.dictionaries(st.sampled_from(names), values, max_size=3)
-    )
-    def attempt(inputs: Any, parameters: Any) -> None:
-        response = client.post("/", json={"inputs": inputs, "parameters": parameters})
+        INPUTS | st.lists(INPUTS, max_size=3), st.none() | st.dictionaries(st.sampled_from(names), values, max_size=3),
+        st.just({}) | st.fixed_dictionaries({}, optional=beside),
+    )  # fmt: skip
+    def attempt(inputs: Any, parameters: Any, more: dict[str, Any]) -> None:
+        response = client.post("/", json={"inputs": inputs, "parameters": parameters, **more})
         assert response.status_code in (200, 413, 422), response.text
         response.json()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 
 from distilrt.engine import Engine
+
+PAGES = Path(__file__).parents[2] / "docs"
 
 
 def samples(client: Any) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -53,3 +56,13 @@ def test_metrics(folder_of: Callable[..., Path], client_of: Any) -> None:
         facts = {"architecture": "DistilBertForSequenceClassification", "backend": "cpu", "dtype": "float32"}
         assert value("model_info", model="a", task=task, **facts) == 1
         assert found["process_resident_memory_bytes", ()] > 0
+
+
+def test_every_metric_that_the_pages_name(engine_of: Callable[..., Engine], client_of: Any) -> None:
+    text = client_of(engine_of("DistilBertModel")).get("/metrics").text
+    there = set(re.findall(r"^# TYPE (\S+)", text, re.M))
+    pages = [*PAGES.glob("*.md"), *PAGES.glob("deploy/*")]
+    named = {name for page in pages for name in re.findall(r"\b(?:distilrt|process)_\w+", page.read_text())}
+    metrics = {re.sub("_(bucket|sum|count)$", "", name) for name in named}
+    assert metrics
+    assert metrics <= there

@@ -64,6 +64,9 @@ def test_too_many_texts(engine_of: Engines, client_of: Any) -> None:
     for count, status in ((4, 200), (5, 413)):
         inputs = {"source_sentence": "a", "sentences": ["b"] * count}
         assert encoder.post("/", json={"inputs": inputs}).status_code == status
+    chooser = client_of(engine_of("DistilBertForMultipleChoice"), max_inputs=4)
+    for count, status in ((4, 200), (5, 413)):
+        assert chooser.post("/", json={"inputs": {"prompt": "a", "choices": ["b"] * count}}).status_code == status
 
 
 def test_too_many_tokens(engine_of: Engines, client_of: Any) -> None:

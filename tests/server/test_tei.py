@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import distilrt
 from distilrt.engine import Engine
 from distilrt.server import tei
+from distilrt.server.tei_types import Error
 
 Engines = Callable[..., Engine]
 CLASSIFIER, MASKS = "DistilBertForSequenceClassification", "DistilBertForMaskedLM"
@@ -139,25 +140,6 @@ def test_similarity(engine_of: Engines, client_of: Any) -> None:
     assert refused(client, "/similarity", inputs={"source_sentence": "a", "sentences": []})[:2] == (400, "Empty")
 
 
-PROMPTS = {"prompts": {"query": "find: ", "passage": "text: "}, "default_prompt_name": "passage"}
-
-
-@pytest.fixture
-def prompted(folder_of: Callable[..., Path], tmp_path: Path) -> Iterator[Engine]:
-    """A sentence encoder with prompts, one of which goes before every text."""
-    for file in folder_of("DistilBertModel").iterdir():
-        (tmp_path / file.name).symlink_to(file)
-    (tmp_path / "config_sentence_transformers.json").write_text(json.dumps(PROMPTS))
-    pooling = {"pooling_mode_cls_token": True, "word_embedding_dimension": 48}
-    (tmp_path / "1_Pooling").mkdir()
-    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
-    kinds = {"": "sentence_transformers.models.Transformer", "1_Pooling": "sentence_transformers.models.Pooling"}
-    modules = [{"idx": i, "path": path, "type": kind} for i, (path, kind) in enumerate(kinds.items())]
-    (tmp_path / "modules.json").write_text(json.dumps(modules))
-    with Engine(tmp_path, name="prompted") as engine:
-        yield engine
-
-
 def test_prompts(prompted: Engine, client_of: Any) -> None:
     client = client_of(prompted)
     asked = {"pooling": "cls", "normalize": True}
@@ -253,7 +235,7 @@ def test_every_status_has_one_of_its_words() -> None:
 
     words = {429: "Overloaded", 504: "Overloaded", 503: "Unhealthy", 500: "Backend", 424: "Backend", 422: "Validation"}
     for status, word in words.items():
-        assert tei.shape(Failure(status, "Some", "why", {})) == tei.Error("why", word)  # type: ignore[arg-type]
+        assert tei.shape(Failure(status, "Some", "why", {})) == Error("why", word)  # type: ignore[arg-type]
 
 
 JSON = st.recursive(

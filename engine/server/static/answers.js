@@ -48,6 +48,11 @@ export function entities(answer, values) {
   return element("div", {}, passage, answer.length ? legend : element("p", { class: "muted" }, "No entities found."));
 }
 
+/** multiple-choice: choices by falling probability. */
+export function choices(answer) {
+  return bars(answer.map((each) => ({ name: each.choice, value: each.score })));
+}
+
 /** sentence-similarity: sentences by falling cosine. */
 export function cosines(answer, values) {
   const sentences = values.sentences.split("\n").filter((each) => each.trim());

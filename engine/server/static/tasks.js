@@ -1,6 +1,6 @@
 // What a person fills in for each task, and the body of the request that it makes.
 
-import { cosines, entities, labels, masks, spans, vectors } from "./answers.js";
+import { choices, cosines, entities, labels, masks, spans, vectors } from "./answers.js";
 
 const text = (name, label, value, more) => ({ name, label, value, kind: "area", ...more });
 const line = (name, label, value, more) => ({ name, label, value, kind: "line", ...more });
@@ -98,6 +98,17 @@ export const TASKS = {
     params: [choice("pooling", "Pooling", ["as the model says"], ["mean of all tokens", "mean"], ["first token", "cls"]), truncation],
     inputs: (values) => ({ source_sentence: values.source_sentence, sentences: lines(values.sentences) }),
     show: cosines,
+  },
+  "multiple-choice": {
+    title: "Multiple choice",
+    hint: "Which text goes best with another: the end of a story, the answer to a question.",
+    fields: [
+      text("prompt", "Prompt", "She put the kettle on, took two cups from the shelf and"),
+      text("choices", "Choices, one a line", "made tea for both of them.\ndrove the car into the garage.\nsang in her sleep."),
+    ],
+    params: [truncation],
+    inputs: (values) => ({ prompt: values.prompt, choices: lines(values.choices) }),
+    show: choices,
   },
   "feature-extraction": {
     title: "Features",

@@ -29,6 +29,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         "DistilBertForTokenClassification",
         {"id2label": {0: "O", 1: "B-PER", 2: "I-PER", 3: "B-LOC", 4: "B-ORG"}},
     ),
+    "choices": ("DistilBertForMultipleChoice", {}),
     "hostile/entities": ("DistilBertForTokenClassification", {"id2label": {0: HOSTILE, 1: "B-PER"}}),
 }
 
@@ -39,6 +40,7 @@ CASES = [
     ("masks", "fill-mask"),
     ("questions", "question-answering"),
     ("entities", "token-classification"),
+    ("choices", "multiple-choice"),
     ("encoder", "sentence-similarity"),
     ("encoder", "feature-extraction"),
     ("tokens", "feature-extraction"),

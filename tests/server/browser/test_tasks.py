@@ -111,6 +111,20 @@ def test_sentence_similarity(page: Any) -> None:
     assert page.complaints() == []
 
 
+def test_multiple_choice(page: Any) -> None:
+    page.choose("choices")
+    assert page.texts("#tasks label") == ["Multiple choice"]
+    page.fill(prompt="The capital of France is", choices="Paris.\n\n a fish. \nLyon.")
+    page.send()
+    assert json.loads(page.read("request"))["inputs"] == {
+        "prompt": "The capital of France is", "choices": ["Paris.", " a fish. ", "Lyon."]
+    }  # fmt: skip
+    found = page.answer()
+    assert sum(each["score"] for each in found) == pytest.approx(1, abs=1e-5)
+    labels(page, found, "choice")
+    assert page.complaints() == []
+
+
 def test_feature_extraction(page: Any) -> None:
     page.choose("encoder", "feature-extraction")
     page.send()
@@ -145,7 +159,8 @@ def answer_of_whole(page: Any) -> Any:
 
 
 HOSTILE = "<img src=x onerror=\"document.title='owned'\">"
-HOSTILE_FIELDS = ["text", "text_pair", "candidate_labels", "question", "context", "source_sentence", "sentences"]
+HOSTILE_FIELDS = ["text", "text_pair", "candidate_labels", "question", "context", "source_sentence", "sentences",
+                  "prompt", "choices"]  # fmt: skip
 
 
 def unharmed(page: Any, model: str, task: str) -> None:
