@@ -22,7 +22,7 @@ test: .venv/test.stamp .venv/model.stamp lint type
 # What is too heavy for `make test`; run both.
 test-all: sanitize sanitize-threads test-tensorflow test-ray test-browser test-transformers4 test-whole
 
-test-whole: .venv/test.stamp .venv/model.stamp
+test-whole: .venv/loadgen.stamp .venv/model.stamp
 	$(BIN)/python -m pytest -m whole
 
 # The drop-in with the last transformers 4 and what it needs, found before .venv's.
@@ -76,8 +76,7 @@ bench-serving: .venv/bench.stamp .venv/model.stamp
 	$(BIN)/python -m benches.serving.compare
 
 # MLPerf's load generator beside distilrt bench, on one engine.
-loadgen: .venv/bench.stamp .venv/model.stamp
-	$(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt mlcommons-loadgen
+loadgen: .venv/loadgen.stamp .venv/model.stamp
 	$(BIN)/python -m benches.loadgen --model $$($(BIN)/python -c 'from benches.serving.compare import texts; print(texts())')
 
 # The short form: three minutes of load, twenty seconds of overload.
@@ -144,6 +143,10 @@ clean:
 
 .venv/bench.stamp: .venv/test.stamp
 	$(PIP) --no-build-isolation -e '.[test,bench]'
+	@touch $@
+
+.venv/loadgen.stamp: .venv/test.stamp
+	$(PIP) mlcommons-loadgen
 	@touch $@
 
 .venv/model.stamp: .venv/venv.stamp

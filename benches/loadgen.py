@@ -2,66 +2,88 @@
 
     python -m benches.loadgen --model FOLDER
 
-Both measure single, server and offline on the same texts. The exit code is 1 where the medians of their figures are
-further apart than `--allowed` and than the rounds of one of them (their quartiles).
+Both measure single, server and offline on the same texts. Two things must agree:
+
+- *on the same queries*, LoadGen's percentiles and this package's, of what each clock saw of one run (not of server,
+  where LoadGen's counts from the schedule, which only it knows);
+- *in turns*, the figures of both generators: they disagree where the rounds say so with certainty (the 95 % interval
+  of their ratio, `distilrt.bench.ratios`) and by more than `--allowed`. A busy machine widens the interval.
+
+The exit code is 1 where they do not.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import statistics
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import mlperf_loadgen
+import numpy as np
 import typer
 
-from distilrt.bench import load, samples, targets
-from distilrt.bench.latencies import percentile
+from distilrt.bench import load, ratios, samples, targets
+from distilrt.bench.latencies import Window, percentile
 from distilrt.bench.load import Load
 from distilrt.bench.samples import Samples
 from distilrt.bench.targets import Spec
 
-# The line of LoadGen's summary that has the figure, in ns or texts per second; and whether it is a time.
-FIGURES = {
-    "single": ("SingleStream", r"50\.00 percentile latency \(ns\)\s*:\s*(\d+)", True),
-    "server": ("Server", r"50\.00 percentile latency \(ns\)\s*:\s*(\d+)", True),
-    "offline": ("Offline", r"Samples per second\s*:\s*([\d.]+)", False),
-}
+SCENARIOS = {"single": "SingleStream", "server": "Server", "offline": "Offline"}
+PERCENTILES = (50, 90, 99)
+SAME = 0.05  # between two clocks on the same queries: the way from LoadGen's to this one's and back
 
 
-def by_loadgen(target: Any, given: Samples, wanted: Load) -> float:
-    """The figure of one window: seconds, or texts per second, as LoadGen reports it."""
+@dataclass(frozen=True)
+class Reported:
+    """What LoadGen says of a run, and what its queries looked like from here."""
+
+    seconds: float  # the figure as a time: the median latency, or offline the seconds of a text
+    percentiles: dict[int, float]
+    seen: Window
+
+
+def by_loadgen(target: Any, given: Samples, wanted: Load) -> Reported:
+    """One window by LoadGen."""
     lg: Any = mlperf_loadgen
-    name, pattern, is_time = FIGURES[wanted.scenario]
     settings = lg.TestSettings()
-    settings.scenario = getattr(lg.TestScenario, name)
+    settings.scenario = getattr(lg.TestScenario, SCENARIOS[wanted.scenario])
     settings.mode = lg.TestMode.PerformanceOnly
-    settings.min_duration_ms = settings.max_duration_ms = int(1e3 * wanted.seconds)
+    settings.min_duration_ms = int(1e3 * wanted.seconds)
     settings.min_query_count = wanted.count
+    settings.sample_index_rng_seed = settings.schedule_rng_seed = settings.qsl_rng_seed = wanted.seed
     if wanted.scenario == "server":
         settings.server_target_qps = wanted.rate
         settings.server_target_latency_ns = 10**10
-        settings.max_duration_ms = 0
-    if wanted.scenario == "offline":
-        settings.min_query_count = 1
-        settings.offline_expected_qps = len(given.inputs) / wanted.seconds
-    loop = load.new_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
+    if wanted.scenario == "offline":  # one query of all texts, as here
+        settings.min_query_count, settings.offline_expected_qps, settings.min_duration_ms = len(given.inputs), 1e-3, 0
+    loop, latencies = load.new_loop(), list[float]()
+
+    def complete(ids: Sequence[int], since: float) -> None:
+        latencies.append(time.perf_counter() - since)
+        lg.QuerySamplesComplete([lg.QuerySampleResponse(each, 0, 0) for each in ids])
 
     def issue(batch: Sequence[Any]) -> None:
-        ids, indices = [sample.id for sample in batch], [sample.index for sample in batch]
-        answering = target.answer_all(indices) if wanted.scenario == "offline" else target.answer(indices)
-        asyncio.run_coroutine_threadsafe(answering, loop).add_done_callback(
-            lambda _: lg.QuerySamplesComplete([lg.QuerySampleResponse(each, 0, 0) for each in ids])
-        )
+        ids, indices, since = [sample.id for sample in batch], [sample.index for sample in batch], time.perf_counter()
+        if wanted.scenario == "server":  # LoadGen must go on with its schedule
+            asyncio.run_coroutine_threadsafe(target.answer(indices), loop).add_done_callback(
+                lambda _: complete(ids, since)
+            )
+        else:  # it waits anyway, and every thread in between would count
+            loop.run_until_complete(target.answer_all(indices) if len(indices) > 1 else target.answer(indices))
+            complete(ids, since)
 
+    thread = threading.Thread(target=loop.run_forever)
+    if wanted.scenario == "server":
+        thread.start()
     sut = lg.ConstructSUT(issue, lambda: None)
     qsl = lg.ConstructQSL(len(given.inputs), len(given.inputs), lambda _: None, lambda _: None)
     with tempfile.TemporaryDirectory() as folder:
@@ -71,15 +93,23 @@ def by_loadgen(target: Any, given: Samples, wanted: Load) -> float:
         logs.enable_trace = False
         lg.StartTestWithLogSettings(sut, qsl, settings, logs)
         summary = Path(folder, "mlperf_log_summary.txt").read_text()
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
+    if thread.is_alive():
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
     loop.close()
     lg.DestroyQSL(qsl)
     lg.DestroySUT(sut)
-    match = re.search(pattern, summary)
-    if match is None:
-        raise RuntimeError(f"LoadGen's summary has no {pattern}: {summary}")
-    return float(match[1]) / (1e9 if is_time else 1.0)
+
+    def found(pattern: str) -> float:
+        match = re.search(pattern + r"\s*:\s*([\d.]+)", summary)
+        if match is None:
+            raise RuntimeError(f"LoadGen's summary has no {pattern}: {summary}")
+        return float(match[1])
+
+    percentiles = {percent: found(rf"{percent}\.00 percentile latency \(ns\)") / 1e9 for percent in PERCENTILES}
+    figure = 1 / found("Samples per second") if wanted.scenario == "offline" else percentiles[50]
+    seen = Window(np.array(latencies), np.zeros(0), len(latencies), 0, sum(latencies))
+    return Reported(figure, percentiles, seen)
 
 
 def by_distilrt(target: Any, given: Samples, wanted: Load) -> float:
@@ -87,48 +117,57 @@ def by_distilrt(target: Any, given: Samples, wanted: Load) -> float:
     loop = load.new_loop()
     window = loop.run_until_complete(load.measure(target, given.lengths, wanted))
     loop.close()
-    return percentile(window.latencies, 50) if FIGURES[wanted.scenario][2] else window.samples / window.seconds
+    return window.seconds / window.samples if wanted.scenario == "offline" else percentile(window.latencies, 50)
 
 
-def _spread(values: Sequence[float]) -> float:
-    """From quartile to quartile, relative to the median."""
-    low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else (0.0, 1.0, 0.0)
-    return (high - low) / middle
-
-
-def main(
-    model: Annotated[str, typer.Option("--model", "-m")],
-    workload: str = "1x32",
-    seconds: Annotated[float, typer.Option(help="Of a window.")] = 3.0,
-    rounds: Annotated[int, typer.Option(min=1)] = 5,
-    allowed: Annotated[float, typer.Option(help="Difference of medians, relative.")] = 0.1,
-    threads: int = 2,
-) -> None:
-    """Measure with both."""
-    sys.setswitchinterval(5e-4)  # as in a session of distilrt bench
+def compare(model: str, workload: str, seconds: float, rounds: int, allowed: float, threads: int | None) -> list[str]:
+    """Measure with both, print what they find, and say in words where they are apart."""
     given = samples.make(workload, model)
     target = targets.Distilrt(Spec(targets.OURS, "float32", model, backend="cpu", threads=threads))
     loop = load.new_loop()
     loop.run_until_complete(target.prepare(given))
     alone = loop.run_until_complete(load.measure(target, given.lengths, Load("single", 1.0, 10)))
-    loop.close()
-    rate = 0.3 / percentile(alone.latencies, 50)
-    apart = []
-    for scenario in FIGURES:
-        found: dict[str, list[float]] = {"LoadGen": [], "distilrt bench": []}
+    rate, apart = 0.3 / percentile(alone.latencies, 50), []
+    for scenario in SCENARIOS:
+        ours, theirs, clocks = list[float](), list[float](), list[float]()
         for turn in range(rounds):
-            wanted = Load(scenario, seconds, 10, rate=rate if scenario == "server" else 0.0, seed=turn)
-            ways = [("LoadGen", by_loadgen), ("distilrt bench", by_distilrt)]
-            for name, way in ways if turn % 2 else ways[::-1]:
-                found[name].append(way(target, given, wanted))
-        theirs, ours = (statistics.median(values) for values in found.values())
-        noise = max(_spread(values) for values in found.values())
-        typer.echo(f"{scenario:<8} LoadGen {theirs:.5g}, distilrt bench {ours:.5g}: {ours / theirs - 1:+.1%}, where "
-                   f"rounds of one differ by {noise:.0%}")  # fmt: skip
-        if abs(ours / theirs - 1) > max(allowed, noise):
-            apart.append(scenario)
-    if apart:
-        typer.echo(f"further apart than noise: {', '.join(apart)}")
+            wanted = Load(scenario, seconds, 10 if scenario != "offline" else 1, seed=turn,
+                          rate=rate if scenario == "server" else 0.0)  # fmt: skip
+            if turn % 2:
+                ours.append(by_distilrt(target, given, wanted))
+            reported = by_loadgen(target, given, wanted)
+            theirs.append(reported.seconds)
+            seen = reported.seen.latencies
+            if scenario != "server":
+                clocks += [theirs_at / percentile(seen, at) - 1 for at, theirs_at in reported.percentiles.items()]
+            if not turn % 2:
+                ours.append(by_distilrt(target, given, wanted))
+        ratio, clock = ratios.beside(theirs, ours), statistics.median(clocks or [0.0])  # above 1: ours are longer
+        low, high = (each - 1 for each in ratio.interval)
+        typer.echo(f"{scenario:<8} LoadGen {1e3 * statistics.median(theirs):.4g} ms, distilrt bench "
+                   f"{1e3 * statistics.median(ours):.4g} ms: {ratio.ratio - 1:+.1%} (95 %: {low:+.1%} to {high:+.1%})"
+                   f"{f'; on the same queries {-clock:+.2%}' if clocks else ''}")  # fmt: skip
+        if abs(ratio.log) - ratio.half > math.log1p(allowed):
+            apart.append(f"{scenario}: in turns, by {ratio.ratio - 1:+.1%}")
+        if abs(clock) > SAME:
+            apart.append(f"{scenario}: on the same queries, by {-clock:+.1%}")
+    loop.run_until_complete(target.close())
+    loop.close()
+    return apart
+
+
+def main(
+    model: Annotated[str, typer.Option("--model", "-m")],
+    workload: str = "1x32",
+    seconds: Annotated[float, typer.Option(help="Of a window.")] = 2.0,
+    rounds: Annotated[int, typer.Option(min=2)] = 8,
+    allowed: Annotated[float, typer.Option(help="Certain difference of the figures, relative.")] = 0.05,
+    threads: int | None = None,
+) -> None:
+    """Measure with both."""
+    sys.setswitchinterval(5e-4)  # as in a session of distilrt bench
+    if apart := compare(model, workload, seconds, rounds, allowed, threads):
+        typer.echo("further apart than noise: " + "; ".join(apart))
         raise typer.Exit(1)
 
 

@@ -214,7 +214,7 @@ def changes(
     after: Annotated[Path, typer.Argument(help="The same of another run.")],
     peer: Annotated[str, typer.Option(help="Target that did not change, as in 'onnxruntime int8'.")],
 ) -> None:
-    """Compare two runs by their ratios to the same peer; the exit code is 1 where one changed by more than 5 %."""
+    """Compare two runs by their ratios to the same peer; exit code 1: one changed by 5 % or more, 3: unclear."""
     from distilrt.bench import changes as changing
     from distilrt.bench import findings
 
@@ -223,9 +223,12 @@ def changes(
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
     for change in found:
-        typer.echo(f"{change.what}: {change.relative:+.1%}{' CHANGED' if change.changed else ''}")
-    if any(change.changed for change in found):
-        raise typer.Exit(1)
+        typer.echo(str(change))
+    verdicts = {change.verdict for change in found}
+    if "unclear" in verdicts:
+        typer.echo("unclear: noise could hide a change of 5 %; measure longer, or on a quieter machine")
+    if verdicts != {"same"}:
+        raise typer.Exit(1 if "CHANGED" in verdicts else 3)
 
 
 def _shown(peaks: rooflines.Roofline) -> str:

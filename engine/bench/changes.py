@@ -1,37 +1,52 @@
 """Two runs of the same command compared: by how much each target became faster or slower beside the same peer.
 
 A machine's speed changes from minute to minute, and both targets of a run meet it; their ratio is what two runs share.
+Two runs of the same thing also differ by where their processes' memory happened to lie, one or two per cent that no
+statistic of one run shows. So a change counts where it is nearer to 5 % than to none, and not by chance.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from distilrt.bench import ratios
 from distilrt.bench.findings import Findings, Row
+from distilrt.bench.ratios import Estimate
 
-ALLOWED = 0.05  # of a ratio, between two runs of the same thing
-_FIGURES = {"single": ("p50_ms", True), "multi": ("p50_ms", True), "server": ("p50_ms", True),
-            "offline": ("samples_per_s", False), "peak": ("rate", False)}  # fmt: skip
+_Key = tuple[str, str]  # scenario, workload and rate; target and dtype
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One target on one workload: its speed relative to the peer's, before and after; more is faster."""
+    """One target on one workload: the factor by which its speed beside the peer's changed; above 1 is faster.
+
+    `steady` says that both targets of both runs were: ratios of restless ones depend on what else the machine did.
+    """
 
     what: str
-    before: float
-    after: float
+    factor: Estimate
+    steady: bool
 
     @property
-    def relative(self) -> float:
-        """0.05 where it became 5 % faster beside the peer."""
-        return self.after / self.before - 1
+    def verdict(self) -> str:
+        """`same`, `CHANGED`, or `unclear` where noise could hide 5 % or make them."""
+        if not self.steady:
+            return "unclear"
+        if self.factor.changed:
+            return "CHANGED"
+        return "same" if self.factor.sharp else "unclear"
 
-    @property
-    def changed(self) -> bool:
-        """Whether that is more than two runs of the same thing differ by."""
-        return abs(self.relative) > ALLOWED
+    def __str__(self) -> str:
+        low, high = (_percent(factor) for factor in self.factor.interval)
+        known = f" (95 %: {low} to {high})" if self.factor.half < 1 else ""
+        restless = "" if self.steady else ", not steady"
+        return f"{self.what}: {_percent(self.factor.ratio)}{known} {self.verdict}{restless}"
+
+
+def _percent(factor: float) -> str:
+    return f"{round(factor - 1, 4) + 0.0:+.1%}"  # no -0.0
 
 
 def changes(before: Findings, after: Findings, peer: str) -> list[Change]:
@@ -40,13 +55,13 @@ def changes(before: Findings, after: Findings, peer: str) -> list[Change]:
     Raises:
         ValueError: the runs have no such rows in common.
     """
-    first, second = (_speeds(findings) for findings in (before, after))
+    first, second = (_rows(findings) for findings in (before, after))
     found = []
-    for key, speed in second.items():
-        place, target = key
-        rivals = [speeds.get((place, peer)) for speeds in (first, second)]
-        if target != peer and key in first and rivals[0] and rivals[1]:
-            found.append(Change(f"{place}, {target}", first[key] / rivals[0], speed / rivals[1]))
+    for place, target in second:
+        rows = [run.get(key) for run in (first, second) for key in ((place, target), (place, peer))]
+        if target != peer and all(rows):
+            whole = [row for row in rows if row]
+            found.append(Change(f"{place}, {target}", _factor(*whole), all(row["steady"] for row in whole)))
     if not found:
         known = sorted({target for _, target in (*first, *second)})
         raise ValueError(
@@ -55,14 +70,24 @@ def changes(before: Findings, after: Findings, peer: str) -> list[Change]:
     return found
 
 
-def _speeds(findings: Findings) -> Mapping[tuple[str, str], float]:
-    """Speed by scenario, workload and rate, and by target."""
-    speeds: dict[tuple[str, str], float] = {}
-    for row in findings.rows:
-        field, is_time = _FIGURES[row["scenario"]]
-        if row["valid"] and row.get(field):
-            speeds[_place(row), f"{row['target']} {row['dtype']}"] = 1 / row[field] if is_time else row[field]
-    return speeds
+def _factor(own: Row, other: Row, own_after: Row, other_after: Row) -> Estimate:
+    if own["scenario"] != "peak":
+        return ratios.change((own["rounds_ms"], other["rounds_ms"]), (own_after["rounds_ms"], other_after["rounds_ms"]))
+    # A search leaves a bracket, from the rate that held to the next that did not; the true ratio is anywhere in them.
+    log = math.log(own_after["rate"] * other["rate"] / (other_after["rate"] * own["rate"]))
+    return Estimate(log, sum(_bracket(row) for row in (own, other, own_after, other_after)) / 2)
+
+
+def _bracket(row: Row) -> float:
+    """The width of what a peak search left open, as a logarithm; infinite where no rate failed."""
+    failed = [probe["rate"] for probe in row["probes"] if not probe["met"] and probe["rate"] > row["rate"]]
+    return math.log(min(failed) / row["rate"]) if failed else math.inf
+
+
+def _rows(findings: Findings) -> Mapping[_Key, Row]:
+    """What can be compared."""
+    return {(_place(row), f"{row['target']} {row['dtype']}"): row for row in findings.rows
+            if row["valid"] and (row["scenario"] != "peak" or row["rate"])}  # fmt: skip
 
 
 def _place(row: Row) -> str:

@@ -18,12 +18,13 @@ from distilrt.bench import report
 from distilrt.config import DistilBertConfig
 
 Row = dict[str, Any]
-VERSION = 1  # of the JSON
+VERSION = 2  # of the JSON
 _LIBRARIES = ("numpy", "tokenizers", "torch", "transformers", "onnxruntime", "openvino", "ctranslate2")
 # Columns of the CSV; the first ones say what was measured, the others what came out.
 COLUMNS = (
     "target", "dtype", "version", "scenario", "workload", "mean_tokens", "padding", "batch", "rate", "slo", "valid",
-    "steady", "queries", "failed", "seconds", "samples_per_s", "tokens_per_s", "p50_ms", "p90_ms", "p95_ms", "p99_ms",
+    "steady", "ratio", "ratio_low", "ratio_high", "queries", "failed", "seconds", "samples_per_s", "tokens_per_s",
+    "p50_ms", "p90_ms", "p95_ms", "p99_ms",
     "p99.9_ms", "mean_ms", "max_ms", "lag_p99_ms", "peak_share", "start_s", "peak_mb", "max_difference",
     "mean_difference", "cosine", "agreement",
 )  # fmt: skip
@@ -38,7 +39,8 @@ class Findings:
         facts: of machine and software.
         plan: of what was to be measured.
         workloads: of each, `Samples.describe`.
-        rows: of each thing measured; the columns are `COLUMNS`, and `probes` of a peak search.
+        rows: of each thing measured; the columns are `COLUMNS`, and `rounds_ms`, a time for each turn, or the `probes`
+            of a peak search. `ratio` is how many times as fast as the run's first target, with its interval of 95 %.
         left_out: in words, what was not measured and why.
         complete: False while measuring, and of a run that was broken off.
     """

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,9 +22,10 @@ IDLE = 2.0  # seconds; servers hang up after a few, perhaps just as the next req
 
 
 class _Connection(asyncio.Protocol):
-    """One connection with at most one request under way."""
+    """One connection with at most one request under way; `free` is called when that has ended, well or not."""
 
-    def __init__(self) -> None:
+    def __init__(self, free: Callable[[_Connection], None]) -> None:
+        self._free = free
         self._answer: asyncio.Future[bytes] | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._parts: list[bytes] = []
@@ -52,20 +54,24 @@ class _Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
-            self._fail(f"broken HTTP: {error}")
             self.close()
+            self._fail(f"broken HTTP: {error}")
 
     def connection_lost(self, error: Exception | None) -> None:
         self.alive = False
         self._fail("connection lost")
 
     def _fail(self, reason: str) -> None:
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(TargetError(reason))
+        answer, self._answer = self._answer, None
+        if answer is None:
+            return
+        self._free(self)
+        if not answer.done():
+            answer.set_exception(TargetError(reason))
 
     # The parser's callbacks.
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers[name.lower()] = value
+        self.headers[name] = value
 
     def on_body(self, data: bytes) -> None:
         self._parts.append(data)
@@ -73,11 +79,14 @@ class _Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         status = self._parser.get_status_code()
         self.alive = self.alive and self._parser.should_keep_alive()
-        answer, body = self._answer, self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-        if answer is None or answer.done():
+        answer, self._answer = self._answer, None
+        if answer is None:
+            return
+        self._free(self)
+        if answer.done():  # given up
             return
         if status == 200:
-            answer.set_result(body)
+            answer.set_result(self._parts[0] if len(self._parts) == 1 else b"".join(self._parts))
         else:
             answer.set_exception(TargetError(f"HTTP {status}"))
 
@@ -103,10 +112,18 @@ class HttpClient:
 
     def request(self, path: str, body: bytes | None = None) -> bytes:
         """The bytes of a POST of JSON, or without a body of a GET."""
-        head = f"{'GET' if body is None else 'POST'} {self._prefix}{path} HTTP/1.1\r\n{self._fixed}"
+        place = (self._prefix + path).rstrip("/") or "/"  # a model's own URL has no slash at its end
+        head = f"{'GET' if body is None else 'POST'} {place} HTTP/1.1\r\n{self._fixed}"
         if body is not None:
             head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
         return head.encode() + b"\r\n" + (body or b"")
+
+    def start(self, request: bytes) -> asyncio.Future[bytes]:
+        """Send at once where a connection is free, without a task; the body of the answer, or `TargetError`."""
+        connection = self._waiting()
+        if connection is not None:
+            return connection.send(request)
+        return asyncio.get_running_loop().create_task(self.send(request))
 
     async def send(self, request: bytes) -> bytes:
         """The body of the answer.
@@ -114,41 +131,42 @@ class HttpClient:
         Raises:
             TargetError: there is no connection, or the status is not 200.
         """
-        connection = await self._connection()
+        connection = self._waiting() or await self._connect()
         try:
             return await connection.send(request)
         except asyncio.CancelledError:
             connection.close()
             raise
-        finally:
-            self._give_back(connection)
 
     async def server(self) -> str:
         """What the server calls itself, by its answer to `GET /`; empty: nothing."""
-        connection = await self._connection()
+        connection = self._waiting() or await self._connect()
         try:
             await connection.send(self.request("/"))
         except TargetError as error:
             if not str(error).startswith("HTTP"):
                 raise
-        finally:
-            self._give_back(connection)
-        return connection.headers.get(b"server", b"").decode(errors="replace")
+        names = {name.lower(): value for name, value in connection.headers.items()}
+        return names.get(b"server", b"").decode(errors="replace")
 
-    async def _connection(self) -> _Connection:
+    def _waiting(self) -> _Connection | None:
+        """An open connection without a request."""
         while self._idle:
             connection = self._idle.pop()
             if connection.alive and time.perf_counter() - connection.used < IDLE:
                 return connection
             connection.close()
             self._open -= 1
+        return None
+
+    async def _connect(self) -> _Connection:
         if self._open >= MOST_CONNECTIONS:
             raise TargetError(f"{MOST_CONNECTIONS} requests under way")
         self._open += 1
         try:
             loop = asyncio.get_running_loop()
             made: tuple[Any, _Connection] = await asyncio.wait_for(
-                loop.create_connection(_Connection, self._host, self._port), CONNECT
+                loop.create_connection(lambda: _Connection(self._give_back), self._host, self._port), CONNECT
             )
         except asyncio.TimeoutError:  # a class of its own before Python 3.11
             self._open -= 1

@@ -46,6 +46,20 @@ def percentile(values: Seconds, percent: float) -> float:
     return float(np.percentile(values, percent, method="inverted_cdf")) if len(values) else float("nan")
 
 
+def joined(rounds: Sequence[Window], size: int) -> list[Window]:
+    """Windows of `size` rounds each; what is left over at the end is left out."""
+    found = []
+    for first in range(0, len(rounds) - size + 1, size):
+        parts = rounds[first : first + size]
+        found.append(Window(
+            np.concatenate([part.latencies for part in parts]), np.concatenate([part.lags for part in parts]),
+            sum(part.samples for part in parts), sum(part.tokens for part in parts),
+            sum(part.seconds for part in parts), sum((part.failures for part in parts), Counter()),
+            np.concatenate([part.refused_after for part in parts]),
+        ))  # fmt: skip
+    return found
+
+
 def steady(windows: Sequence[Window], figure: str) -> bool:
     """Whether the last three windows agree within `STEADY`; `figure` is `latency` (their medians) or `throughput`."""
     last = windows[-3:]
@@ -58,24 +72,21 @@ def steady(windows: Sequence[Window], figure: str) -> bool:
 
 def summary(windows: Sequence[Window]) -> dict[str, Any]:
     """Statistics of all windows together: rates in 1/s, times in ms."""
-    latencies = np.concatenate([window.latencies for window in windows])
-    lags = np.concatenate([window.lags for window in windows])
-    seconds = sum(window.seconds for window in windows)
-    failures: Counter[str] = sum((window.failures for window in windows), Counter())
+    (whole,) = joined(windows, len(windows))
+    latencies, lags, seconds, failures = whole.latencies, whole.lags, whole.seconds, whole.failures
     found = {
         "queries": len(latencies),
         "failed": sum(failures.values()),
         "failures": dict(failures),
         "seconds": round(seconds, 3),
-        "samples_per_s": round(sum(window.samples for window in windows) / seconds, 3),
-        "tokens_per_s": round(sum(window.tokens for window in windows) / seconds, 1),
+        "samples_per_s": round(whole.samples / seconds, 3),
+        "tokens_per_s": round(whole.tokens / seconds, 1),
         **{f"p{percent:g}_ms": _ms(percentile(latencies, percent)) for percent in PERCENTILES},
         "mean_ms": _ms(float(latencies.mean()) if len(latencies) else float("nan")),
         "max_ms": _ms(percentile(latencies, 100)),
     }
-    refusals = np.concatenate([window.refused_after for window in windows])
-    if len(refusals):
-        found["refused_p99_ms"] = _ms(percentile(refusals, 99))
+    if len(whole.refused_after):
+        found["refused_p99_ms"] = _ms(percentile(whole.refused_after, 99))
     if len(lags):
         found |= {"lag_p99_ms": _ms(percentile(lags, 99)), "lag_max_ms": _ms(float(lags.max()))}
     return found

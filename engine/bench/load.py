@@ -13,7 +13,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -24,6 +26,7 @@ _Result = TypeVar("_Result")
 SCENARIOS = ("single", "multi", "server", "offline", "flood")
 BACK_OFF = (0.01, 0.08)  # seconds before a closed loop asks again who refused; doubled each time up to the second
 DRAIN = 60.0  # seconds that answers may take after the last query was sent
+TOGETHER = 8  # queries sent without a look at answers, where several are due
 
 
 class TargetError(Exception):
@@ -62,6 +65,7 @@ class Load:
         rate: queries per second of `server`.
         size: see `scenario`.
         seed: of the order of samples and of their times.
+        lead: queries of a closed loop that go before the window and do not count.
     """
 
     scenario: str
@@ -70,6 +74,7 @@ class Load:
     rate: float = 0.0
     size: int = 1
     seed: int = 0
+    lead: int = 0
 
 
 def arrivals(rate: float, seconds: float, count: int, seed: int) -> Seconds:
@@ -135,6 +140,9 @@ async def _closed_loop(target: Target, lengths: Sequence[int], load: Load) -> Wi
     record, take = _Record(lengths), _order(lengths, load.seed)
     size = {"single": 1, "multi": load.size, "offline": len(lengths)}[load.scenario]
     answer = target.answer_all if load.scenario == "offline" else target.answer
+    for _ in range(load.lead):
+        with suppress(TargetError):
+            await answer(take(size))
     start, sent = time.perf_counter(), 0
     while sent < load.count or time.perf_counter() - start < load.seconds:
         indices, since = take(size), time.perf_counter()
@@ -179,32 +187,52 @@ async def _open_loop(target: Target, lengths: Sequence[int], load: Load) -> Wind
     record, take = _Record(lengths), _order(lengths, load.seed)
     times = arrivals(load.rate, load.seconds, load.count, load.seed)
     order = take(len(times))
-    waiting: set[asyncio.Task[None]] = set()
+    waiting: set[asyncio.Future[Any]] = set()
+    thread = ThreadPoolExecutor(1)
+    begin = _beginning(target, thread)
 
-    async def one(index: int, since: float) -> None:
-        record.lags.append(time.perf_counter() - since)
-        try:
-            await answer([index])
-        except TargetError as error:
+    def ended(index: int, since: float, answer: asyncio.Future[Any]) -> None:
+        waiting.discard(answer)
+        if answer.cancelled():
+            record.failed(f"no answer in {DRAIN:.0f} s", since)
+        elif (error := answer.exception()) is None:
+            record.answered([index], since)
+        elif isinstance(error, TargetError):
             record.failed(str(error), since)
         else:
-            record.answered([index], since)
+            broken.append(error)
 
-    thread = ThreadPoolExecutor(1)
-    answer = _unblocked(target, thread)
-    start = time.perf_counter() + 0.01
+    broken: list[BaseException] = []
+    start, together = time.perf_counter() + 0.01, 0
     for offset, index in zip(times.tolist(), order, strict=True):
-        left = start + offset - time.perf_counter()
-        await asyncio.sleep(max(left, 0))  # behind its schedule, it must still let answers in
-        task = asyncio.create_task(one(index, start + offset))
-        waiting.add(task)
-        task.add_done_callback(waiting.discard)
-    unanswered = (await asyncio.wait(waiting, timeout=DRAIN))[1] if waiting else ()
-    for task in unanswered:
-        task.cancel()
-        record.failed(f"no answer in {DRAIN:.0f} s", time.perf_counter() - DRAIN)
+        since = start + offset
+        left = since - time.perf_counter()
+        together = 0 if left > 0 else together + 1
+        if left > 0 or together % TOGETHER == 0:
+            await asyncio.sleep(max(left, 0))
+        record.lags.append(time.perf_counter() - since)
+        answer = begin(index)
+        waiting.add(answer)
+        answer.add_done_callback(partial(ended, index, since))
+    unanswered = (await asyncio.wait(waiting, timeout=DRAIN))[1] if waiting else set()
+    for answer in unanswered:
+        answer.cancel()
+    if unanswered:
+        await asyncio.wait(unanswered)
+    await asyncio.sleep(0)  # for `ended` of those that were answered just now
     thread.shutdown(wait=False, cancel_futures=True)
+    if broken:
+        raise broken[0]
     return record.window(start)
+
+
+def _beginning(target: Target, thread: ThreadPoolExecutor) -> Callable[[int], asyncio.Future[Any]]:
+    """Sends one sample. A task for each query costs more than a server's whole request, so those do without."""
+    begin: Callable[[int], asyncio.Future[Any]] | None = getattr(target, "begin", None)
+    if begin is not None:
+        return begin
+    loop, answer = asyncio.get_running_loop(), _unblocked(target, thread)
+    return lambda index: loop.create_task(answer([index]))
 
 
 def _unblocked(target: Target, thread: ThreadPoolExecutor) -> Callable[[Sequence[int]], Coroutine[Any, Any, list[Any]]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,8 @@ from distilrt.bench import plots, terminal
 from distilrt.bench.findings import Findings, Row
 
 _CSS = """
-:root { --ink:#1d2129; --soft:#5b626d; --line:#e1e4e9; --paper:#fff; --card:#f7f8fa; --bad:#b3261e; --good:#0072B2 }
+:root { --ink:#1d2129; --soft:#5b626d; --line:#e1e4e9; --paper:#fff; --card:#f7f8fa; --bad:#b3261e;
+  color-scheme:light dark }
 * { box-sizing:border-box }
 body { margin:0; background:var(--paper); color:var(--ink); font:15px/1.5 Inter,"Helvetica Neue",Arial,sans-serif }
 main { max-width:60rem; margin:0 auto; padding:2rem 1.25rem 4rem }
@@ -26,11 +27,15 @@ p { margin:.4rem 0 } .soft { color:var(--soft) } .bad { color:var(--bad); font-w
 table { border-collapse:collapse; width:100%; font-size:.87rem; font-variant-numeric:tabular-nums }
 th,td { text-align:right; padding:.35rem .55rem; border-bottom:1px solid var(--line); white-space:nowrap }
 th { color:var(--soft); font-weight:600; border-bottom:2px solid var(--line) }
-th.left,td.left { text-align:left; white-space:normal }
+th.left,td.left { text-align:left }
 figure { margin:1rem 0; padding:.8rem; border:1px solid var(--line); border-radius:.6rem; break-inside:avoid }
 figure svg { display:block; width:100%; height:auto }
 dl { display:grid; grid-template-columns:max-content 1fr; gap:.2rem 1.2rem; font-size:.9rem }
 dt { color:var(--soft) } dd { margin:0; overflow-wrap:anywhere }
+figure svg text { font-family:Inter,"Helvetica Neue",Arial,sans-serif !important }
+@media screen and (prefers-color-scheme: dark) {
+  :root { --ink:#e6e8ec; --soft:#a2a9b4; --line:#363b44; --paper:#15181d; --card:#1e2228; --bad:#ff8a80 }
+  figure svg { filter:invert(1) hue-rotate(180deg) } }
 @page { size:A4; margin:14mm }
 @media print { main { max-width:none; padding:0 } body { font-size:11px } h2 { break-after:avoid }
   tr { break-inside:avoid }
@@ -39,6 +44,11 @@ dt { color:var(--soft) } dd { margin:0; overflow-wrap:anywhere }
 _WORDS = {"single": "one text after the other", "multi": "batches, one after the other",
           "server": "texts at random times (Poisson), latency from the intended time", "offline": "all texts at once",
           "peak": "the highest rate that keeps the promise, held in two re-tests"}  # fmt: skip
+
+
+_OF_ENGINES = ("start s", "MB", "version")
+_SPEEDS = [each for each in terminal.COLUMNS + terminal.MORE if each[0] not in _OF_ENGINES]
+_ENGINES = [each for each in terminal.COLUMNS + terminal.MORE if each[0] in ("target", *_OF_ENGINES)]
 
 
 def page(findings: Findings, figures: dict[str, Any]) -> str:
@@ -53,16 +63,18 @@ def page(findings: Findings, figures: dict[str, Any]) -> str:
         parts.append('<p class="bad">Broken off: this is what had been measured until then.</p>')
     if findings.rows:
         parts.append(f'<div class="heads">{"".join(_heads(findings.rows))}</div>')
+    parts += [f"<figure>{plots.svg(figure)}</figure>" for figure in figures.values()]
     for workload in findings.workloads:
         rows = [row for row in findings.rows if row["workload"] == workload["workload"]]
         if rows:
-            parts += [f"<h2>{escape(workload['workload'])}</h2>", f'<p class="soft">{_mix(workload)}</p>', _table(rows)]
+            parts += [f"<h2>{escape(workload['workload'])}</h2>", f'<p class="soft">{_mix(workload)}</p>',
+                      _table(rows, _SPEEDS), _notes(rows)]  # fmt: skip
+    if findings.rows:
+        once = {plots.engine(row): row for row in findings.rows}
+        parts += ["<h2>Engines</h2>", _table(list(once.values()), _ENGINES)]
     if findings.left_out:
         items = "".join(f"<li>{escape(line)}</li>" for line in findings.left_out)
         parts.append(f"<h2>Not measured</h2><ul>{items}</ul>")
-    if figures:
-        parts.append("<h2>Plots</h2>")
-        parts += [f"<figure>{plots.svg(figure)}</figure>" for figure in figures.values()]
     parts += ["<h2>Machine and method</h2>", _facts(findings)]
     body = "\n".join(parts)
     title = escape(f"distilrt bench {plan['scenario']} {facts['model']}")
@@ -75,7 +87,8 @@ def _heads(rows: Sequence[Row]) -> list[str]:
     """The number of each target that the scenario is about: of the first workload and the highest valid rate."""
     heads = []
     first = [row for row in rows if row["workload"] == rows[0]["workload"]]
-    for row in {plots.engine(row): row for row in sorted(first, key=lambda row: row["valid"])}.values():
+    shown = {plots.engine(row): row for row in first}  # in their order
+    for row in (shown | {plots.engine(row): row for row in first if row["valid"]}).values():
         name = escape(plots.engine(row))
         if not row["valid"]:
             value, unit = "invalid", "the load generator was late"
@@ -99,17 +112,20 @@ def _mix(workload: Row) -> str:
             f"{workload['batch']}; {escape(workload['task'])}")  # fmt: skip
 
 
-def _table(rows: Sequence[Row]) -> str:
-    columns = [each for each in terminal.COLUMNS + terminal.MORE if any(each[1](row) not in ("–", "") for row in rows)]
+def _table(rows: Sequence[Row], columns: Sequence[tuple[str, Callable[[Row], str]]]) -> str:
+    columns = [each for each in columns if any(each[1](row) not in ("–", "") for row in rows)]
     heads = "".join(_cell("th", head, head) for head, _ in columns)
     body = "".join(f"<tr>{''.join(_cell('td', head, cell(row)) for head, cell in columns)}</tr>" for row in rows)
+    return f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _notes(rows: Sequence[Row]) -> str:
     said: dict[str, list[str]] = {}
     for row in rows:
         said.setdefault(terminal.remarks(row), []).append(terminal.named(row))
-    notes = "".join(
+    return "".join(
         f'<p class="soft">{escape(words)}: {escape(", ".join(names))}</p>' for words, names in said.items() if words
     )
-    return f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>{notes}'
 
 
 def _cell(tag: str, head: str, words: str) -> str:
@@ -130,6 +146,8 @@ def _facts(findings: Findings) -> str:
         "measurement": f"at least {plan['duration']:g} s and {plan['count']} queries each, seed {plan['seed']}",
         "quality": "answers compared with float32's before any measurement: largest difference of all scores relative "
         "to the largest score, and share of texts with the same label",
+        "vs 1st": "how many times as fast as the first target in rounds of the same queries, taken in turns "
+        "(trimmed mean of the logarithms), ± half the interval of 95 %",
         "steady": "the last three windows agree within 10 %",
         "valid": "99 % of the queries were sent within 1 ms, or a tenth of the median latency, of the intended time",
     }

@@ -84,9 +84,9 @@ def make(workload: str, model: str, *, file: Path | None = None, batch: int | No
         batch: texts of a query of `multi`; None: the shape's, or 8.
 
     Raises:
-        ValueError: a workload of another name, a length that the model cannot read, or a file that is empty, not UTF-8
-            or has a line that the task does not take.
-        OSError: no such file or model.
+        ValueError: a workload of another name, a length that the model cannot read, or a file that cannot be read, is
+            empty, not UTF-8 or has a line that the task does not take.
+        OSError: no such model.
     """
     config, tokenizer = DistilBertConfig.from_pretrained(model), DistilBertTokenizer.from_pretrained(model)
     task = _task(config)
@@ -127,6 +127,8 @@ def _input(task: str, text: str, tokenizer: DistilBertTokenizer) -> Any:
 def _read(file: Path) -> list[str]:
     try:
         texts = [line for line in file.read_bytes().decode().splitlines() if line.strip()]
+    except OSError as error:
+        raise ValueError(f"--input {file} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} must be UTF-8 text, one input a line; byte {error.start} is not") from None
     if not texts:

@@ -10,29 +10,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 
-from distilrt.bench import answers, workloads
+from distilrt.bench import answers, peak, turns, workloads
 from distilrt.bench.child import PeerError
 from distilrt.bench.findings import Findings, Row
-from distilrt.bench.latencies import Slo, Window, late, steady, summary
+from distilrt.bench.latencies import Slo
 from distilrt.bench.load import Load
 from distilrt.bench.roofline import Roofline
 from distilrt.bench.samples import Samples
 from distilrt.bench.session import Session
 from distilrt.bench.targets import OURS, PEERS, Spec
+from distilrt.bench.turns import WINDOWS, Say
 from distilrt.config import DistilBertConfig
 
 SCENARIOS = ("single", "multi", "server", "offline", "peak")
 CHECKED = 8  # answers compared with float32's, of each workload
 CHECKED_TOKENS = 1024
-WINDOWS = 3  # of a duration
-MOST_WINDOWS = 6  # where they do not get steady
 WARM_UP = 1.0  # seconds, at most a window's
-SEARCH = 5  # halvings of the range of rates
-RETESTS = 2  # with other seeds and twice the time: a short window flatters
-RETEST_STEP = 0.93  # of the rate, where a re-test fails
-MOST_RETESTS = 8
-
-Say = Callable[[str, float], None]  # what comes next, and the seconds that it is expected to take
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +67,7 @@ class Plan:
     def seconds(self) -> float:
         """Of one target on one workload, roughly."""
         if self.scenario == "peak":
-            return self.duration * (1 / WINDOWS + SEARCH + 2 * RETESTS)
+            return peak.seconds(self.duration)
         return (self.duration + min(WARM_UP, self.duration / WINDOWS)) * max(1, len(self.rates))
 
 
@@ -106,13 +99,13 @@ def run(
     with ExitStack() as stack:
         sessions: dict[Spec, Session] = {}
         for spec in specs:
-            say(f"loading {_named(spec)}", 2.0)
+            say(f"loading {spec.named}", 2.0)
             try:
                 if spec.name in PEERS:  # the first start converts and compiles what is kept
                     Session(spec, loads[0]).close()
                 sessions[spec] = stack.enter_context(Session(spec, loads[0]))
             except PeerError as reason:
-                findings.left_out.append(f"{_named(spec)}: {reason}")
+                findings.left_out.append(f"{spec.named}: {reason}")
         for samples, right in zip(loads, expected, strict=True):
             findings.workloads.append(samples.describe())
             checked = _check(sessions, samples, right, findings, say)
@@ -124,10 +117,6 @@ def run(
                     row["peak_share"] = _share(row, spec, samples, roofline, plan)
                     findings.rows.append(row)
     findings.complete = True
-
-
-def _named(spec: Spec) -> str:
-    return f"{spec.label} {spec.dtype}"
 
 
 def _checked(samples: Samples) -> list[int]:
@@ -147,7 +136,7 @@ def _check(
     """What is known of the targets whose answers are right."""
     known = {}
     for spec, session in sessions.items():
-        say(f"checking {_named(spec)}", 0.5)
+        say(f"checking {spec.named}", 0.5)
         try:
             session.prepare(samples)
             quality = answers.compare(session.answers(_checked(samples)), right, session.facts.dtype)
@@ -155,7 +144,7 @@ def _check(
                 raise PeerError(f"its answers are off by {quality.max_difference:.1e} of the largest; "
                                 f"allowed is {quality.bound:.0e}: no speed of a wrong engine")  # fmt: skip
         except PeerError as reason:
-            findings.left_out.append(f"{_named(spec)} on {samples.name}: {reason}")
+            findings.left_out.append(f"{spec.named} on {samples.name}: {reason}")
         else:
             facts = session.facts
             known[spec] = {"target": spec.label, "dtype": facts.dtype, "version": facts.version,
@@ -185,96 +174,24 @@ def _measure(
     sessions: Mapping[Spec, Session], checked: Mapping[Spec, Row], samples: Samples, load: Load, plan: Plan,
     findings: Findings, say: Say,
 ) -> dict[Spec, Row]:  # fmt: skip
-    alive = {spec: sessions[spec] for spec in checked}
+    alive, text_s = {spec: sessions[spec] for spec in checked}, 0.0
     for spec in list(alive):
-        say(f"{samples.name}: warming up {_named(spec)}", min(WARM_UP, load.seconds))
-        _window(alive, spec, Load("single", min(WARM_UP, load.seconds), 2), findings)
-    if plan.scenario == "peak":
-        assert plan.slo is not None
-        peaks = {}
-        for spec in list(alive):
-            row = _peak(lambda wanted, spec=spec: _window(alive, spec, wanted, findings), load, plan,  # type: ignore[misc]
-                        lambda words, seconds, spec=spec: say(f"{samples.name}: {_named(spec)} {words}", seconds))  # type: ignore[misc]  # fmt: skip
-            if spec in alive:
-                peaks[spec] = row
-        return peaks
-    windows: dict[Spec, list[Window]] = {spec: [] for spec in alive}
-    figure = "throughput" if load.scenario == "offline" else "latency"
-    for turn in range(MOST_WINDOWS):
-        if turn >= WINDOWS and all(steady(windows[spec], figure) for spec in alive):
-            break
-        first = turn % max(1, len(alive))
-        for spec in (*list(alive)[first:], *list(alive)[:first]):
-            extra = ", not steady yet" if turn >= WINDOWS else ""
-            at = f" at {load.rate:g}/s" if load.rate else ""
-            say(f"{samples.name}: {load.scenario}{at}, {_named(spec)}{extra}", load.seconds)
-            wanted = Load(load.scenario, load.seconds, load.count, load.rate, load.size, load.seed + turn)
-            window = _window(alive, spec, wanted, findings)
-            if window is not None:
-                windows[spec].append(window)
-    return {spec: _row(windows[spec], load, figure) for spec in alive}
+        say(f"{samples.name}: warming up {spec.named}", min(WARM_UP, load.seconds))
+        window = turns.measure(alive, spec, Load("single", min(WARM_UP, load.seconds), 2), findings)
+        text_s = max(text_s, float(window.latencies.mean()) if window else 0.0)
+    if plan.slo is None:
+        texts = len(samples.inputs) if load.scenario == "offline" else load.size
+        return turns.take(alive, load, text_s * texts, samples.name, findings, say)
+    found = {spec: _peak(alive, spec, load, plan, samples.name, findings, say) for spec in list(alive)}
+    return {spec: row for spec, row in found.items() if spec in alive}
 
 
-def _row(windows: Sequence[Window], load: Load, figure: str) -> Row:
-    valid = not late(windows)
-    return {"scenario": load.scenario, "batch": load.size, "rate": load.rate or None, **summary(windows),
-            "steady": steady(windows, figure), "valid": valid}  # fmt: skip
-
-
-def _window(alive: dict[Spec, Session], spec: Spec, wanted: Load, findings: Findings) -> Window | None:
-    """One window; a target that fails leaves `alive`."""
-    try:
-        window = alive[spec].window(wanted)
-        if not len(window.latencies):
-            raise PeerError(f"no query was answered: {', '.join(window.failures)}")
-        return window
-    except PeerError as reason:
-        findings.left_out.append(f"{_named(spec)} ({wanted.scenario}): {reason}")
-        del alive[spec]
-        return None
-
-
-def _peak(measure: Callable[[Load], Window | None], load: Load, plan: Plan, say: Say) -> Row:
-    """The highest rate that keeps the SLO, found by halving and held in re-tests under other seeds."""
+def _peak(
+    alive: dict[Spec, Session], spec: Spec, load: Load, plan: Plan, workload: str, findings: Findings, say: Say
+) -> Row:
     assert plan.slo is not None
-    slo, probes = plan.slo, list[Row]()
-    say("at its limit", plan.duration / WINDOWS)
-    flood = measure(Load("flood", plan.duration / WINDOWS, plan.count, size=plan.in_flight, seed=plan.seed))
-    if flood is None:
-        return {}
-
-    def holds(rate: float, seed: int, seconds: float) -> Window | None:
-        say(f"at {rate:.3g}/s", seconds)
-        window = measure(Load("server", seconds, plan.count, rate=rate, seed=seed))
-        if window is None:
-            return None
-        valid = not late([window], slo.seconds)  # lag is part of the latencies, and counts against the target
-        met = slo.met([window]) and valid
-        probes.append({"rate": round(rate, 3), "met": met, "valid": valid, **summary([window])})
-        return window if met else None
-
-    low, high = 0.0, 1.1 * flood.samples / flood.seconds
-    best: Window | None = None
-    for step in range(SEARCH):
-        middle = (low + high) / 2
-        window = holds(middle, plan.seed + step, plan.duration)
-        low, high, best = (middle, high, window) if window else (low, middle, best)
-    rate, kept, tries = low, list[Window](), 0
-    while rate > 0 and len(kept) < RETESTS and tries < MOST_RETESTS:
-        tries += 1
-        window = holds(rate, plan.seed + 1000 + tries, 2 * plan.duration)
-        if window is None:
-            kept, rate = [], rate * RETEST_STEP
-        else:
-            kept.append(window)
-    held = len(kept) == RETESTS
-    shown = kept or [flood]
-    found = summary(shown) if held else {}
-    valid = held or all(probe["valid"] for probe in probes)
-    return {"scenario": "peak", "batch": 1, "rate": round(rate, 3) if held else 0.0, "slo": str(slo), **found,
-            "steady": held, "valid": valid, "probes": probes,
-            "saturated_per_s": round(flood.samples / flood.seconds, 3),
-            "saturated_tokens_per_s": round(flood.tokens / flood.seconds, 1)}  # fmt: skip
+    return peak.search(lambda wanted: turns.measure(alive, spec, wanted, findings), load, plan.slo, plan.in_flight,
+                       lambda words, seconds: say(f"{workload}: {spec.named} {words}", seconds))  # fmt: skip
 
 
 def _share(row: Row, spec: Spec, samples: Samples, peaks: Roofline, plan: Plan) -> float | None:

@@ -32,6 +32,7 @@ class Session(Child):
     """A target in its process.
 
     Attributes:
+        module: what the process runs.
         facts: of the target.
         start_s: seconds from starting the process to the first answer; None for a server, which runs already.
 
@@ -39,12 +40,14 @@ class Session(Child):
         PeerError: it could not be loaded or reached.
     """
 
+    module = "distilrt.bench.session"
+
     def __init__(self, spec: Spec, samples: Samples) -> None:
         start = time.perf_counter()
         environment = worker_environment(spec.threads)
         if spec.name in targets.PEERS:  # compiled kernels, too, are kept with the checkpoint
             environment["TORCHINDUCTOR_CACHE_DIR"] = str(Path(spec.model) / "exports" / "inductor")
-        super().__init__("distilrt.bench.session", environment=environment)
+        super().__init__(self.module, environment=environment)
         try:
             self.ask("load", spec)
             self.facts = Facts(*self.ask("prepare", samples))
@@ -94,6 +97,8 @@ class _Served:
 
     def load(self, spec: Spec) -> None:
         self._target = targets.create(spec)
+        gc.collect()
+        gc.freeze()  # so that collecting before every window takes microseconds
 
     def prepare(self, samples: Samples) -> tuple[str, str, int | None]:
         self._samples = samples
@@ -124,6 +129,11 @@ class _Served:
         return int(fields["VmHWM"].split()[0]) / 1024
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The process of a session."""
     sys.setswitchinterval(5e-4)  # a computing thread must not keep the generator from its schedule for 5 ms
     serve(_Served())
+
+
+if __name__ == "__main__":
+    main()

@@ -55,6 +55,11 @@ class Spec:
         return "://" in self.name
 
     @property
+    def named(self) -> str:
+        """With the dtype that was asked for."""
+        return f"{self.label} {self.dtype}".removesuffix(" auto")
+
+    @property
     def label(self) -> str:
         """Short, and different for every target of a run."""
         if self.is_url:
@@ -207,6 +212,10 @@ class Server:
         body = self._form.encode(self._task, [self._samples.inputs[i] for i in indices], self._samples.params,
                                  self._spec.served)  # fmt: skip
         return self._client.request(self._form.paths[self._task].format(model=self._spec.served), body)
+
+    def begin(self, index: int) -> asyncio.Future[bytes]:
+        """Send one sample's request; its body, unread."""
+        return self._client.start(self._single[index])
 
     async def answer(self, indices: Sequence[int]) -> list[Any]:
         """One request for all of these; the body comes back unread."""

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from distilrt.bench.findings import Findings, Row
+from distilrt.bench.latencies import LATE
 
 _Cell = Callable[[Row], str]
 
@@ -26,11 +27,24 @@ def speed(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
+def beside(row: Row) -> str:
+    """How many times as fast as the run's first target, half its interval of 95 %; a dash for that itself."""
+    ratio, low, high = (row.get(name) for name in ("ratio", "ratio_low", "ratio_high"))
+    if ratio is None or ratio == low == high:
+        return "–"
+    if low is None or high is None:
+        return f"{ratio:.2f}"
+    return f"{ratio:.2f}±{(high - low) / 2:.2f}".replace("±0.", "±.")
+
+
 def remarks(row: Row) -> str:
     """What a reader must know beside the numbers."""
     found = []
-    if not row.get("valid", True):
-        lag = row.get("lag_p99_ms")
+    lag = row.get("lag_p99_ms")
+    if row.get("valid", True):
+        if lag and lag > 1e3 * LATE:
+            found.append(f"1 % of the queries were sent {lag:g} ms late or more")
+    else:
         found.append(f"INVALID: the load generator was late{f' (p99 {lag:g} ms)' if lag else ''}")
     if row["scenario"] == "peak" and not row["rate"]:
         found.append(f"no rate met {row['slo']}")
@@ -55,6 +69,7 @@ COLUMNS: tuple[tuple[str, _Cell], ...] = (
     ("p99", lambda row: speed(row.get("p99_ms"))),
     ("texts/s", lambda row: speed(row.get("samples_per_s"))),
     ("tokens/s", lambda row: speed(row.get("tokens_per_s"))),
+    ("vs 1st", beside),
     ("error", lambda row: f"{row['max_difference']:.0e}"),
 )
 MORE: tuple[tuple[str, _Cell], ...] = (
@@ -86,6 +101,8 @@ def show(findings: Findings, console: Console) -> None:
             if said := remarks(row):
                 console.print(f"{named(row)}: {said}")
         _table(list({COLUMNS[0][1](row): row for row in rows}.values()), (COLUMNS[0], *MORE), console)
+    if any(beside(row) != "–" for row in findings.rows):
+        console.print("vs 1st: times as fast as the first target in the same turns, ± half the interval of 95 %")
     if findings.rows:
         console.print("error: largest difference of all scores from float32's, relative to the largest score")
     for line in findings.left_out:

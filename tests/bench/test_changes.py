@@ -10,24 +10,56 @@ import pytest
 from distilrt.bench.changes import changes
 from distilrt.bench.findings import Findings
 
+WOBBLE = np.exp(np.linspace(-0.02, 0.02, 12))  # the machine's, in every round
+
 
 def run(scenario: str = "single", machine: float = 1.0, **milliseconds: float) -> Findings:
     """Times of targets on a machine that is so much slower."""
     rows: list[dict[str, Any]] = []
     for name, value in milliseconds.items():
-        time = value * machine
-        rows.append({"target": name, "dtype": "int8", "scenario": scenario, "workload": "mixed", "rate": 1000 / time,
-                     "valid": True, "p50_ms": time, "samples_per_s": 1000 / time})  # fmt: skip
+        rate = 1000 / (value * machine)
+        row = {"target": name, "dtype": "int8", "scenario": scenario, "workload": "mixed", "rate": rate, "valid": True,
+               "steady": True}  # fmt: skip
+        if scenario == "peak":
+            row["probes"] = [{"rate": rate * factor, "met": factor < 1} for factor in (0.5, 1.01, 1.1)]
+        else:
+            row["rounds_ms"] = list(value * machine * WOBBLE)
+        rows.append(row)
     return Findings({}, {}, [], rows)
 
 
 @pytest.mark.parametrize("scenario", ["single", "offline", "peak"])
-@pytest.mark.parametrize(("slower", "changed"), [(1.0, False), (1.04, False), (1.06, True), (0.9, True)])
-def test_a_slowed_engine_is_found_on_a_slowed_machine(scenario: str, slower: float, changed: bool) -> None:
+@pytest.mark.parametrize(("slower", "verdict"), [
+    (1.0, "same"), (1.02, "same"), (1.05, "CHANGED"), (1 / 1.05, "CHANGED"), (0.9, "CHANGED"),
+])  # fmt: skip
+def test_a_slowed_engine_is_found_on_a_slowed_machine(scenario: str, slower: float, verdict: str) -> None:
     (change,) = changes(run(scenario, ours=2.0, peer=3.0), run(scenario, 1.7, ours=2.0 * slower, peer=3.0), "peer int8")
     assert change.what == f"{scenario} mixed, ours int8"
-    assert change.relative == pytest.approx(1 / slower - 1)
-    assert change.changed == changed
+    assert change.factor.ratio == pytest.approx(1 / slower)
+    assert change.verdict == verdict
+    assert str(change).startswith(f"{scenario} mixed, ours int8: {1 / slower - 1:+.1%} (95 %: ")
+    assert str(change).endswith(verdict)
+
+
+def test_restless_targets_are_unclear() -> None:
+    before, after = run(ours=2.0, peer=3.0), run(ours=2.5, peer=3.0)
+    after.rows[1]["steady"] = False
+    (change,) = changes(before, after, "peer int8")
+    assert change.verdict == "unclear"
+    assert str(change).endswith("unclear, not steady")
+
+
+def test_noise_and_coarse_searches_are_unclear() -> None:
+    before, after = run(ours=2.0, peer=3.0), run(ours=2.1, peer=3.0)
+    for findings in (before, after):
+        findings.rows[0]["rounds_ms"] = (np.array(findings.rows[0]["rounds_ms"]) * ([0.8, 1.25] * 6)).tolist()
+    (change,) = changes(before, after, "peer int8")
+    assert change.verdict == "unclear"
+    before, after = run("peak", ours=2.0, peer=3.0), run("peak", ours=2.1, peer=3.0)
+    after.rows[0]["probes"] = [{"rate": 1.0, "met": True}]
+    (change,) = changes(before, after, "peer int8")
+    assert change.verdict == "unclear"
+    assert str(change) == "peak mixed, ours int8: -4.8% unclear"
 
 
 def test_rates_are_compared_with_themselves() -> None:

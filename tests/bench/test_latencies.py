@@ -32,6 +32,15 @@ def test_summary_pools_windows() -> None:
     assert (found["lag_p99_ms"], found["lag_max_ms"]) == (1, 1)
 
 
+def test_rounds_make_windows() -> None:
+    first, second = latencies.joined([window([1, 2]), window([3], lag=1e-3, failed=1), window([4]), window([5]),
+                                      window([6])], 2)  # fmt: skip
+    assert first.latencies.tolist() == [1e-3, 2e-3, 3e-3]
+    assert (first.samples, first.tokens, first.seconds, first.failures) == (3, 30, 4.0, {"HTTP 429": 1})
+    assert first.lags.tolist() == [0, 0, 1e-3]
+    assert second.latencies.tolist() == [4e-3, 5e-3]
+
+
 def test_summary_of_nothing() -> None:
     found = latencies.summary([window([])])
     assert (found["queries"], found["p50_ms"], found["mean_ms"]) == (0, None, None)

@@ -76,6 +76,12 @@ def test_closed_loop(blocking: bool, scenario: str, size: int, asked: int) -> No
     assert not len(window.lags)
 
 
+def test_lead_does_not_count() -> None:
+    target = Target(refuse=1)
+    assert sum(run(target, Load("single", 0.0, 3, lead=2)).failures.values()) == 3
+    assert len(target.asked) == 5
+
+
 def test_seconds_and_count_are_both_least() -> None:
     assert len(run(Target(1e-3), Load("single", 0.05, 1)).latencies) > 1
     assert run(Target(1e-3), Load("single", 0.05, 1)).seconds >= 0.05

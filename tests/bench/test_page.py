@@ -47,6 +47,10 @@ def test_terminal(found: Findings) -> None:
                   "150", "63% padding", found.facts["cpu"], "commit"):  # fmt: skip
         assert words in text
     assert max(map(len, text.splitlines())) <= 80
+    assert "vs 1st" not in text
+    found.rows[1] |= {"ratio": 0.516, "ratio_low": 0.5, "ratio_high": 0.532}
+    assert "0.52±.02" in printed(found)
+    assert "how many times as fast as the first" in page.page(found, {})
     assert "rate/s" not in text
 
 
@@ -60,6 +64,8 @@ def test_what_a_reader_must_know(found: Findings) -> None:
         for words in ("INVALID", "3.5 ms", "not steady", "7 x HTTP 429", "is not there", "roken off"):
             assert words in text
     assert "<it>" not in page.page(found, {})
+    assert terminal.remarks(row("a", lag_p99_ms=1.5)) == "1 % of the queries were sent 1.5 ms late or more"
+    assert terminal.remarks(row("a", lag_p99_ms=0.9)) == ""
     peak = row("d", "peak", rate=0.0, steady=False, slo="p99=20ms")
     assert terminal.remarks(peak) == "no rate met p99=20ms"
 
@@ -104,7 +110,7 @@ def test_rates_are_drawn_from_rows_and_from_probes(found: Findings) -> None:
     found.rows = [row("a", "server", rate=rate, p99_ms=rate) for rate in (10.0, 20.0, 30.0)]
     found.rows.append(row("b", "server", rate=10.0, valid=False))
     (axes,) = plots.draw(found)["rate-mixed"].axes
-    assert [line.get_label() for line in axes.lines] == ["a int8, p99", "a int8, p50"]
+    assert [line.get_label() for line in axes.lines][:1] == ["a int8"]
     assert list(axes.lines[0].get_ydata()) == [10, 20, 30]
     found.plan["slo"] = "p99=20ms"
     probes = [{"rate": rate, "p99_ms": rate, "p50_ms": 1.0, "valid": rate < 50} for rate in (40.0, 10.0, 50.0)]
@@ -122,6 +128,32 @@ def test_workloads_of_an_offline_run(found: Findings, tmp_path: Path) -> None:
     paths = plots.save(figures, tmp_path / "plots")
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
     assert len(paths) == 3
+
+
+def test_shapes_make_curves(found: Findings) -> None:
+    """Three lengths of a batch, or three batches of a length, are a curve; the others of the run stay bars."""
+    lengths = [
+        row(name, "offline", f"8x{length}", tokens_per_s=1.0 * length) for length in (128, 16, 64) for name in "ab"
+    ]
+    found.rows = lengths
+    figures = plots.draw(found)
+    assert set(figures) == {"throughput-length", "peak-share-length", "start-and-memory"}
+    (axes,) = figures["throughput-length"].axes
+    assert [(line.get_label(), list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines] == [
+        (f"{name} int8", [16, 64, 128], [16, 64, 128]) for name in "ab"
+    ]
+    found.rows = [*lengths, *(row("a", "multi", f"{batch}x16") for batch in (1, 32)), row("a", "multi", "mixed")]
+    figures = plots.draw(found)
+    assert {"throughput-length", "throughput-batch", "throughput", "latency"} <= set(figures)
+    assert [axes.get_title(loc="left") for axes in figures["throughput-batch"].axes] == ["16 tokens"]
+    assert "<svg" in page.page(found, figures)
+
+
+def test_a_peak_is_shown_by_its_rate(found: Findings) -> None:
+    found.rows = [row(name, "peak", rate=rate, slo="p99=20ms", probes=[]) for name, rate in (("a", 40.0), ("b", 50.0))]
+    figures = plots.draw(found)
+    assert set(figures) == {"peak-rate", "peak-share", "start-and-memory"}
+    assert [bar.get_width() for bar in figures["peak-rate"].axes[0].patches] == [40, 50]
 
 
 def test_nothing_measured(found: Findings) -> None:

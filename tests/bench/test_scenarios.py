@@ -1,4 +1,5 @@
-"""engine/bench/scenarios.py: plans are carried out, wrong engines get no speed, failing ones leave the others alone."""
+"""engine/bench/{scenarios,turns,peak}.py: plans are carried out, wrong engines get no speed, failing ones leave the
+others alone."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distilrt.bench import answers, findings, roofline, samples, scenarios
+from distilrt.bench import answers, findings, peak, roofline, samples, scenarios, turns
 from distilrt.bench.child import PeerError
 from distilrt.bench.findings import Findings
 from distilrt.bench.latencies import Window, parse_slo
@@ -84,8 +85,8 @@ def run(plan: Plan, specs: list[Spec], loads: list[samples.Samples] | None = Non
 def test_turns_alternate_until_steady(monkeypatch: pytest.MonkeyPatch) -> None:
     sessions = Sessions(monkeypatch, one=lambda wanted: window(5, wanted), two=lambda wanted: window(7, wanted))
     found = run(Plan("single", duration=3.0, count=30), [ONE, TWO])
-    names = [name for name, load in sessions.asked if load.count == 10]
-    assert names == ["one", "two", "two", "one", "one", "two"]
+    names = [name for name, load in sessions.asked if load.count == 5]
+    assert names == ["one", "two", "two", "one"] * 3
     assert [(row["target"], row["p50_ms"], row["steady"], row["valid"]) for row in found.rows] == [
         ("one", 5, True, True), ("two", 7, True, True)]  # fmt: skip
     assert found.complete
@@ -98,8 +99,11 @@ def test_turns_alternate_until_steady(monkeypatch: pytest.MonkeyPatch) -> None:
         0,
         1,
     )
-    seeds = [load.seed for name, load in sessions.asked if name == "one" and load.count == 10]
-    assert seeds == [0, 1, 2]
+    loads = [load for name, load in sessions.asked if name == "one" and load.count == 5]
+    assert [load.seed for load in loads] == [0, 1, 2, 3, 4, 5]
+    assert {(load.seconds, load.lead) for load in loads} == {(0.5, 1)}
+    assert [row["ratio"] for row in found.rows] == [1, pytest.approx(5 / 7, abs=1e-4)]
+    assert found.rows[1]["rounds_ms"] == [7.0] * 6
 
 
 def test_restless_targets_are_measured_longer_and_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +111,27 @@ def test_restless_targets_are_measured_longer_and_said_to_be(monkeypatch: pytest
     sessions = Sessions(monkeypatch, one=lambda wanted: window(2.0 ** next(times), wanted))
     (row,) = run(Plan("single", duration=3.0), [ONE]).rows
     assert not row["steady"]
-    assert len(sessions.asked) == 1 + scenarios.MOST_WINDOWS
+    assert len(sessions.asked) == 1 + 2 * turns.MOST_WINDOWS
+
+
+def test_ratios_that_are_not_known_are_measured_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([5.0] + [5.0, 5.4] * 50)
+    sessions = Sessions(
+        monkeypatch, one=lambda wanted: window(5, wanted), two=lambda wanted: window(next(times), wanted)
+    )
+    _, row = run(Plan("single", duration=1.0), [ONE, TWO]).rows
+    assert row["steady"]
+    assert len(sessions.asked) == 2 * (1 + turns.MOST_WINDOWS)
+    assert row["ratio_low"] < row["ratio"] < row["ratio_high"]
+
+
+@pytest.mark.parametrize(("load", "query_s", "rounds"), [
+    (Load("single", 10 / 3, 1), 0.01, 6), (Load("single", 10, 1), 0.01, 8), (Load("multi", 10 / 3, 1), 0.7, 4),
+    (Load("offline", 10 / 3, 1), 5.0, 1), (Load("server", 10 / 3, 1), 0.01, 1), (Load("server", 10, 1), 0.01, 5),
+    (Load("single", 0.1, 1), 0.01, 1),
+])  # fmt: skip
+def test_rounds_are_short_but_mean_something(load: Load, query_s: float, rounds: int) -> None:
+    assert turns.rounds(load, query_s) == rounds
 
 
 def test_every_rate_gets_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +189,7 @@ def test_peak_finds_the_limit(monkeypatch: pytest.MonkeyPatch, limit: float) -> 
     Sessions(monkeypatch, one=lambda wanted: window(30 if wanted.rate > limit else 10, wanted))
     found = run(Plan("peak", slo=parse_slo("p99=20ms"), duration=1.0), [ONE])
     (row,) = found.rows
-    assert limit - 110 / 2**scenarios.SEARCH <= row["rate"] <= limit
+    assert limit - 110 / 2**peak.SEARCH <= row["rate"] <= limit
     assert (row["slo"], row["steady"], row["saturated_per_s"], row["p99_ms"]) == ("p99=20ms", True, 100, 10)
     assert all(probe["met"] == (probe["rate"] <= limit) for probe in row["probes"])
 
@@ -176,7 +200,7 @@ def test_peak_is_lowered_where_retests_fail(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch, one=lambda wanted: window(30 if wanted.rate > (50 if wanted.seconds < 2 else 40) else 10, wanted)
     )
     (row,) = run(Plan("peak", slo=parse_slo("p99=20ms"), duration=1.0), [ONE]).rows
-    assert 40 * scenarios.RETEST_STEP <= row["rate"] <= 40
+    assert 40 * peak.RETEST_STEP <= row["rate"] <= 40
     assert [probe["met"] for probe in row["probes"]][-2:] == [True, True]
 
 

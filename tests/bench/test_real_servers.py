@@ -1,0 +1,101 @@
+"""`distilrt bench --target URL` on `distilrt serve`, in every format that both speak, from the command to its rows."""
+
+from __future__ import annotations
+
+import http.client
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from distilrt import cli
+from distilrt.bench import findings
+from distilrt.bench.findings import Findings
+
+
+@contextmanager
+def serving(name: str, folder: str) -> Iterator[str]:
+    """The URL of a server of one model."""
+    words = ["-m", "distilrt", "serve", "--port", "0", "--threads", "1", "--model", f"{name}={folder}"]
+    with subprocess.Popen([sys.executable, *words], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        try:
+            address = process.stderr.readline().rpartition("//")[2].strip()
+            while True:
+                assert process.poll() is None
+                with suppress(OSError):
+                    connection = http.client.HTTPConnection(address)
+                    connection.request("GET", "/readyz")
+                    if connection.getresponse().status == 200:
+                        break
+                time.sleep(0.02)
+            yield f"http://{address}"
+        finally:
+            process.terminate()
+            process.wait()
+
+
+@pytest.fixture(scope="module")
+def served(classifier: str, sentence_encoder: Path) -> Iterator[dict[str, tuple[str, str]]]:
+    """Folder and URL of two models; the names that their servers know them by are the keys."""
+    folders = {"classifier": classifier, "org/encoder": str(sentence_encoder)}
+    with ExitStack() as stack:
+        yield {name: (folder, stack.enter_context(serving(name, folder))) for name, folder in folders.items()}
+
+
+def bench(served: tuple[str, str], tmp_path: Path, *arguments: str, below: str = "") -> tuple[Findings, int]:
+    folder, url = served
+    file = tmp_path / "out.json"
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["bench", "--model", folder, "--target", url + below, "--workload", "queries", "--duration", "0.1",
+                  "--count", "4", "--json", str(file), *arguments])  # fmt: skip
+    return findings.read(file), int(stop.value.code or 0)
+
+
+SERVER, MULTI, OFFLINE = ["server", "--rate", "50"], ["multi", "--batch", "3"], ["offline"]
+CASES = [
+    ("classifier", "hf", "/models/classifier", SERVER), ("classifier", "hf", "", MULTI),
+    ("classifier", "tei", "", MULTI),
+    ("classifier", "oip", "", OFFLINE), ("org/encoder", "hf", "", OFFLINE), ("org/encoder", "tei", "", SERVER),
+    ("org/encoder", "openai", "", SERVER), ("org/encoder", "openai", "", MULTI),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "form", "below", "scenario"), CASES)
+def test_formats(
+    served: dict[str, tuple[str, str]], tmp_path: Path, name: str, form: str, below: str, scenario: list[str]
+) -> None:
+    found, code = bench(served[name], tmp_path, "--format", form, "--served-model", name, "--scenario", *scenario,
+                        below=below)  # fmt: skip
+    assert found.left_out == []
+    (row,) = found.rows
+    assert code == 0
+    assert row["max_difference"] < 1e-3
+    assert row["cosine"] > 0.999
+    assert row["agreement"] == (1 if name == "classifier" else None)
+    assert row["failed"] == 0
+    assert row["queries"] >= (4 if scenario[0] != "offline" else 1)
+
+
+def test_peak(served: dict[str, tuple[str, str]], tmp_path: Path) -> None:
+    """Any rate will do: what it is depends on the machine."""
+    found, _ = bench(served["classifier"], tmp_path, "--scenario", "peak", "--slo", "p90=10s", "--in-flight", "4")
+    (row,) = found.rows
+    assert row["saturated_per_s"] > 0
+    assert len(row["probes"]) > 5
+
+
+def test_a_server_of_another_model_gets_no_speed(
+    served: dict[str, tuple[str, str]], classifier: str, tmp_path: Path
+) -> None:
+    """It answers with vectors where scores are wanted, and another format is not there at all."""
+    found, code = bench((classifier, served["org/encoder"][1]), tmp_path, "--format", "tei")
+    assert (found.rows, code) == ([], 1)
+    assert "HTTP 4" in found.left_out[0]
+    found, code = bench((classifier, served["classifier"][1]), tmp_path, "--format", "oip", "--served-model", "nobody")
+    assert (found.rows, code) == ([], 1)
+    assert "HTTP 404" in found.left_out[0]
