@@ -2,33 +2,60 @@
 
     python -m benches.serving.compare --record
 
-For each: p50 of a request alone at 16 and 128 tokens, the highest rate of mixed lengths that keeps p99 ≤ 250 ms (held
-in re-tests), what it does with 32 requests in flight, its start and its memory. Rows go to benches/results/serving.csv.
+For each: p50 of a request alone at 16 and 128 tokens, what it does with 32 requests in flight, the highest rate of
+mixed lengths that keeps p99 ≤ 250 ms (held in re-tests), its start and its memory. Beside distilrt's servers runs their
+engine alone: what HTTP adds to it, and the share of its offline rate that the server keeps. Servers take turns, window
+by window. Rows go to benches/results/serving.csv.
 """
 
 from __future__ import annotations
 
-import csv
-import statistics
 from contextlib import ExitStack
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from benches.serving.servers import KINDS, Server, model
-from distilrt.bench import findings, report, samples, scenarios
+from benches.serving import rows
+from benches.serving.servers import INFINITY, KINDS, Server, model
+from distilrt.bench import peak, report, samples, scenarios
+from distilrt.bench.answers import Answer
+from distilrt.bench.child import PeerError
 from distilrt.bench.command import CACHE
-from distilrt.bench.latencies import parse_slo
-from distilrt.bench.roofline import Roofline
-from distilrt.bench.scenarios import Plan
-from distilrt.bench.targets import Spec
+from distilrt.bench.latencies import Window, parse_slo
+from distilrt.bench.load import Load
+from distilrt.bench.samples import Samples
+from distilrt.bench.session import Session
+from distilrt.bench.targets import OURS, Spec
 
-RESULTS = Path(__file__).parents[1] / "results" / "serving.csv"
-FIELDS = ("date", "commit", "cpu", "isa", "threads", "load", "server", "dtype", "version", "rounds", "p50_16_ms",
-          "p50_128_ms", "peak_per_s", "peak_p99_ms", "saturated_per_s", "saturated_tokens_per_s", "start_s", "rss_mb",
-          "error")  # fmt: skip
+IN_FLIGHT = 32
+LOADS = {"16": "1x16", "128": "1x128", "full": "mixed"}
+WARM_UP = 0.5  # seconds
+DEFAULT = "distilrt,onnx-threads,infinity-optimum,pipeline-bfloat16"
+
+
+@dataclass(frozen=True)
+class Form:
+    """Seconds of a window alone, at the limit, of the search and of its re-tests; rounds of the first two."""
+
+    alone: float
+    full: float
+    probe: float
+    retest: float
+    rounds: int
+
+    def minutes(self, servers: int, engines: int) -> tuple[float, float]:
+        """The least, and with three failed re-tests of each server."""
+        turns = (servers + engines) * (3 * WARM_UP + self.rounds * (2 * self.alone + self.full) + 5)
+        searches = servers * (peak.FLOOD + peak.HALVINGS) * self.probe
+        retests = servers * self.retest * peak.RETESTS
+        return (turns + searches + retests) / 60, (turns + searches + retests + 3 * servers * self.retest) / 60
+
+
+WHOLE = Form(alone=2, full=4, probe=10, retest=30, rounds=3)
+QUICK = Form(alone=1, full=2, probe=3, retest=6, rounds=1)
 
 
 def texts() -> Path:
@@ -39,76 +66,159 @@ def texts() -> Path:
     return Path(spec.origin).parent / "model"
 
 
-def say(words: str, seconds: float = 0.0) -> None:
+def say(words: str) -> None:
     """Progress."""
     typer.echo(words, err=True)
 
 
+class Target:
+    """A server, or an engine alone, with its client.
+
+    Args:
+        name: of its row.
+        spec: what to ask.
+        given: the samples of every load.
+        right: float32's answers to each.
+
+    Attributes:
+        windows: of each load, a round after the other.
+
+    Raises:
+        PeerError: it can't be asked, or answers otherwise than float32.
+    """
+
+    def __init__(self, name: str, spec: Spec, given: dict[str, Samples], right: dict[str, list[Answer]]) -> None:
+        self.name, self.spec, self._given = name, spec, given
+        self.session = Session(spec, given["full"])
+        self.windows: dict[str, list[Window]] = {load: [] for load in LOADS}
+        self._at = ""
+        self.error = 0.0
+        try:
+            for load, each in given.items():
+                self._prepare(load)
+                found = scenarios.quality(spec, self.session, each, right[load])
+                self.error = max(self.error, float(f"{found.max_difference:.2e}"))
+                self.session.window(self.load(load, WARM_UP, 0))
+        except BaseException:
+            self.session.close()
+            raise
+
+    def load(self, name: str, seconds: float, seed: int) -> Load:
+        """What is sent: an engine alone gets all texts at once where a server has `IN_FLIGHT` requests."""
+        if name != "full":
+            return Load("single", seconds, 2, seed=seed)
+        return Load("flood", seconds, 2 * IN_FLIGHT, size=IN_FLIGHT, seed=seed) if self.spec.is_url else \
+            Load("offline", seconds, 1, seed=seed)  # fmt: skip
+
+    def measure(self, name: str, load: Load) -> Window:
+        """A window of the samples of `name`.
+
+        Raises:
+            PeerError: nothing was answered.
+        """
+        self._prepare(name)
+        window = self.session.window(load)
+        if not len(window.latencies):
+            raise PeerError(f"no query was answered: {', '.join(window.failures)}")
+        return window
+
+    def _prepare(self, name: str) -> None:
+        if name != self._at:
+            self.session.prepare(self._given[name])
+            self._at = name
+
+
+def measure(targets: list[Target], form: Form, slo: str) -> dict[str, rows.Peak]:
+    """Fill the targets' windows and find the servers' peaks; a target that fails leaves `targets`."""
+
+    def kept(target: Target, name: str, load: Load) -> Window | None:
+        try:
+            return target.measure(name, load)
+        except PeerError as reason:
+            say(f"  left out: {target.name}: {reason}")
+            targets.remove(target)
+            return None
+
+    for turn in range(form.rounds):
+        for name in LOADS:
+            first = turn % max(1, len(targets))
+            say(f"round {turn + 1} of {form.rounds}: {LOADS[name]}")
+            for target in (*targets[first:], *targets[:first]):
+                seconds = form.full if name == "full" else form.alone
+                window = kept(target, name, target.load(name, seconds, turn))
+                if window is not None:
+                    target.windows[name].append(window)
+
+    def probe(target: Target, load: Load) -> Window | None:
+        say(f"{target.name} " + (f"at {load.rate:.3g}/s for {load.seconds:g} s" if load.rate else "at its limit"))
+        return kept(target, "full", load)
+
+    load, bound = Load("server", form.probe, IN_FLIGHT), parse_slo(slo)
+    searches = {each: peak.search(load, bound, in_flight=IN_FLIGHT, retest=form.retest)
+                for each in targets if each.spec.is_url}  # fmt: skip
+    return {target.name: row for target, row in peak.take_turns(searches, probe).items()}
+
+
 def main(
-    names: Annotated[str, typer.Option("--servers", help="Comma-separated, of servers.py.")] = ",".join(KINDS),
-    duration: Annotated[float, typer.Option(help="Seconds of a measurement; re-tests take twice as long.")] = 15.0,
-    rounds: Annotated[int, typer.Option(min=1, help="Of all servers; medians are kept.")] = 2,
+    names: Annotated[str, typer.Option("--servers", help=f"Comma-separated, of {', '.join(KINDS)}.")] = DEFAULT,
+    quick: Annotated[bool, typer.Option("--quick", help="Short windows, one round: whether all works.")] = False,
+    retest: Annotated[float | None, typer.Option(min=1, help="Seconds of a re-test; default: 30, quick 6.")] = None,
     slo: str = "p99=250ms",
     threads: int = 2,
     record: Annotated[bool, typer.Option("--record", help="Append the rows to benches/results/serving.csv.")] = False,
+    infinity: Annotated[Path, typer.Option(help="Folder of Infinity's environment.")] = INFINITY,
     cache: Path = CACHE,
 ) -> None:
     """Measure."""
+    chosen = names.split(",")
+    if unknown := [name for name in chosen if name not in KINDS]:
+        raise typer.BadParameter(f"servers are {', '.join(KINDS)}; found {', '.join(unknown)}")
+    form = QUICK if quick else WHOLE
+    form = Form(form.alone, form.full, form.probe, retest or form.retest, form.rounds)
+    facts = report.machine(threads)
     folder = model(cache, texts())
-    plans = {"16": Plan("single", duration / 3), "128": Plan("single", duration / 3),
-             "mixed": Plan("peak", duration, slo=parse_slo(slo))}  # fmt: skip
-    loads = {name: samples.make(name if name == "mixed" else f"1x{name}", str(folder)) for name in plans}
-    found: dict[str, list[dict[str, Any]]] = {}
+    say("answers in float32")
+    given = {name: samples.make(workload, str(folder)) for name, workload in LOADS.items()}
+    with Session(Spec(OURS, "float32", str(folder), backend="reference"), given["full"]) as exact:
+        right = {}
+        for name, each in given.items():
+            exact.prepare(each)
+            right[name] = exact.answers(scenarios.checked_indices(each))
     with ExitStack() as stack:
-        running = []
-        for name in names.split(","):
+        running: list[Server] = []
+        targets: list[Target] = []
+        for name in chosen:
             say(f"starting {name}")
             try:
-                running.append(stack.enter_context(Server(name, folder, threads)))
-            except RuntimeError as error:
-                say(f"  left out: {error}")
-        for turn in range(rounds):
-            for name, plan in plans.items():
-                first = turn % max(1, len(running))
-                specs = [Spec(each.url, each.dtype, str(folder), threads=threads)
-                         for each in (*running[first:], *running[:first])]  # fmt: skip
-                results = findings.Findings({}, plan.describe())
-                scenarios.run(specs, [loads[name]], plan, results, exact_model=str(folder),
-                              peaks=lambda: Roofline({}, None), say=say)  # fmt: skip
-                for line in results.left_out:
-                    say(f"  left out: {line}")
-                for row in results.rows:
-                    found.setdefault(row["target"], []).append({"what": name, **row})
-        facts, rows = report.machine(threads), []
-        for server in running:
-            target = Spec(server.url, "", "").label
-            rows.append(_row(server, found.get(target, []), facts, rounds))
-    whole = [row for row in rows if row]
-    if record and whole:
-        fresh = not RESULTS.exists()
-        with RESULTS.open("a", newline="") as file:
-            writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-            if fresh:
-                writer.writeheader()
-            writer.writerows(whole)
-    for row in whole:
-        typer.echo("  ".join(f"{name} {row[name]}" for name in FIELDS[6:]))
-
-
-def _row(server: Server, measured: list[dict[str, Any]], facts: dict[str, Any], rounds: int) -> dict[str, Any]:
-    """The medians of all rounds; nothing of a server that was not measured whole."""
-
-    def median(what: str, field: str) -> float | None:
-        values = [row[field] for row in measured if row["what"] == what and row.get(field) is not None]
-        return round(statistics.median(values), 3) if values else None
-
-    row = {**facts, "server": server.name, "dtype": server.dtype, "rounds": rounds,
-           "version": measured[0]["version"] if measured else "", "p50_16_ms": median("16", "p50_ms"),
-           "p50_128_ms": median("128", "p50_ms"), "peak_per_s": median("mixed", "rate"),
-           "peak_p99_ms": median("mixed", "p99_ms"), "saturated_per_s": median("mixed", "saturated_per_s"),
-           "saturated_tokens_per_s": median("mixed", "saturated_tokens_per_s"), "start_s": round(server.start_s, 2),
-           "rss_mb": round(server.rss_mb()), "error": median("mixed", "max_difference")}  # fmt: skip
-    return row if all(row[name] is not None for name in ("p50_16_ms", "p50_128_ms", "saturated_per_s")) else {}
+                server = stack.enter_context(Server(name, folder, threads, infinity))
+                dtype = server.kind.dtype
+                added = [Target(name, Spec(server.url, dtype, str(folder), wire=server.kind.wire), given, right)]
+                stack.callback(added[0].session.close)
+                if server.engine is not None:
+                    spec = Spec(OURS, dtype, server.engine, threads=threads)
+                    added.append(Target(f"{name} {rows.ENGINE}", spec, given, right))
+                    stack.callback(added[1].session.close)
+            except (RuntimeError, PeerError) as reason:
+                say(f"  left out: {name}: {reason}")
+            else:
+                running.append(server)
+                targets += added
+        engines = len(targets) - len(running)
+        least, most = form.minutes(len(running), engines)
+        say(f"about {least:.0f} minutes, {most:.0f} where many re-tests fail")
+        peaks = measure(targets, form, slo)
+        windows = {target.name: target.windows for target in targets}
+        errors = {target.name: target.error for target in targets}
+        made = [
+            rows.row(server, windows, peaks[server.name], facts | {
+                "rounds": form.rounds, "error": errors[server.name], "probe_s": form.probe, "retest_s": form.retest})
+            for server in running if server.name in peaks
+        ]  # fmt: skip
+    if record and made:
+        rows.append(rows.RESULTS, made)
+    typer.echo(rows.table(made))
+    if len(made) < len(chosen):
+        raise typer.Exit(1)
 
 
 if __name__ == "__main__":

@@ -76,6 +76,11 @@ def parse(raw: Any) -> Answer:
     return Answer(pooled / max(float(np.linalg.norm(pooled)), 1e-12), None)
 
 
+def centred(answer: Answer) -> Answer:
+    """Logits less their mean, which is all that a softmax keeps of them."""
+    return Answer(answer.numbers - answer.numbers.mean(), answer.label)
+
+
 def _scored(raw: Any) -> Any:
     """All objects with a score, in order."""
     if isinstance(raw, dict):

@@ -99,16 +99,27 @@ def _distillation(rows: Sequence[_Row]) -> str:
 
 
 def _serving(rows: Sequence[_Row]) -> str:
-    """What a client of each server sees."""
-    names = ("server", "16 / 128 tokens alone, p50 ms", "highest rate with p99 ≤ 250 ms, req/s",
-             "saturated, req/s, real tok/s", "start s", "RSS MB")  # fmt: skip
+    """What a client of each server sees; of distilrt's also beside its engine alone, where that was measured."""
+    names = ["server", "16 / 128 tokens alone, p50 ms", "highest rate with p99 ≤ 250 ms, req/s",
+             "saturated, req/s, real tok/s", "start s", "RSS MB"]  # fmt: skip
+    beside = any(row.get("saturated_share") for row in rows)
+    if beside:
+        names += ["over its engine alone, ms", "saturated, of offline"]
     lines = _heads(names)
     for row in rows:
         alone = f"{_short(float(row['p50_16_ms']))} / {_short(float(row['p50_128_ms']))}"
-        lines.append(f"| {row['server']} {row['dtype']} | {alone} | {float(row['peak_per_s']):.0f} "
-                     f"| {float(row['saturated_per_s']):.0f}, {float(row['saturated_tokens_per_s']):,.0f} "
-                     f"| {float(row['start_s']):.1f} | {float(row['rss_mb']):.0f} |")  # fmt: skip
+        line = (f"| {row['server']} {row['dtype']} | {alone} | {float(row['peak_per_s']):.0f} "
+                f"| {float(row['saturated_per_s']):.0f}, {float(row['saturated_tokens_per_s']):,.0f} "
+                f"| {float(row['start_s']):.1f} | {float(row['rss_mb']):.0f} |")  # fmt: skip
+        lines.append(f"{line} {_over_engine(row)} |" if beside else line)
     return "\n".join([*lines, "", _where(rows)])
+
+
+def _over_engine(row: _Row) -> str:
+    if not row.get("saturated_share"):
+        return "– | –"
+    over = [float(row[f"p50_{size}_ms"]) - float(row[f"engine_{size}_ms"]) for size in (16, 128)]
+    return f"{over[0]:.2f} / {over[1]:.2f} | {float(row['saturated_share']):.0%}"
 
 
 def _startup(rows: Sequence[_Row]) -> str:

@@ -21,6 +21,17 @@ CONNECT = 5.0  # seconds
 IDLE = 2.0  # seconds; servers hang up after a few, perhaps just as the next request is on its way
 
 
+class Refused(TargetError):
+    """The server answered with another status than 200, `after` so many seconds from the sending of the request.
+
+    Neither waiting for a connection nor a late schedule of the client counts, as both do in a query's latency.
+    """
+
+    def __init__(self, status: int, after: float) -> None:
+        super().__init__(f"HTTP {status}")
+        self.after = after
+
+
 class _Connection(asyncio.Protocol):
     """One connection with at most one request under way; `free` is called when that has ended, well or not."""
 
@@ -32,12 +43,13 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self.headers: dict[bytes, bytes] = {}
         self.alive = True
-        self.used = 0.0
+        self.used = self._sent = 0.0
 
     def send(self, request: bytes) -> asyncio.Future[bytes]:
         assert self._transport is not None
         self._answer = asyncio.get_running_loop().create_future()
         self._parts, self.headers = [], {}
+        self._sent = time.perf_counter()
         self._transport.write(request)
         return self._answer
 
@@ -88,7 +100,7 @@ class _Connection(asyncio.Protocol):
         if status == 200:
             answer.set_result(self._parts[0] if len(self._parts) == 1 else b"".join(self._parts))
         else:
-            answer.set_exception(TargetError(f"HTTP {status}"))
+            answer.set_exception(Refused(status, time.perf_counter() - self._sent))
 
 
 class HttpClient:
@@ -129,7 +141,7 @@ class HttpClient:
         """The body of the answer.
 
         Raises:
-            TargetError: there is no connection, or the status is not 200.
+            TargetError: there is no connection, or the status is not 200 (`Refused`).
         """
         connection = self._waiting() or await self._connect()
         try:

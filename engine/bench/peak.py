@@ -1,70 +1,86 @@
-"""The search for the highest rate that keeps an SLO: found by halving, held in re-tests under other seeds."""
+"""The search for the highest rate that keeps an SLO: the range is halved, then the rate found is held in re-tests.
+
+A search is a generator that asks for windows and is sent them; it has no target and no clock.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Hashable, Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
 
-from distilrt.bench.findings import Row
 from distilrt.bench.latencies import Slo, Window, late, summary
 from distilrt.bench.load import Load
-from distilrt.bench.turns import WINDOWS, Say
 
-SEARCH = 5  # halvings of the range of rates
-RETESTS = 2  # with other seeds and twice the time: a short window flatters
+HALVINGS = 5  # of the range of rates
+RETESTS = 2  # with other seeds and more time: a short window flatters
 RETEST_STEP = 0.93  # of the rate, where a re-test fails
 MOST_RETESTS = 8
+FLOOD = 1 / 3  # of a window's seconds, to find the range
+
+Search = Generator[Load, Window, dict[str, Any]]
+_Key = TypeVar("_Key", bound=Hashable)
 
 
-def seconds(duration: float) -> float:
-    """What a search takes where no re-test fails, roughly."""
-    return duration * (1 / WINDOWS + SEARCH + 2 * RETESTS)
-
-
-def search(measure: Callable[[Load], Window | None], load: Load, slo: Slo, in_flight: int, say: Say) -> Row:
-    """The row of one target.
+def search(load: Load, slo: Slo, *, in_flight: int, retest: float) -> Search:
+    """The row of a target whose windows it is sent.
 
     Args:
-        measure: sends a load to the target; None where it failed, which ends the search.
-        load: seconds and queries of a step, and the first seed.
-        slo: what must be kept.
-        in_flight: requests at a time that show the limit under which the search begins.
-        say: told of every step.
+        load: of `server`, the seconds, count and seed of a window; its rate is what is searched.
+        slo: what must be kept, with no query failing and the generator on its schedule.
+        in_flight: requests at a time while the target's limit is looked for.
+        retest: seconds of a re-test.
 
     Returns:
-        the held rate (0: none), all probes, and what it takes at its limit; empty where it failed.
+        (of the generator) `rate` (1/s; 0 where none was held), the statistics of the re-tests, `saturated_per_s` and
+        `saturated_tokens_per_s` with `in_flight` requests at a time, and every `probes`.
     """
-    probes = list[Row]()
-    say("at its limit", load.seconds / WINDOWS)
-    flood = measure(Load("flood", load.seconds / WINDOWS, load.count, size=in_flight, seed=load.seed))
-    if flood is None:
-        return {}
+    probes: list[dict[str, Any]] = []
+    flood = yield Load("flood", FLOOD * load.seconds, load.count, size=in_flight, seed=load.seed)
 
-    def holds(rate: float, seed: int, seconds: float) -> Window | None:
-        say(f"at {rate:.3g}/s", seconds)
-        window = measure(Load("server", seconds, load.count, rate=rate, seed=seed))
-        if window is None:
-            return None
+    def met(rate: float, window: Window) -> bool:
         valid = not late([window], slo.seconds)  # lag is part of the latencies, and counts against the target
-        met = slo.met([window]) and valid
-        probes.append({"rate": round(rate, 3), "met": met, "valid": valid, **summary([window])})
-        return window if met else None
+        kept = slo.met([window]) and valid
+        probes.append({"rate": round(rate, 3), "met": kept, "valid": valid, **summary([window])})
+        return kept
 
     low, high = 0.0, 1.1 * flood.samples / flood.seconds
-    for step in range(SEARCH):
+    for step in range(HALVINGS):
         middle = (low + high) / 2
-        low, high = (middle, high) if holds(middle, load.seed + step, load.seconds) else (low, middle)
+        window = yield replace(load, rate=middle, seed=load.seed + step)
+        low, high = (middle, high) if met(middle, window) else (low, middle)
     rate, kept, tries = low, list[Window](), 0
     while rate > 0 and len(kept) < RETESTS and tries < MOST_RETESTS:
         tries += 1
-        window = holds(rate, load.seed + 1000 + tries, 2 * load.seconds)
-        if window is None:
-            kept, rate = [], rate * RETEST_STEP
-        else:
+        window = yield replace(load, rate=rate, seed=load.seed + 1000 + tries, seconds=retest)
+        if met(rate, window):
             kept.append(window)
+        else:
+            kept, rate = [], rate * RETEST_STEP
     held = len(kept) == RETESTS
-    found = summary(kept) if held else {}
-    valid = held or all(probe["valid"] for probe in probes)
-    return {"scenario": "peak", "batch": 1, "rate": round(rate, 3) if held else 0.0, "slo": str(slo), **found,
-            "steady": held, "valid": valid, "probes": probes,
+    return {"scenario": "peak", "batch": 1, "rate": round(rate, 3) if held else 0.0, "slo": str(slo),
+            **(summary(kept) if held else {}), "steady": held,
+            "valid": held or all(probe["valid"] for probe in probes), "probes": probes,
             "saturated_per_s": round(flood.samples / flood.seconds, 3),
             "saturated_tokens_per_s": round(flood.tokens / flood.seconds, 1)}  # fmt: skip
+
+
+def take_turns(
+    searches: Mapping[_Key, Search], measure: Callable[[_Key, Load], Window | None]
+) -> dict[_Key, dict[str, Any]]:
+    """The rows of several searches, a window of each after the other, so that all meet the same noise.
+
+    `measure` runs a window; None says that the target failed, which ends its search without a row.
+    """
+    rows: dict[_Key, dict[str, Any]] = {}
+    wanted = {key: next(each) for key, each in searches.items()}
+    while wanted:
+        for key in list(wanted):
+            window = measure(key, wanted.pop(key))
+            if window is None:
+                continue
+            try:
+                wanted[key] = searches[key].send(window)
+            except StopIteration as end:
+                rows[key] = end.value
+    return {key: rows[key] for key in searches if key in rows}

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 
-from distilrt.bench import answers, peak, turns, workloads
+from distilrt.bench import answers, peak, turns, wire, workloads
 from distilrt.bench.child import PeerError
 from distilrt.bench.findings import Findings, Row
-from distilrt.bench.latencies import Slo
+from distilrt.bench.latencies import Slo, Window
 from distilrt.bench.load import Load
 from distilrt.bench.roofline import Roofline
 from distilrt.bench.samples import Samples
@@ -25,6 +25,7 @@ from distilrt.config import DistilBertConfig
 SCENARIOS = ("single", "multi", "server", "offline", "peak")
 CHECKED = 8  # answers compared with float32's, of each workload
 CHECKED_TOKENS = 1024
+RETEST = 2.0  # times a duration, of `peak`
 WARM_UP = 1.0  # seconds, at most a window's
 
 
@@ -67,7 +68,7 @@ class Plan:
     def seconds(self) -> float:
         """Of one target on one workload, roughly."""
         if self.scenario == "peak":
-            return peak.seconds(self.duration)
+            return self.duration * (peak.FLOOD + peak.HALVINGS + RETEST * peak.RETESTS)
         return (self.duration + min(WARM_UP, self.duration / WINDOWS)) * max(1, len(self.rates))
 
 
@@ -93,7 +94,7 @@ def run(
         expected = []
         for samples in loads:
             exact.prepare(samples)
-            expected.append(exact.answers(_checked(samples)))
+            expected.append(exact.answers(checked_indices(samples)))
     say("peaks of the machine", 2.0)
     roofline = peaks()
     with ExitStack() as stack:
@@ -119,7 +120,7 @@ def run(
     findings.complete = True
 
 
-def _checked(samples: Samples) -> list[int]:
+def checked_indices(samples: Samples) -> list[int]:
     """Indices of a few samples: the first ones, up to so many tokens."""
     chosen, tokens = list[int](), 0
     for index, length in enumerate(samples.lengths[:CHECKED]):
@@ -128,6 +129,27 @@ def _checked(samples: Samples) -> list[int]:
             break
         chosen.append(index)
     return chosen
+
+
+def quality(spec: Spec, session: Session, samples: Samples, right: Sequence[answers.Answer]) -> answers.Quality:
+    """How far a few answers of a target are from float32's.
+
+    Args:
+        spec, session: the target.
+        samples: that it was prepared with.
+        right: float32's answers to `checked_indices` of them.
+
+    Raises:
+        PeerError: too far, or there are none.
+    """
+    found = session.answers(checked_indices(samples))
+    if spec.is_url and wire.FORMATS[spec.wire].softmax:
+        found, right = [answers.centred(each) for each in found], [answers.centred(each) for each in right]
+    quality = answers.compare(found, right, session.facts.dtype)
+    if not quality.ok:
+        raise PeerError(f"its answers are off by {quality.max_difference:.1e} of the largest; "
+                        f"allowed is {quality.bound:.0e}: no speed of a wrong engine")  # fmt: skip
+    return quality
 
 
 def _check(
@@ -139,10 +161,7 @@ def _check(
         say(f"checking {spec.named}", 0.5)
         try:
             session.prepare(samples)
-            quality = answers.compare(session.answers(_checked(samples)), right, session.facts.dtype)
-            if not quality.ok:
-                raise PeerError(f"its answers are off by {quality.max_difference:.1e} of the largest; "
-                                f"allowed is {quality.bound:.0e}: no speed of a wrong engine")  # fmt: skip
+            found = quality(spec, session, samples, right)
         except PeerError as reason:
             findings.left_out.append(f"{spec.named} on {samples.name}: {reason}")
         else:
@@ -150,9 +169,9 @@ def _check(
             known[spec] = {"target": spec.label, "dtype": facts.dtype, "version": facts.version,
                            "engine_threads": facts.threads, "workload": samples.name,
                            "mean_tokens": samples.describe()["mean_tokens"], "padding": round(samples.padding, 4),
-                           "max_difference": float(f"{quality.max_difference:.2e}"),
-                           "mean_difference": float(f"{quality.mean_difference:.2e}"),
-                           "cosine": round(quality.cosine, 6), "agreement": _rounded(quality.agreement, 4)}  # fmt: skip
+                           "max_difference": float(f"{found.max_difference:.2e}"),
+                           "mean_difference": float(f"{found.mean_difference:.2e}"),
+                           "cosine": round(found.cosine, 6), "agreement": _rounded(found.agreement, 4)}  # fmt: skip
     return known
 
 
@@ -182,16 +201,15 @@ def _measure(
     if plan.slo is None:
         texts = len(samples.inputs) if load.scenario == "offline" else load.size
         return turns.take(alive, load, text_s * texts, samples.name, findings, say)
-    found = {spec: _peak(alive, spec, load, plan, samples.name, findings, say) for spec in list(alive)}
-    return {spec: row for spec, row in found.items() if spec in alive}
 
+    def measured(spec: Spec, wanted: Load) -> Window | None:
+        at = f"at {wanted.rate:.3g}/s" if wanted.rate else "at its limit"
+        say(f"{samples.name}: {spec.named} {at}", wanted.seconds)
+        return turns.measure(alive, spec, wanted, findings)
 
-def _peak(
-    alive: dict[Spec, Session], spec: Spec, load: Load, plan: Plan, workload: str, findings: Findings, say: Say
-) -> Row:
-    assert plan.slo is not None
-    return peak.search(lambda wanted: turns.measure(alive, spec, wanted, findings), load, plan.slo, plan.in_flight,
-                       lambda words, seconds: say(f"{workload}: {spec.named} {words}", seconds))  # fmt: skip
+    retest = RETEST * plan.duration
+    searches = {spec: peak.search(load, plan.slo, in_flight=plan.in_flight, retest=retest) for spec in alive}
+    return peak.take_turns(searches, measured)
 
 
 def _share(row: Row, spec: Spec, samples: Samples, peaks: Roofline, plan: Plan) -> float | None:

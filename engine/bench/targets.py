@@ -100,6 +100,7 @@ class Distilrt:
         from distilrt import __version__
         from distilrt.engine import Engine
 
+        self._warm = False
         self._engine = Engine(spec.model, backend=spec.backend, dtype=spec.dtype, num_threads=spec.threads)
         facts = self._engine.describe()
         self.dtype: str = facts["dtype"]
@@ -107,9 +108,11 @@ class Distilrt:
         self.threads: int | None = facts.get("num_threads")
 
     async def prepare(self, samples: Samples) -> None:
-        """Take the inputs that `answer` names by index, and measure the rate that bounds the queue."""
+        """Take the inputs that `answer` names by index, and the first time measure the rate that bounds the queue."""
         self._samples = samples
-        await asyncio.to_thread(self._engine.warm_up)
+        if not self._warm:
+            self._warm = True
+            await asyncio.to_thread(self._engine.warm_up)
 
     async def answer(self, indices: Sequence[int]) -> list[Any]:
         """One request.

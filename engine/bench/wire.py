@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,11 +22,13 @@ class Format:
         paths: below the server's URL, of each task that it serves; `{model}` stands for the model's name there.
         body: task, inputs, the task's parameters and the model's name to the object that is sent.
         answer: the object that came back for one input, and the checkpoint's labels, to that input's answer.
+        softmax: the server gives a softmax's probabilities; `answer` gives their logarithms, logits but for a constant.
     """
 
     paths: Mapping[str, str]
     body: Encode
     answer: Decode
+    softmax: bool = False
 
     def encode(self, task: str, inputs: Sequence[Any], params: Mapping[str, Any], model: str) -> bytes:
         """The body of a request."""
@@ -75,10 +78,24 @@ def _openai_body(task: str, inputs: Sequence[Any], params: Mapping[str, Any], mo
     return {"model": model, "input": list(inputs), "encoding_format": "float"}
 
 
+def _infinity_body(task: str, inputs: Sequence[Any], params: Mapping[str, Any], model: str) -> Any:
+    """Infinity: there is a `raw_scores`, which it ignores."""
+    return {"model": model, "input": list(inputs)}
+
+
+def _infinity_answer(found: Any, labels: Sequence[str]) -> Any:
+    """Logarithms of probabilities."""
+    (scored,) = found["data"]
+    if abs(sum(item["score"] for item in scored) - 1) > 1e-3:
+        raise ValueError("scores of several labels at a time")
+    return [{"label": item["label"], "score": math.log(item["score"])} for item in scored]
+
+
 FORMATS: dict[str, Format] = {
     "hf": Format(dict.fromkeys((CLASSIFY, EMBED, "token-classification", "question-answering", "fill-mask"), "/"),
                  _hf_body, lambda found, labels: found),
     "tei": Format({CLASSIFY: "/predict", EMBED: "/embed"}, _tei_body, lambda found, labels: found),
     "oip": Format({CLASSIFY: "/v2/models/{model}/infer"}, _oip_body, _oip_answer),
     "openai": Format({EMBED: "/v1/embeddings"}, _openai_body, lambda found, labels: found["data"][0]["embedding"]),
+    "infinity": Format({CLASSIFY: "/classify"}, _infinity_body, _infinity_answer, softmax=True),
 }  # fmt: skip

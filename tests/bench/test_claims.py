@@ -86,7 +86,13 @@ def test_serving_table(tmp_path: Path) -> None:
            "saturated_per_s": 165, "saturated_tokens_per_s": 13000, "start_s": 0.52, "rss_mb": 200}  # fmt: skip
     _write(tmp_path / "serving.csv", tuple(row), [row])
     page = claims.render(_page("serving"), tmp_path)
-    assert "| distilrt serve int8 | 2.2 / 9.0 | 130 | 165, 13,000 | 0.5 | 200 |" in page
+    assert "| distilrt serve int8 | 2.2 / 9.0 | 130 | 165, 13,000 | 0.5 | 200 |\n" in page
+    assert "engine" not in page
+    beside = {**row, "engine_16_ms": 1.75, "engine_128_ms": 8.6, "saturated_share": 0.86}
+    _write(tmp_path / "serving.csv", tuple(beside), [beside, {**row, "server": "other"}])
+    page = claims.render(_page("serving"), tmp_path)
+    assert "| 0.5 | 200 | 0.50 / 0.40 | 86% |" in page
+    assert "| other int8 | 2.2 / 9.0 | 130 | 165, 13,000 | 0.5 | 200 | – | – |" in page
 
 
 def test_startup_table(tmp_path: Path) -> None:

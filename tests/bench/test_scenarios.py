@@ -189,7 +189,7 @@ def test_peak_finds_the_limit(monkeypatch: pytest.MonkeyPatch, limit: float) -> 
     Sessions(monkeypatch, one=lambda wanted: window(30 if wanted.rate > limit else 10, wanted))
     found = run(Plan("peak", slo=parse_slo("p99=20ms"), duration=1.0), [ONE])
     (row,) = found.rows
-    assert limit - 110 / 2**peak.SEARCH <= row["rate"] <= limit
+    assert limit - 110 / 2**peak.HALVINGS <= row["rate"] <= limit
     assert (row["slo"], row["steady"], row["saturated_per_s"], row["p99_ms"]) == ("p99=20ms", True, 100, 10)
     assert all(probe["met"] == (probe["rate"] <= limit) for probe in row["probes"])
 
@@ -202,6 +202,42 @@ def test_peak_is_lowered_where_retests_fail(monkeypatch: pytest.MonkeyPatch) -> 
     (row,) = run(Plan("peak", slo=parse_slo("p99=20ms"), duration=1.0), [ONE]).rows
     assert 40 * peak.RETEST_STEP <= row["rate"] <= 40
     assert [probe["met"] for probe in row["probes"]][-2:] == [True, True]
+
+
+def test_peaks_are_searched_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = iter(range(100))
+
+    def fails(wanted: Load) -> Window:
+        if wanted.scenario == "server" and next(calls) == 2:
+            raise PeerError("it died")
+        return window(10, wanted)
+
+    sessions = Sessions(monkeypatch, one=lambda wanted: window(10, wanted), two=fails)
+    found = run(Plan("peak", slo=parse_slo("p99=20ms"), duration=1.0), [ONE, TWO])
+    names = [name for name, load in sessions.asked if load.scenario != "single"]
+    assert names == ["one", "two"] * 4 + ["one"] * (1 + peak.HALVINGS + peak.RETESTS - 4)
+    assert [row["target"] for row in found.rows] == ["one"]
+    assert found.left_out == ["two float32 (server): it died"]
+
+
+@pytest.mark.parametrize(("offset", "times"), [(5.0, 1.0), (0.0, 1.5)])
+def test_probabilities_are_compared_but_for_a_constant(
+    monkeypatch: pytest.MonkeyPatch, offset: float, times: float
+) -> None:
+    class Session:
+        facts = Facts("float32", "1.0", 2)
+
+        def answers(self, indices: list[int]) -> list[answers.Answer]:
+            return [answers.Answer(times * np.array([1.0, 2.0]) + offset, "B") for _ in indices]
+
+    spec = Spec("http://127.0.0.1:1", "float32", "m", wire="infinity")
+    right = [answers.Answer(np.array([1.0, 2.0]), "B")] * 2
+    session: Any = Session()
+    if times == 1:
+        assert scenarios.quality(spec, session, given(), right).max_difference == 0
+    else:
+        with pytest.raises(PeerError, match="its answers are off by"):
+            scenarios.quality(spec, session, given(), right)
 
 
 def test_no_rate_meets_the_slo(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 
 from distilrt.bench import answers, wire
@@ -23,6 +24,7 @@ REQUESTS: list[tuple[str, str, list[str], str, Any]] = [
      {"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["ü"]}]}),
     ("openai", "feature-extraction", ["a"], "/v1/embeddings",
      {"model": "m", "input": ["a"], "encoding_format": "float"}),
+    ("infinity", "text-classification", ["a"], "/classify", {"model": "m", "input": ["a"]}),
 ]  # fmt: skip
 ANSWERS: list[tuple[str, Any, list[float], str | None]] = [
     ("hf", [SCORES], [-1, 2], "YES"),
@@ -30,7 +32,9 @@ ANSWERS: list[tuple[str, Any, list[float], str | None]] = [
     ("tei", [[3.0, 4.0]], [0.6, 0.8], None),
     ("oip", {"outputs": [{"name": "logits", "shape": [1, 2], "datatype": "FP32", "data": [-1, 2]}]}, [-1, 2], "YES"),
     ("openai", {"data": [{"index": 0, "embedding": [3.0, 4.0]}]}, [0.6, 0.8], None),
-]
+    ("infinity", {"data": [[{"score": 0.8, "label": "YES"}, {"score": 0.2, "label": "NO"}]]},
+     [np.log(0.2), np.log(0.8)], "YES"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "task", "texts", "path", "body"), REQUESTS)
@@ -47,7 +51,13 @@ def test_answers(name: str, body: Any, numbers: list[float], label: str | None) 
     assert answer.label == label
 
 
-@pytest.mark.parametrize("name", ["oip", "openai"])
+def test_scores_that_are_no_softmax_are_refused() -> None:
+    body = b'{"data": [[{"score": 0.8, "label": "YES"}, {"score": 0.7, "label": "NO"}]]}'
+    with pytest.raises(ValueError, match="not of this format"):
+        wire.FORMATS["infinity"].decode(body, ("NO", "YES"))
+
+
+@pytest.mark.parametrize("name", ["oip", "openai", "infinity"])
 @pytest.mark.parametrize("body", [b"<html>", b"{}", b"[]", b'{"data": [], "outputs": []}'])
 def test_other_answers_are_refused(name: str, body: bytes) -> None:
     with pytest.raises(ValueError, match="not of this format"):
