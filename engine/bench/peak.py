@@ -27,7 +27,7 @@ def search(load: Load, slo: Slo, *, in_flight: int, retest: float) -> Search:
 
     Args:
         load: of `server`, the seconds, count and seed of a window; its rate is what is searched.
-        slo: what must be kept, with no query failing and the generator on its schedule.
+        slo: what must be kept, with the generator on its schedule.
         in_flight: requests at a time while the target's limit is looked for.
         retest: seconds of a re-test.
 
