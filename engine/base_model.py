@@ -8,7 +8,7 @@ their values (`Backend.run_padded`).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 
-from distilrt import backends, checkpoint, hub_upload, packed, reference
+from distilrt import backends, checkpoint, heads, hub_upload, packed, reference
 from distilrt.array_kinds import as_numpy, as_tensor, is_tensor
 from distilrt.batch import Batch, Layout, pack_padded
 from distilrt.config import DistilBertConfig
@@ -63,9 +63,11 @@ class BaseModel:
     ) -> None:
         self.config = config
         self.weights = checkpoint.random_weights(config, self.architecture) if weights is None else weights
+        self._head = heads.of(self.architecture, config)
         self.backend = backends.create(
-            backend, config, self.weights, dtype=dtype, num_threads=num_threads, calibration=calibration
-        )
+            backend, config, self.weights, dtype=dtype, num_threads=num_threads, calibration=calibration,
+            head=self._head, first_only=self.architecture in heads.FIRST_ONLY,
+        )  # fmt: skip
 
     @classmethod
     def from_pretrained(
@@ -170,20 +172,18 @@ class BaseModel:
         output_hidden_states: bool | None,
         output_attentions: bool | None,
         *,
-        head: Callable[[Any], Any] | None = None,
         first_only: bool = False,
         with_labels: bool = False,
         keep_masked: bool = False,
     ) -> Encoded:
-        """Pack, run the encoder and a head over its rows, and unpack what was asked for of its inner states.
+        """Pack, run the encoder and the head over its rows, and unpack what was asked for of its inner states.
 
         Args:
-            head: from the backend's rows to its rows; None: leave the hidden states as they are.
             first_only: the head reads position 0 of each sequence alone.
             with_labels: the caller needs the packed rows for a loss, which is computed on the host.
             keep_masked: pack masked positions too.
         """
-        config = self.config
+        config, head = self.config, self._head
         given = inputs_embeds if input_ids is None else input_ids
         want_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         want_attentions = config.output_attentions if output_attentions is None else output_attentions
@@ -203,6 +203,7 @@ class BaseModel:
         if want_states or want_attentions:
             every = self.backend.forward(batch, all_layers=True)
             rows = every[-1] if wanted is None else every[-1][wanted]
+            rows = self.backend.to_numpy(rows if head is None else head(self.backend, rows))
             states = self.backend.to_numpy(every)
             hidden_states = tuple(layout.unpack(layer) for layer in states) if want_states else None
             if want_attentions:
@@ -211,8 +212,7 @@ class BaseModel:
                     for index, layer in enumerate(states[:-1])
                 )
         else:
-            rows = self.backend.forward(batch, wanted=wanted)
-        rows = self.backend.to_numpy(rows if head is None else head(rows))
+            rows = self.backend.answer(batch, wanted, head)
         padded = rows if first_only else layout.unpack(rows)
         device = given.device if is_tensor(given) else None
         return Encoded(padded, rows, layout, device, hidden_states, attentions)

@@ -6,9 +6,11 @@ padding, labels or output classes. Dropout is the identity at inference.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
-from distilrt.backends import Backend
+from distilrt.backends import Backend, Head
+from distilrt.config import DistilBertConfig
 
 Rows = Any  # [rows, width] of floats, of the backend's own kind: NumPy arrays, or what lies on its device
 
@@ -41,3 +43,19 @@ def token_classification(backend: Backend, rows: Rows) -> Rows:
 def multiple_choice(backend: Backend, first_rows: Rows) -> Rows:
     """A score for each choice from the first row of its sequence: `[n, hidden_size]` to `[n, 1]`."""
     return backend.linear("classifier", backend.linear("pre_classifier", first_rows, "relu"))
+
+
+_OF = {
+    "DistilBertForSequenceClassification": sequence_classification,
+    "DistilBertForQuestionAnswering": question_answering,
+    "DistilBertForTokenClassification": token_classification,
+    "DistilBertForMultipleChoice": multiple_choice,
+}
+FIRST_ONLY = ("DistilBertForSequenceClassification", "DistilBertForMultipleChoice")  # heads that read first rows alone
+
+
+def of(architecture: str, config: DistilBertConfig) -> Head | None:
+    """The head of a model class by its name; None: it has none, its output are the hidden states."""
+    if architecture == "DistilBertForMaskedLM":
+        return partial(masked_lm, activation=config.activation)
+    return _OF.get(architecture)

@@ -18,12 +18,11 @@ Outputs are of the kind of `input_ids` (or `inputs_embeds`): torch tensors on it
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 
-from distilrt import heads, losses
+from distilrt import losses
 from distilrt.array_kinds import as_numpy, as_tensor, is_tensor
 from distilrt.base_model import BaseModel
 from distilrt.errors import InvalidInput
@@ -102,8 +101,7 @@ class DistilBertForMaskedLM(BaseModel):
         `labels` `[batch_size, seq_len]`: word ids, or -100, which masked positions must have.
         """
         run = self._encode(input_ids, attention_mask, inputs_embeds, position_ids, token_type_ids,
-                           output_hidden_states, output_attentions, with_labels=labels is not None,
-                           head=lambda rows: heads.masked_lm(self.backend, rows, self.config.activation))  # fmt: skip
+                           output_hidden_states, output_attentions, with_labels=labels is not None)  # fmt: skip
         loss = None if labels is None else losses.token_level(run.rows, as_numpy(labels), run.layout)
         return self._answer(MaskedLMOutput, run, return_dict, loss=loss, logits=run.padded)
 
@@ -136,7 +134,7 @@ class DistilBertForSequenceClassification(BaseModel):
         """
         run = self._encode(input_ids, attention_mask, inputs_embeds, position_ids, token_type_ids,
                            output_hidden_states, output_attentions, with_labels=labels is not None,
-                           head=partial(heads.sequence_classification, self.backend), first_only=True)  # fmt: skip
+                           first_only=True)  # fmt: skip
         loss = None
         if labels is not None:
             loss = losses.sequence_classification(self.config, run.rows, as_numpy(labels))
@@ -173,8 +171,8 @@ class DistilBertForQuestionAnswering(BaseModel):
         # The reference's loss ranks masked positions too, so with labels they are computed, though not returned.
         with_loss = start_positions is not None and end_positions is not None
         run = self._encode(input_ids, attention_mask, inputs_embeds, position_ids, token_type_ids,
-                           output_hidden_states, output_attentions, with_labels=with_loss, keep_masked=with_loss,
-                           head=partial(heads.question_answering, self.backend))  # fmt: skip
+                           output_hidden_states, output_attentions, with_labels=with_loss,
+                           keep_masked=with_loss)  # fmt: skip
         loss = None
         if with_loss:
             ends = run.layout.unpack(run.rows, masked=True)
@@ -209,8 +207,7 @@ class DistilBertForTokenClassification(BaseModel):
         `labels` `[batch_size, seq_len]`: label ids, or -100, which masked positions must have.
         """
         run = self._encode(input_ids, attention_mask, inputs_embeds, position_ids, token_type_ids,
-                           output_hidden_states, output_attentions, with_labels=labels is not None,
-                           head=partial(heads.token_classification, self.backend))  # fmt: skip
+                           output_hidden_states, output_attentions, with_labels=labels is not None)  # fmt: skip
         loss = None if labels is None else losses.token_level(run.rows, as_numpy(labels), run.layout)
         return self._answer(TokenClassifierOutput, run, return_dict, loss=loss, logits=run.padded)
 
@@ -246,7 +243,7 @@ class DistilBertForMultipleChoice(BaseModel):
         run = self._encode(ids, _as_choices(attention_mask, "attention_mask", 3), embeds, position_ids,
                            _as_choices(token_type_ids, "token_type_ids", 3),
                            output_hidden_states, output_attentions, with_labels=labels is not None,
-                           head=partial(heads.multiple_choice, self.backend), first_only=True)  # fmt: skip
+                           first_only=True)  # fmt: skip
         logits = run.padded.reshape(np.shape(given)[:2])
         loss = None if labels is None else losses.multiple_choice(logits, as_numpy(labels))
         return self._answer(MultipleChoiceModelOutput, run, return_dict, loss=loss, logits=logits)

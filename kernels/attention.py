@@ -25,7 +25,7 @@ SEARCH_BLOCK = 1024  # sequences that the search looks at in one step
 
 
 @triton.jit
-def _count(cu_seqlens_ptr, max_seqs, tile, total, BLOCK_M: tl.constexpr, BLOCK_S: tl.constexpr):
+def count_starts(cu_seqlens_ptr, max_seqs, tile, total, BLOCK_M: tl.constexpr, BLOCK_S: tl.constexpr):
     """Sequences that start at or before block number `tile` (where `tile` is None, before row `total`)."""
     count = 0
     for first in range(0, max_seqs, BLOCK_S):
@@ -40,7 +40,7 @@ def _count(cu_seqlens_ptr, max_seqs, tile, total, BLOCK_M: tl.constexpr, BLOCK_S
 
 
 @triton.jit
-def _load(ptr, rows, num_rows, dims, ROW: tl.constexpr, HEAD_DIM: tl.constexpr, MASKED: tl.constexpr):
+def load_rows(ptr, rows, num_rows, dims, ROW: tl.constexpr, HEAD_DIM: tl.constexpr, MASKED: tl.constexpr):
     """One head's part `[…, BLOCK_D]` of rows of the sequence, zero beyond its width (and last row, if `MASKED`)."""
     wanted = dims[None, :] < HEAD_DIM
     if MASKED:
@@ -53,14 +53,14 @@ def _scores(q, q_ptr, rows, length, k_ptr, keys, num_keys, ROW: tl.constexpr, HE
             BLOCK_D: tl.constexpr, DEPTH: tl.constexpr, TF32: tl.constexpr, MASKED: tl.constexpr):  # fmt: skip
     """`q @ kᵀ` `[BLOCK_M, BLOCK_N]`, -inf beyond the last key; `DEPTH` dims at a time, for which q is read again."""
     if DEPTH == BLOCK_D:
-        k = _load(k_ptr, keys, num_keys, tl.arange(0, BLOCK_D), ROW, HEAD_DIM, MASKED)
+        k = load_rows(k_ptr, keys, num_keys, tl.arange(0, BLOCK_D), ROW, HEAD_DIM, MASKED)
         scores = dot(q, tl.trans(k), None, TF32)
     else:
         scores = tl.zeros((rows.shape[0], keys.shape[0]), tl.float32)
         for first in tl.static_range(0, BLOCK_D, DEPTH):
             dims = first + tl.arange(0, DEPTH)
-            part = _load(q_ptr, rows, length, dims, ROW, HEAD_DIM, True)
-            k = _load(k_ptr, keys, num_keys, dims, ROW, HEAD_DIM, MASKED)
+            part = load_rows(q_ptr, rows, length, dims, ROW, HEAD_DIM, True)
+            k = load_rows(k_ptr, keys, num_keys, dims, ROW, HEAD_DIM, MASKED)
             scores = dot(part, tl.trans(k), scores, TF32)
     if MASKED:
         scores = tl.where(keys[None, :] < num_keys, scores, float("-inf"))
@@ -77,7 +77,7 @@ def _step(acc, top, total, q, q_ptr, rows, length, k_ptr, v_ptr, first_key, num_
     new_top = tl.maximum(top, tl.max(scores, 1))
     old = tl.exp2((top - new_top) * SCALE)
     weights = tl.exp2(scores * SCALE - (new_top * SCALE)[:, None])
-    v = _load(v_ptr, keys, num_keys, tl.arange(0, BLOCK_D), ROW, HEAD_DIM, MASKED)
+    v = load_rows(v_ptr, keys, num_keys, tl.arange(0, BLOCK_D), ROW, HEAD_DIM, MASKED)
     acc = dot(rounded(weights, v.dtype), v, acc * old[:, None], TF32)
     return acc, new_top, total * old + tl.sum(weights, 1)
 
@@ -105,12 +105,12 @@ def _attention_kernel(
     ROW: tl.constexpr = 3 * WIDTH
     begin(PDL)
     total_tokens = tl.load(cu_seqlens_ptr + max_seqs)
-    num_tiles = total_tokens // BLOCK_M + _count(cu_seqlens_ptr, max_seqs, None, total_tokens, BLOCK_M, BLOCK_S)
+    num_tiles = total_tokens // BLOCK_M + count_starts(cu_seqlens_ptr, max_seqs, None, total_tokens, BLOCK_M, BLOCK_S)
     dims = tl.arange(0, BLOCK_D)
     for item in range(tl.program_id(0), num_tiles * HEADS, tl.num_programs(0)):
         tile = item // HEADS
         head = item % HEADS
-        seq = _count(cu_seqlens_ptr, max_seqs, tile, 0, BLOCK_M, BLOCK_S) - 1
+        seq = count_starts(cu_seqlens_ptr, max_seqs, tile, 0, BLOCK_M, BLOCK_S) - 1
         start = tl.load(cu_seqlens_ptr + seq)
         length = tl.load(cu_seqlens_ptr + seq + 1) - start
         first = (tile - start // BLOCK_M - seq) * BLOCK_M
@@ -118,7 +118,7 @@ def _attention_kernel(
             num_keys = tl.load(key_lengths_ptr + seq)
             q_ptr = qkv_ptr + start.to(tl.int64) * ROW + head * HEAD_DIM
             rows = first + tl.arange(0, BLOCK_M)
-            q = _load(q_ptr, rows, length, dims, ROW, HEAD_DIM, True)
+            q = load_rows(q_ptr, rows, length, dims, ROW, HEAD_DIM, True)
             k_ptr = q_ptr + WIDTH
             v_ptr = q_ptr + 2 * WIDTH
             if ONE_BLOCK:
@@ -128,7 +128,7 @@ def _attention_kernel(
                 top = tl.max(scores, 1)
                 weights = tl.exp2(scores * SCALE - (top * SCALE)[:, None])
                 total = tl.sum(weights, 1)
-                v = _load(v_ptr, keys, num_keys, dims, ROW, HEAD_DIM, True)
+                v = load_rows(v_ptr, keys, num_keys, dims, ROW, HEAD_DIM, True)
                 acc = dot(rounded(weights, v.dtype), v, None, TF32)
             else:
                 acc = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)

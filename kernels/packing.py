@@ -22,9 +22,9 @@ EMPTY_SEQUENCE = 8
 KEEP = ("keys", "first", "all")
 INTEGERS = (torch.int32, torch.int64)
 BLOCK = 1024
-# One compiled kernel for all shapes: a new batch must not wait for a compiler.
-_SHAPES = ["batch_size", "seq_len", "ids_stride", "ids_step", "mask_stride", "mask_step", "positions_stride",
-           "positions_step", "vocab_size", "max_positions"]  # fmt: skip
+# One compiled kernel for all shapes and any alignment: a new batch must not wait for a compiler.
+_ANY = ["ids_ptr", "mask_ptr", "positions_ptr", "batch_size", "seq_len", "ids_stride", "ids_step", "mask_stride",
+        "mask_step", "positions_stride", "positions_step", "vocab_size", "max_positions"]  # fmt: skip
 
 
 @triton.jit
@@ -37,7 +37,7 @@ def _mask_at(mask_ptr, where, inside):
     return kept
 
 
-@triton.jit(do_not_specialize=_SHAPES)
+@triton.jit(do_not_specialize=_ANY)
 def _key_lengths_kernel(
     key_lengths_ptr,  # [max_seqs]
     errors_ptr,  # [1]
@@ -66,14 +66,14 @@ def _key_lengths_kernel(
         tl.atomic_or(errors_ptr, errors)
 
 
-@triton.jit(do_not_specialize=_SHAPES)
+@triton.jit(do_not_specialize=_ANY)
 def _pack_kernel(
     input_ids_ptr,  # [max_tokens] or None
     position_ids_ptr,  # [max_tokens]
     index_ptr,  # [max_tokens]
     cu_seqlens_ptr,  # [max_seqs + 1]
     key_lengths_ptr,  # [max_seqs]
-    first_rows_ptr,  # [max_seqs]
+    first_rows_ptr,  # [max_seqs + 1]
     errors_ptr,  # [1]
     ids_ptr,  # [batch_size, seq_len] or None
     mask_ptr,  # [batch_size, seq_len] or None
@@ -111,6 +111,8 @@ def _pack_kernel(
                 lengths += (inside & (kept == 0)).to(tl.int32)
         start += tl.sum(lengths)
     tl.store(cu_seqlens_ptr + seq, start)
+    if seq == tl.num_programs(0) - 1:
+        tl.store(first_rows_ptr + seq, batch_size)
     if seq < batch_size:
         if mask_ptr is None:
             num_keys = seq_len
@@ -152,7 +154,7 @@ def _pack_kernel(
             tl.atomic_or(errors_ptr, errors)
 
 
-@triton.jit(do_not_specialize=["num_tokens_ptr", "max_tokens"])
+@triton.jit(do_not_specialize=["mask_ptr", "num_tokens_ptr", "max_tokens"])
 def _scatter_kernel(
     out_ptr,  # [positions, WIDTH]
     rows_ptr,  # [max_tokens, WIDTH]
@@ -202,7 +204,8 @@ def pack(
         index: `[T]` int32 to write: flat padded position of each packed row.
         cu_seqlens: `[max_seqs + 1]` int32 to write; entries after the last sequence repeat the total.
         key_lengths: `[max_seqs]` int32 to write; entries after the last sequence are left as they are.
-        first_rows: `[max_seqs]` int32 to write likewise: packed row of padded position 0; -1 where it was not packed.
+        first_rows: `[max_seqs + 1]` int32 to write likewise: packed row of padded position 0; -1 where it was not
+            packed. The last entry is batch_size.
         errors: `[1]` int32; what is wrong is OR-ed into it: `BAD_ID` and `BAD_POSITION` of a packed row (0 is used in
             its place), `BAD_MASK` (a value that is not 0 or 1, taken as 0), `EMPTY_SEQUENCE`. The caller sets it to 0.
         padded_shape: batch_size, at most max_seqs, and seq_len.
@@ -230,7 +233,7 @@ def pack(
         raise ValueError("give input_ids and padded_ids, or neither")
     for name, tensor, size in (
         ("input_ids", input_ids, max_tokens), ("index", index, max_tokens), ("cu_seqlens", cu_seqlens, max_seqs + 1),
-        ("key_lengths", key_lengths, max_seqs), ("first_rows", first_rows, max_seqs), ("errors", errors, 1),
+        ("key_lengths", key_lengths, max_seqs), ("first_rows", first_rows, max_seqs + 1), ("errors", errors, 1),
     ):  # fmt: skip
         if tensor is not None:
             check(name, tensor, [size], [torch.int32])

@@ -262,6 +262,14 @@ def attention_tile(max_seqlen: int, head_dim: int, dtype: str, chip: Chip) -> At
     return AttentionTile(128, 64, 8, 3, 2 * chip.num_sms, max_registers=168 if head_dim <= 32 else None)
 
 
+def row_attention_tile(max_seqlen: int, head_dim: int, dtype: str, chip: Chip) -> AttentionTile:
+    """The tile of `row_attention`, of one query a program: blocks of keys as wide as registers hold, for the time is
+    that of reading them."""
+    most = 64 if ITEM_SIZE[dtype] == 4 and head_dim > 64 else 128
+    block_n = min(most, max(16, 1 << (max_seqlen - 1).bit_length()))
+    return AttentionTile(1, block_n, 8 if block_n == most else 4, 2, 8 * chip.num_sms, max_registers=128)
+
+
 def row_tile(tokens: int, width: int, chip: Chip) -> RowTile:
     """Few warps a row where rows are many, four where the time of one row counts."""
     if isinstance(found := _measured(("rows", chip.capability, width), tokens), RowTile):

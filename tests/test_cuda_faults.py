@@ -68,7 +68,7 @@ def test_an_error_inside_a_forward_leaves_the_model_usable() -> None:
     ids = torch.arange(10).reshape(2, 5)
     expected = model(ids).last_hidden_state
 
-    def broken(rows: Any) -> Any:
+    def broken(backend: Any, rows: Any) -> Any:
         raise RuntimeError("a head's own")
 
     with pytest.raises(RuntimeError, match="a head's own"):
@@ -125,7 +125,7 @@ def test_a_head_that_fails_after_wrong_values_leaves_nothing_behind(monkeypatch:
     ids = torch.arange(4)[None]
     expected = model(ids).last_hidden_state
 
-    def broken(rows: Any) -> Any:
+    def broken(backend: Any, rows: Any) -> Any:
         raise RuntimeError("a head's own")
 
     with pytest.raises(RuntimeError, match="a head's own"):

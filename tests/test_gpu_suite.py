@@ -65,7 +65,7 @@ def test_the_suite_tests_itself(tmp_path: Path) -> None:
     assert all(check["ok"] for check in found["checks"])
     names = " ".join(check["name"] for check in found["checks"])
     for word in (
-        "linear", "linear_split", "norm_linear", "embed", "attention", "gather", "mean", "pack",
+        "linear", "linear_split", "norm_linear", "embed", "attention", "row_attention", "gather", "mean", "pack",
         "TokenClassification", "MultipleChoice", "bad ids", "timed model", "no allocation", "threads",
         "tf32", "without memory",
     ):  # fmt: skip

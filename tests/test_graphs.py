@@ -143,7 +143,12 @@ class Cuda:
 
 def test_capture_warms_up_first_and_replays_once(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = Cuda(monkeypatch)
-    graphs = Graphs(["big", "small"], lambda key: cuda.log.append(f"launch {key} on {cuda.current}"))
+
+    def launch(key: str) -> str:
+        cuda.log.append(f"launch {key} on {cuda.current}")
+        return f"output {len(cuda.log)} of {key}"
+
+    graphs = Graphs(["big", "small"], launch)
     own = "its own stream"
     assert cuda.log == [
         "wait for caller", f"launch big on {own}", f"launch small on {own}", "synchronize",
@@ -151,8 +156,10 @@ def test_capture_warms_up_first_and_replays_once(monkeypatch: pytest.MonkeyPatch
         f"begin on {own}", f"launch small on {own}", "end", "replay", "synchronize",
     ]  # fmt: skip
     assert graphs.nbytes == 9
-    graphs.replay("small")
+    assert graphs.replay("small") == "output 10 of small", "what was returned while it was captured"
     assert cuda.log[-1] == "replay"
+    assert "small" in graphs
+    assert "other" not in graphs
 
 
 def test_an_error_inside_a_capture_ends_it_and_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:

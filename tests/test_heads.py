@@ -10,7 +10,8 @@ import torch
 
 from distilrt import backends, heads
 from distilrt.backends.reference import ReferenceBackend
-from distilrt.config import ACTIVATIONS
+from distilrt.checkpoint import HEADS
+from distilrt.config import ACTIVATIONS, DistilBertConfig
 
 
 class Recorder:
@@ -96,3 +97,13 @@ def test_a_row_does_not_depend_on_its_mates(tiny: Any, reference_model: Any) -> 
     together = heads.masked_lm(backend, rows, "gelu")
     for i, row in enumerate(rows):
         assert np.array_equal(heads.masked_lm(backend, row[None], "gelu")[0], together[i])
+
+
+def test_the_head_of_each_class() -> None:
+    config = DistilBertConfig(activation="relu")
+    assert heads.of("DistilBertModel", config) is None
+    found = {name: heads.of(name, config) for name in HEADS if name != "DistilBertModel"}
+    assert len({repr(head) for head in found.values()}) == 5
+    assert found["DistilBertForSequenceClassification"] is heads.sequence_classification
+    assert found["DistilBertForMaskedLM"].keywords == {"activation": "relu"}  # type: ignore[union-attr]
+    assert set(heads.FIRST_ONLY) < set(HEADS)

@@ -133,15 +133,15 @@ def test_datasets_and_batches(pipes: Any, task: str) -> None:
 def test_batch_size_bounds_a_batch(pipes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     ours, _ = pipes("text-classification")
     sizes = []
-    forward = ours.model.backend.forward
+    answer = ours.model.backend.answer
 
     class Watched:
         def __getattr__(self, name: str) -> Any:
             return getattr(ours.model.backend, name)
 
-        def forward(self, batch: Any, **options: Any) -> Any:
+        def answer(self, batch: Any, *arguments: Any) -> Any:
             sizes.append(batch.num_seqs)
-            return forward(batch, **options)
+            return answer(batch, *arguments)
 
     class Model:
         config, architecture, backend = ours.model.config, ours.model.architecture, Watched()

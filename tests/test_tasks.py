@@ -379,12 +379,9 @@ class _Watched:
         self.config, self.architecture, self.backend = model.config, model.architecture, self
         self._backend, self.sizes = model.backend, []  # type: ignore[var-annotated]
 
-    def forward(self, batch: Any, **options: Any) -> Any:
+    def answer(self, batch: Any, *arguments: Any) -> Any:
         self.sizes.append(np.diff(batch.cu_seqlens).tolist())
-        return self._backend.forward(batch, **options)
-
-    def to_numpy(self, rows: Any) -> Any:
-        return self._backend.to_numpy(rows)
+        return self._backend.answer(batch, *arguments)
 
 
 def test_batches_are_full_and_unpadded(folder_of: Folders) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from distilrt.calibration import Calibration
 
 NAMES = ("reference", "cpu", "cuda")
+Head = Callable[["Backend", Any], Any]  # from a backend and its rows to rows, see `distilrt.heads`
 
 
 class Backend(Protocol):
@@ -48,6 +49,13 @@ class Backend(Protocol):
         """
         ...
 
+    def answer(self, batch: Batch, wanted: IndexArray | None = None, head: Head | None = None) -> npt.NDArray[Any]:
+        """Encoder and head: `to_numpy` of the head's output for what `forward` returns, or of that itself.
+
+        A backend that knows the model's head since it was made may run both as one.
+        """
+        ...
+
     def run_padded(
         self,
         input_ids: Any,
@@ -56,7 +64,7 @@ class Backend(Protocol):
         inputs_embeds: Any,
         *,
         segments: Any = None,
-        head: Callable[[Any], Any] | None = None,
+        head: Head | None = None,
         first_only: bool = False,
         all_layers: bool = False,
     ) -> tuple[Any, tuple[Any, ...] | None] | None:
@@ -65,7 +73,7 @@ class Backend(Protocol):
         Args:
             input_ids, attention_mask, position_ids, inputs_embeds: as `distilrt.batch.pack_padded` takes them.
             segments: token types, all of which must be 0 where nothing is masked.
-            head: from rows to rows; None: the hidden states.
+            head: None: the hidden states.
             first_only: the head reads position 0 of each sequence alone.
             all_layers: return hidden states too.
 
@@ -96,6 +104,13 @@ class HostBackend:
     """What backends on NumPy rows have in common."""
 
     device = "cpu"
+    forward: Callable[..., npt.NDArray[Any]]
+
+    def answer(self, batch: Batch, wanted: IndexArray | None = None, head: Head | None = None) -> npt.NDArray[Any]:
+        """The head's output for what `forward` returns, or that itself."""
+        rows = self.forward(batch, wanted=wanted)
+        output: npt.NDArray[Any] = rows if head is None else head(self, rows)  # type: ignore[arg-type]
+        return output
 
     def run_padded(self, *inputs: Any, **options: Any) -> None:
         """None: packing is done on the host."""
@@ -128,6 +143,8 @@ def create(
     dtype: str = "auto",
     num_threads: int | None = None,
     calibration: Calibration | None = None,
+    head: Head | None = None,
+    first_only: bool = False,
 ) -> Backend:
     """Load `weights` (canonical names, see `distilrt.checkpoint`) into the backend called `name`.
 
@@ -136,6 +153,8 @@ def create(
         dtype: "auto" or a dtype that the backend has.
         num_threads: CPU threads; None: `DISTILRT_NUM_THREADS`, else what affinity and cgroup allow.
         calibration: how the CPU quantizes for int8; None: without example texts.
+        head: the model's; a GPU runs it with the encoder as one. None: it is not known yet, or there is none.
+        first_only: that head reads position 0 of each sequence alone.
 
     Raises:
         ValueError: an unknown name, dtype or thread count.
@@ -153,4 +172,4 @@ def create(
     device = cuda_device()  # says what is missing before the import of what needs it
     from distilrt.backends.cuda import CudaBackend
 
-    return CudaBackend(config, weights, device, dtype=dtype)
+    return CudaBackend(config, weights, device, dtype=dtype, head=head, first_only=first_only)

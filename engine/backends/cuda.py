@@ -2,16 +2,16 @@
 
 A batch packed on the host goes over in one copy from pinned memory; one that already lies on the device is packed
 there (`distilrt.backends.padded`), and no value of it comes to the host. Longer batches than the largest bucket run in
-parts of whole sequences. What is launched, `distilrt.backends.device_encoder` knows.
+parts of whole sequences. What is launched, `distilrt.backends.device_encoder` knows. A bucket has two forms: the last
+layer finishes all rows, or the few that a head reads. The model's own head is captured with the form that it reads.
 """
 
 from __future__ import annotations
 
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,25 +20,20 @@ import numpy.typing as npt
 import torch
 
 from distilrt import env
-from distilrt.backends.device_encoder import DeviceEncoder
-from distilrt.backends.graphs import Bucket, Graphs, cut, pick
+from distilrt.backends import Head
+from distilrt.backends.device_encoder import DeviceEncoder, Rows, Stage
+from distilrt.backends.graphs import Bucket, Graphs, pick
 from distilrt.backends.padded import Errors, Padded, check
+from distilrt.backends.parts import Part, divide
+from distilrt.backends.warm_up import warm_up
 from distilrt.batch import Batch, IndexArray
 from distilrt.config import LAYER_NORM_EPS, DistilBertConfig
 from distilrt.devices import DTYPES, tf32_wanted
-from distilrt.errors import BackendError, TooLong
+from distilrt.errors import BackendError
 from distilrt.kernels.layer_norm import layer_norm
 from distilrt.kernels.linear import linear
 from distilrt.kernels.packing import unpack
 from distilrt.kernels.pooling import gather
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """Rows of which only the device knows how many are real."""
-
-    values: torch.Tensor  # [most, width]
-    num_tokens: torch.Tensor  # [1] int32: the first so many
 
 
 class CudaBackend:
@@ -57,6 +52,8 @@ class CudaBackend:
         device: torch.device,
         *,
         dtype: str = "auto",
+        head: Head | None = None,
+        first_only: bool = False,
     ) -> None:
         """Copy `weights` (canonical names) to the device, allocate the workspace and capture the graphs.
 
@@ -69,6 +66,9 @@ class CudaBackend:
             weights: canonical names to float32 arrays.
             device: from `distilrt.devices.cuda_device`; a CPU only while Triton interprets, then without graphs.
             dtype: "float32", "float16", "bfloat16", or "auto": what the checkpoint has.
+            head: the model's, to be captured behind the encoder; but not one over the vocabulary, whose output is as
+                large as thousands of hidden states. None: there is none.
+            first_only: that head reads position 0 of each sequence alone.
 
         Raises:
             BackendError: another dtype, or the device has too little free memory.
@@ -84,6 +84,8 @@ class CudaBackend:
         self._device, self._on_gpu = device, device.type == "cuda"
         self._config, self._torch_dtype = config, getattr(torch, dtype)
         self._lock = threading.Lock()
+        self._head = None if "vocab_projector.weight" in weights else head
+        self._first_only = first_only
         limit = env.gpu_memory()
         try:
             with self._guard():
@@ -91,11 +93,15 @@ class CudaBackend:
                     config, weights, dtype, device, None if limit is None else limit << 20, tf32_wanted()
                 )
                 self._errors = Errors(device)
+                self._numbers = torch.arange(self._encoder.buckets[-1].tokens, device=device)
                 self._graphs = None
                 if self._on_gpu:
                     self._encoder.workspace.fill(0)  # an empty batch for the captures
-                    self._graphs = Graphs(self._encoder.buckets[::-1], self._encoder.launch)
+                    forms = (False, True) if self._head is None else (first_only,)
+                    keys = [(bucket, few) for bucket in self._encoder.buckets[::-1] for few in forms]
+                    self._graphs = Graphs(keys, self._launch)
                     self._done: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
+                    warm_up(self, head, first_only=first_only)
         except RuntimeError as error:  # torch's allocator has a class for it, CUDA and Triton only say so
             if not isinstance(error, torch.OutOfMemoryError) and "out of memory" not in str(error).lower():
                 raise
@@ -113,41 +119,91 @@ class CudaBackend:
             InvalidInput: an earlier batch of tensors was wrong (see `run_padded`).
             TooLong: a sequence has more rows than the largest bucket.
         """
-        self._errors.raise_known()
-        longest, most = int(np.diff(batch.cu_seqlens).max(initial=0)), self._encoder.buckets[-1].tokens
-        if longest > most:
-            raise TooLong(
-                f"a sequence has {longest} tokens, and the workspace of this model on {self._device} holds {most}; "
-                "split it, raise or unset DISTILRT_GPU_MEMORY, or use backend='cpu'"
-            )
-        total, width = batch.total_tokens, self._config.hidden_size
-        if wanted is not None and (np.diff(wanted, prepend=-1, append=total) <= 0).any():
-            raise ValueError(f"wanted rows must rise and be 0 to {total - 1}, found {wanted.tolist()}")
+        parts = self._parts(batch, wanted)
         layers = (self._config.num_layers + 1,) if all_layers else ()
-        out = self._empty(*layers, total if wanted is None else len(wanted), width)
-        ends = batch.cu_seqlens.tolist()
+        out = self._empty(*layers, parts[-1].out.stop if parts else 0, self._config.hidden_size)
         with self._turn():
-            for first, end in cut(ends, self._encoder.buckets[-1]):
-                start, stop = ends[first], ends[end]
-                low, high = (start, stop) if wanted is None else np.searchsorted(wanted, (start, stop)).tolist()
-                bucket = pick(self._encoder.buckets, stop - start, end - first)
-                buffers = self._encoder.buffers[bucket]
-                buffers.send(batch, first, end, None if wanted is None else wanted[low:high], pinned=self._on_gpu)
-                embeds = None
-                if batch.inputs_embeds is not None:
-                    embeds = self._empty(bucket.tokens, width, dtype=torch.float32)
-                    values = torch.tensor(batch.inputs_embeds[start:stop], device="cpu")
-                    embeds[: stop - start].copy_(values, non_blocking=True)
-                part = out[..., low:high, :]
+            for part in parts:
+                values = out[..., part.out, :]
                 if all_layers:
-                    self._run(bucket, embeds, partial(_copy_layer, part))
+                    self._send(part, batch, wanted)
+                    self._encoder.launch(
+                        part.bucket, embeds=self._embeds(part, batch), visit=partial(_copy_layer, values)
+                    )
                     continue
-                self._run(bucket, embeds)
-                if wanted is None:
-                    part.copy_(buffers.rows[: len(part)])
+                stage, _ = self._run(part, batch, wanted)
+                if wanted is None or part.few:
+                    values.copy_(stage.hidden[: len(values)])
                 else:
-                    gather(part, buffers.rows, buffers.index[: len(part)])
+                    gather(values, stage.hidden, self._encoder.buffers[part.bucket].index[: len(values)])
         return out
+
+    def answer(
+        self, batch: Batch, wanted: IndexArray | None = None, head: Head | None = None
+    ) -> npt.NDArray[np.float32]:
+        """The head's output `[n, width]` for the rows that `forward` returns, or these themselves; errors as there.
+
+        The model's own head over the rows that it was captured for takes, a bucket, one copy to the device, one graph
+        and one copy back.
+        """
+        parts = self._parts(batch, wanted) if head is not None and head == self._head else []
+        if not parts or any(part.few != self._first_only for part in parts) or (wanted is None) == self._first_only:
+            rows = self.forward(batch, wanted=wanted)
+            return self.to_numpy(rows if head is None else head(self, rows))
+        pinned: list[torch.Tensor] = []
+        with self._turn():
+            for part in parts:
+                _, scores = self._run(part, batch, wanted)
+                assert scores is not None
+                values = scores[: part.out.stop - part.out.start]
+                pinned.append(torch.empty(values.shape, dtype=values.dtype, device="cpu", pin_memory=self._on_gpu))
+                pinned[-1].copy_(values, non_blocking=True)
+        self._wait()
+        return np.concatenate([values.float().numpy() for values in pinned])  # a copy: see `to_numpy`
+
+    def _parts(self, batch: Batch, wanted: IndexArray | None) -> list[Part]:
+        self._errors.raise_known()
+        # Where no graph finishes few rows, all of them are cheaper than launches one by one.
+        few = self._head is None or self._first_only
+        return divide(batch, wanted, self._encoder.buckets, self._device, few=few)
+
+    def _send(self, part: Part, batch: Batch, wanted: IndexArray | None) -> None:
+        rows = None if wanted is None else wanted[part.out]
+        buffers = self._encoder.buffers[part.bucket]
+        buffers.send(batch, part.first, part.end, rows, few=part.few, pinned=self._on_gpu)
+
+    def _embeds(self, part: Part, batch: Batch) -> torch.Tensor | None:
+        """A bucket's word embeddings from the host, where the batch has them in place of ids."""
+        if batch.inputs_embeds is None:
+            return None
+        embeds = self._empty(part.bucket.tokens, self._config.hidden_size, dtype=torch.float32)
+        values = torch.tensor(batch.inputs_embeds[part.rows], device="cpu")
+        embeds[: len(values)].copy_(values, non_blocking=True)
+        return embeds
+
+    def _run(self, part: Part, batch: Batch, wanted: IndexArray | None) -> tuple[Stage, torch.Tensor | None]:
+        """Send a part and run it: the stage with the hidden states, and the head's output if it reads such rows."""
+        self._send(part, batch, wanted)
+        return self._replay((part.bucket, part.few), self._embeds(part, batch))
+
+    def _replay(
+        self, key: tuple[Bucket, bool], embeds: torch.Tensor | None = None
+    ) -> tuple[Stage, torch.Tensor | None]:
+        """A bucket in one form: its graph, or launch by launch where there is none."""
+        if self._graphs is None or embeds is not None or key not in self._graphs:
+            return self._launch(key, embeds)
+        found: tuple[Stage, torch.Tensor | None] = self._graphs.replay(key)
+        return found
+
+    def _launch(
+        self, key: tuple[Bucket, bool], embeds: torch.Tensor | None = None
+    ) -> tuple[Stage, torch.Tensor | None]:
+        bucket, few = key
+        stage = self._encoder.launch(bucket, few=few, embeds=embeds)
+        if self._head is None or few != self._first_only:
+            return stage, None
+        scores, _ = _values(self._head(self, Rows(stage.hidden, stage.num_rows)))
+        return stage, scores
 
     def run_padded(
         self,
@@ -157,7 +213,7 @@ class CudaBackend:
         inputs_embeds: Any,
         *,
         segments: Any = None,
-        head: Callable[[Any], Any] | None = None,
+        head: Head | None = None,
         first_only: bool = False,
         all_layers: bool = False,
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...] | None] | None:
@@ -206,17 +262,17 @@ class CudaBackend:
         return joined[0], tuple(joined[1:]) if all_layers else None
 
     def _run_part(
-        self, padded: Padded, word: torch.Tensor, head: Callable[[Any], Any] | None, first_only: bool, all_layers: bool
+        self, padded: Padded, word: torch.Tensor, head: Head | None, first_only: bool, all_layers: bool
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
         """The head's padded output, or that of the first rows, and hidden states, of one bucket's sequences."""
         (batch_size, seq_len), config = padded.shape, self._config
         tokens = batch_size * seq_len
         bucket = pick(self._encoder.buckets, tokens, batch_size)
         b = self._encoder.buffers[bucket]
-        padded.pack_into(b, word, config, keep_first=first_only)
+        padded.pack_into(b, word, self._numbers, config, keep_first=first_only)
         embeds = None
         if padded.embeds is not None:
-            embeds = self._empty(bucket.tokens, config.hidden_size, dtype=padded.embeds.dtype)
+            embeds = self._empty(bucket.tokens, config.hidden_size, dtype=torch.float32)
             gather(embeds, padded.embeds, b.index, num_rows=b.num_tokens)
         states: list[torch.Tensor] = []
 
@@ -226,14 +282,22 @@ class CudaBackend:
             unpack(out, rows[:tokens], b.index[:tokens], attention_mask=mask, num_tokens=b.num_tokens)
             return out
 
-        self._run(bucket, embeds, (lambda i, rows: states.append(unpacked(rows))) if all_layers else None)
-        rows: Any = Rows(b.rows[:tokens], b.num_tokens)
-        if first_only:
-            rows = self._empty(batch_size, config.hidden_size)
-            gather(rows, b.rows, b.first_rows[:batch_size])
-        output = rows if head is None else head(rows)
-        values, _ = _values(output)
-        return (values.float() if first_only else unpacked(values)), tuple(states)
+        scores = None
+        if all_layers:
+            stage = self._encoder.launch(bucket, embeds=embeds, visit=lambda i, rows: states.append(unpacked(rows)))
+        else:
+            stage, scores = self._replay((bucket, first_only), embeds)
+        if scores is not None and head == self._head:
+            values = scores
+        elif first_only:
+            if all_layers:
+                gather(b.few.hidden, stage.hidden, b.wanted[:-1], num_rows=b.few.num_rows)
+            rows = Rows(b.few.hidden, b.few.num_rows)  # the buffers' own size: what is compiled at load
+            values, _ = _values(rows if head is None else head(self, rows))
+        else:
+            rows = Rows(stage.hidden, b.num_tokens)
+            values, _ = _values(rows if head is None else head(self, rows))
+        return (values[:batch_size].to(torch.float32, copy=True) if first_only else unpacked(values)), tuple(states)
 
     def synchronize(self) -> None:
         """Wait for the caller's stream, and for the news of wrong values in batches that it ran.
@@ -290,18 +354,6 @@ class CudaBackend:
             "graph_bytes": 0 if self._graphs is None else self._graphs.nbytes,
             "bucket_tokens": [bucket.tokens for bucket in encoder.buckets],
         }
-
-    def _run(
-        self,
-        bucket: Bucket,
-        embeds: torch.Tensor | None = None,
-        visit: Callable[[int, torch.Tensor], Any] | None = None,
-    ) -> None:
-        """The encoder over a bucket's buffers: its graph, or launch by launch where more than that is wanted."""
-        if self._graphs is None or embeds is not None or visit is not None:
-            self._encoder.launch(bucket, embeds=embeds, visit=visit)
-        else:
-            self._graphs.replay(bucket)
 
     def _free(self, error: BaseException) -> None:
         """Give back what a load took that failed with `error`, whose frames hold on to it."""

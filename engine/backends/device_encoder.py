@@ -25,10 +25,35 @@ from distilrt.kernels.launch import chip_of
 from distilrt.kernels.layer_norm import residual_layer_norm
 from distilrt.kernels.linear import linear, linear_split
 from distilrt.kernels.narrow_linear import norm_linear
+from distilrt.kernels.row_attention import row_attention
 from distilrt.packed import linears
 from distilrt.workspace import Array, Place, Workspace, lay_out
 
-_PROJECTOR, _WORDS = "vocab_projector.weight", "embeddings.word_embeddings.weight"
+_WORDS = "embeddings.word_embeddings.weight"
+_INTEGERS = ("cu_seqlens", "key_lengths", "wanted", "input_ids", "position_ids", "index")  # of a bucket, as they lie
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows of which only the device knows how many are real."""
+
+    values: torch.Tensor  # [most, width]
+    num_tokens: torch.Tensor  # [1] int32: the first so many
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Where a layer behind its QKV product computes: on all rows of a bucket, or in the last layer on the wanted ones.
+
+    The wanted ones use the first rows of what lies there for all.
+    """
+
+    num_rows: torch.Tensor  # [1] int32: how many rows are real
+    hidden: torch.Tensor  # [rows, hidden_size]: the hidden states, before and after the layer
+    context: torch.Tensor  # [rows, hidden_size]: of the attention, then its normalised sum with the hidden states
+    product: torch.Tensor  # [rows, hidden_size]: of the output projection and of the second FFN layer
+    partials: torch.Tensor  # [parts, rows, hidden_size] float32: the same, still to be summed and normalised
+    ffn: torch.Tensor  # [rows, intermediate_size]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,30 +63,36 @@ class Buffers:
     block: torch.Tensor  # [n] int32
     cu_seqlens: torch.Tensor  # [seqs + 1]; entries after the last sequence repeat the total
     key_lengths: torch.Tensor  # [seqs]
+    wanted: torch.Tensor  # [seqs + 1]: wanted rows, of a batch packed here those of padded position 0; how many
     input_ids: torch.Tensor  # [tokens]
     position_ids: torch.Tensor  # [tokens]
-    index: torch.Tensor  # [tokens]: wanted rows of a batch packed on the host, padded positions of one packed here
-    first_rows: torch.Tensor  # [seqs]: of a batch packed here, row of padded position 0 of each sequence
+    index: torch.Tensor  # [tokens]: wanted rows that are too many for `wanted`; padded positions of a batch packed here
     num_tokens: torch.Tensor  # [1], the total in cu_seqlens
-    rows: torch.Tensor  # [tokens, hidden_size]: the hidden states, before and after each layer
-    context: torch.Tensor  # [tokens, hidden_size]: of the attention, then its normalised sum with the rows
-    product: torch.Tensor  # [tokens, hidden_size]: of the output projection and of the second FFN layer
-    partials: torch.Tensor  # [parts, tokens, hidden_size] float32: the same, still to be summed and normalised
     qkv: torch.Tensor  # [tokens, 3 * hidden_size]
-    ffn: torch.Tensor  # [tokens, intermediate_size]
+    all: Stage
+    few: Stage  # of at most as many rows as a bucket has sequences
 
-    def send(self, batch: Batch, first: int, end: int, wanted: IndexArray | None, *, pinned: bool) -> None:
+    def send(self, batch: Batch, first: int, end: int, wanted: IndexArray | None, *, few: bool, pinned: bool) -> None:
         """Fill a bucket's integers with sequences `first` to `end - 1`, in one copy.
 
         Pinned memory comes from torch's cache, which gives it to nobody else until the copy is done.
+
+        Args:
+            batch: has at least `end` sequences.
+            first, end: those that are sent.
+            wanted: rows of the batch that lie in them.
+            few: the wanted rows go into `wanted`, and their number; else into `index`.
+            pinned: whether the device is a GPU.
         """
         start, stop = int(batch.cu_seqlens[first]), int(batch.cu_seqlens[end])
+        rows = None if wanted is None else (wanted - start).astype(np.int32)
         fields: list[tuple[torch.Tensor, IntArray | None]] = [
             (self.cu_seqlens, batch.cu_seqlens[first : end + 1] - start),
             (self.key_lengths, batch.key_lengths[first:end]),
+            (self.wanted, rows if few else None),
             (self.input_ids, None if batch.input_ids is None else batch.input_ids[start:stop]),
             (self.position_ids, batch.position_ids[start:stop]),
-            (self.index, None if wanted is None else (wanted - start).astype(np.int32)),
+            (self.index, None if few else rows),
         ]
         origin = self.block.storage_offset()
         offset, last = next((view.storage_offset() - origin, part) for view, part in fields[::-1] if part is not None)
@@ -71,6 +102,8 @@ class Buffers:
             if part is not None:
                 host[view.storage_offset() - origin :][: len(part)] = part
         host[end - first : self.cu_seqlens.numel()] = stop - start  # the end of the last sequence, repeated
+        if few:
+            host[self.wanted[-1:].storage_offset() - origin] = 0 if rows is None else len(rows)
         self.block[: len(host)].copy_(block, non_blocking=True)
 
 
@@ -142,28 +175,33 @@ class DeviceEncoder:
         dtype = getattr(torch, self._dtype if array.ndim > 1 else "float32")
         return torch.tensor(array, dtype=torch.float32, device="cpu").to(self._device, dtype)
 
-    def _splits(self, bucket: Bucket, k: int) -> int:
-        return tiles.split_k(bucket.tokens, self._config.hidden_size, k, self._products, self.chip)
+    def _splits(self, rows: int, k: int) -> int:
+        return tiles.split_k(rows, self._config.hidden_size, k, self._products, self.chip)
 
-    def _narrow(self, bucket: Bucket) -> bool:
-        return tiles.is_narrow(bucket.tokens, self._products)
+    def _narrow(self, rows: int) -> bool:
+        return tiles.is_narrow(rows, self._products)
+
+    def _parts(self, rows: int) -> int:
+        """Partial sums that a product `hidden_size` wide needs, at most."""
+        splits = max(self._splits(rows, k) for k in (self._config.hidden_size, self._config.intermediate_size))
+        return splits if splits > 1 or self._narrow(rows) else 0
 
     def _places(self, bucket: Bucket) -> list[Place]:
-        config, dtype, tokens = self._config, self._dtype, bucket.tokens
-        splits = max(self._splits(bucket, k) for k in (config.hidden_size, config.intermediate_size))
-        parts = splits if splits > 1 or self._narrow(bucket) else 0
+        config, dtype, tokens, seqs = self._config, self._dtype, bucket.tokens, bucket.seqs
         return [
-            Array("cu_seqlens", (bucket.seqs + 1,), "int32"),
-            Array("key_lengths", (bucket.seqs,), "int32"),
+            Array("cu_seqlens", (seqs + 1,), "int32"),
+            Array("key_lengths", (seqs,), "int32"),
+            Array("wanted", (seqs + 1,), "int32"),
             Array("input_ids", (tokens,), "int32"),
             Array("position_ids", (tokens,), "int32"),
             Array("index", (tokens,), "int32"),
-            Array("first_rows", (bucket.seqs,), "int32"),
-            Array("rows", (tokens, config.hidden_size), dtype),
+            Array("hidden", (tokens, config.hidden_size), dtype),
+            Array("few_hidden", (seqs, config.hidden_size), dtype),
             Array("context", (tokens, config.hidden_size), dtype),
             (
                 Array("product", (tokens, config.hidden_size), dtype),
-                Array("partials", (parts, tokens, config.hidden_size), "float32"),
+                Array("partials", (self._parts(tokens), tokens, config.hidden_size), "float32"),
+                Array("few_partials", (self._parts(seqs), seqs, config.hidden_size), "float32"),
             ),
             (
                 Array("qkv", (tokens, 3 * config.hidden_size), dtype),
@@ -175,43 +213,56 @@ class DeviceEncoder:
         self,
         bucket: Bucket,
         *,
+        few: bool = False,
         embeds: torch.Tensor | None = None,
         visit: Callable[[int, torch.Tensor], None] | None = None,
-    ) -> None:
-        """Enqueue the whole encoder over a bucket's buffers, from the integers in them to the last layer's `rows`.
+    ) -> Stage:
+        """Enqueue the whole encoder over a bucket's buffers, from the integers in them to the last layer's `hidden`.
 
         Args:
             bucket: one of `buckets`.
+            few: finish the rows `wanted` alone. Of these the last layer's QKV product still makes all rows: queries of
+                the others cost a twelfth of a layer, a product of their own two more launches.
             embeds: `[tokens, hidden_size]` in place of the words of `input_ids`.
-            visit: called with 0 and the embedding output, then with 1, 2, … and each layer's, to enqueue a copy.
+            visit: called with 0 and the embedding output, then with 1, 2, … and each layer's, to enqueue a copy; not
+                with `few`.
+
+        Returns:
+            The stage that has the result.
         """
         b, config = self.buffers[bucket], self._config
         common: dict[str, Any] = {"num_tokens": b.num_tokens, "pdl": self._pdl}
+        stage, last = b.all, config.num_layers - 1
         tokens = b.input_ids if embeds is None else embeds
-        embed(b.rows, tokens, b.position_ids, self._words, self._positions, *self.norms["embeddings.LayerNorm"],
+        embed(stage.hidden, tokens, b.position_ids, self._words, self._positions, *self.norms["embeddings.LayerNorm"],
               eps=LAYER_NORM_EPS, **common)  # fmt: skip
-        linear(b.qkv, b.rows, *self.linears["layer.0.qkv"], tf32=self.tf32, **common)
+        linear(b.qkv, stage.hidden, *self.linears["layer.0.qkv"], tf32=self.tf32, **common)
         if visit is not None:
-            visit(0, b.rows)
+            visit(0, stage.hidden)
         for i in range(config.num_layers):
             name, source = f"layer.{i}", f"transformer.layer.{i}"
             # Its form may depend on the bucket, never on the sequences in it: batch mates must not matter. A sequence
             # may be as long as the bucket, for with position_ids it can be longer than the model has positions. What
             # `visit` enqueued may be a copy, on which no kernel can depend early.
-            attention(b.context, b.qkv, b.cu_seqlens, b.key_lengths, config.num_heads, max_seqlen=bucket.tokens,
-                      tf32=self.tf32, pdl=self._pdl and visit is None)  # fmt: skip
+            if few and i == last:
+                stage = b.few
+                row_attention(stage.context, stage.hidden, b.qkv, b.all.hidden, b.wanted, b.cu_seqlens, b.key_lengths,
+                              config.num_heads, max_seqlen=bucket.tokens, pdl=self._pdl)  # fmt: skip
+            else:
+                attention(stage.context, b.qkv, b.cu_seqlens, b.key_lengths, config.num_heads,
+                          max_seqlen=bucket.tokens, tf32=self.tf32, pdl=self._pdl and visit is None)  # fmt: skip
             # The context is no longer needed when the normalised sum takes its place.
-            self._add_and_feed(bucket, b.context, f"{name}.out_proj", b.rows, f"{source}.sa_layer_norm", b.context,
-                               f"{name}.ffn_in", b.ffn, config.activation)  # fmt: skip
-            last = i == config.num_layers - 1
-            self._add_and_feed(bucket, b.ffn, f"{name}.ffn_out", b.context, f"{source}.output_layer_norm", b.rows,
-                               None if last else f"layer.{i + 1}.qkv", b.qkv, "")  # fmt: skip
+            self._add_and_feed(stage, stage.context, f"{name}.out_proj", stage.hidden, f"{source}.sa_layer_norm",
+                               stage.context, f"{name}.ffn_in", stage.ffn, config.activation)  # fmt: skip
+            self._add_and_feed(stage, stage.ffn, f"{name}.ffn_out", stage.context, f"{source}.output_layer_norm",
+                               stage.hidden, None if i == last else f"layer.{i + 1}.qkv", b.qkv, "")  # fmt: skip
             if visit is not None:
-                visit(i + 1, b.rows)
+                visit(i + 1, stage.hidden)
+        return stage
 
     def _add_and_feed(
         self,
-        bucket: Bucket,
+        stage: Stage,
         x: torch.Tensor,
         name: str,
         residual: torch.Tensor,
@@ -227,27 +278,34 @@ class DeviceEncoder:
         in parts, where the chip would else be idle, and the layer norm adds them up. Bias and sum stay float32 before
         the layer norm in all forms but the residual's own dtype.
         """
-        b = self.buffers[bucket]
-        common: dict[str, Any] = {"num_tokens": b.num_tokens, "pdl": self._pdl}
+        common: dict[str, Any] = {"num_tokens": stage.num_rows, "pdl": self._pdl}
         (weight, bias), norm = self.linears[name], self.norms[norm_name]
-        if next_name is not None and self._narrow(bucket):
-            product = b.partials[0]
+        rows, partials = len(stage.hidden), stage.partials
+        if next_name is not None and self._narrow(rows):
+            product = partials[0]
             linear(product, x, weight, bias, residual, **common)
             norm_linear(out, normed, product, *norm, *self.linears[next_name], eps=LAYER_NORM_EPS,
                         activation=activation, **common)  # fmt: skip
             return
-        splits = self._splits(bucket, weight.shape[1])
+        splits = self._splits(rows, weight.shape[1])
         if splits > 1:
-            linear_split(b.partials[:splits], x, weight, tf32=self.tf32, **common)
-            residual_layer_norm(normed, b.partials[:splits], residual, *norm, bias, eps=LAYER_NORM_EPS, **common)
+            linear_split(partials[:splits], x, weight, tf32=self.tf32, **common)
+            residual_layer_norm(normed, partials[:splits], residual, *norm, bias, eps=LAYER_NORM_EPS, **common)
         else:
-            linear(b.product, x, weight, tf32=self.tf32, **common)
-            residual_layer_norm(normed, b.product, residual, *norm, bias, eps=LAYER_NORM_EPS, **common)
+            linear(stage.product, x, weight, tf32=self.tf32, **common)
+            residual_layer_norm(normed, stage.product, residual, *norm, bias, eps=LAYER_NORM_EPS, **common)
         if next_name is not None:
             linear(out, normed, *self.linears[next_name], activation=activation, tf32=self.tf32, **common)
 
 
 def _buffers(views: Mapping[str, torch.Tensor]) -> Buffers:
-    first, last = views["cu_seqlens"], views["index"]
+    integers = {name: views[name] for name in _INTEGERS}
+    first, last = views[_INTEGERS[0]], views[_INTEGERS[-1]]
     size = last.storage_offset() + last.numel() - first.storage_offset()
-    return Buffers(block=first.as_strided((size,), (1,)), num_tokens=first[-1:], **views)
+    num_tokens, count, most = first[-1:], views["wanted"][-1:], len(views["few_hidden"])
+    context, product, ffn = (views[name] for name in ("context", "product", "ffn"))
+    return Buffers(
+        block=first.as_strided((size,), (1,)), **integers, num_tokens=num_tokens, qkv=views["qkv"],
+        all=Stage(num_tokens, views["hidden"], context, product, views["partials"], ffn),
+        few=Stage(count, views["few_hidden"], context[:most], product[:most], views["few_partials"], ffn[:most]),
+    )  # fmt: skip

@@ -106,16 +106,17 @@ class Graphs:
 
     Args:
         keys: largest first, so that the pool of the first serves the others.
-        launch: enqueues the kernels of a key on the current stream; allocates nothing and does not synchronize.
+        launch: enqueues the kernels of a key on the current stream and does not synchronize. What it allocates while it
+            is captured comes from the pool; what it returns, each replay fills anew.
 
     Raises:
         RuntimeError: whatever a launch or CUDA raises, no memory for the graphs above all. Nothing is left in capture.
     """
 
-    def __init__(self, keys: Sequence[Any], launch: Callable[[Any], None]) -> None:
+    def __init__(self, keys: Sequence[Any], launch: Callable[[Any], Any]) -> None:
         import torch
 
-        self._graphs: dict[Any, Any] = {}
+        self._graphs: dict[Any, tuple[Any, Any]] = {}
         # Not `torch.cuda.graph`: its stream stays on the device of its first use, and it synchronizes the whole device.
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
@@ -128,22 +129,30 @@ class Graphs:
                 pool = torch.cuda.graph_pool_handle()
                 for key in keys:
                     self._graphs[key] = _captured(torch.cuda.CUDAGraph(), pool, launch, key)
-                    self._graphs[key].replay()  # the first replay takes memory and time
+                    self.replay(key)  # the first takes memory and time
                 stream.synchronize()
                 self.nbytes = max(0, free - torch.cuda.mem_get_info()[0])
 
-    def replay(self, key: Any) -> None:
-        """Enqueue a key's graph on the current stream."""
-        self._graphs[key].replay()
+    def __contains__(self, key: Any) -> bool:
+        return key in self._graphs
+
+    def replay(self, key: Any) -> Any:
+        """Enqueue a key's graph on the current stream; what its launch returned, with new contents.
+
+        The next replay of any key may write over those.
+        """
+        graph, returned = self._graphs[key]
+        graph.replay()
+        return returned
 
 
-def _captured(graph: Any, pool: Any, launch: Callable[[Any], None], key: Any) -> Any:
+def _captured(graph: Any, pool: Any, launch: Callable[[Any], Any], key: Any) -> tuple[Any, Any]:
     graph.capture_begin(pool, capture_error_mode="thread_local")
     try:
-        launch(key)
+        returned = launch(key)
     except BaseException:
         with suppress(RuntimeError):  # which would hide why
             graph.capture_end()
         raise
     graph.capture_end()
-    return graph
+    return graph, returned

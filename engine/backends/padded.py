@@ -36,8 +36,8 @@ class Padded:
 
     shape: tuple[int, int]  # batch_size, seq_len
     ids: torch.Tensor | None  # [batch_size, seq_len] int32 or int64
-    mask: torch.Tensor | None  # [batch_size, seq_len]
-    positions: torch.Tensor | None  # [batch_size, seq_len] int32 or int64
+    mask: torch.Tensor | None  # [batch_size, seq_len] int64 or uint8
+    positions: torch.Tensor | None  # [batch_size, seq_len] int64
     embeds: torch.Tensor | None  # [batch_size * seq_len, hidden_size]
     segments: torch.Tensor | None  # [batch_size, seq_len]
 
@@ -53,12 +53,24 @@ class Padded:
         embeds = None if self.embeds is None else self.embeds[first * seq_len : end * seq_len]
         return Padded((end - first, seq_len), ids, mask, positions, embeds, segments)
 
-    def pack_into(self, b: Buffers, errors: torch.Tensor, config: DistilBertConfig, *, keep_first: bool) -> None:
-        """Enqueue the packing of this batch into a bucket's buffers; wrong values set bits of `errors` `[1]`."""
+    def pack_into(
+        self, b: Buffers, errors: torch.Tensor, numbers: torch.Tensor, config: DistilBertConfig, *, keep_first: bool
+    ) -> None:
+        """Enqueue the packing of this batch into a bucket's buffers.
+
+        Args:
+            b: of a bucket that holds it.
+            errors: `[1]`; wrong values set bits of it.
+            numbers: 0, 1, 2, … int64 on the device, at least seq_len: the positions where none are given. So there are
+                fewer kernels to compile than with none.
+            config: gives the limits.
+            keep_first: pack position 0 also where it is masked.
+        """
         pack(
             None if self.ids is None else b.input_ids,
-            b.position_ids, b.index, b.cu_seqlens, b.key_lengths, b.first_rows, errors,
-            padded_shape=self.shape, padded_ids=self.ids, attention_mask=self.mask, padded_positions=self.positions,
+            b.position_ids, b.index, b.cu_seqlens, b.key_lengths, b.wanted, errors,
+            padded_shape=self.shape, padded_ids=self.ids, attention_mask=self.mask,
+            padded_positions=numbers[: self.shape[1]] if self.positions is None else self.positions,
             keep="first" if keep_first else "keys",
             vocab_size=config.vocab_size, max_positions=config.max_position_embeddings,
         )  # fmt: skip
@@ -92,8 +104,7 @@ def check(
         if not inputs_embeds.is_floating_point():
             raise InvalidInput(f"inputs_embeds must hold floating-point numbers, found dtype {_name(inputs_embeds)}")
         shape = (inputs_embeds.shape[0], inputs_embeds.shape[1])
-        embeds = inputs_embeds.detach().reshape(-1, width)
-        embeds = embeds.float() if embeds.dtype is torch.float64 else embeds
+        embeds = inputs_embeds.detach().reshape(-1, width).float()
     else:
         assert input_ids is not None
         if input_ids.dim() != 2:
@@ -113,12 +124,12 @@ def check(
         if position_ids.shape not in (shape, (1, seq_len), (seq_len,)):
             raise InvalidInput(f"position_ids must have shape {list(shape)}, [1, {seq_len}] or [{seq_len}], "
                                f"found {list(position_ids.shape)}")  # fmt: skip
-        position_ids = _integers("position_ids", position_ids).expand(shape)
+        position_ids = _integers("position_ids", position_ids).long().expand(shape)
     limit = config.max_position_embeddings
     if seq_len > limit and attention_mask is None and position_ids is None:
         raise TooLong(f"a token is at position {seq_len - 1}; this model has positions 0 to {limit - 1}. "
                       "Truncate or split the text")  # fmt: skip
-    mask = None if attention_mask is None else attention_mask.contiguous()
+    mask = None if attention_mask is None else _plain_mask(attention_mask)
     return Padded(shape, input_ids, mask, position_ids, embeds, segments)
 
 
@@ -180,6 +191,15 @@ class Errors:
             self._host[arrived] = 0
         found = "; ".join(meaning for bit, meaning in _MEANINGS.items() if bits & bit)
         raise InvalidInput(f"an earlier batch of tensors on the GPU was wrong, and its outputs are NaN: {found}")
+
+
+def _plain_mask(mask: torch.Tensor) -> torch.Tensor:
+    """The mask contiguous, in int64 or uint8, for which kernels are compiled; what is neither 0 nor 1 becomes 2."""
+    if mask.dtype is torch.bool:
+        return mask.contiguous().view(torch.uint8)
+    if mask.dtype not in (torch.int64, torch.uint8):
+        mask = (mask != 0).to(torch.uint8) + ((mask != 0) & (mask != 1)).to(torch.uint8)
+    return mask.contiguous()
 
 
 def _integers(name: str, tensor: torch.Tensor) -> torch.Tensor:

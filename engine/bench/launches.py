@@ -15,7 +15,18 @@ from typing import Any
 import torch
 import triton
 
-from distilrt.kernels import attention, embedding, launch, layer_norm, linear, narrow_linear, packing, pooling, tiles
+from distilrt.kernels import (
+    attention,
+    embedding,
+    launch,
+    layer_norm,
+    linear,
+    narrow_linear,
+    packing,
+    pooling,
+    row_attention,
+    tiles,
+)
 
 CHIPS = {chip.capability: chip for chip in (tiles.A100, tiles.L40S, tiles.H200, tiles.B200)}
 DTYPES = ("float32", "tf32", "float16", "bfloat16")
@@ -23,7 +34,7 @@ POINTERS = {
     torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16",
     torch.int32: "i32", torch.int64: "i64", torch.bool: "i1",
 }  # fmt: skip
-_MODULES = (attention, embedding, layer_norm, linear, narrow_linear, packing, pooling)
+_MODULES = (attention, embedding, layer_norm, linear, narrow_linear, packing, pooling, row_attention)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,9 +183,11 @@ def _forward(tokens: int, dtype: torch.dtype, chip: tiles.Chip, tf32: bool) -> N
     pooling.mean(_empty(seqs, width), rows_, cu_seqlens, lengths, pdl=_pdl())
     grid = (seqs, tokens // seqs)
     padded = torch.empty(grid, dtype=torch.int64, device="meta")
+    numbers = padded[0]
     for keep, mask in (("keys", None), ("keys", padded), ("first", padded), ("all", padded)):
-        packing.pack(ids, ids, ids, cu_seqlens, lengths, lengths, _ints(1), padded_shape=grid, padded_ids=padded,
-                     attention_mask=mask, keep=keep, vocab_size=30522, max_positions=512, pdl=_pdl())  # fmt: skip
+        packing.pack(ids, ids, ids, cu_seqlens, lengths, cu_seqlens, _ints(1), padded_shape=grid, padded_ids=padded,
+                     attention_mask=mask, padded_positions=numbers, keep=keep, vocab_size=30522, max_positions=512,
+                     pdl=_pdl())  # fmt: skip
     packing.unpack(_empty(*grid, width, dtype=dtype), rows_, ids, attention_mask=padded, num_tokens=_ints(1))
 
 
@@ -189,6 +202,9 @@ def _attention(tokens: int, max_seqlen: int, heads: int, head_dim: int, dtype: t
     width, seqs = heads * head_dim, max(1, tokens // max_seqlen)
     out, qkv = _empty(tokens, width, dtype=dtype), _empty(tokens, 3 * width, dtype=dtype)
     attention.attention(out, qkv, _ints(seqs + 1), _ints(seqs), heads, max_seqlen=max_seqlen, tf32=tf32, pdl=_pdl())
+    few = _empty(seqs, width, dtype=dtype)
+    row_attention.row_attention(few, few, qkv, out, _ints(seqs + 1), _ints(seqs + 1), _ints(seqs), heads,
+                                max_seqlen=max_seqlen, pdl=_pdl())  # fmt: skip
 
 
 def _common() -> dict[str, Any]:

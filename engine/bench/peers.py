@@ -85,9 +85,8 @@ class Distilrt(_Engine):
 
         backend = self._model.backend
         if self.first_rows_only:
-            rows = backend.forward(batch, wanted=first_rows)
-        else:
-            rows = backend.forward(batch)[first_rows]
+            return backend.answer(batch, first_rows, heads.sequence_classification)  # type: ignore[no-any-return]
+        rows = backend.forward(batch)[first_rows]
         logits: Logits = backend.to_numpy(heads.sequence_classification(backend, rows))
         return logits
 

@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding
 
-from distilrt.backends import Backend
 from distilrt.config import DistilBertConfig
 from distilrt.errors import InvalidInput, TooLong
 from distilrt.tokenizer import DistilBertTokenizer
@@ -212,11 +211,6 @@ class Task(ABC):
     def select(self, tokenizer: DistilBertTokenizer, params: Params, ids: list[int]) -> Selection:
         """The rows of a sequence that the head reads; unless overridden, all."""
         return ALL
-
-    @abstractmethod
-    def head(self, backend: Backend, config: DistilBertConfig, rows: Any) -> Any:
-        """Selected last hidden states of any sequences `[n, hidden_size]` to `[n, width]`, in the backend's own kind of
-        rows."""
 
     def keep(self, outputs: Rows) -> Rows:
         """What `answer` needs of the head's rows of one sequence, which is held until all of its input's are computed;

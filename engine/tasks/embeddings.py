@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from distilrt.backends import Backend
 from distilrt.config import DistilBertConfig
 from distilrt.errors import InvalidInput
 from distilrt.tasks.base import (
@@ -46,10 +45,6 @@ class _Embedding(Task):
     def select(self, tokenizer: DistilBertTokenizer, params: Params, ids: list[int]) -> Selection:
         """All rows, or the first for its own sake."""
         return FIRST if params["pooling"] == "cls" else ALL
-
-    def head(self, backend: Backend, config: DistilBertConfig, rows: Any) -> Any:
-        """The rows themselves `[n, hidden_size]`."""
-        return rows
 
 
 class FeatureExtraction(TextOrIds, _Embedding):

@@ -7,8 +7,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from distilrt import heads
-from distilrt.backends import Backend
 from distilrt.config import DistilBertConfig
 from distilrt.errors import InvalidInput
 from distilrt.tasks.base import (
@@ -65,10 +63,6 @@ class FillMask(Task):
         if not rows:
             raise InvalidInput(f"the text has no {tokenizer.mask_token}; put one where a token is to be found")
         return rows
-
-    def head(self, backend: Backend, config: DistilBertConfig, rows: Any) -> Any:
-        """Logits `[n, vocab_size]`."""
-        return heads.masked_lm(backend, rows, config.activation)
 
     def answer(self, prepared: Prepared, outputs: Sequence[Rows]) -> list[Any]:
         """The tokens by falling probability."""

@@ -7,9 +7,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from distilrt import heads
-from distilrt.backends import Backend
-from distilrt.config import DistilBertConfig
 from distilrt.errors import InvalidInput
 from distilrt.tasks.base import (
     CUT,
@@ -54,10 +51,6 @@ class MultipleChoice(Task):
     def select(self, tokenizer: DistilBertTokenizer, params: Params, ids: list[int]) -> Selection:
         """The first row."""
         return FIRST
-
-    def head(self, backend: Backend, config: DistilBertConfig, rows: Any) -> Any:
-        """One logit a pair `[n, 1]`."""
-        return heads.multiple_choice(backend, rows)
 
     def answer(self, prepared: Prepared, outputs: Sequence[Rows]) -> list[dict[str, Any]]:
         """Choices by falling probability, equal ones in their order."""

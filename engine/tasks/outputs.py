@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from distilrt.backends import Backend
-from distilrt.config import DistilBertConfig
 from distilrt.tasks.base import (
     ALL,
     CUT,
@@ -49,10 +47,6 @@ class Outputs(TextOrIds):
     def select(self, tokenizer: DistilBertTokenizer, params: Params, ids: list[int]) -> Selection:
         """As `rows` says."""
         return FIRST if params["rows"] == "first" else ALL
-
-    def head(self, backend: Backend, config: DistilBertConfig, rows: Any) -> Any:
-        """The rows themselves: hidden states."""
-        return rows
 
     def answer(self, prepared: Prepared, outputs: Sequence[Rows]) -> Rows:
         """The rows."""

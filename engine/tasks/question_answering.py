@@ -11,8 +11,6 @@ from typing import Any, ClassVar
 import numpy as np
 from tokenizers import Encoding
 
-from distilrt import heads
-from distilrt.backends import Backend
 from distilrt.config import DistilBertConfig
 from distilrt.tasks.base import (
     PADDING,
@@ -79,10 +77,6 @@ class QuestionAnswering(Task):
             "stride": stride,
             "return_overflowing_tokens": True,
         }
-
-    def head(self, backend: Backend, config: DistilBertConfig, rows: Any) -> Any:
-        """Start and end logits `[n, 2]`."""
-        return heads.question_answering(backend, rows)
 
     def answer(self, prepared: Prepared, outputs: Sequence[Rows]) -> dict[str, Any] | list[dict[str, Any]]:
         """Answers by falling score."""

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from distilrt import heads
 from distilrt.backends import Backend
 from distilrt.batch import pack
 from distilrt.config import DistilBertConfig
@@ -41,8 +42,7 @@ def compute(model: Model, task: Task, sequences: Sequence[list[int]], rows: Sequ
     if any(chosen != ALL for chosen in rows):
         index = [np.arange(*span)[chosen] for span, chosen in zip(pairwise(ends), rows, strict=True)]
         wanted, ends = np.concatenate(index), np.cumsum([0, *map(len, index)])
-    output = task.head(model.backend, model.config, model.backend.forward(batch, wanted=wanted))
-    output = model.backend.to_numpy(output)
+    output = model.backend.answer(batch, wanted, heads.of(task.architecture, model.config))
     return [output[start:end] for start, end in pairwise(ends)]
 
 

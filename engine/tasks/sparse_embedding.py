@@ -7,9 +7,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from distilrt import heads
-from distilrt.backends import Backend
-from distilrt.config import DistilBertConfig
 from distilrt.tasks.base import CUT, Param, Params, Prepared, Rows, Text, as_text
 from distilrt.tasks.token_ids import TextOrIds
 
@@ -31,10 +28,6 @@ class SparseEmbedding(TextOrIds):
     def texts(self, item: Any, params: Params) -> list[Text]:
         """The text."""
         return [as_text(item)]
-
-    def head(self, backend: Backend, config: DistilBertConfig, rows: Any) -> Any:
-        """Logits `[n, vocab_size]`."""
-        return heads.masked_lm(backend, rows, config.activation)
 
     def keep(self, outputs: Rows) -> Rows:
         """The largest logits `[1, vocab_size]`: all of them are as large as a thousand texts."""

@@ -7,8 +7,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from distilrt import heads
-from distilrt.backends import Backend
 from distilrt.config import DistilBertConfig
 from distilrt.tasks.base import (
     CUT,
@@ -66,10 +64,6 @@ class TextClassification(Task):
     def select(self, tokenizer: DistilBertTokenizer, params: Params, ids: list[int]) -> Selection:
         """The first row."""
         return FIRST
-
-    def head(self, backend: Backend, config: DistilBertConfig, rows: Any) -> Any:
-        """Logits `[n, num_labels]`."""
-        return heads.sequence_classification(backend, rows)
 
     def answer(self, prepared: Prepared, outputs: Sequence[Rows]) -> dict[str, Any] | list[dict[str, Any]]:
         """Labels by falling score."""

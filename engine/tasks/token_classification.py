@@ -9,8 +9,6 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from tokenizers import Encoding
 
-from distilrt import heads
-from distilrt.backends import Backend
 from distilrt.config import DistilBertConfig
 from distilrt.errors import InvalidInput
 from distilrt.tasks.base import (
@@ -96,10 +94,6 @@ class TokenClassification(Task):
             "is_split_into_words": params["is_split_into_words"],
             **windows,
         }
-
-    def head(self, backend: Backend, config: DistilBertConfig, rows: Any) -> Any:
-        """Logits `[n, num_labels]`."""
-        return heads.token_classification(backend, rows)
 
     def answer(self, prepared: Prepared, outputs: Sequence[Rows]) -> list[Entity]:
         """Entities in the order of the text."""

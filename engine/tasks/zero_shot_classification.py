@@ -10,8 +10,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from distilrt import heads
-from distilrt.backends import Backend
 from distilrt.config import DistilBertConfig
 from distilrt.tasks.base import (
     FIRST,
@@ -65,10 +63,6 @@ class ZeroShotClassification(Task):
     def select(self, tokenizer: DistilBertTokenizer, params: Params, ids: list[int]) -> Selection:
         """The first row."""
         return FIRST
-
-    def head(self, backend: Backend, config: DistilBertConfig, rows: Any) -> Any:
-        """Logits `[n, num_labels]` of the model's own labels."""
-        return heads.sequence_classification(backend, rows)
 
     def answer(self, prepared: Prepared, outputs: Sequence[Rows]) -> dict[str, Any]:
         """Probabilities among the labels; or of entailment against contradiction for each."""

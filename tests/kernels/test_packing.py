@@ -26,7 +26,7 @@ class Buffers:
     def __init__(self, tokens: int, seqs: int) -> None:
         self.input_ids, self.position_ids, self.index = (empty(tokens, dtype=torch.int32) for _ in range(3))
         self.cu_seqlens = empty(seqs + 1, dtype=torch.int32)
-        self.key_lengths, self.first_rows = (empty(seqs, dtype=torch.int32) for _ in range(2))
+        self.key_lengths, self.first_rows = (empty(seqs + more, dtype=torch.int32) for more in (0, 1))
         self.errors = ints(0)
 
     def pack(self, ids: torch.Tensor | None, mask: torch.Tensor | None = None, positions: torch.Tensor | None = None,
@@ -48,7 +48,8 @@ class Buffers:
         assert (self.cu_seqlens[seqs:] == rows).all()
         assert (self.key_lengths[:seqs].numpy() == packed.key_lengths).all()
         assert (self.first_rows[:seqs].numpy() == layout.first_rows).all()
-        for tensor, size in ((self.position_ids, rows), (self.index, rows), (self.first_rows, seqs)):
+        assert self.first_rows[-1] == seqs
+        for tensor, size in ((self.position_ids, rows), (self.index, rows), (self.first_rows[:-1], seqs)):
             assert (tensor[size:] == -77).all()
         assert self.errors.item() == 0
 

@@ -146,3 +146,14 @@ def test_unknown_chips_take_the_next_older_entry() -> None:
 
 def _blocks(tile: LinearTile, tokens: int, n: int) -> int:
     return math.ceil(tokens / tile.block_m) * math.ceil(n / tile.block_n)
+
+
+def test_one_query_reads_as_many_keys_at_once_as_registers_hold() -> None:
+    for dtype in tiles.ITEM_SIZE:
+        for head_dim in (16, 64, 128):
+            found = [tiles.row_attention_tile(length, head_dim, dtype, H200) for length in (1, 17, 64, 100, 5632)]
+            most = 64 if head_dim == 128 and dtype in ("float32", "tf32") else 128
+            assert [tile.block_n for tile in found] == [16, 32, 64, most, most]
+            # K and V of a block, a number a register
+            assert all(2 * tile.block_n * head_dim <= 128 * 32 * tile.num_warps for tile in found)
+            assert all(tile.programs == 8 * H200.num_sms for tile in found)

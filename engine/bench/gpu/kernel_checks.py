@@ -20,7 +20,17 @@ from distilrt import reference
 from distilrt.batch import pack_padded
 from distilrt.checkpoint import HEADS
 from distilrt.config import ACTIVATIONS, LAYER_NORM_EPS, DistilBertConfig
-from distilrt.kernels import attention, embedding, layer_norm, linear, narrow_linear, packing, pooling, tiles
+from distilrt.kernels import (
+    attention,
+    embedding,
+    layer_norm,
+    linear,
+    narrow_linear,
+    packing,
+    pooling,
+    row_attention,
+    tiles,
+)
 from distilrt.kernels.launch import DTYPE_NAMES
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -83,7 +93,7 @@ class KernelChecks:
         longest = max(self._scale.lengths)
         for head_dim in self._scale.head_dims:
             for limit in sorted({min(length, longest) for length in (16, 128, 512)}):
-                yield self._attention(head_dim, limit)
+                yield from self._attention(head_dim, limit)
 
     def _linear(self, tokens: int, k: int, n: int, activation: str) -> Check:
         x, weight = self._random(tokens + 3, k), self._random(n, k, scale=k**-0.5)
@@ -167,8 +177,9 @@ class KernelChecks:
             torch.stack([x[a:b].float().mean(0) for a, b in pairwise(ends)]),
         )  # fmt: skip
 
-    def _attention(self, head_dim: int, longest: int) -> Check:
-        """Odd lengths beside each other, of which the last row only asks; empty sequences behind them."""
+    def _attention(self, head_dim: int, longest: int) -> Iterator[Check]:
+        """Odd lengths beside each other, of which the last row only asks; empty sequences behind them. All rows, and
+        the first row of each sequence alone."""
         lengths = np.array([length for length in self._scale.lengths if length <= longest])
         ends, keys = np.cumsum([0, *lengths]), np.where(lengths > 2, lengths - 1, lengths)
         qkv = self._random(int(ends[-1]) + 4, 6 * head_dim)
@@ -176,11 +187,19 @@ class KernelChecks:
         cu_seqlens = torch.tensor([*ends, ends[-1], ends[-1]], dtype=torch.int32, device=self._device)
         key_lengths = torch.tensor([*keys, 0, 0], dtype=torch.int32, device=self._device)
         query, key, value = np.split(_double(qkv[: ends[-1]]), 3, axis=1)
-        return self._check(
+        exact = reference.attention(query, key, value, ends.astype(np.int32), keys.astype(np.int32), 2)
+        plain = torch.cat([_attention(qkv[a:b], k, head_dim) for (a, b), k in zip(pairwise(ends), keys, strict=True)])
+        yield self._check(
             f"attention head_dim {head_dim} up to {longest}", out,
-            lambda: attention.attention(out, qkv, cu_seqlens, key_lengths, 2, max_seqlen=longest),
-            reference.attention(query, key, value, ends.astype(np.int32), keys.astype(np.int32), 2),
-            torch.cat([_attention(qkv[a:b], k, head_dim) for (a, b), k in zip(pairwise(ends), keys, strict=True)]),
+            lambda: attention.attention(out, qkv, cu_seqlens, key_lengths, 2, max_seqlen=longest), exact, plain,
+        )  # fmt: skip
+        index = torch.tensor([*ends[:-1], 0, len(lengths)], dtype=torch.int32, device=self._device)
+        few, picked = (self._nan(len(lengths) + 1, 2 * head_dim) for _ in range(2))
+        yield self._check(
+            f"row_attention head_dim {head_dim} up to {longest}", few,
+            lambda: row_attention.row_attention(few, picked, qkv, out, index, cu_seqlens, key_lengths, 2,
+                                                max_seqlen=longest),
+            exact[ends[:-1]], plain[ends[:-1]],
         )  # fmt: skip
 
     def _check(
@@ -238,7 +257,7 @@ def _packing_errors(device: torch.device, config: DistilBertConfig, ids: Any, ma
     batch, layout = pack_padded(config, ids, mask, keep_first=keep == "first")
     size, seqs, total = mask.size, len(mask), batch.total_tokens
     sizes = {"input_ids": size, "position_ids": size, "index": size, "cu_seqlens": seqs + 3, "key_lengths": seqs + 2,
-             "first_rows": seqs + 2, "errors": 1}  # fmt: skip
+             "first_rows": seqs + 3, "errors": 1}  # fmt: skip
     packed: dict[str, Any] = {
         name: torch.zeros(length, dtype=torch.int32, device=device) for name, length in sizes.items()
     }

@@ -25,10 +25,12 @@ from distilrt.kernels.linear import linear, linear_split
 from distilrt.kernels.narrow_linear import norm_linear
 from distilrt.kernels.packing import pack, unpack
 from distilrt.kernels.pooling import first_rows, gather, mean
+from distilrt.kernels.row_attention import row_attention
 
 WEIGHT_BYTES = 128 << 20  # of all copies of a weight: more than any L2
 NAMES = ("embed", "linear qkv", "linear out_proj", "linear ffn_in", "linear ffn_out", "linear_split", "norm_linear",
-         "residual_layer_norm", "attention", "gather", "first_rows", "mean", "pack", "unpack")  # fmt: skip
+         "residual_layer_norm", "attention", "row_attention", "gather", "first_rows", "mean", "pack",
+         "unpack")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,10 @@ def ops(config: DistilBertConfig, tokens: int, dtype: torch.dtype, device: torch
              context, _bytes(qkv, context), 4.0 * rows_used * length * width)  # fmt: skip
 
     firsts, means, index = random(seqs, width), random(seqs, width, kind=torch.float32), ends[:-1].contiguous()
+    few, wanted = random(seqs, width), torch.cat([index, whole(seqs)])
+    yield Op("row_attention", lambda: row_attention(few, firsts, qkv, context, wanted, ends, lengths, config.num_heads,
+                                                    max_seqlen=tokens),
+             1, few, _bytes(few, firsts) + qkv.nbytes * 2 // 3, 4.0 * rows_used * width)  # fmt: skip
     yield Op("gather", lambda: gather(firsts, rows, index), 1, firsts, 2 * firsts.nbytes)
     yield Op("first_rows", lambda: first_rows(firsts, rows, ends), 1, firsts, 2 * firsts.nbytes)
     yield Op("mean", lambda: mean(means, rows, ends, lengths), 1, means, rows_used * rows[0].nbytes + means.nbytes)
@@ -115,7 +121,7 @@ def ops(config: DistilBertConfig, tokens: int, dtype: torch.dtype, device: torch
     grid = (seqs, length)
     padded, mask = ids[:rows_used].long().reshape(grid), torch.ones(grid, dtype=torch.long, device=device)
     packed_ids, packed_positions, places = (torch.arange(tokens, dtype=torch.int32, device=device) for _ in range(3))
-    cu_seqlens, keys, first, errors = whole(*[0] * (seqs + 1)), whole(*[0] * seqs), whole(*[0] * seqs), whole(0)
+    cu_seqlens, keys, first, errors = (whole(*[0] * size) for size in (seqs + 1, seqs, seqs + 1, 1))
     yield Op("pack", lambda: pack(packed_ids, packed_positions, places, cu_seqlens, keys, first, errors,
                                   padded_shape=grid, padded_ids=padded, attention_mask=mask,
                                   vocab_size=config.vocab_size, max_positions=config.max_position_embeddings),

@@ -11,14 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from distilrt import heads
 from distilrt.backends.cuda import CudaBackend
-from distilrt.backends.graphs import cut, pick
+from distilrt.backends.parts import divide
 from distilrt.batch import Batch, pack
 from distilrt.bench.gpu.timing import Ceilings, Clock, Work, floor_us
 from distilrt.bench.workloads import Workload
 from distilrt.config import DistilBertConfig
-from distilrt.kernels.pooling import gather
 
 MIXED = 64  # sequences of the workload of mixed lengths
 
@@ -55,23 +53,21 @@ def enqueue(model: Any, batch: Batch) -> tuple[Work, torch.Tensor]:
     Nothing of it touches the host, so that a clock can capture it in one graph.
     """
     backend: CudaBackend = model.backend
-    encoder, ends = backend._encoder, batch.cu_seqlens.tolist()
+    encoder = backend._encoder
     firsts = batch.cu_seqlens[:-1].astype(np.int64)
-    rows = backend._empty(batch.num_seqs, model.config.hidden_size)
+    logits = torch.zeros(batch.num_seqs, model.config.num_labels, device=backend._device)
     parts = []
-    for first, end in cut(ends, encoder.buckets[-1]):
-        bucket = pick(encoder.buckets, ends[end] - ends[first], end - first)
-        buffers = encoder.buffers[bucket]
-        buffers.send(batch, first, end, firsts[first:end], pinned=False)
-        parts.append((bucket, buffers, buffers.block.clone(), slice(first, end)))
-    logits = torch.empty(0)
+    for part in divide(batch, firsts, encoder.buckets, backend.device, few=True):
+        buffers = encoder.buffers[part.bucket]
+        backend._send(part, batch, firsts)
+        parts.append((part, buffers.block, buffers.block.clone()))
 
     def work() -> None:
-        for bucket, buffers, integers, seqs in parts:
-            buffers.block.copy_(integers)
-            encoder.launch(bucket)
-            gather(rows[seqs], buffers.rows, buffers.index[: seqs.stop - seqs.start])
-        logits.set_(heads.sequence_classification(backend, rows))
+        for part, block, integers in parts:
+            block.copy_(integers)
+            _, scores = backend._launch((part.bucket, part.few))
+            assert scores is not None
+            logits[part.out].copy_(scores[: part.end - part.first])
 
     work()
     return work, logits
