@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from distilrt import heads
 from distilrt.engine import Engine
 from distilrt.server.answers import check_answer, most_tokens
 from distilrt.server.errors import Unprocessable
@@ -22,7 +23,6 @@ Kind = tuple[str, str, list[int]]  # a tensor's name, datatype and shape; -1: an
 
 _OUTPUTS = {"DistilBertModel": ("last_hidden_state",), "DistilBertForQuestionAnswering": ("start_logits", "end_logits")}
 _CHOICES = "DistilBertForMultipleChoice"
-_FIRST_ONLY = ("DistilBertForSequenceClassification", _CHOICES)
 
 
 class Asked(NamedTuple):
@@ -51,7 +51,7 @@ class Signature:
     def __init__(self, engine: Engine) -> None:
         config, architecture = engine.model.config, engine.model.architecture
         self._engine, self._choices = engine, architecture == _CHOICES
-        self.rows = "first" if architecture in _FIRST_ONLY else "all"
+        self.rows = "first" if architecture in heads.FIRST_ONLY else "all"
         width = {"DistilBertModel": config.hidden_size, "DistilBertForMaskedLM": config.vocab_size,
                  "DistilBertForQuestionAnswering": -1, _CHOICES: -1}.get(architecture, config.num_labels)  # fmt: skip
         dims = [-1, -1, width] if self.rows == "all" and width > 0 else [-1, width]
