@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,8 @@ def test_compare(checkpoint: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     said: list[str] = []
     engines = [*compare.choose(["distilrt", "missing", "transformers"], ["float32"])]
     loads = [workloads.parse("1x5"), workloads.parse("3x4")]
-    found = compare.compare(checkpoint, engines, loads, num_threads=1, rounds=2, say=said.append)
+    found = compare.Comparison(lambda words, seconds: said.append(words))
+    compare.compare(found, checkpoint, engines, loads, num_threads=1, rounds=2)
     assert [(each.engine, each.workload.name) for each in found.timings] == [
         (engine, name) for name in ("1x5", "3x4") for engine in (DISTILRT, TRANSFORMERS)
     ]
@@ -127,10 +129,39 @@ def test_compare(checkpoint: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         report.append(path, made)
 
 
+def test_ctrl_c_leaves_whole_rounds(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes in the sixth turn of two engines: two rounds are complete."""
+    turn, calls = worker.Worker.turn, itertools.count()
+
+    def stopped(self: worker.Worker, *given: Any) -> list[float]:
+        if len(given) > 1 and next(calls) == 5:
+            raise KeyboardInterrupt
+        return turn(self, *given)
+
+    monkeypatch.setattr(worker.Worker, "turn", stopped)
+    found = compare.Comparison(lambda words, seconds: None)
+    loads = [workloads.parse("1x5"), workloads.parse("3x4")]
+    with pytest.raises(KeyboardInterrupt):
+        compare.compare(found, checkpoint, [DISTILRT, TRANSFORMERS], loads, num_threads=1, rounds=9)
+    assert [(each.engine, each.workload.name) for each in found.timings] == [(DISTILRT, "1x5"), (TRANSFORMERS, "1x5")]
+    assert all(len(times) == 2 * each.runs for each in found.timings for times in each.turns)
+
+
+def test_turns_that_not_all_had_do_not_count() -> None:
+    whole, part, none = (_timing(DISTILRT, 0.03), _timing(TRANSFORMERS, 0.005), _timing(ALL_ROWS, 1.0))
+    part.turns = [[0.005] * (2 * part.runs + 1)]  # two turns, and one run of the third
+    assert compare.complete([whole, part]) == [whole, part]
+    assert (len(whole.turns[0]), len(part.turns[0])) == (2 * whole.runs, 2 * part.runs)
+    none.turns = [[]]
+    assert compare.complete([whole, none]) == []
+    assert compare.complete([]) == []
+
+
 def test_wrong_engine_is_not_timed(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = compare.expected_logits
     monkeypatch.setattr(compare, "expected_logits", lambda *given: [rows + 0.01 for rows in expected(*given)])
-    found = compare.compare(checkpoint, [DISTILRT], [workloads.parse("1x5")], num_threads=1, rounds=1)
+    found = compare.Comparison(lambda words, seconds: None)
+    compare.compare(found, checkpoint, [DISTILRT], [workloads.parse("1x5")], num_threads=1, rounds=1)
     assert found.timings == []
     (reason,) = found.left_out
     assert "distilrt float32 on 1x5: its answers are off by" in reason
@@ -232,6 +263,21 @@ def test_startup(checkpoint: Path) -> None:
     (row,) = startup.rows([found, missing], dict.fromkeys(startup.FIELDS[:6], ""))
     assert tuple(row) == startup.FIELDS
     assert row["times"] == 1
+
+
+def test_a_child_that_was_left_behind_answers_no_more(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it would say next answers the question that Ctrl-C cut short."""
+
+    def stopped(*given: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with worker.Worker("distilrt", "float32", checkpoint, 1) as served:
+        with monkeypatch.context() as patched:
+            patched.setattr("select.select", stopped)
+            with pytest.raises(KeyboardInterrupt):
+                served.idle_load()
+        with pytest.raises(child.PeerError, match="was ended by Ctrl-C"):
+            served.idle_load()
 
 
 def test_worker_reports_a_dead_engine(checkpoint: Path) -> None:

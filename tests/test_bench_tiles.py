@@ -74,14 +74,14 @@ def test_a_tile_that_is_wrong_or_does_not_run_is_left_out() -> None:
 
         return out, 1, work
 
-    found = bench.best(("rows", 90, 3), 5, [good, wrong, broken], make, said.append)
+    found = bench.best(("rows", 90, 3), 5, [good, wrong, broken], make, lambda words, seconds: said.append(words))
     assert found.tile is good
     assert said == [
         "left out, it computes something else: RowTile(1, 2)",
         "left out: RowTile(1, 4): too many registers",
     ]
     with pytest.raises(RuntimeError, match=r"the usual tile of .* does not run here: RowTile\(1, 4\)"):
-        bench.best(("rows", 90, 3), 5, [broken, good], make, said.append)
+        bench.best(("rows", 90, 3), 5, [broken, good], make, lambda words, seconds: said.append(words))
 
 
 def test_candidates_fit_and_begin_with_the_usual_tile() -> None:
@@ -97,7 +97,7 @@ def test_candidates_fit_and_begin_with_the_usual_tile() -> None:
 
 def test_bad_arguments() -> None:
     with pytest.raises(ValueError, match="the dtype must be one of float32, tf32, float16, bfloat16, found 'int8'"):
-        next(tuning.tune(CONFIG, [5], "int8", print))
+        next(tuning.tune(CONFIG, [5], "int8", lambda words, seconds: None))
 
 
 @pytest.mark.skipif(why_not_cuda() is None, reason="there is a GPU")

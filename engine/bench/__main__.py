@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from distilrt.bench import compare as comparing
 from distilrt.bench import peers, report, workloads
 from distilrt.bench import roofline as rooflines
 from distilrt.bench import startup as starting
 from distilrt.bench.artefacts import make_checkpoint
+from distilrt.bench.progress import Bar, Say
 from distilrt.config import DistilBertConfig
 from distilrt.cpu_count import usable_cores
 from distilrt.errors import BackendError
@@ -32,8 +33,15 @@ Threads = Annotated[int | None, typer.Option(min=1, help="Threads of every engin
 Cache = Annotated[Path, typer.Option(help="Folder for the checkpoint, converted models and compiled loops.")]
 
 
-def _say(line: str) -> None:
-    typer.echo(f"{time.strftime('%H:%M:%S')} {line}", err=True)
+def _bar(seconds: float) -> Bar:
+    return Bar(seconds, Console(stderr=True), log=True)
+
+
+def _end(bar: Bar, record: bool = False) -> None:
+    """After what was found is shown: the exit code of a run that Ctrl-C ended."""
+    if bar.stopped:
+        typer.echo("broken off: what is above is all that was measured" + "; nothing was recorded" * record, err=True)
+        raise typer.Exit(130)
 
 
 def _engines(names: str, dtypes: str) -> list[comparing.Engine]:
@@ -43,11 +51,12 @@ def _engines(names: str, dtypes: str) -> list[comparing.Engine]:
         raise typer.BadParameter(str(error)) from error
 
 
-def _peaks(num_threads: int, cache: Path) -> rooflines.Roofline:
+def _peaks(num_threads: int, cache: Path, say: Say) -> rooflines.Roofline:
+    say("measuring peaks", rooflines.SECONDS)
     try:
         return rooflines.measure(num_threads, cache)
     except RuntimeError as error:
-        _say(f"no peaks: {error}")
+        say(f"no peaks: {error}", 0)
         return rooflines.Roofline({}, None)
 
 
@@ -74,20 +83,22 @@ def compare(
     num_threads = threads or usable_cores()
     facts = report.machine(num_threads)
     checkpoint = make_checkpoint(cache / "distilbert-base")
-    _say("measuring peaks")
-    peaks = _peaks(num_threads, cache)
-    found = comparing.compare(
-        checkpoint, engines, chosen, num_threads=num_threads, rounds=rounds, time_box=time_box, say=_say
-    )
-    peaks = peaks.better(_peaks(num_threads, cache))
+    seconds = comparing.expected_s(len(engines), len(chosen), time_box)
+    peaks = rooflines.Roofline({}, None)
+    with _bar(2 * rooflines.SECONDS + seconds) as bar:
+        found = comparing.Comparison(bar.step)
+        peaks = _peaks(num_threads, cache, bar.step)
+        comparing.compare(found, checkpoint, engines, chosen, num_threads=num_threads, rounds=rounds, time_box=time_box)
+        peaks = peaks.better(_peaks(num_threads, cache, bar.step))
     rows = report.rows(found.timings, DistilBertConfig.from_pretrained(checkpoint), peaks, facts)
-    if record:
+    if record and not bar.stopped:
         report.append(results, rows)
     typer.echo(" ".join(f"{key}={value}" for key, value in facts.items()))
     typer.echo(_shown(peaks) + "\n")
     typer.echo(report.table(rows))
     if found.left_out:
         typer.echo("\nnot timed:\n" + "\n".join(f"  {line}" for line in found.left_out))
+    _end(bar, record)
 
 
 @app.command()
@@ -104,19 +115,24 @@ def startup(
     num_threads = threads or usable_cores()
     facts = report.machine(num_threads)
     checkpoint = make_checkpoint(cache / "distilbert-base")
-    found = []
-    for engine in _engines(names, dtypes):
-        _say(f"starting {engine}")
-        found.append(starting.measure(engine.name, engine.dtype, checkpoint, num_threads, times))
-    if record:
+    found, engines = list[starting.Startup](), _engines(names, dtypes)
+    seconds = (times + 1) * starting.SECONDS
+    with _bar(len(engines) * seconds) as bar:
+        for engine in engines:
+            bar.step(f"starting {engine}", seconds)
+            found.append(starting.measure(engine.name, engine.dtype, checkpoint, num_threads, times))
+    if record and not bar.stopped:
         report.append(results, starting.rows(found, facts), starting.FIELDS)
     typer.echo(starting.table(found))
+    _end(bar, record)
 
 
 @app.command()
 def roofline(threads: Threads = None, cache: Cache = CACHE) -> None:
     """Peak arithmetic by dtype and memory read of this machine."""
-    typer.echo(_shown(_peaks(threads or usable_cores(), cache)))
+    with _bar(rooflines.SECONDS) as bar:
+        typer.echo(_shown(_peaks(threads or usable_cores(), cache, bar.step)))
+    _end(bar)
 
 
 @app.command()
@@ -136,9 +152,13 @@ def tiles(
         config = DistilBertConfig(dim=32, n_heads=2, n_layers=1, hidden_dim=64, max_position_embeddings=16)
     try:
         counts = [int(count) for count in tokens.split(",")] if tokens else tuning.buckets(config, cuda_device())
-        for dtype in dtypes.split(","):
-            found = list(tuning.tune(config, counts, dtype, _say, tiny=self_test))
-            typer.echo(f"# {dtype}\n{tuning.table(found)}")
+        found: dict[str, list[tuning.Found]] = {dtype: [] for dtype in dtypes.split(",")}
+        with _bar(len(found) * len(counts) * tuning.OPS * tuning.OP_SECONDS) as bar:
+            for dtype, rows in found.items():
+                rows.extend(tuning.tune(config, counts, dtype, bar.step, tiny=self_test))
+        for dtype, rows in found.items():
+            typer.echo(f"# {dtype}\n{tuning.table(rows)}")
+        _end(bar)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     except BackendError as error:
@@ -158,19 +178,22 @@ def ptx(
 
     found: list[compiling.Row] = []
     try:
-        for chip in chips.split(","):
-            for dtype in dtypes.split(","):
-                for row in compiling.rows(int(chip), dtype, only):
+        wanted = [(int(chip), dtype) for chip in chips.split(",") for dtype in dtypes.split(",")]
+        with _bar(compiling.SECONDS * sum(compiling.count(*each, only) for each in wanted)) as bar:
+            for chip, dtype in wanted:
+                for row in compiling.rows(chip, dtype, only):
                     found.append(row)
-                    _say(f"sm_{chip} {dtype} {row.label}" + "".join(f": {fault}" for fault in row.faults))
+                    bar.step(f"sm_{chip} {dtype} {row.label}", compiling.SECONDS)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     typer.echo(compiling.table(found))
-    if out is not None:
+    if out is not None and not bar.stopped:
         out.write_text(compiling.page(found))
     faults = [f"sm_{row.capability} {row.dtype} {row.label}: {fault}" for row in found for fault in row.faults]
     if faults:
         typer.echo("\n".join(["", "faults:", *faults]))
+    _end(bar)
+    if faults:
         raise typer.Exit(1)
 
 
@@ -188,13 +211,16 @@ def distillation(
     from distilrt.bench import distillation as distilling
 
     num_threads = threads or usable_cores()
-    rows = distilling.measure(cache, names.split(","), dtypes.split(","), num_threads, rounds, _say)
-    if record:
+    rows, wanted = list[report.Row](), (names.split(","), dtypes.split(","))
+    with _bar(len(wanted[0]) * len(wanted[1]) * distilling.SECONDS) as bar:
+        rows.extend(distilling.measure(cache, *wanted, num_threads, rounds, bar.step))
+    if record and not bar.stopped:
         report.append(results, rows, distilling.FIELDS)
     for row in rows:
         faster = row["bert_ms"] / row["distilbert_ms"] - 1
         typer.echo(f"{row['workload']:<8}{row['dtype']:<10}{row['distilbert_ms']:>9.2f} ms{row['bert_ms']:>9.2f} ms"
                    f"  {faster:+.0%}")  # fmt: skip
+    _end(bar, record)
 
 
 @app.command()
@@ -210,23 +236,27 @@ def claims(
 
 @app.command()
 def changes(
-    before: Annotated[Path, typer.Argument(help="What distilrt bench --json wrote.")],
-    after: Annotated[Path, typer.Argument(help="The same of another run.")],
+    before: Annotated[str, typer.Argument(help="What distilrt bench --json wrote; several runs with commas.")],
+    after: Annotated[str, typer.Argument(help="The same of later runs.")],
     peer: Annotated[str, typer.Option(help="Target that did not change, as in 'onnxruntime int8'.")],
 ) -> None:
-    """Compare two runs by their ratios to the same peer; exit code 1: one changed by 5 % or more, 3: unclear."""
+    """Compare runs by their ratios to the same peer; exit code 1: one changed by 5 % or more, 3: unclear.
+
+    Single runs know nothing of other minutes: take several of each kind in turns where a neighbour uses the machine.
+    """
     from distilrt.bench import changes as changing
     from distilrt.bench import findings
 
     try:
-        found = changing.changes(findings.read(before), findings.read(after), peer)
+        runs = [[findings.read(Path(name)) for name in names.split(",")] for names in (before, after)]
+        found = changing.changes(runs[0], runs[1], peer)
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
     for change in found:
         typer.echo(str(change))
     verdicts = {change.verdict for change in found}
     if "unclear" in verdicts:
-        typer.echo("unclear: noise could hide a change of 5 %; measure longer, or on a quieter machine")
+        typer.echo("unclear: noise could hide a change of 5 %; measure longer, several runs of each, or elsewhere")
     if verdicts != {"same"}:
         raise typer.Exit(1 if "CHANGED" in verdicts else 3)
 

@@ -1,14 +1,15 @@
-"""Two runs of the same command compared: by how much each target became faster or slower beside the same peer.
+"""Runs of the same command compared: by how much each target became faster or slower beside the same peer.
 
-A machine's speed changes from minute to minute, and both targets of a run meet it; their ratio is what two runs share.
-Two runs of the same thing also differ by where their processes' memory happened to lie, one or two per cent that no
-statistic of one run shows. So a change counts where it is nearer to 5 % than to none, and not by chance.
+A machine's speed changes from moment to moment, and both targets of a run meet it in their short turns; their ratio is
+what runs share. A neighbour that stays for minutes shifts even that, by two per cent where one engine waits for memory
+and the other computes, and no statistic of a single run shows it (docs/log.md). So a change counts where it is nearer
+to 5 % than to none, and not by chance; what chance is, several runs of each kind, taken in turns, tell best.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from distilrt.bench import ratios
@@ -16,24 +17,19 @@ from distilrt.bench.findings import Findings, Row
 from distilrt.bench.ratios import Estimate
 
 _Key = tuple[str, str]  # scenario, workload and rate; target and dtype
+_Pair = tuple[Row, Row]  # a target's and the peer's
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One target on one workload: the factor by which its speed beside the peer's changed; above 1 is faster.
-
-    `steady` says that both targets of both runs were: ratios of restless ones depend on what else the machine did.
-    """
+    """One target on one workload: the factor by which its speed beside the peer's changed; above 1 is faster."""
 
     what: str
     factor: Estimate
-    steady: bool
 
     @property
     def verdict(self) -> str:
         """`same`, `CHANGED`, or `unclear` where noise could hide 5 % or make them."""
-        if not self.steady:
-            return "unclear"
         if self.factor.changed:
             return "CHANGED"
         return "same" if self.factor.sharp else "unclear"
@@ -41,41 +37,50 @@ class Change:
     def __str__(self) -> str:
         low, high = (_percent(factor) for factor in self.factor.interval)
         known = f" (95 %: {low} to {high})" if self.factor.half < 1 else ""
-        restless = "" if self.steady else ", not steady"
-        return f"{self.what}: {_percent(self.factor.ratio)}{known} {self.verdict}{restless}"
+        return f"{self.what}: {_percent(self.factor.ratio)}{known} {self.verdict}"
 
 
 def _percent(factor: float) -> str:
     return f"{round(factor - 1, 4) + 0.0:+.1%}"  # no -0.0
 
 
-def changes(before: Findings, after: Findings, peer: str) -> list[Change]:
-    """Every target but `peer`, named as in the tables (`onnxruntime int8`), where both runs have valid rows of both.
+def changes(before: Sequence[Findings], after: Sequence[Findings], peer: str) -> list[Change]:
+    """Every target but `peer`, named as in the tables (`onnxruntime int8`), where all runs have valid rows of both.
 
     Raises:
         ValueError: the runs have no such rows in common.
     """
-    first, second = (_rows(findings) for findings in (before, after))
+    runs = [_rows(findings) for findings in (*before, *after)]
     found = []
-    for place, target in second:
-        rows = [run.get(key) for run in (first, second) for key in ((place, target), (place, peer))]
-        if target != peer and all(rows):
-            whole = [row for row in rows if row]
-            found.append(Change(f"{place}, {target}", _factor(*whole), all(row["steady"] for row in whole)))
+    for place, target in runs[-1]:
+        pairs = [(run.get((place, target)), run.get((place, peer))) for run in runs]
+        whole = [(own, other) for own, other in pairs if own and other]
+        if target != peer and len(whole) == len(runs):
+            factor = _factor(whole[: len(before)], whole[len(before) :])
+            found.append(Change(f"{place}, {target}", factor))
     if not found:
-        known = sorted({target for _, target in (*first, *second)})
-        raise ValueError(
-            f"the two runs have no target beside {peer!r} in common; they have {', '.join(known) or 'none'}"
-        )
+        known = sorted({target for run in runs for _, target in run})
+        raise ValueError(f"the runs have no target beside {peer!r} in common; they have {', '.join(known) or 'none'}")
     return found
 
 
-def _factor(own: Row, other: Row, own_after: Row, other_after: Row) -> Estimate:
+def _factor(before: Sequence[_Pair], after: Sequence[_Pair]) -> Estimate:
+    first, second = ([_log(*pair) for pair in run] for run in (before, after))
+    if len(first) + len(second) > 2:
+        return ratios.change_of_many(first, second)
+    ((own, other),), ((own_after, other_after),) = before, after
     if own["scenario"] != "peak":
         return ratios.change((own["rounds_ms"], other["rounds_ms"]), (own_after["rounds_ms"], other_after["rounds_ms"]))
     # A search leaves a bracket, from the rate that held to the next that did not; the true ratio is anywhere in them.
-    log = math.log(own_after["rate"] * other["rate"] / (other_after["rate"] * own["rate"]))
-    return Estimate(log, sum(_bracket(row) for row in (own, other, own_after, other_after)) / 2)
+    half = sum(_bracket(row) for row in (own, other, own_after, other_after)) / 2
+    return Estimate(second[0] - first[0], half)
+
+
+def _log(own: Row, other: Row) -> float:
+    """Of how many times as fast own is."""
+    if own["scenario"] == "peak":
+        return math.log(own["rate"] / other["rate"])
+    return ratios.beside(own["rounds_ms"], other["rounds_ms"]).log
 
 
 def _bracket(row: Row) -> float:

@@ -50,6 +50,8 @@ class Child:
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
+        if stdout.closed:
+            raise PeerError("its process was ended by Ctrl-C")
         try:
             pickle.dump((method, arguments), stdin)
             stdin.flush()
@@ -57,6 +59,10 @@ class Child:
                 self._process.kill()
                 raise PeerError(f"no answer in {PATIENCE:.0f} s")
             failed, result = pickle.load(stdout)
+        except KeyboardInterrupt:
+            self._process.kill()
+            stdout.close()  # an answer that comes yet would be taken for that to the next question
+            raise
         except (EOFError, OSError):
             status = self._process.wait()
             self._log.seek(0)

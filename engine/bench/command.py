@@ -81,7 +81,7 @@ def bench(
     names = workload or ["mixed"]
     loads = [samples.make(name, model, file=source, batch=batch) for name in ([""] if source else names)]
     specs = [
-        targets.Spec(name, own, _for_peers(against or model, loads) if name in targets.PEERS else model, backend,
+        targets.Spec(name, own, for_peers(against or model, loads) if name in targets.PEERS else model, backend,
                      threads, form, served, key, in_flight)
         for name, own in (targets.parse(text, dtype) for text in target or [targets.OURS])
     ]  # fmt: skip
@@ -90,18 +90,15 @@ def bench(
     num_threads = threads or env.num_threads() or usable_cores()
     found = finding.Findings(finding.facts(model, num_threads), plan.describe())
     local = any(not spec.is_url for spec in specs)
-    console, stopped = Console(stderr=True), False
     seconds = 4.0 + len(specs) * (2.0 + len(loads) * (0.5 + plan.seconds))
     try:
-        with Bar(seconds, console) as bar:
+        with Bar(seconds, Console(stderr=True)) as bar:
             scenarios.run(specs, loads, plan, found, exact_model=against or model,
                           peaks=partial(_peaks, num_threads, local), say=bar.step)  # fmt: skip
-    except KeyboardInterrupt:
-        stopped = True
     finally:
         _write(found, json_file, csv_file, html_file, png_folder)
     terminal.show(found, Console(markup=False, highlight=False))
-    if stopped:
+    if bar.stopped:
         raise typer.Exit(130)
     if found.left_out:
         raise typer.Exit(1)
@@ -124,7 +121,7 @@ def _peaks(num_threads: int, wanted: bool) -> roofline.Roofline:
         return roofline.Roofline({}, None)
 
 
-def _for_peers(model: str, loads: Sequence[samples.Samples]) -> str:
+def for_peers(model: str, loads: Sequence[samples.Samples]) -> str:
     """A copy of the checkpoint with standard names, to whose folder converters may add."""
     if loads[0].task != "text-classification":
         raise ValueError(f"peers are measured as text classifiers, and {model} is for {loads[0].task}; "

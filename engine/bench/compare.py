@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,12 +20,12 @@ import numpy.typing as npt
 from distilrt import models
 from distilrt.bench import peers
 from distilrt.bench.child import PeerError
+from distilrt.bench.progress import Say
 from distilrt.bench.worker import SETTLE, Worker
 from distilrt.bench.workloads import Inputs, Workload, make_inputs
 from distilrt.config import DistilBertConfig
 
 Logits = npt.NDArray[np.floating[Any]]
-Say = Callable[[str], None]
 _Item = TypeVar("_Item")
 
 # Largest difference from float64 over the largest logit. int8's is wide because random weights leave a quantizer
@@ -40,6 +40,7 @@ MOST_RUNS = 10  # in one turn
 LEAST_TURNS = 3  # of every engine on a workload
 TIME_BOX = 15.0  # seconds for a workload
 CLOSE = 1.15  # times the best peer's time: too close for a first look to tell which is faster
+LOADING, CHECKING = 4.0, 0.4  # seconds of an engine, roughly; the second for each workload
 BUSY = 0.05  # cores; an engine that keeps more busy after its turn disturbs the others
 
 
@@ -111,7 +112,7 @@ class Comparison:
     def leave_out(self, what: str, reason: object) -> None:
         """Remember that `what` is not timed."""
         self.left_out.append(f"{what}: {reason}")
-        self.say(f"  left out: {self.left_out[-1]}")
+        self.say(f"left out: {self.left_out[-1]}", 0)
 
 
 def choose(names: Sequence[str], dtypes: Sequence[str]) -> list[Engine]:
@@ -126,7 +127,13 @@ def choose(names: Sequence[str], dtypes: Sequence[str]) -> list[Engine]:
     return [Engine(dtype, name) for dtype in dtypes for name in names if dtype in peers.ENGINES[name][1]]
 
 
+def expected_s(engines: int, workloads: int, time_box: float) -> float:
+    """Seconds that `compare` takes, roughly, where everything is converted and compiled already."""
+    return engines * LOADING + workloads * (engines * CHECKING + time_box)
+
+
 def compare(
+    comparison: Comparison,
     checkpoint: Path,
     engines: Sequence[Engine],
     workloads: Sequence[Workload],
@@ -134,47 +141,48 @@ def compare(
     num_threads: int,
     rounds: int | None = None,
     time_box: float = TIME_BOX,
-    say: Say = lambda line: None,
-) -> Comparison:
+) -> None:
     """Time `engines` on `workloads`; an engine that cannot load, fails or disagrees is left out with its reason.
 
     Args:
+        comparison: filled; where Ctrl-C ends it, with what was measured by then.
         checkpoint: a sequence classifier's folder.
         engines: from `choose`.
         workloads: from `workloads.parse`.
         num_threads: of every engine.
         rounds: of every workload; None: what fits `time_box`, in which engines far behind may have to sit out.
         time_box: seconds for one workload, without its checks.
-        say: takes lines of progress.
     """
-    comparison = Comparison(say)
+    say = comparison.say
     with ExitStack() as stack:
         workers: dict[Engine, Worker] = {}
         for engine in engines:
-            say(f"loading {engine}")
+            say(f"loading {engine}", LOADING)
             try:
                 worker = stack.enter_context(Worker(engine.name, engine.dtype, checkpoint, num_threads))
                 worker.set_inputs(make_inputs([[16]], 100))
                 if (load := worker.idle_load()) > BUSY:
-                    say(f"  {engine} keeps {load:.2f} cores busy after its turn")
+                    say(f"{engine} keeps {load:.2f} cores busy after its turn", 0)
                 workers[engine] = worker
             except PeerError as reason:
                 comparison.leave_out(str(engine), reason)
         for workload in workloads:
-            say(f"{workload.name}: comparing answers")
+            say(f"{workload.name}: comparing answers", CHECKING * len(workers))
             timings = _check(comparison, workers, checkpoint, workload)
             turns = len(workload.turns)
             count = (rounds or 0) * turns
+            costs = {engine: timing.cost for engine, timing in timings.items()}
             if rounds is None:
-                costs = {engine: timing.cost for engine, timing in timings.items()}
                 kept, count = fit(costs, time_box)
                 for engine in [engine for engine in timings if engine not in kept]:
                     comparison.leave_out(f"{engine} on {workload.name}", f"slow, {costs[engine] * turns:.1f} s a round")
                     del timings[engine]
-            say(f"{workload.name}: timing {len(timings)} engines, {count / turns:g} rounds")
-            _time(comparison, workers, timings, count)
-            comparison.timings += timings.values()
-    return comparison
+            whole = count * sum(costs[engine] for engine in timings)
+            say(f"{workload.name}: timing {len(timings)} engines, {count / turns:g} rounds", whole)
+            try:
+                _time(comparison, workers, timings, count)
+            finally:
+                comparison.timings += complete(timings.values())
 
 
 def _check(
@@ -215,6 +223,16 @@ def _time(comparison: Comparison, workers: Mapping[Engine, Worker], timings: dic
         except PeerError as reason:
             comparison.leave_out(f"{engine} on {timing.workload.name}", reason)
             del timings[engine]
+
+
+def complete(timings: Iterable[Timing]) -> list[Timing]:
+    """The timings with the turns that all of them had, if there are such."""
+    found = list(timings)
+    for turn in zip(*(timing.turns for timing in found), strict=True):
+        least = min(len(times) // timing.runs for timing, times in zip(found, turn, strict=True))
+        for timing, times in zip(found, turn, strict=True):
+            del times[least * timing.runs :]
+    return [timing for timing in found if any(timing.turns)]
 
 
 def schedule(engines: Sequence[_Item], turns: int) -> Iterator[tuple[_Item, int]]:

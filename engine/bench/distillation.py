@@ -5,19 +5,21 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from distilrt.bench import compare, report
 from distilrt.bench.artefacts import make_checkpoint
 from distilrt.bench.child import PeerError
+from distilrt.bench.progress import Say
 from distilrt.bench.worker import SETTLE, Worker
 from distilrt.bench.workloads import make_inputs, parse
 from distilrt.checkpoint import expected_shapes
 from distilrt.config import DistilBertConfig
 
 BERT_LAYERS = 12
+SECONDS = 10.0  # of a row, roughly
 FIELDS = ("date", "commit", "cpu", "isa", "threads", "load", "workload", "dtype", "rounds", "distilbert_ms", "bert_ms",
           "distilbert_parameters", "bert_parameters", "error")  # fmt: skip
 
@@ -36,9 +38,9 @@ def parameters(config: DistilBertConfig) -> tuple[int, int]:
 
 
 def measure(
-    cache: Path, names: Sequence[str], dtypes: Sequence[str], num_threads: int, rounds: int, say: Callable[[str], None]
-) -> list[report.Row]:
-    """Rows with the medians of both models.
+    cache: Path, names: Sequence[str], dtypes: Sequence[str], num_threads: int, rounds: int, say: Say
+) -> Iterator[report.Row]:
+    """Rows with the medians of both models, each as it is done.
 
     Args:
         cache: where their checkpoints are kept.
@@ -46,7 +48,7 @@ def measure(
         dtypes: of the engine's.
         num_threads: of each.
         rounds: turns of each on every workload.
-        say: takes lines of progress.
+        say: told of every row.
 
     Raises:
         PeerError: a model cannot be loaded, or answers otherwise than the reference.
@@ -55,12 +57,11 @@ def measure(
     folders = (make_checkpoint(cache / "distilbert-base"),
                make_checkpoint(cache / "bert-base-folded", config.replace(n_layers=BERT_LAYERS)))  # fmt: skip
     facts, counts = report.machine(num_threads), parameters(config)
-    rows = []
     for dtype in dtypes:
         with ExitStack() as stack:
             workers = [stack.enter_context(Worker("distilrt", dtype, folder, num_threads)) for folder in folders]
             for name in names:
-                say(f"{name} {dtype}")
+                say(f"{name} {dtype}", SECONDS)
                 inputs = make_inputs(parse(name).batches, config.vocab_size)
                 errors = []
                 for worker, folder in zip(workers, folders, strict=True):
@@ -75,7 +76,6 @@ def measure(
                         time.sleep(SETTLE)
                         times[k].extend(workers[k].turn(range(len(inputs)), 1, 3))
                 medians = [round(1e3 * statistics.median(each), 3) for each in times]
-                rows.append({**facts, "workload": name, "dtype": dtype, "rounds": rounds,
-                             **dict(zip(FIELDS[9:13], (*medians, *counts), strict=True)),
-                             "error": float(f"{max(errors):.1e}")})  # fmt: skip
-    return rows
+                yield {**facts, "workload": name, "dtype": dtype, "rounds": rounds,
+                       **dict(zip(FIELDS[9:13], (*medians, *counts), strict=True)),
+                       "error": float(f"{max(errors):.1e}")}  # fmt: skip

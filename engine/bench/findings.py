@@ -8,6 +8,7 @@ import io
 import json
 import os
 import platform
+import re
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -28,6 +29,7 @@ COLUMNS = (
     "p99.9_ms", "mean_ms", "max_ms", "lag_p99_ms", "peak_share", "start_s", "peak_mb", "max_difference",
     "mean_difference", "cosine", "agreement",
 )  # fmt: skip
+_NUMBERS = re.compile(r"\[[-\d.e,\s]+\]")  # a list of rounds is one line, not hundreds
 _FACTS = ("date", "commit", "cpu", "isa", "threads", "affinity", "load")
 
 
@@ -56,7 +58,8 @@ class Findings:
         """The whole as one object."""
         whole = {"format": VERSION, "complete": self.complete, "facts": self.facts, "plan": self.plan,
                  "workloads": self.workloads, "rows": self.rows, "left_out": self.left_out}  # fmt: skip
-        return json.dumps(whole, indent=1, allow_nan=False, default=str) + "\n"
+        text = json.dumps(whole, indent=1, allow_nan=False, default=str) + "\n"
+        return _NUMBERS.sub(lambda match: " ".join(match[0].split()), text)
 
     def to_csv(self) -> str:
         """One line a row, each with the machine's facts."""

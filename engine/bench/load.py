@@ -65,7 +65,7 @@ class Load:
         rate: queries per second of `server`.
         size: see `scenario`.
         seed: of the order of samples and of their times.
-        lead: queries of a closed loop that go before the window and do not count.
+        lead: seconds in which a closed loop asks already, and nothing counts yet.
     """
 
     scenario: str
@@ -74,7 +74,7 @@ class Load:
     rate: float = 0.0
     size: int = 1
     seed: int = 0
-    lead: int = 0
+    lead: float = 0.0
 
 
 def arrivals(rate: float, seconds: float, count: int, seed: int) -> Seconds:
@@ -140,9 +140,11 @@ async def _closed_loop(target: Target, lengths: Sequence[int], load: Load) -> Wi
     record, take = _Record(lengths), _order(lengths, load.seed)
     size = {"single": 1, "multi": load.size, "offline": len(lengths)}[load.scenario]
     answer = target.answer_all if load.scenario == "offline" else target.answer
-    for _ in range(load.lead):
+    before = _order(lengths, load.seed + 1)  # of its own: the same queries count, however many go before them
+    start = time.perf_counter()
+    while time.perf_counter() - start < load.lead:
         with suppress(TargetError):
-            await answer(take(size))
+            await answer(before(size))
     start, sent = time.perf_counter(), 0
     while sent < load.count or time.perf_counter() - start < load.seconds:
         indices, since = take(size), time.perf_counter()

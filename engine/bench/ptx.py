@@ -23,6 +23,7 @@ from distilrt.kernels import tiles
 # Shared memory and threads that a multiprocessor has for all its programs; each takes 1 KiB more than it asks for.
 _SHARED_OF_ALL = {80: 164 << 10, 89: 100 << 10, 90: 228 << 10, 100: 228 << 10}
 _THREADS_OF_ALL = {80: 2048, 89: 1536, 90: 2048, 100: 2048}
+SECONDS = 0.5  # of a row, roughly; what Triton's cache has takes less
 # What may be read before the wait: vectors of the model, which no kernel writes.
 _READ_EARLY = ("_embed_kernel", "_layer_norm_kernel")
 
@@ -65,26 +66,25 @@ def rows(capability: int, dtype: str, only: str = "") -> Iterator[Row]:
     Raises:
         ValueError: another chip or dtype, or Triton's interpreter is on.
     """
-    if capability not in CHIPS or dtype not in DTYPES:
-        raise ValueError(f"the chip must be one of {', '.join(map(str, CHIPS))} and the dtype one of "
-                         f"{', '.join(DTYPES)}, found {capability} and {dtype}")  # fmt: skip
-    if triton.knobs.runtime.interpret:
-        raise ValueError("the kernels are in Triton's interpreter: unset TRITON_INTERPRET to compile them")
-    for launch_ in launches(capability, dtype):
-        if only in launch_.label:
-            cost = compile_for(launch_, capability)
-            faults = []
-            if cost.spills:
-                faults.append(f"{cost.spills} spills")
-            if cost.shared > tiles.SHARED_MEMORY[capability]:
-                faults.append(f"shared memory over {tiles.SHARED_MEMORY[capability]}")
-            if dtype != "float32" and launch_.multiplies and not cost.tensor_cores:
-                faults.append("no tensor cores")
-            if launch_.options.get("launch_pdl") and not cost.waits:
-                faults.append("no wait for the kernel before")
-            if launch_.options.get("launch_pdl") and cost.early and launch_.name not in _READ_EARLY:
-                faults.append(f"{cost.early} loads before the wait for the kernel before")
-            yield Row(capability, dtype, launch_.label, launch_.options.get("num_warps", 4), cost, tuple(faults))
+    for launch_ in _launches(capability, dtype, only):
+        cost = compile_for(launch_, capability)
+        faults = []
+        if cost.spills:
+            faults.append(f"{cost.spills} spills")
+        if cost.shared > tiles.SHARED_MEMORY[capability]:
+            faults.append(f"shared memory over {tiles.SHARED_MEMORY[capability]}")
+        if dtype != "float32" and launch_.multiplies and not cost.tensor_cores:
+            faults.append("no tensor cores")
+        if launch_.options.get("launch_pdl") and not cost.waits:
+            faults.append("no wait for the kernel before")
+        if launch_.options.get("launch_pdl") and cost.early and launch_.name not in _READ_EARLY:
+            faults.append(f"{cost.early} loads before the wait for the kernel before")
+        yield Row(capability, dtype, launch_.label, launch_.options.get("num_warps", 4), cost, tuple(faults))
+
+
+def count(capability: int, dtype: str, only: str = "") -> int:
+    """How many rows there will be; raises what `rows` does."""
+    return len(_launches(capability, dtype, only))
 
 
 def compile_for(launched: Launch, capability: int) -> Cost:
@@ -136,6 +136,15 @@ is what they are when torch's own may be. No GPU was involved and no time was me
 
 {table(found)}
 """
+
+
+def _launches(capability: int, dtype: str, only: str) -> list[Launch]:
+    if capability not in CHIPS or dtype not in DTYPES:
+        raise ValueError(f"the chip must be one of {', '.join(map(str, CHIPS))} and the dtype one of "
+                         f"{', '.join(DTYPES)}, found {capability} and {dtype}")  # fmt: skip
+    if triton.knobs.runtime.interpret:
+        raise ValueError("the kernels are in Triton's interpreter: unset TRITON_INTERPRET to compile them")
+    return [launch_ for launch_ in launches(capability, dtype) if only in launch_.label]
 
 
 def _measure(cubin: bytes, shared: int, capability: int, warps: int) -> Cost:

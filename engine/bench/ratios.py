@@ -78,6 +78,17 @@ def change(before: tuple[Rounds, Rounds], after: tuple[Rounds, Rounds]) -> Estim
     return Estimate(second - first, _t(degrees) * math.sqrt(variance))
 
 
+def change_of_many(before: Sequence[float], after: Sequence[float]) -> Estimate:
+    """The same of several runs of each kind, by the logarithm of each run's ratio: Student's, with equal variances.
+
+    What one run differs from the next by is in it, whereas the rounds of a single one know nothing of other minutes.
+    """
+    degrees = len(before) + len(after) - 2
+    of_each = sum(float(np.var(logs)) * len(logs) for logs in (before, after)) / degrees
+    half = _t(degrees) * math.sqrt(of_each * (1 / len(before) + 1 / len(after)))
+    return Estimate(float(np.mean(after) - np.mean(before)), half)
+
+
 def _logs(own: Rounds, other: Rounds) -> npt.NDArray[np.float64]:
     return np.array([math.log(b / a) for a, b in zip(own, other, strict=False) if a and b])
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 TRIES = 9
+SECONDS = 3.0  # of measuring, roughly
 
 
 @dataclass(frozen=True, slots=True)

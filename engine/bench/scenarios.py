@@ -15,11 +15,12 @@ from distilrt.bench.child import PeerError
 from distilrt.bench.findings import Findings, Row
 from distilrt.bench.latencies import Slo, Window
 from distilrt.bench.load import Load
+from distilrt.bench.progress import Say
 from distilrt.bench.roofline import Roofline
 from distilrt.bench.samples import Samples
 from distilrt.bench.session import Session
 from distilrt.bench.targets import OURS, PEERS, Spec
-from distilrt.bench.turns import WINDOWS, Say
+from distilrt.bench.turns import WINDOWS
 from distilrt.config import DistilBertConfig
 
 SCENARIOS = ("single", "multi", "server", "offline", "peak")
@@ -111,12 +112,15 @@ def run(
             findings.workloads.append(samples.describe())
             checked = _check(sessions, samples, right, findings, say)
             for load in _loads(plan, samples):
-                found = _measure(sessions, checked, samples, load, plan, findings, say)
-                for spec, row in found.items():
-                    row |= checked[spec] | {"start_s": _rounded(sessions[spec].start_s, 3)}
-                    row["peak_mb"] = _rounded(sessions[spec].peak_mb(), 1)
-                    row["peak_share"] = _share(row, spec, samples, roofline, plan)
-                    findings.rows.append(row)
+                found: dict[Spec, Row] = {}
+                try:
+                    _measure(sessions, checked, samples, load, plan, findings, say, found)
+                finally:  # what there is when Ctrl-C comes, too
+                    for spec, row in found.items():
+                        row |= checked[spec] | {"start_s": _rounded(sessions[spec].start_s, 3)}
+                        row["peak_mb"] = _rounded(_peak_mb(sessions[spec]), 1)
+                        row["peak_share"] = _share(row, spec, samples, roofline, plan)
+                        findings.rows.append(row)
     findings.complete = True
 
 
@@ -191,8 +195,8 @@ def _loads(plan: Plan, samples: Samples) -> Iterator[Load]:
 
 def _measure(
     sessions: Mapping[Spec, Session], checked: Mapping[Spec, Row], samples: Samples, load: Load, plan: Plan,
-    findings: Findings, say: Say,
-) -> dict[Spec, Row]:  # fmt: skip
+    findings: Findings, say: Say, rows: dict[Spec, Row],
+) -> None:  # fmt: skip
     alive, text_s = {spec: sessions[spec] for spec in checked}, 0.0
     for spec in list(alive):
         say(f"{samples.name}: warming up {spec.named}", min(WARM_UP, load.seconds))
@@ -200,7 +204,8 @@ def _measure(
         text_s = max(text_s, float(window.latencies.mean()) if window else 0.0)
     if plan.slo is None:
         texts = len(samples.inputs) if load.scenario == "offline" else load.size
-        return turns.take(alive, load, text_s * texts, samples.name, findings, say)
+        turns.take(alive, load, text_s * texts, samples.name, findings, say, rows)
+        return
 
     def measured(spec: Spec, wanted: Load) -> Window | None:
         at = f"at {wanted.rate:.3g}/s" if wanted.rate else "at its limit"
@@ -209,7 +214,7 @@ def _measure(
 
     retest = RETEST * plan.duration
     searches = {spec: peak.search(load, plan.slo, in_flight=plan.in_flight, retest=retest) for spec in alive}
-    return peak.take_turns(searches, measured)
+    peak.take_turns(searches, measured, rows)
 
 
 def _share(row: Row, spec: Spec, samples: Samples, peaks: Roofline, plan: Plan) -> float | None:
@@ -222,6 +227,13 @@ def _share(row: Row, spec: Spec, samples: Samples, peaks: Roofline, plan: Plan) 
     flops = workloads.Workload("", (samples.lengths,)).flops(config, last_layer_rows=1 if one_row else None)
     share: float = flops / len(samples.lengths) * row["samples_per_s"] / peak
     return round(share, 4)
+
+
+def _peak_mb(session: Session) -> float | None:
+    try:
+        return session.peak_mb()
+    except PeerError:  # Ctrl-C ended it
+        return None
 
 
 def _rounded(value: float | None, digits: int) -> float | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 TOKENS = 16
+SECONDS = 3.0  # of a process, roughly
 FIELDS = ("date", "commit", "cpu", "isa", "threads", "load", "engine", "dtype", "times", "seconds", "peak_mb")
 
 

@@ -17,6 +17,7 @@ from triton.runtime.errors import OutOfResources
 from distilrt.backends.graphs import ladder, top_tokens
 from distilrt.bench.gpu.timing import Clock, Work
 from distilrt.bench.launches import measured
+from distilrt.bench.progress import Say
 from distilrt.config import LAYER_NORM_EPS, DistilBertConfig
 from distilrt.devices import cuda_device
 from distilrt.kernels import tiles
@@ -28,6 +29,7 @@ from distilrt.kernels.narrow_linear import norm_linear
 
 WEIGHT_BYTES = 256 << 20  # of all copies of a weight that one graph reads in turn: more than any L2
 SECONDS = 0.05  # for one candidate
+OPS, OP_SECONDS = 6, 20.0  # of a count of tokens, roughly, most of it compiling
 Candidates = Sequence[tiles.Tile]
 
 
@@ -49,7 +51,7 @@ def buckets(config: DistilBertConfig, device: torch.device) -> list[int]:
 
 
 def tune(
-    config: DistilBertConfig, tokens: Iterable[int], dtype: str, say: Callable[[str], None], *, tiny: bool = False
+    config: DistilBertConfig, tokens: Iterable[int], dtype: str, say: Say, *, tiny: bool = False
 ) -> Iterator[Found]:
     """Time every candidate for every op of a layer of `config` and every count of `tokens` on the current GPU.
 
@@ -57,7 +59,7 @@ def tune(
         config: the model's shape.
         tokens: packed tokens of a batch, as many sequences of 128 as they make.
         dtype: one of `tiles.ITEM_SIZE`.
-        say: takes a line of progress.
+        say: told of every op.
         tiny: as little work as shows that it runs, for Triton's interpreter.
 
     Raises:
@@ -69,8 +71,9 @@ def tune(
     bench = _Bench(config, dtype, cuda_device(), tiny=tiny)
     for count in tokens:
         for key, size, candidates, make in bench.ops(count):
+            say(f"{dtype}, {count} tokens: {_quoted(key)}", OP_SECONDS)
             found = bench.best(key, size, candidates, make, say)
-            say(f"{count} tokens, {key}: {found.us:.1f} us, usual {found.usual_us:.1f} us")
+            say(f"{count} tokens, {_quoted(key)}: {found.us:.1f} us, usual {found.usual_us:.1f} us", 0)
             yield found
 
 
@@ -124,7 +127,7 @@ class _Bench:
 
     def best(
         self, key: tiles.Key, size: int, candidates: Candidates, make: Callable[[tiles.Tile], Any],
-        say: Callable[[str], None],
+        say: Say,
     ) -> Found:  # fmt: skip
         """Time the candidates, of which the first is the usual tile."""
         times: dict[tiles.Tile, float] = {}
@@ -139,11 +142,11 @@ class _Bench:
                     if expected is None:
                         expected = out.to(torch.float32, copy=True)
                     elif not torch.allclose(out.float(), expected, rtol=2e-2, atol=2e-2):
-                        say(f"left out, it computes something else: {shown(tile)}")
+                        say(f"left out, it computes something else: {shown(tile)}", 0)
                         continue
                     times[tile] = self._clock.back_to_back(self._clock.graph(work)).median / count
                 except (OutOfResources, RuntimeError) as error:
-                    say(f"left out: {shown(tile)}: {str(error).splitlines()[0]}")
+                    say(f"left out: {shown(tile)}: {str(error).splitlines()[0]}", 0)
         if candidates[0] not in times:
             raise RuntimeError(f"the usual tile of {key} does not run here: {shown(candidates[0])}")
         fastest = min(times, key=lambda tile: times[tile])

@@ -1,12 +1,13 @@
 """One load on several targets, in turns: short rounds, each with the same queries for all, until they are steady.
 
 A machine's speed wanders from second to second. Targets that take turns all meet it, the shorter the turns the more
-alike; so a window, the unit of steadiness, is cut into as many rounds as leave each long enough to mean something.
+alike: on a busy machine, rounds of 0.03 s told a ratio eight times as sharply as rounds of a second did in the same
+time (docs/log.md). So a window, the unit of steadiness, is cut into rounds as short as a target's start allows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from distilrt.bench import ratios
@@ -14,64 +15,71 @@ from distilrt.bench.child import PeerError
 from distilrt.bench.findings import Findings, Row
 from distilrt.bench.latencies import Window, joined, late, steady, summary
 from distilrt.bench.load import Load
+from distilrt.bench.progress import Say
 from distilrt.bench.session import Session
 from distilrt.bench.targets import Spec
 
 WINDOWS = 3  # of a duration
 MOST_WINDOWS = 6  # where targets do not get steady, or their ratios are not known to half of 5 %
-MOST_ROUNDS = 8  # of a window
-SHORTEST = 0.5  # seconds of a round
+MOST_ROUNDS = 200  # of a window
+SHORTEST = 0.05  # seconds of a round
 SHORTEST_OPEN = 2.0  # of `server`, whose queue starts empty in every round
-
-Say = Callable[[str, float], None]  # what comes next, and the seconds that it is expected to take
+LEAST_QUERIES = 3  # of a closed loop's round
+# Seconds before a closed loop's round counts: caches are full of the last target's weights, and the threads of OpenMP
+# spin for some milliseconds after their last work.
+LEAD = 0.01
 
 
 def rounds(load: Load, query_s: float) -> int:
     """Into how many rounds a window of `load` is cut, where the slowest target takes `query_s` seconds for a query."""
-    shortest = max(SHORTEST_OPEN if load.scenario == "server" else SHORTEST, query_s)
+    least = LEAST_QUERIES if load.scenario in ("single", "multi") else 1
+    shortest = max(SHORTEST_OPEN if load.scenario == "server" else SHORTEST, least * query_s)
     return max(1, min(MOST_ROUNDS, int(load.seconds / shortest)))
 
 
 def take(
-    alive: dict[Spec, Session], load: Load, query_s: float, workload: str, findings: Findings, say: Say
-) -> dict[Spec, Row]:
-    """Measure every target of `alive`; the row of each that is alive at the end.
+    alive: dict[Spec, Session], load: Load, query_s: float, workload: str, findings: Findings, say: Say,
+    rows: dict[Spec, Row],
+) -> None:  # fmt: skip
+    """Measure every target of `alive`.
 
     Args:
         alive: those that can be measured; one that fails is removed, its reason in `findings.left_out`.
         load: of one window.
         query_s: see `rounds`.
         workload: its name, for `say`.
+        rows: filled at the end, for each target that is alive, and where Ctrl-C comes before, of what there is.
     """
     size = rounds(load, query_s)
-    # A round's first query finds the caches full of another target's weights.
-    lead = 1 if size > 1 and load.scenario in ("single", "multi") else 0
+    lead = LEAD if size > 1 and load.scenario in ("single", "multi") else 0.0
     part = replace(load, seconds=load.seconds / size, count=-(-load.count // size), lead=lead)
     windows: dict[Spec, list[Window]] = {spec: [] for spec in alive}
     times: dict[Spec, list[float]] = {spec: [] for spec in alive}
     figure = "throughput" if load.scenario == "offline" else "latency"
-    for turn in range(MOST_WINDOWS * size):
-        if not alive:
-            break
-        again = ""
-        if turn >= WINDOWS * size:
-            again = ", not steady yet"
-            if turn % size == 0 and all(steady(joined(windows[spec], size), figure) for spec in alive):
-                again = ", for a sharper ratio"
-                if all(ratio.sharp for ratio in _ratios(alive, times)):
-                    break
-        first, found = turn % len(alive), dict[Spec, Window]()
-        for spec in (*list(alive)[first:], *list(alive)[:first]):
-            at = f" at {load.rate:g}/s" if load.rate else ""
-            say(f"{workload}: {load.scenario}{at}, {spec.named}{again}", part.seconds)
-            window = measure(alive, spec, replace(part, seed=load.seed + turn), findings)
-            if window is not None:
-                found[spec] = window
-        for (spec, window), time in zip(found.items(), ratios.figures(list(found.values())), strict=True):
-            windows[spec].append(window)
-            times[spec].append(time)
-    return {spec: _row(windows[spec], size, load, figure) | _beside(times[spec], times[next(iter(alive))])
-            for spec in alive}  # fmt: skip
+    at, again = f" at {load.rate:g}/s" if load.rate else "", ""
+    try:
+        for turn in range(MOST_WINDOWS * size):
+            if not alive:
+                break
+            if turn % size == 0 and turn >= WINDOWS * size:
+                again = ", not steady yet"
+                if all(steady(joined(windows[spec], size), figure) for spec in alive):
+                    again = ", for a sharper ratio"
+                    if all(ratio.sharp for ratio in _ratios(alive, times)):
+                        break
+            first, found = turn % len(alive), dict[Spec, Window]()
+            for spec in (*list(alive)[first:], *list(alive)[:first]):
+                say(f"{workload}: {load.scenario}{at}, {spec.named}{again}", part.seconds + lead)
+                window = measure(alive, spec, replace(part, seed=load.seed + turn), findings)
+                if window is not None:
+                    found[spec] = window
+            for (spec, window), time in zip(found.items(), ratios.figures(list(found.values())), strict=True):
+                windows[spec].append(window)
+                times[spec].append(time)
+    finally:
+        for spec in alive:
+            if windows[spec]:
+                rows[spec] = _row(windows[spec], size, load, figure) | _beside(times[spec], times[next(iter(alive))])
 
 
 def measure(alive: dict[Spec, Session], spec: Spec, wanted: Load, findings: Findings) -> Window | None:

@@ -69,7 +69,7 @@ def test_distillation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distillation, "BERT_LAYERS", 2)
     make = artefacts.make_checkpoint
     monkeypatch.setattr(distillation, "make_checkpoint", lambda folder, config=small: make(folder, config))
-    rows = distillation.measure(tmp_path / "cache", ["1x8"], ["float32"], 1, 2, lambda line: None)
+    rows = list(distillation.measure(tmp_path / "cache", ["1x8"], ["float32"], 1, 2, lambda words, seconds: None))
     (row,) = rows
     assert row["error"] < 1e-4
     assert row["distilbert_ms"] > 0

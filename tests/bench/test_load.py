@@ -77,9 +77,17 @@ def test_closed_loop(blocking: bool, scenario: str, size: int, asked: int) -> No
 
 
 def test_lead_does_not_count() -> None:
-    target = Target(refuse=1)
-    assert sum(run(target, Load("single", 0.0, 3, lead=2)).failures.values()) == 3
-    assert len(target.asked) == 5
+    """Nor does it change what is asked after it."""
+    asked = []
+    for lead in (0.0, 0.02, 0.04):
+        target = Target(1e-3)
+        window = run(target, Load("single", 0.0, 3, seed=5, lead=lead))
+        assert len(window.latencies) == 3
+        assert (len(target.asked) > 3) == bool(lead)
+        assert window.seconds < 0.02
+        asked.append(target.asked[-3:])
+    assert asked[0] == asked[1] == asked[2]
+    assert sum(run(Target(refuse=1), Load("single", 0.0, 3, lead=1e-6)).failures.values()) == 3
 
 
 def test_seconds_and_count_are_both_least() -> None:

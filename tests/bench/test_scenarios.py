@@ -85,53 +85,71 @@ def run(plan: Plan, specs: list[Spec], loads: list[samples.Samples] | None = Non
 def test_turns_alternate_until_steady(monkeypatch: pytest.MonkeyPatch) -> None:
     sessions = Sessions(monkeypatch, one=lambda wanted: window(5, wanted), two=lambda wanted: window(7, wanted))
     found = run(Plan("single", duration=3.0, count=30), [ONE, TWO])
-    names = [name for name, load in sessions.asked if load.count == 5]
-    assert names == ["one", "two", "two", "one"] * 3
+    names = [name for name, load in sessions.asked if load.count == 1]
+    assert names == ["one", "two", "two", "one"] * 30
     assert [(row["target"], row["p50_ms"], row["steady"], row["valid"]) for row in found.rows] == [
         ("one", 5, True, True), ("two", 7, True, True)]  # fmt: skip
     assert found.complete
     assert found.workloads[0]["padding"] == pytest.approx(1 - 10 / 12, abs=1e-4)
     row = found.rows[0]
     assert (row["queries"], row["start_s"], row["peak_mb"], row["max_difference"], row["agreement"]) == (
-        30,
+        60,
         0.5,
         100,
         0,
         1,
     )
-    loads = [load for name, load in sessions.asked if name == "one" and load.count == 5]
-    assert [load.seed for load in loads] == [0, 1, 2, 3, 4, 5]
-    assert {(load.seconds, load.lead) for load in loads} == {(0.5, 1)}
+    loads = [load for name, load in sessions.asked if name == "one" and load.count == 1]
+    assert [load.seed for load in loads] == list(range(60))
+    assert {(load.seconds, load.lead) for load in loads} == {(turns.SHORTEST, turns.LEAD)}
     assert [row["ratio"] for row in found.rows] == [1, pytest.approx(5 / 7, abs=1e-4)]
-    assert found.rows[1]["rounds_ms"] == [7.0] * 6
+    assert found.rows[1]["rounds_ms"] == [7.0] * 60
 
 
 def test_restless_targets_are_measured_longer_and_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    times = iter(range(1, 100))
-    sessions = Sessions(monkeypatch, one=lambda wanted: window(2.0 ** next(times), wanted))
+    times = iter(range(1, 1000))
+    sessions = Sessions(monkeypatch, one=lambda wanted: window(1.02 ** next(times), wanted))
     (row,) = run(Plan("single", duration=3.0), [ONE]).rows
     assert not row["steady"]
-    assert len(sessions.asked) == 1 + 2 * turns.MOST_WINDOWS
+    assert len(sessions.asked) == 1 + 20 * turns.MOST_WINDOWS
 
 
 def test_ratios_that_are_not_known_are_measured_longer(monkeypatch: pytest.MonkeyPatch) -> None:
-    times = iter([5.0] + [5.0, 5.4] * 50)
+    times = iter([5.0] + [4.0, 6.5] * 500)
     sessions = Sessions(
         monkeypatch, one=lambda wanted: window(5, wanted), two=lambda wanted: window(next(times), wanted)
     )
     _, row = run(Plan("single", duration=1.0), [ONE, TWO]).rows
     assert row["steady"]
-    assert len(sessions.asked) == 2 * (1 + turns.MOST_WINDOWS)
+    assert len(sessions.asked) == 2 * (1 + 6 * turns.MOST_WINDOWS)
     assert row["ratio_low"] < row["ratio"] < row["ratio_high"]
 
 
 @pytest.mark.parametrize(("load", "query_s", "rounds"), [
-    (Load("single", 10 / 3, 1), 0.01, 6), (Load("single", 10, 1), 0.01, 8), (Load("multi", 10 / 3, 1), 0.7, 4),
+    (Load("single", 10 / 3, 1), 0.01, 66), (Load("single", 20, 1), 0.01, 200), (Load("multi", 10 / 3, 1), 0.2, 5),
     (Load("offline", 10 / 3, 1), 5.0, 1), (Load("server", 10 / 3, 1), 0.01, 1), (Load("server", 10, 1), 0.01, 5),
-    (Load("single", 0.1, 1), 0.01, 1),
+    (Load("single", 0.04, 1), 0.01, 1),
 ])  # fmt: skip
 def test_rounds_are_short_but_mean_something(load: Load, query_s: float, rounds: int) -> None:
     assert turns.rounds(load, query_s) == rounds
+
+
+def test_ctrl_c_leaves_the_rounds_that_are_complete(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = iter(range(100))
+
+    def stopped(wanted: Load) -> Window:
+        if next(calls) == 8:  # a warm-up and seven rounds later
+            raise KeyboardInterrupt
+        return window(7, wanted)
+
+    Sessions(monkeypatch, one=lambda wanted: window(5, wanted), two=stopped)
+    plan = Plan("single", duration=3.0, count=30)
+    found = Findings({}, plan.describe())
+    with pytest.raises(KeyboardInterrupt):
+        scenarios.run([ONE, TWO], [given()], plan, found, exact_model="m", peaks=lambda: PEAKS, say=lambda *_: None)
+    assert [(row["target"], row["rounds_ms"], row["steady"]) for row in found.rows] == [
+        ("one", [5.0] * 7, False), ("two", [7.0] * 7, False)]  # fmt: skip
+    assert not found.complete
 
 
 def test_every_rate_gets_a_row(monkeypatch: pytest.MonkeyPatch) -> None:

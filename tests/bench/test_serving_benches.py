@@ -138,11 +138,13 @@ def test_a_comparison_and_its_rows(tmp_path: Path) -> None:
     ours, engine = Asked("distilrt", "http://a:1", 4.0), Asked("distilrt engine", "distilrt", 3.0)
     theirs, dies = Asked("onnx-threads", "http://a:2", 8.0), Asked("pipeline", "http://a:3", 8.0, fails_at=5)
     targets: Any = [ours, engine, theirs, dies]
-    peaks = compare.measure(targets, compare.QUICK, "p99=250ms")
+    found: dict[Any, Any] = {}
+    compare.measure(targets, compare.QUICK, "p99=250ms", lambda *_: None, found)
+    peaks = {each.name: row for each, row in found.items()}
     assert [each.name for each in targets] == ["distilrt", "distilrt engine", "onnx-threads"]
     assert list(peaks) == ["distilrt", "onnx-threads"]
-    assert [load.scenario for load in ours.loads[:3]] == ["single", "single", "flood"]
-    assert [load.scenario for load in engine.loads] == ["single", "single", "offline"]
+    assert [load.scenario for load in ours.loads[:5]] == ["single"] * 4 + ["flood"]
+    assert [load.scenario for load in engine.loads] == ["single"] * 4 + ["offline"]
     assert {load.seconds for load in ours.loads if load.rate} == {compare.QUICK.probe, compare.QUICK.retest}
 
     windows = {each.name: each.windows for each in targets}
