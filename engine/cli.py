@@ -25,6 +25,7 @@ from distilrt.cpu_count import usable_cores
 from distilrt.devices import DTYPES, describe_cuda, why_not_cuda
 from distilrt.errors import DistilrtError, InvalidInput
 from distilrt.hub import resolve_file
+from distilrt.narrower import faster
 from distilrt.server.command import serve
 from distilrt.tokenizer import DistilBertTokenizer
 
@@ -278,6 +279,7 @@ def _describe(model: str, backend: str, dtype: str, threads: int | None) -> dict
         **{name: getattr(config, name) for name in sizes},
         "labels": config.label_names() if "Classification" in architecture else [],
         **loaded.backend.describe(),
+        "faster_dtypes": faster(loaded.backend.describe()),
     }
 
 

@@ -25,6 +25,7 @@ def _run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.whole
 def test_it_tests_itself_and_the_table_can_be_pasted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every op of a layer for few rows and for more, in a process of its own as a user starts it."""
     done = _run("--self-test", "--tokens", "5,40", "--dtypes", "bfloat16")

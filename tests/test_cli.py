@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from distilrt import models, tasks, verification
+from distilrt import models, narrower, tasks, verification
 from distilrt.cli import app, main
 from distilrt.config import DistilBertConfig
 from distilrt.tokenizer import DistilBertTokenizer
@@ -79,7 +79,15 @@ def test_bad_lines_are_answered_with_errors(folder: str, expected: list[Any]) ->
     assert_answers(answers[::2], expected[: len(bad)])
     errors = answers[1::2]
     assert [error["line"] for error in errors] == list(range(2, 2 * len(bad) + 1, 2))
-    words = ["'text' is missing", "found list", "found NoneType", "found bytes", "truncation=True", "found int", "half"]
+    words = [
+        "'text' is missing",
+        "found list",
+        "found NoneType",
+        "found bytes",
+        "ask for truncation",
+        "found int",
+        "half",
+    ]
     for error, word in zip(errors, words, strict=True):
         assert list(error) == ["error", "line"]
         assert word in error["error"]
@@ -195,6 +203,7 @@ def test_info(folder: str) -> None:
     assert (facts["backend"], facts["dtype"], facts["num_threads"], facts["hidden_size"]) == ("cpu", "float32", 1, 32)
     assert facts["packed_bytes"] > 0
     assert facts["workspace_bytes"] > 0
+    assert facts["faster_dtypes"] == narrower.faster(model.backend.describe())
 
     table = invoke("info", "--model", folder)
     assert table.exit_code == 0

@@ -74,7 +74,7 @@ def test_lengths_in_one_batch_and_no_stale_numbers() -> None:
     np.testing.assert_array_equal(last[127:192], every[-1][:65])
 
 
-@pytest.mark.parametrize("n_layers", [1, 2])
+@pytest.mark.parametrize("n_layers", [1, pytest.param(2, marks=pytest.mark.whole)])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_wanted_rows(n_layers: int, dtype: str) -> None:
     """Few of them go through a last layer of their own: as near as all rows, and batch mates matter as little. More are

@@ -147,6 +147,7 @@ def test_a_head_that_is_not_the_models_own_runs_behind_the_encoder() -> None:
     assert backend.answer(pack(config, []), None, own).shape == (0, 2)
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("architecture", ["DistilBertModel", "DistilBertForMaskedLM"])
 def test_every_kind_of_input_was_met_at_load(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """No call gives `pack` a kind of tensor that the warm-up did not: each would wait for a compiler."""

@@ -40,6 +40,7 @@ def test_without_a_gpu(script: str) -> None:
     assert not done.stderr
 
 
+@pytest.mark.whole
 def test_the_timed_part(tmp_path: Path) -> None:
     """What it writes, in this process; the flow of all parts is in the whole self-test."""
     checkpoint, result = make_checkpoint(tmp_path / "checkpoint", suite.TINY), tmp_path / "part.json"

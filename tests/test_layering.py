@@ -18,7 +18,7 @@ ROWS = [
     "kernels _C reference packed quantization",
     "calibration backends",
     "heads losses base_model models tasks loading batcher counters worker engine",
-    "verification pipelines",
+    "verification pipelines narrower",
     "cli __main__ server dropin scale bench",
 ]
 RANK = {name.rstrip("*"): row for row, names in enumerate(ROWS) for name in names.split()}

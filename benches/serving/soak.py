@@ -169,7 +169,7 @@ def steady(server: Server, seconds: float, part: float = PART) -> Plan:
     """Half of what the server takes, for so long."""
 
     def plan(target: Checked, window: Callable[[Load], Window]) -> list[str]:
-        flood = window(Load("flood", min(part, 10.0), 1, size=32))
+        flood = window(Load("flood", min(part, 10.0, seconds), 1, size=32))
         rate, sizes, end, turn = 0.5 * flood.samples / flood.seconds, list[float](), time.monotonic() + seconds, 0
         while time.monotonic() < end:
             turn += 1

@@ -108,11 +108,16 @@ def _serving(rows: Sequence[_Row]) -> str:
     lines = _heads(names)
     for row in rows:
         alone = f"{_short(float(row['p50_16_ms']))} / {_short(float(row['p50_128_ms']))}"
-        line = (f"| {row['server']} {row['dtype']} | {alone} | {float(row['peak_per_s']):.0f} "
+        line = (f"| {row['server']} {row['dtype']} | {alone} | {_rate(row)} "
                 f"| {float(row['saturated_per_s']):.0f}, {float(row['saturated_tokens_per_s']):,.0f} "
                 f"| {float(row['start_s']):.1f} | {float(row['rss_mb']):.0f} |")  # fmt: skip
         lines.append(f"{line} {_over_engine(row)} |" if beside else line)
     return "\n".join([*lines, "", _where(rows)])
+
+
+def _rate(row: _Row) -> str:
+    rate = float(row["peak_per_s"])
+    return f"{rate:.0f}" if rate else "none held"
 
 
 def _over_engine(row: _Row) -> str:

@@ -29,7 +29,7 @@ class Bar:
                    TimeRemainingColumn(elapsed_when_finished=True))  # fmt: skip
         shown = console.is_terminal and seconds > QUIET
         self.stopped = False
-        self._progress = Progress(*columns, console=console, transient=True, disable=not shown)
+        self._progress = Progress(*columns, console=console, transient=True, refresh_per_second=4, disable=not shown)
         self._log = log and not shown
         self._task = self._progress.add_task("starting", total=seconds)
         self._done = 0.0

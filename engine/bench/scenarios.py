@@ -20,7 +20,7 @@ from distilrt.bench.roofline import Roofline
 from distilrt.bench.samples import Samples
 from distilrt.bench.session import Session
 from distilrt.bench.targets import OURS, PEERS, Spec
-from distilrt.bench.turns import WINDOWS
+from distilrt.bench.turns import LEAD, SHORTEST, WINDOWS
 from distilrt.config import DistilBertConfig
 
 SCENARIOS = ("single", "multi", "server", "offline", "peak")
@@ -70,7 +70,8 @@ class Plan:
         """Of one target on one workload, roughly."""
         if self.scenario == "peak":
             return self.duration * (peak.FLOOD + peak.HALVINGS + RETEST * peak.RETESTS)
-        return (self.duration + min(WARM_UP, self.duration / WINDOWS)) * max(1, len(self.rates))
+        leads = 1 + LEAD / SHORTEST if self.scenario in ("single", "multi") else 1
+        return (leads * self.duration + min(WARM_UP, self.duration / WINDOWS)) * max(1, len(self.rates))
 
 
 def run(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from distilrt import env
 from distilrt.engine import Engine
+from distilrt.narrower import advice
 from distilrt.server.settings import Settings
 from distilrt.server.sockets import bound
 
@@ -147,6 +148,8 @@ def _run(app: Starlette, settings: Settings, engines: dict[str, Engine], sockets
                 say(f"serving {', '.join(engines)} on http://{host}:{port}")
             for engine in engines.values() if person else []:
                 say(_facts(engine))
+                if words := advice(engine.describe()):
+                    say(f"{engine.name}: {words}")
 
     config = uvicorn.Config(
         app, log_config=None, access_log=False, server_header=False,

@@ -283,7 +283,7 @@ def check_ids(ids: list[int], config: DistilBertConfig, foreign: bool = True) ->
     limit = config.max_position_embeddings
     if len(ids) > limit:
         raise TooLong(f"the text has {len(ids)} tokens, this model reads at most {limit}; "
-                      "pass truncation=True to cut it, or split it")  # fmt: skip
+                      "ask for truncation, or split it")  # fmt: skip
     if foreign and max(ids) >= config.vocab_size:
         raise InvalidInput(f"the text has token {max(ids)}, this model knows 0 to {config.vocab_size - 1}; "
                            "use the model's own tokenizer")  # fmt: skip

@@ -89,10 +89,10 @@ def test_serving_table(tmp_path: Path) -> None:
     assert "| distilrt serve int8 | 2.2 / 9.0 | 130 | 165, 13,000 | 0.5 | 200 |\n" in page
     assert "engine" not in page
     beside = {**row, "engine_16_ms": 1.75, "engine_128_ms": 8.6, "saturated_share": 0.86}
-    _write(tmp_path / "serving.csv", tuple(beside), [beside, {**row, "server": "other"}])
+    _write(tmp_path / "serving.csv", tuple(beside), [beside, {**row, "server": "other", "peak_per_s": 0.0}])
     page = claims.render(_page("serving"), tmp_path)
     assert "| 0.5 | 200 | 0.50 / 0.40 | 86% |" in page
-    assert "| other int8 | 2.2 / 9.0 | 130 | 165, 13,000 | 0.5 | 200 | – | – |" in page
+    assert "| other int8 | 2.2 / 9.0 | none held | 165, 13,000 | 0.5 | 200 | – | – |" in page
 
 
 def test_startup_table(tmp_path: Path) -> None:

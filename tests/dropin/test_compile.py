@@ -102,7 +102,11 @@ def test_torch_finds_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "dynamic"), [*((name, None) for name in HEADS), *((name, True) for name in (HEADS[0], HEADS[2], HEADS[5]))]
+    ("name", "dynamic"),
+    [
+        *((name, None) for name in HEADS),
+        *(pytest.param(name, True, marks=pytest.mark.whole) for name in (HEADS[0], HEADS[2], HEADS[5])),
+    ],
 )
 def test_every_head(
     name: str, dynamic: bool | None, encoders: list[Any], reference_model: Maker, tiny: Callable[..., DistilBertConfig]
@@ -387,6 +391,7 @@ def test_training_and_autocast_stay_with_inductor(
     assert not encoders
 
 
+@pytest.mark.whole
 def test_through_inductor(reference_model: Maker, tiny: Callable[..., DistilBertConfig]) -> None:
     """All of it once, with shapes that change, options, and a program that has no DistilBERT in it."""
     model, config = model_of(reference_model, tiny, HEADS[2])
