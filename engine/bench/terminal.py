@@ -113,7 +113,7 @@ def show(findings: Findings, console: Console) -> None:
 
 def _table(rows: Sequence[Row], columns: Sequence[tuple[str, _Cell]], console: Console) -> None:
     """Without the columns that no row has anything for."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     kept = [(head, cell) for head, cell in columns if any(cell(row) not in ("–", "") for row in rows)]
     for head, _ in kept:
         left = head in ("target", "version")
