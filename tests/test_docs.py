@@ -64,7 +64,14 @@ def _blocks(language: str) -> list[tuple[str, str]]:
     return found
 
 
-@pytest.mark.parametrize("code", [pytest.param(text, id=name) for name, text in _blocks("python")])
+# Those of dropin.md import torch, transformers and TensorFlow, each in a process: make test-tensorflow runs them all.
+_SLOW = {"dropin.md": [pytest.mark.whole]}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [pytest.param(text, id=name, marks=_SLOW.get(name.rpartition("-")[0], [])) for name, text in _blocks("python")],
+)
 def test_python_block(code: str, environment: dict[str, str], tmp_path: Path) -> None:
     if "tensorflow" in code and importlib.util.find_spec("tensorflow") is None:
         pytest.skip("needs TensorFlow: make test-tensorflow")

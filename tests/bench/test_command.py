@@ -51,6 +51,7 @@ def test_everyday_form(classifier: str, tmp_path: Path, capsys: pytest.CaptureFi
     assert list((tmp_path / "png").glob("*.png"))
 
 
+@pytest.mark.whole
 def test_peers_and_servers_in_one_run(classifier: str, server: Any, tmp_path: Path) -> None:
     """The server answers nonsense: it has no row, and the code is 1."""
     file = tmp_path / "out.json"
