@@ -14,10 +14,12 @@ import time
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from benches.serving.compare import texts
 from distilrt.bench import latencies, samples
 from distilrt.bench.load import Load
+from distilrt.bench.progress import Bar
 from distilrt.bench.session import Session
 from distilrt.bench.targets import Spec
 
@@ -64,8 +66,12 @@ def main(
         url = f"http://127.0.0.1:{int(server.stdout.readline())}"
         with Session(Spec(url, "float32", str(texts())), given) as session:
             session.window(Load("server", 1.0, 1, rate=rate))
-            start = time.perf_counter()
-            window = session.window(Load("server", seconds, 1, rate=rate, seed=1))
+            with Bar(seconds, Console(stderr=True)) as bar:
+                bar.step(f"{rate:g} requests a second", seconds)
+                start = time.perf_counter()
+                window = session.window(Load("server", seconds, 1, rate=rate, seed=1))
+        if bar.stopped:
+            raise typer.Exit(130)
         found = latencies.summary([window])
     finally:
         server.terminate()

@@ -30,10 +30,12 @@ from typing import Annotated, Any
 import mlperf_loadgen
 import numpy as np
 import typer
+from rich.console import Console
 
 from distilrt.bench import load, ratios, samples, targets
 from distilrt.bench.latencies import Window, percentile
 from distilrt.bench.load import Load
+from distilrt.bench.progress import Bar, Say
 from distilrt.bench.samples import Samples
 from distilrt.bench.targets import Spec
 
@@ -120,7 +122,9 @@ def by_distilrt(target: Any, given: Samples, wanted: Load) -> float:
     return window.seconds / window.samples if wanted.scenario == "offline" else percentile(window.latencies, 50)
 
 
-def compare(model: str, workload: str, seconds: float, rounds: int, allowed: float, threads: int | None) -> list[str]:
+def compare(
+    model: str, workload: str, seconds: float, rounds: int, allowed: float, threads: int | None, say: Say
+) -> list[str]:
     """Measure with both, print what they find, and say in words where they are apart."""
     given = samples.make(workload, model)
     target = targets.Distilrt(Spec(targets.OURS, "float32", model, backend="cpu", threads=threads))
@@ -130,6 +134,7 @@ def compare(model: str, workload: str, seconds: float, rounds: int, allowed: flo
     rate, apart = 0.3 / percentile(alone.latencies, 50), []
     for scenario in SCENARIOS:
         ours, theirs, clocks = list[float](), list[float](), list[float]()
+        say(f"{scenario}, with LoadGen and without", 2 * rounds * seconds)
         for turn in range(rounds):
             wanted = Load(scenario, seconds, 10 if scenario != "offline" else 1, seed=turn,
                           rate=rate if scenario == "server" else 0.0)  # fmt: skip
@@ -166,7 +171,12 @@ def main(
 ) -> None:
     """Measure with both."""
     sys.setswitchinterval(5e-4)  # as in a session of distilrt bench
-    if apart := compare(model, workload, seconds, rounds, allowed, threads):
+    apart: list[str] = []
+    with Bar(2 * len(SCENARIOS) * rounds * seconds, Console(stderr=True)) as bar:
+        apart = compare(model, workload, seconds, rounds, allowed, threads, bar.step)
+    if bar.stopped:
+        raise typer.Exit(130)
+    if apart:
         typer.echo("further apart than noise: " + "; ".join(apart))
         raise typer.Exit(1)
 

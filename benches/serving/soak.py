@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import typer
+from rich.console import Console
 
 from benches.serving.compare import texts
 from benches.serving.servers import Server, model
@@ -33,6 +34,7 @@ from distilrt.bench.command import CACHE
 from distilrt.bench.http_client import Refused
 from distilrt.bench.latencies import Window, percentile
 from distilrt.bench.load import Load
+from distilrt.bench.progress import Bar
 from distilrt.bench.targets import Spec
 
 FLAT = 1.05  # memory at the end over memory after the first part
@@ -228,7 +230,11 @@ def main(
     folder = model(cache, texts())
     with Server(name, folder, threads) as server:
         plan = overload(server, 60 * minutes, times) if over else steady(server, 60 * minutes)
-        broken = measure(server, folder, plan) + drained(server, folder)
+        with Bar(60 * minutes, Console(stderr=True)) as bar:
+            bar.step("1.5 times what it takes" if over else "half of what it takes", 60 * minutes)
+            broken = measure(server, folder, plan) + drained(server, folder)
+        if bar.stopped:
+            raise typer.Exit(130)
     for line in broken:
         typer.echo(f"BROKEN: {line}")
     if broken:
