@@ -16,8 +16,8 @@ from distilrt.bench.load import Load
 
 HALVINGS = 5  # of the range of rates
 RETESTS = 2  # with other seeds and more time: a short window flatters
-RETEST_STEP = 0.93  # of the rate, where a re-test fails; that to the power of k where the k-th fails
-MOST_RETESTS = 8
+RETEST_STEP = 0.93  # of the rate, where a re-test fails; the same for all, or who fails is set back further than he is
+MOST_RETESTS = 14
 FLOOD = 1 / 3  # of a window's seconds, to find the range
 
 Search = Generator[Load, Window, dict[str, Any]]
@@ -55,7 +55,7 @@ def search(load: Load, slo: Slo, *, in_flight: int, retest: float) -> Search:
         return kept
 
     low, high = 0.0, 1.1 * flood.samples / flood.seconds
-    kept, tries, failed, stopped = list[Window](), 0, 0, False
+    kept, tries, stopped = list[Window](), 0, False
     try:
         for step in range(HALVINGS):
             middle = (low + high) / 2
@@ -67,8 +67,7 @@ def search(load: Load, slo: Slo, *, in_flight: int, retest: float) -> Search:
             if met(low, window):
                 kept.append(window)
             else:
-                failed += 1
-                kept, low = [], low * RETEST_STEP**failed
+                kept, low = [], low * RETEST_STEP
     except Stopped:
         stopped = True
     held = len(kept) == RETESTS
