@@ -23,6 +23,7 @@ from distilrt.hub import resolve_file
 from distilrt.packed import linears
 from distilrt.quantization import FloatArray
 from distilrt.tokenizer import DistilBertTokenizer
+from distilrt.tokenizer_auto import load_tokenizer
 
 BUILT_IN = Path(__file__).with_name("calibration.txt")
 # A linear layer whose output is off by more than this, relative to how it varies over the texts, stays in higher
@@ -131,7 +132,7 @@ def of_checkpoint(
     there = any(resolve_file(model, name, **where) for name in ("tokenizer.json", "vocab.txt"))
     if not there and path is None:
         return None
-    return calibrate(config, weights, DistilBertTokenizer.from_pretrained(model, **where), path)
+    return calibrate(config, weights, load_tokenizer(model, **where), path)
 
 
 def _quantize(rows: FloatArray, weight: FloatArray, product: FloatArray) -> tuple[float, Int8Linear | None]:

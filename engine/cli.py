@@ -27,7 +27,7 @@ from distilrt.errors import DistilrtError, InvalidInput
 from distilrt.hub import resolve_file
 from distilrt.narrower import faster
 from distilrt.server.command import serve
-from distilrt.tokenizer import DistilBertTokenizer
+from distilrt.tokenizer_auto import load_tokenizer
 
 with suppress(ModuleNotFoundError):  # main says what to install
     import typer
@@ -66,7 +66,7 @@ def run(
         lines = texts or files.enter_context(_opened(source or "-", "rb"))
         answers = tasks.run(
             _load(chosen.architecture, model, backend, dtype, threads),
-            DistilBertTokenizer.from_pretrained(model),
+            load_tokenizer(model),
             chosen,
             map(_item, lines),
             chosen.from_checkpoint(params, partial(resolve_file, model)),

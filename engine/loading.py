@@ -11,6 +11,7 @@ from distilrt import checkpoint, models
 from distilrt.config import DistilBertConfig
 from distilrt.hub import resolve_file
 from distilrt.tokenizer import DistilBertTokenizer
+from distilrt.tokenizer_auto import load_tokenizer
 
 Resolve = Callable[[str], Path | None]
 
@@ -58,7 +59,7 @@ def load(
         raise TypeError("backend, dtype and num_threads are chosen when a model is loaded, and this one is; pass "
                         "them to its from_pretrained, or give a folder or hub id here")  # fmt: skip
     if isinstance(tokenizer, str | Path) or (tokenizer is None and resolve is not None):
-        tokenizer = DistilBertTokenizer.from_pretrained(source if tokenizer is None else tokenizer, **where)
+        tokenizer = load_tokenizer(source if tokenizer is None else tokenizer, **where)
     if not isinstance(tokenizer, DistilBertTokenizer):
         raise TypeError("tokenizer must be a folder, a hub id or a DistilBertTokenizer of distilrt (and with a loaded "
                         f"model it must be given), found {type(tokenizer).__name__}")  # fmt: skip

@@ -18,46 +18,42 @@ import numpy.typing as npt
 from tokenizers import AddedToken, Tokenizer
 
 from distilrt.encoding import BatchEncoding, array_kind, as_lists, as_tensors
+from distilrt.errors import CheckpointError
 from distilrt.hub_upload import upload
-from distilrt.tokenizer_backends import Setting, TokenizerBackends
-from distilrt.tokenizer_files import OPTIONS, SPECIAL_NAMES, as_token, read, read_vocab, write
+from distilrt.tokenizer_backends import Setting, refusing, surround, wordpiece
+from distilrt.tokenizer_files import NORMALIZATION, OPTIONS, SPECIAL_NAMES, as_token, read, read_vocab, write
 from distilrt.tokenizer_lengths import UNLIMITED, check_side, settle
+from distilrt.tokenizer_vocabulary import Token, TokenizerVocabulary
 
 Texts = str | Sequence[Any] | npt.NDArray[Any]
-Token = str | AddedToken
 
 _CLEAN_UP = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")  # applied in this order
+_UNKNOWN = "\u1699"  # a letter of Ogham, which hardly any vocabulary has
 
 
-class DistilBertTokenizer:
+class DistilBertTokenizer(TokenizerVocabulary):
     """Tokenizer of the DistilBERT family, with the results of `transformers.DistilBertTokenizer`.
 
-    `model_max_length`, `padding_side`, `truncation_side` and `clean_up_tokenization_spaces` are defaults that may be
-    assigned; all else, the special tokens included, is fixed once built.
+    `model_max_length`, `padding_side`, `truncation_side`, `clean_up_tokenization_spaces` and `split_special_tokens` are
+    defaults of calls that may be assigned.
     """
 
-    cls_token: str
-    cls_token_id: int
-    sep_token: str
-    sep_token_id: int
-    unk_token: str
-    unk_token_id: int
-    pad_token: str | None
-    pad_token_id: int | None
-    mask_token: str | None
-    mask_token_id: int | None
+    _as_it_stands = False  # whether tokenizer.json says how to treat texts, or this class
 
     def __init__(
         self,
         vocab: str | PathLike[str] | Mapping[str, int],
         *,
         do_lower_case: bool = True,
+        bos_token: Token | None = None,
+        eos_token: Token | None = None,
         unk_token: Token = "[UNK]",
         sep_token: Token = "[SEP]",
         pad_token: Token | None = "[PAD]",
         cls_token: Token = "[CLS]",
         mask_token: Token | None = "[MASK]",
-        extra_special_tokens: Iterable[Token] | None = None,
+        extra_special_tokens: Iterable[Token] | Mapping[str, Token] | None = None,
+        additional_special_tokens: Iterable[Token] | None = None,
         added_tokens_decoder: Mapping[int, AddedToken] | None = None,
         tokenize_chinese_chars: bool = True,
         strip_accents: bool | None = None,
@@ -67,15 +63,17 @@ class DistilBertTokenizer:
         model_input_names: Sequence[str] = ("input_ids", "attention_mask"),
         padding_side: str = "right",
         truncation_side: str = "right",
+        name_or_path: str = "",
     ) -> None:
         """Build a tokenizer from a vocabulary.
 
         Args:
             vocab: path of a `vocab.txt` (one token per line), or a mapping from token to id.
             do_lower_case: lowercase the text first.
-            unk_token, sep_token, pad_token, cls_token, mask_token: the special tokens; one that is not in `vocab` gets
-                a new id at its end.
+            bos_token, eos_token, unk_token, sep_token, pad_token, cls_token, mask_token: the special tokens; one that
+                `vocab` lacks gets a new id at its end.
             extra_special_tokens: further tokens that are never split.
+            additional_special_tokens: the same by the name that transformers 4 had for it.
             added_tokens_decoder: tokens added to the vocabulary before any other, in the order of their ids.
             tokenize_chinese_chars: make a word of each Chinese character.
             strip_accents: remove accents; None follows `do_lower_case`.
@@ -84,52 +82,73 @@ class DistilBertTokenizer:
             model_max_length: the default limit of truncation and padding; None for no limit.
             model_input_names: what a call returns unless told otherwise.
             padding_side, truncation_side: "right" or "left".
+            name_or_path: where the tokenizer comes from; kept as an attribute.
 
         Raises:
             OSError: there is no such vocabulary file.
             ValueError, TypeError: the vocabulary or an option is not as described.
         """
-        check_side("padding_side", padding_side)
-        check_side("truncation_side", truncation_side)
         self.do_lower_case = do_lower_case
         self.tokenize_chinese_chars = tokenize_chinese_chars
         self.strip_accents = strip_accents
-        self.split_special_tokens = split_special_tokens
+        needed = {"unk_token": unk_token, "sep_token": sep_token, "cls_token": cls_token}
+        if missing := [name for name, value in needed.items() if value is None]:
+            raise TypeError(f"{', '.join(missing)} must be a str or AddedToken, found None")
+        base = wordpiece(
+            read_vocab(vocab),
+            str(as_token(unk_token)),
+            do_lower_case=do_lower_case,
+            tokenize_chinese_chars=tokenize_chinese_chars,
+            strip_accents=strip_accents,
+        )
+        self._set_up(
+            base,
+            dict(zip(SPECIAL_NAMES, (bos_token, eos_token, unk_token, sep_token, pad_token, cls_token, mask_token),
+                     strict=True)),
+            extra_special_tokens=extra_special_tokens or additional_special_tokens,
+            added_tokens_decoder=added_tokens_decoder,
+            split_special_tokens=split_special_tokens,
+            clean_up_tokenization_spaces=clean_up_tokenization_spaces,
+            model_max_length=model_max_length,
+            model_input_names=model_input_names,
+            padding_side=padding_side,
+            truncation_side=truncation_side,
+            name_or_path=name_or_path,
+        )  # fmt: skip
+        surround(base, str(self.cls_token), str(self.sep_token))
+
+    def _set_up(
+        self,
+        base: Tokenizer,
+        named: Mapping[str, Token | None],
+        *,
+        extra_special_tokens: Iterable[Token] | Mapping[str, Token] | None = None,
+        added_tokens_decoder: Mapping[int, AddedToken] | None = None,
+        split_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool = False,
+        model_max_length: int | None = None,
+        model_input_names: Sequence[str] = ("input_ids", "attention_mask"),
+        padding_side: str = "right",
+        truncation_side: str = "right",
+        name_or_path: str = "",
+    ) -> None:
+        """Take a Rust tokenizer that nobody else uses, and what the constructor was told beside it."""
+        check_side("padding_side", padding_side)
+        check_side("truncation_side", truncation_side)
+        self.split_special_tokens = base.encode_special_tokens = split_special_tokens
         self.clean_up_tokenization_spaces = clean_up_tokenization_spaces
         self.model_max_length = UNLIMITED if model_max_length is None else model_max_length
         self.model_input_names = list(model_input_names)
         self.padding_side = padding_side
         self.truncation_side = truncation_side
-
-        given = (unk_token, sep_token, pad_token, cls_token, mask_token)
-        named = {name: as_token(value) for name, value in zip(SPECIAL_NAMES, given, strict=True) if value is not None}
-        if missing := {"unk_token", "sep_token", "cls_token"} - named.keys():
-            raise TypeError(f"{', '.join(sorted(missing))} must be a str or AddedToken, found None")
-        self.special_tokens_map = {name: str(value) for name, value in named.items()}
-        extra = [as_token(value) for value in extra_special_tokens or ()]
-        self.extra_special_tokens = [str(value) for value in extra]
-        self.all_special_tokens = list(dict.fromkeys([*self.special_tokens_map.values(), *self.extra_special_tokens]))
-
-        added = {str(value): value for _, value in sorted((added_tokens_decoder or {}).items())}
-        for value in (*named.values(), *extra):
-            added.setdefault(str(value), value)
-        for value in named.values():
-            added[str(value)].special = True
-
-        self._backends = TokenizerBackends(
-            read_vocab(vocab),
-            list(added.values()),
-            self.special_tokens_map,
-            do_lower_case=do_lower_case,
-            tokenize_chinese_chars=tokenize_chinese_chars,
-            strip_accents=strip_accents,
-            split_special_tokens=split_special_tokens,
+        self.name_or_path = name_or_path
+        extra = extra_special_tokens.values() if isinstance(extra_special_tokens, Mapping) else extra_special_tokens
+        self._register(
+            base,
+            {name: as_token(value) for name, value in named.items() if value is not None},
+            map(as_token, extra or ()),
+            added_tokens_decoder or {},
         )
-        for name in SPECIAL_NAMES:
-            text = self.special_tokens_map.get(name)
-            setattr(self, name, text)
-            setattr(self, f"{name}_id", None if text is None else self.backend_tokenizer.token_to_id(text))
-        self.all_special_ids = [self.backend_tokenizer.token_to_id(text) for text in self.all_special_tokens]
 
     @classmethod
     def from_pretrained(
@@ -141,32 +160,47 @@ class DistilBertTokenizer:
         token: str | bool | None = None,
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
+        use_fast: bool = True,
+        trust_remote_code: bool = False,
         **options: Any,
     ) -> DistilBertTokenizer:
         """Load the tokenizer of a checkpoint.
 
         The vocabulary and added tokens come from `tokenizer.json`, or else from `vocab.txt`. Normalization follows
         `tokenizer_config.json` and the defaults of this class even where `tokenizer.json` says otherwise, and of the
-        padding and truncation in `tokenizer.json` only the sides are kept, as in the reference.
+        padding and truncation in `tokenizer.json` only the sides are kept, as in the reference. What follows
+        `tokenizer.json` as it stands is in `distilrt.tokenizer_auto`.
 
         Args:
             name_or_folder: a folder, or the name of a repository.
             revision, subfolder, token, cache_dir, local_files_only: where to look for it.
+            use_fast, trust_remote_code: accepted for transformers' sake, and without effect as there.
             options: keywords of the constructor, which overrule the files.
 
         Raises:
             OSError: no such folder or repository, or it has neither `tokenizer.json` nor `vocab.txt`.
-            ValueError: a file is not what its name says.
+            CheckpointError: a file is not what its name says; the message names the file and the field.
+            TypeError, ValueError: a keyword of `options` is not as described.
         """
-        vocab, saved = read(
+        source, saved = read(
             name_or_folder,
+            cls._as_it_stands,
             revision=revision,
             subfolder=subfolder,
             token=token,
             cache_dir=cache_dir,
             local_files_only=local_files_only,
         )
-        return cls(vocab, **{**saved, **options})
+        made: Any = cls  # the subclass takes another kind of source
+        try:
+            tokenizer: DistilBertTokenizer = made(source, **{"name_or_path": str(name_or_folder), **saved, **options})
+            with refusing("a character that the vocabulary lacks"):
+                tokenizer.backend_tokenizer.encode(_UNKNOWN)
+        except ValueError as error:
+            if options:
+                raise
+            raise CheckpointError(f"the tokenizer in {name_or_folder} can't be used: {error}") from None
+        return tokenizer
 
     def save_pretrained(self, folder: str | PathLike[str]) -> tuple[str, ...]:
         """Write `tokenizer.json`, `tokenizer_config.json` and `vocab.txt`, which transformers reads too.
@@ -177,7 +211,8 @@ class DistilBertTokenizer:
         Returns:
             The paths written.
         """
-        return write(folder, {key: getattr(self, key) for key in OPTIONS}, self.backend_tokenizer)
+        names = (*OPTIONS, *NORMALIZATION)
+        return write(folder, "DistilBertTokenizer", {key: getattr(self, key) for key in names}, self.backend_tokenizer)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Upload what `save_pretrained` writes; see `hub_upload.upload`."""
@@ -197,6 +232,7 @@ class DistilBertTokenizer:
         pad_to_multiple_of: int | None = None,
         padding_side: str | None = None,
         truncation_side: str | None = None,
+        split_special_tokens: bool | None = None,
         return_tensors: str | None = None,
         return_token_type_ids: bool | None = None,
         return_attention_mask: bool | None = None,
@@ -220,6 +256,7 @@ class DistilBertTokenizer:
             pad_to_multiple_of: round padded lengths up to a multiple of this.
             padding_side: "right" or "left"; None for this tokenizer's `padding_side`.
             truncation_side: the same for the side that is cut.
+            split_special_tokens: treat special tokens in the texts as plain text; None for the tokenizer's own.
             return_tensors: "np" or "pt" for arrays of shape [texts, length]; None for lists (flat for a single text).
             return_token_type_ids, return_attention_mask: None follows `model_input_names`.
             return_overflowing_tokens: return what was cut off as further sequences, with
@@ -248,7 +285,8 @@ class DistilBertTokenizer:
         )
         side, cut_side = padding_side or self.padding_side, truncation_side or self.truncation_side
         check_side("truncation_side", cut_side)
-        setting = Setting(pad, cut, limit, stride, pad_to_multiple_of, side, cut_side)
+        split = self.split_special_tokens if split_special_tokens is None else split_special_tokens
+        setting = Setting(pad, cut, limit, stride, pad_to_multiple_of, side, cut_side, split)
         encodings = self._backends.encode(texts, pairs, batched, is_split_into_words, add_special_tokens, setting)
 
         if return_overflowing_tokens:
@@ -323,24 +361,9 @@ class DistilBertTokenizer:
         texts = self.decode(sequences, skip_special_tokens, clean_up_tokenization_spaces)
         return [texts] if isinstance(texts, str) else texts
 
-    def convert_tokens_to_ids(self, tokens: Any) -> Any:
-        """The id of a token, or the ids of a list of tokens; unknown ones get that of `unk_token`."""
-        if isinstance(tokens, str):
-            index = self.backend_tokenizer.token_to_id(tokens)
-            return self.unk_token_id if index is None else index
-        return [self.convert_tokens_to_ids(token) for token in tokens]
-
-    def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> Any:
-        """The token of an id, or the tokens of a sequence of ids; None for an id outside the vocabulary."""
-        ids = as_lists(ids)
-        if isinstance(ids, int):
-            return self.backend_tokenizer.id_to_token(ids)
-        skipped = set(self.all_special_ids) if skip_special_tokens else set()
-        return [self.backend_tokenizer.id_to_token(index) for index in map(int, ids) if index not in skipped]
-
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
         """Join tokens into text."""
-        return str(self.backend_tokenizer.decoder.decode(tokens))
+        return " ".join(tokens) if self.decoder is None else str(self.decoder.decode(tokens))
 
     def pad(
         self,
@@ -400,34 +423,8 @@ class DistilBertTokenizer:
             data = {key: rows[0] for key, rows in data.items()}
         return BatchEncoding(data if return_tensors is None else as_tensors(data, return_tensors))
 
-    @property
-    def vocab_size(self) -> int:
-        """Size of the vocabulary without added tokens."""
-        return self.backend_tokenizer.get_vocab_size(with_added_tokens=False)
-
-    def __len__(self) -> int:
-        return self.backend_tokenizer.get_vocab_size(with_added_tokens=True)
-
-    def get_vocab(self) -> dict[str, int]:
-        """The ids of all tokens, added ones included."""
-        return self.backend_tokenizer.get_vocab(with_added_tokens=True)
-
-    @property
-    def vocab(self) -> dict[str, int]:
-        """What `get_vocab` returns."""
-        return self.get_vocab()
-
-    @property
-    def backend_tokenizer(self) -> Tokenizer:
-        """The Rust tokenizer without padding and truncation; changing it breaks this one."""
-        return self._backends.base
-
-    def num_special_tokens_to_add(self, pair: bool = False) -> int:
-        """How many special tokens a call adds to one text or to a pair."""
-        return self.backend_tokenizer.num_special_tokens_to_add(pair)
-
     def __repr__(self) -> str:
         return (
-            f"DistilBertTokenizer(vocab_size={self.vocab_size}, model_max_length={self.model_max_length},"
+            f"{type(self).__name__}(vocab_size={self.vocab_size}, model_max_length={self.model_max_length},"
             f" padding_side={self.padding_side!r}, truncation_side={self.truncation_side!r})"
         )

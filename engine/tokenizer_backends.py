@@ -6,7 +6,8 @@ its first use and never changed after; they share one vocabulary and cost micros
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from tokenizers import AddedToken, Encoding, Tokenizer, decoders, normalizers, pre_tokenizers, processors
@@ -19,7 +20,7 @@ _MOST = 64  # settings that are kept
 
 
 class Setting(NamedTuple):
-    """Padding and truncation of a call; the first three as `distilrt.tokenizer_lengths.settle` gives them."""
+    """What a call asks of the Rust tokenizer; the first three as `distilrt.tokenizer_lengths.settle` gives them."""
 
     padding: str
     truncation: str
@@ -28,6 +29,7 @@ class Setting(NamedTuple):
     multiple: int | None
     padding_side: str
     truncation_side: str
+    split_special_tokens: bool
 
 
 class TokenizerBackends:
@@ -38,45 +40,18 @@ class TokenizerBackends:
 
     base: Tokenizer
 
-    def __init__(
-        self,
-        vocab: dict[str, int],
-        added: list[AddedToken],
-        named: Mapping[str, str],
-        *,
-        do_lower_case: bool,
-        tokenize_chinese_chars: bool,
-        strip_accents: bool | None,
-        split_special_tokens: bool,
-    ) -> None:
-        """Build `base`.
-
-        Args:
-            vocab: the ids of the tokens.
-            added: tokens to find before the text is split; one that `vocab` lacks gets a new id.
-            named: the special tokens by their names, such as `cls_token`; they are in `added`.
-            do_lower_case, tokenize_chinese_chars, strip_accents, split_special_tokens: as in `DistilBertTokenizer`.
-        """
-        self._added = added
-        self._pad_token = named.get("pad_token", "")
+    def __init__(self, base: Tokenizer, pad_token: str | None, pad_id: int | None) -> None:
+        """Take `base`, which nobody else may change; `pad_token` and `pad_id` are what its copies pad with."""
+        self.base = base
+        self._split_special_tokens = base.encode_special_tokens
+        self._pad_token, self._pad_id = pad_token or "", pad_id
         self._copies: dict[Setting, Tokenizer] = {}
-        self.base = base = Tokenizer(WordPiece(vocab, unk_token=named["unk_token"]))
-        base.normalizer = normalizers.BertNormalizer(
-            clean_text=True,
-            handle_chinese_chars=tokenize_chinese_chars,
-            strip_accents=strip_accents,
-            lowercase=do_lower_case,
-        )
-        base.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        base.decoder = decoders.WordPiece(prefix="##")
-        base.add_tokens(added)
-        base.encode_special_tokens = split_special_tokens
-        cls, sep = named["cls_token"], named["sep_token"]
-        base.post_processor = processors.TemplateProcessing(
-            single=f"{cls}:0 $A:0 {sep}:0",
-            pair=f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1",
-            special_tokens=[(token, base.token_to_id(token)) for token in (cls, sep)],
-        )
+
+    def extended(self, tokens: list[str | AddedToken], special: bool) -> tuple[Tokenizer, int]:
+        """A copy of `base` with more tokens, and how many they are."""
+        copy = self._copy()
+        count = copy.add_special_tokens(tokens) if special else copy.add_tokens(tokens)
+        return copy, count
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_copies": {}}
@@ -100,7 +75,7 @@ class TokenizerBackends:
         """
         limit = setting.limit
         backend = self.base
-        if setting.padding or setting.truncation:
+        if setting.padding or setting.truncation or setting.split_special_tokens != self._split_special_tokens:
             backend = self._configured(setting)
             room = limit - special * backend.num_special_tokens_to_add(False)
             if setting.truncation and setting.stride and setting.stride >= room:
@@ -115,15 +90,12 @@ class TokenizerBackends:
         return encodings
 
     def _configured(self, setting: Setting) -> Tokenizer:
-        """The copy that pads and cuts as told; made on first use, then only read."""
+        """The copy that does as told; made on first use, then only read."""
         integer("stride", setting.stride, 0)
         copy = self._copies.get(setting)
         if copy is None:
-            base = self.base
-            copy = Tokenizer(base.model)
-            for part in ("normalizer", "pre_tokenizer", "decoder", "post_processor", "encode_special_tokens"):
-                setattr(copy, part, getattr(base, part))
-            copy.add_tokens(self._added)
+            copy = self._copy()
+            copy.encode_special_tokens = setting.split_special_tokens
             if setting.truncation:
                 copy.enable_truncation(
                     setting.limit,
@@ -134,7 +106,7 @@ class TokenizerBackends:
             if setting.padding:
                 copy.enable_padding(
                     direction=setting.padding_side,
-                    pad_id=base.token_to_id(self._pad_token),
+                    pad_id=self._pad_id,
                     pad_token=self._pad_token,
                     length=setting.limit if setting.padding == "max_length" else None,
                     pad_to_multiple_of=setting.multiple,
@@ -143,6 +115,66 @@ class TokenizerBackends:
                 self._copies.clear()
             self._copies[setting] = copy
         return copy
+
+    def _copy(self) -> Tokenizer:
+        """A Rust tokenizer that does what `base` does; the vocabulary is shared."""
+        base = self.base
+        copy = Tokenizer(base.model)
+        for part in ("normalizer", "pre_tokenizer", "decoder", "post_processor", "encode_special_tokens"):
+            setattr(copy, part, getattr(base, part))
+        copy.add_tokens([token for _, token in sorted(base.get_added_tokens_decoder().items())])
+        return copy
+
+
+def wordpiece(
+    vocab: dict[str, int],
+    unk_token: str,
+    *,
+    do_lower_case: bool,
+    tokenize_chinese_chars: bool,
+    strip_accents: bool | None,
+) -> Tokenizer:
+    """BERT's tokenizer of a vocabulary, without special tokens; the arguments are as in `DistilBertTokenizer`.
+
+    Raises:
+        ValueError: the Rust library takes no such vocabulary.
+    """
+    with refusing("the vocabulary"):
+        base = Tokenizer(WordPiece(vocab, unk_token=unk_token))
+    base.normalizer = normalizers.BertNormalizer(
+        clean_text=True,
+        handle_chinese_chars=tokenize_chinese_chars,
+        strip_accents=strip_accents,
+        lowercase=do_lower_case,
+    )
+    base.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    base.decoder = decoders.WordPiece(prefix="##")
+    return base
+
+
+def surround(base: Tokenizer, cls: str, sep: str) -> None:
+    """Make `base` put the tokens `cls` and `sep` around texts.
+
+    Raises:
+        ValueError: the Rust library takes no such tokens.
+    """
+    with refusing(f"cls_token {cls!r} and sep_token {sep!r}"):
+        base.post_processor = processors.TemplateProcessing(
+            single=f"{cls}:0 $A:0 {sep}:0",
+            pair=f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1",
+            special_tokens=[(token, base.token_to_id(token)) for token in (cls, sep)],
+        )
+
+
+@contextmanager
+def refusing(what: str) -> Iterator[None]:
+    """Turn whatever the Rust library raises into a ValueError that begins with `what`."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(f"{what} cannot be used: {error}") from None
 
 
 def _encode(backend: Tokenizer, texts: Any, pairs: Any, batched: bool, words: bool, special: bool) -> list[Encoding]:

@@ -20,7 +20,7 @@ from distilrt import models, packed
 from distilrt.checkpoint import architecture_of
 from distilrt.config import DistilBertConfig
 from distilrt.errors import InvalidInput
-from distilrt.tokenizer import DistilBertTokenizer
+from distilrt.tokenizer_auto import load_tokenizer
 
 Outputs = dict[str, npt.NDArray[Any]]
 
@@ -130,7 +130,7 @@ def verify(
             return Report(str(model), architecture, "the checksum of when it was packed", index, ())
     if against is not None:
         _check_against(against, config, architecture)
-    encoded = DistilBertTokenizer.from_pretrained(model)(
+    encoded = load_tokenizer(model)(
         texts, padding=True, truncation=True, max_length=config.max_position_embeddings, return_tensors="np"
     )
     inputs = {name: encoded[name] for name in ("input_ids", "attention_mask")}

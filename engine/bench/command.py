@@ -20,7 +20,7 @@ from distilrt.bench.progress import Bar
 from distilrt.config import DistilBertConfig
 from distilrt.cpu_count import usable_cores
 from distilrt.hub import resolve_file
-from distilrt.tokenizer import DistilBertTokenizer
+from distilrt.tokenizer_auto import load_tokenizer
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distilrt" / "bench"
 
@@ -133,7 +133,7 @@ def for_peers(model: str, loads: Sequence[samples.Samples]) -> str:
     key = f"{weights.resolve()} {status.st_size} {status.st_mtime_ns}".encode()
     folder = CACHE / "models" / hashlib.blake2b(key, digest_size=8).hexdigest()
     if not (folder / "config.json").exists():
-        DistilBertTokenizer.from_pretrained(model).save_pretrained(folder)
+        load_tokenizer(model).save_pretrained(folder)
         checkpoints.save(folder, config, checkpoints.load(model, architecture, config), architecture)
     return str(folder)
 

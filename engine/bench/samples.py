@@ -21,6 +21,7 @@ from distilrt.config import DistilBertConfig
 from distilrt.errors import InvalidInput
 from distilrt.hub import resolve_file
 from distilrt.tokenizer import DistilBertTokenizer
+from distilrt.tokenizer_auto import load_tokenizer
 
 # Tokens of a text are log-normal, as in natural text: exp(normal(mean, deviation)), here of 256 texts.
 MIXES = {"queries": (2.3, 0.4), "mixed": (4.0, 0.9), "reviews": (5.3, 0.6)}
@@ -88,7 +89,7 @@ def make(workload: str, model: str, *, file: Path | None = None, batch: int | No
             empty, not UTF-8 or has a line that the task does not take.
         OSError: no such model.
     """
-    config, tokenizer = DistilBertConfig.from_pretrained(model), DistilBertTokenizer.from_pretrained(model)
+    config, tokenizer = DistilBertConfig.from_pretrained(model), load_tokenizer(model)
     task = _task(config)
     params = dict(task.from_checkpoint(PARAMS[task.name], partial(resolve_file, model)))
     if task.name == "feature-extraction":

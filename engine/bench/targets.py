@@ -150,13 +150,13 @@ class Peer:
     def __init__(self, spec: Spec) -> None:
         from distilrt.config import DistilBertConfig
         from distilrt.cpu_count import usable_cores
-        from distilrt.tokenizer import DistilBertTokenizer
+        from distilrt.tokenizer_auto import load_tokenizer
 
         self.threads: int | None = spec.threads or usable_cores()
         self._peer = peers.create(spec.name, spec.dtype)
         self._peer.load(Path(spec.model), self.threads)
         self._labels = DistilBertConfig.from_pretrained(spec.model).label_names()
-        self._tokenizer = DistilBertTokenizer.from_pretrained(spec.model)
+        self._tokenizer = load_tokenizer(spec.model)
         self.dtype, self.version = spec.dtype, self._peer.version
 
     async def prepare(self, samples: Samples) -> None:

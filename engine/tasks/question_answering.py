@@ -108,7 +108,7 @@ def _window(params: Params, limit: int) -> tuple[int, int]:
     return window, min(window // 2, 128) if params["doc_stride"] is None else params["doc_stride"]
 
 
-def _probabilities(encoding: Encoding, logits: Rows, cls_token_id: int) -> Rows:
+def _probabilities(encoding: Encoding, logits: Rows, cls_token_id: int | None) -> Rows:
     """Probability of each token to start and to end the answer, `[2, tokens]`: 0 outside context and `[CLS]`."""
     sequences, ids = np.array(encoding.sequence_ids, object), np.array(encoding.ids)
     open_to_answer = (sequences == _CONTEXT) | (ids == cls_token_id)

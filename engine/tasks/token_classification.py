@@ -122,7 +122,7 @@ def _joined_words(words: list[str], delimiter: str) -> tuple[str, list[int]]:
 
 
 def _tokens(
-    text: str, encoding: Encoding, scores: Rows, unk_token_id: int, word_starts: list[int] | None
+    text: str, encoding: Encoding, scores: Rows, unk_token_id: int | None, word_starts: list[int] | None
 ) -> list[_Token]:
     """The tokens of the text itself, without special ones; with `word_starts`, offsets are those in each word."""
     columns = zip(encoding.ids, encoding.tokens, encoding.offsets, encoding.special_tokens_mask, strict=True)
