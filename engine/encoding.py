@@ -26,8 +26,8 @@ class Span(NamedTuple):
 class BatchEncoding(dict[str, Any]):
     """A dict of model inputs (`input_ids`, `attention_mask`, …) whose keys are also attributes.
 
-    An integer key gives the `tokenizers.Encoding` of that sequence. The methods that take two indices take the
-    sequence's place in the batch first, or only the second index where there is one sequence.
+    An integer key gives the `tokenizers.Encoding` of that sequence, a slice several of them. The methods that take two
+    indices take the sequence's place in the batch first, or only the second index where there is one sequence.
     """
 
     encodings: list[Encoding] | None
@@ -48,10 +48,25 @@ class BatchEncoding(dict[str, Any]):
     @overload
     def __getitem__(self, key: int, /) -> Encoding: ...
 
+    @overload
+    def __getitem__(self, key: slice, /) -> Any: ...
+
     def __getitem__(self, key: Any, /) -> Any:
-        if isinstance(key, int) and self.encodings is not None:
+        if isinstance(key, int | slice) and self.encodings is not None:
             return self.encodings[key]
+        if isinstance(key, slice):
+            return {name: rows[key] for name, rows in self.items()}
         return super().__getitem__(key)
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The model inputs: this same dict."""
+        return self
+
+    @property
+    def n_sequences(self) -> int | None:
+        """How many texts each sequence was made of: 1, or 2 for pairs; None where that is not known."""
+        return self.encodings[0].n_sequences if self.encodings else None
 
     @property
     def is_fast(self) -> bool:
@@ -69,6 +84,11 @@ class BatchEncoding(dict[str, Any]):
     def sequence_ids(self, batch_index: int = 0) -> list[int | None]:
         """For each token 0 (first text) or 1 (second text of a pair); None for special tokens."""
         return self._traced()[batch_index].sequence_ids
+
+    def token_to_sequence(self, batch_or_token: int, token: int | None = None) -> int | None:
+        """0 for a token of the first text, 1 for one of the second; None for special tokens."""
+        encoding, index = self._locate(batch_or_token, token)
+        return encoding.token_to_sequence(index)
 
     def token_to_chars(self, batch_or_token: int, token: int | None = None) -> Span | None:
         """The characters that a token stands for; None for special tokens."""
@@ -99,6 +119,25 @@ class BatchEncoding(dict[str, Any]):
         """The word that holds a character of text `sequence_index`; None for whitespace and what was cut off."""
         encoding, index = self._locate(batch_or_char, char)
         return encoding.char_to_word(index, sequence_index)
+
+    def convert_to_tensors(self, tensor_type: str | None = None, prepend_batch_axis: bool = False) -> BatchEncoding:
+        """Turn the values into arrays, in place.
+
+        Args:
+            tensor_type: "np" or "pt"; None leaves everything as it is.
+            prepend_batch_axis: make a batch of one of what is a single sequence.
+
+        Returns:
+            This same encoding.
+
+        Raises:
+            ValueError: there is no such kind of arrays, or a value is ragged or holds no numbers.
+        """
+        check_tensor_type("tensor_type", tensor_type)
+        if tensor_type is not None:
+            lists = {key: as_lists(value) for key, value in self.items()}
+            self.update(as_tensors({key: [x] if prepend_batch_axis else x for key, x in lists.items()}, tensor_type))
+        return self
 
     def to(self, device: Any, *, non_blocking: bool = False) -> BatchEncoding:
         """Move the torch tensors in this encoding to `device`, in place; other values stay.
@@ -138,6 +177,12 @@ def as_tensors(data: Mapping[str, Any], kind: str) -> dict[str, Any]:
 
     tensors = {key: torch.from_numpy(array) for key, array in arrays.items()}
     return {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}
+
+
+def check_tensor_type(option: str, kind: object) -> None:
+    """Raise a ValueError that names `option` where `kind` is none of "np", "pt" and None."""
+    if kind not in (None, "np", "pt"):
+        raise ValueError(f"{option} must be 'np', 'pt' or None, found {kind!r}")
 
 
 def array_kind(value: Any) -> str | None:

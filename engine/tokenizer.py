@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy.typing as npt
 from tokenizers import AddedToken, Tokenizer
+from tokenizers.models import BPE
 
-from distilrt.encoding import BatchEncoding, array_kind, as_lists, as_tensors
+from distilrt.encoding import BatchEncoding, array_kind, as_lists, as_tensors, check_tensor_type
 from distilrt.errors import CheckpointError
 from distilrt.hub_upload import upload
 from distilrt.tokenizer_backends import Setting, refusing, surround, wordpiece
@@ -269,8 +270,7 @@ class DistilBertTokenizer(TokenizerVocabulary):
             ValueError: an option has no such value, or the texts cannot be cut to `max_length`.
         """
         texts, pairs = as_lists(text), as_lists(text_pair)
-        if return_tensors not in (None, "np", "pt"):
-            raise ValueError(f"return_tensors must be 'np', 'pt' or None, found {return_tensors!r}")
+        check_tensor_type("return_tensors", return_tensors)
         batched = isinstance(texts, list | tuple)
         if batched and is_split_into_words:
             batched = len(texts) > 0 and isinstance(texts[0], list | tuple)
@@ -329,10 +329,10 @@ class DistilBertTokenizer(TokenizerVocabulary):
         """Turn ids back into text.
 
         Args:
-            token_ids: one id, a sequence of ids, or a batch of sequences; lists, arrays or tensors.
+            token_ids: one id, a sequence of ids, a batch of sequences (lists, arrays or tensors), or an encoding.
             skip_special_tokens: leave special tokens out.
-            clean_up_tokenization_spaces: remove spaces before punctuation and contractions; None for this tokenizer's
-                default.
+            clean_up_tokenization_spaces: remove spaces before punctuation and contractions, which byte-pair tokenizers
+                never do; None for this tokenizer's default.
 
         Returns:
             A str, or a list of them for a batch. Ids outside the vocabulary leave no text.
@@ -340,7 +340,7 @@ class DistilBertTokenizer(TokenizerVocabulary):
         Raises:
             ValueError: an id is negative or no integer.
         """
-        ids = as_lists(token_ids)
+        ids = as_lists(token_ids["input_ids"] if isinstance(token_ids, Mapping) else token_ids)
         if isinstance(ids, list | tuple) and len(ids) > 0 and isinstance(ids[0], list | tuple):
             return [self.decode(row, skip_special_tokens, clean_up_tokenization_spaces) for row in ids]
         try:
@@ -349,7 +349,10 @@ class DistilBertTokenizer(TokenizerVocabulary):
             )
         except (OverflowError, TypeError) as error:
             raise ValueError(f"decode needs token ids, integers of 0 or more: {error}") from None
-        if self.clean_up_tokenization_spaces if clean_up_tokenization_spaces is None else clean_up_tokenization_spaces:
+        clean = (
+            self.clean_up_tokenization_spaces if clean_up_tokenization_spaces is None else clean_up_tokenization_spaces
+        )
+        if clean and not isinstance(self.backend_tokenizer.model, BPE):
             for pattern in _CLEAN_UP:
                 text = text.replace(pattern, pattern.strip())
         return text

@@ -38,6 +38,8 @@ def settle(
         TypeError: a length is no integer.
         ValueError: an argument has no such value, or the tokenizer cannot pad.
     """
+    # transformers' enums are of another hash than the texts that they equal.
+    padding, truncation = getattr(padding, "value", padding), getattr(truncation, "value", truncation)
     if padding not in _PADDING:
         raise ValueError(f"padding must be one of {list(_PADDING)}, found {padding!r}")
     if truncation not in _TRUNCATION:

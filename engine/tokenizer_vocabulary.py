@@ -85,19 +85,18 @@ class TokenizerVocabulary:
 
     def _refresh(self, base: Tokenizer) -> None:
         """Take `base`, and look up what follows from it and the names, so that calls need not."""
+        unknown = base.token_to_id(self._named.get("unk_token", ""))
+        ids = {text: base.token_to_id(text) for text in (*self._named.values(), *self._extra)}
+        ids = {text: unknown if index is None else index for text, index in ids.items()}
         known = vars(self)
-        self._backends = TokenizerBackends(base, None, None)
-        known["unk_token_id"] = base.token_to_id(self._named.get("unk_token", ""))
         for name in SPECIAL_NAMES:
-            text = self._named.get(name)
-            known[name] = text
-            known[f"{name}_id"] = None if text is None else self.convert_tokens_to_ids(text)
+            known[name] = self._named.get(name)
+            known[f"{name}_id"] = ids.get(self._named.get(name, ""))
         self._backends = TokenizerBackends(base, self.pad_token, self.pad_token_id)
         self.special_tokens_map = dict(self._named)
-        self.all_special_tokens = list(dict.fromkeys([*self._named.values(), *self._extra]))
-        self.all_special_ids = self.convert_tokens_to_ids(self.all_special_tokens)
+        self.all_special_tokens, self.all_special_ids = list(ids), list(ids.values())
         known["extra_special_tokens"] = list(self._extra)
-        known["extra_special_tokens_ids"] = self.convert_tokens_to_ids(self._extra)
+        known["extra_special_tokens_ids"] = [ids[text] for text in self._extra]
 
     def __setattr__(self, name: str, value: Any) -> None:
         key = name.removesuffix("_ids").removesuffix("_id")
@@ -126,7 +125,7 @@ class TokenizerVocabulary:
         Raises:
             TypeError: a token is neither a str nor an AddedToken.
         """
-        tokens = [new_tokens] if isinstance(new_tokens, str | AddedToken) else list(new_tokens)
+        tokens: list[Any] = list(new_tokens) if isinstance(new_tokens, list | tuple) else [new_tokens]
         for token in tokens:
             if not isinstance(token, str | AddedToken):
                 raise TypeError(f"a new token must be a str or AddedToken, found {token!r}")

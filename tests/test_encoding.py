@@ -62,3 +62,35 @@ def test_to_device() -> None:
     assert moved is encoding
     assert moved.input_ids.device == torch.device("cpu")
     assert full()[0]("a").to("cpu")["input_ids"] == full()[0]("a")["input_ids"]
+
+
+@pytest.mark.parametrize("kind", ["np", "pt"])
+def test_convert_to_tensors(kind: str) -> None:
+    for args in (("a b",), (["a b", "c d"],)):
+        ours, reference = (
+            one(*args).convert_to_tensors(kind, prepend_batch_axis=isinstance(args[0], str)) for one in full()
+        )
+        for key in reference:
+            assert ours[key].shape == reference[key].shape
+            assert ours[key].dtype == reference[key].dtype
+            assert (ours[key] == reference[key]).all()
+    encoding = full()[0]("a")
+    assert encoding.convert_to_tensors() is encoding
+    assert encoding.convert_to_tensors(kind).convert_to_tensors(kind)["input_ids"].shape == (3,)
+    with pytest.raises(ValueError, match="padding=True"):
+        full()[0](["a", "a b"]).convert_to_tensors(kind)
+    with pytest.raises(ValueError, match="tensor_type"):
+        encoding.convert_to_tensors("tf")
+
+
+def test_transformers_names() -> None:
+    for args in (("a b",), ("a", "b"), (["a", "b c"],)):
+        ours, reference = (one(*args) for one in full())
+        assert ours.data == reference.data
+        assert ours.n_sequences == reference.n_sequences
+        assert [one.ids for one in ours[:1]] == [one.ids for one in reference[:1]]
+        for token in range(len(ours[0].ids)):
+            assert ours.token_to_sequence(0, token) == reference.token_to_sequence(0, token)
+    padded = [one.pad({"input_ids": [[1], [2, 3]]}) for one in full()]
+    assert padded[0][1:] == padded[1][1:]
+    assert padded[0].n_sequences is None
