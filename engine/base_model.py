@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
@@ -21,7 +22,7 @@ from distilrt.array_kinds import as_numpy, as_tensor, is_tensor
 from distilrt.batch import Batch, Layout, pack_padded
 from distilrt.config import DistilBertConfig
 from distilrt.errors import InvalidInput
-from distilrt.outputs import ModelOutput
+from distilrt.outputs import ModelOutput, selected_states
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -38,7 +39,7 @@ class BaseModel:
     Safe to call from many threads.
 
     Args:
-        config: the model's shape.
+        config: the model's shape; transformers' `DistilBertConfig` too.
         weights: canonical names to float32 arrays; None: random, as in the reference.
         backend: "auto", "reference", "cpu" or "cuda".
         dtype: "auto", the checkpoint's own, or one that the backend has.
@@ -50,10 +51,11 @@ class BaseModel:
     """
 
     architecture: ClassVar[str]
+    masked_outputs = False  # compute outputs of single positions at masked ones too, where they else are zero
 
     def __init__(
         self,
-        config: DistilBertConfig,
+        config: DistilBertConfig | Any,
         weights: Mapping[str, Array] | None = None,
         *,
         backend: str = "auto",
@@ -61,7 +63,9 @@ class BaseModel:
         num_threads: int | None = None,
         calibration: Calibration | None = None,
     ) -> None:
-        self.config = config
+        if not isinstance(config, DistilBertConfig):
+            config = DistilBertConfig.from_dict(config.to_dict())
+        self.config: DistilBertConfig = config
         self.weights = checkpoint.random_weights(config, self.architecture) if weights is None else weights
         self._head = heads.of(self.architecture, config)
         self.backend = backends.create(
@@ -169,7 +173,7 @@ class BaseModel:
         inputs_embeds: Any,
         position_ids: Any,
         token_type_ids: Any,
-        output_hidden_states: bool | None,
+        output_hidden_states: bool | int | list[int] | None,
         output_attentions: bool | None,
         *,
         first_only: bool = False,
@@ -189,23 +193,26 @@ class BaseModel:
         want_attentions = config.output_attentions if output_attentions is None else output_attentions
         inputs = (input_ids, attention_mask, position_ids, inputs_embeds)
         segments = token_type_ids if config.folded_bert else None
-        if not (with_labels or want_attentions):
+        keep_masked = keep_masked or self.masked_outputs
+        if not (with_labels or want_attentions or keep_masked):
             there = self.backend.run_padded(
-                *inputs, segments=segments, head=head, first_only=first_only, all_layers=want_states
+                *inputs, segments=segments, head=head, first_only=first_only, all_layers=bool(want_states)
             )
             if there is not None:
-                return Encoded(there[0], hidden_states=there[1])
+                return Encoded(there[0], hidden_states=there[1] and selected_states(there[1], want_states))
         batch, layout = pack_padded(config, *map(as_numpy, inputs), keep_first=first_only, keep_masked=keep_masked)
         if segments is not None:
             _check_segments(as_numpy(segments), layout)
         wanted = layout.first_rows if first_only else None
+        unpack = partial(layout.unpack, masked=self.masked_outputs)
         hidden_states = attentions = None
         if want_states or want_attentions:
             every = self.backend.forward(batch, all_layers=True)
             rows = every[-1] if wanted is None else every[-1][wanted]
             rows = self.backend.to_numpy(rows if head is None else head(self.backend, rows))
             states = self.backend.to_numpy(every)
-            hidden_states = tuple(layout.unpack(layer) for layer in states) if want_states else None
+            if want_states:
+                hidden_states = selected_states(tuple(map(unpack, states)), want_states)
             if want_attentions:
                 attentions = tuple(
                     _unpack_attentions(config, self.weights, index, layer, batch, layout)
@@ -213,7 +220,7 @@ class BaseModel:
                 )
         else:
             rows = self.backend.answer(batch, wanted, head)
-        padded = rows if first_only else layout.unpack(rows)
+        padded = rows if first_only else unpack(rows)
         device = given.device if is_tensor(given) else None
         return Encoded(padded, rows, layout, device, hidden_states, attentions)
 

@@ -21,27 +21,29 @@ IGNORED = -100  # the label that torch's cross entropy leaves out
 Array = npt.NDArray[Any]
 
 
+def counts_masked(labels: Any, attention_mask: Any) -> bool:
+    """Whether a label that counts is at a masked position, both `[batch_size, seq_len]`; False if there is but one."""
+    if labels is None or attention_mask is None:
+        return False
+    grid, mask = _numbers(labels, "labels"), _numbers(attention_mask, "attention_mask")
+    return grid.shape == mask.shape and bool(((grid != IGNORED) & (mask == 0)).any())
+
+
 def token_level(rows: Array, labels: Any, layout: Layout) -> float:
     """Mean cross entropy over the positions whose label is not -100 (masked LM, token classification).
 
     Args:
         rows: packed logits `[total_tokens, classes]`.
-        labels: `[batch_size, seq_len]` integers, 0 to classes - 1 or -100.
+        labels: `[batch_size, seq_len]` integers, 0 to classes - 1 or -100; -100 where no row was packed.
         layout: where the packed rows lie.
 
     Raises:
-        InvalidInput: wrong shape, dtype or range, or a label at a masked position.
+        InvalidInput: wrong shape, dtype or range.
     """
     grid = _integers(labels, "labels")
     if grid.shape != layout.shape:
         raise InvalidInput(f"labels must have shape {list(layout.shape)} like the inputs, found {list(grid.shape)}")
-    packed = layout.gather(grid)
-    if np.count_nonzero(grid != IGNORED) > np.count_nonzero(packed != IGNORED):
-        raise InvalidInput(
-            f"labels has a label at a masked position, which is not computed; set labels to {IGNORED} wherever "
-            "attention_mask is 0"
-        )
-    return cross_entropy(rows, packed)
+    return cross_entropy(rows, layout.gather(grid))
 
 
 def sequence_classification(config: DistilBertConfig, logits: Array, labels: Any) -> float:

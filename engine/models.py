@@ -9,7 +9,8 @@ Every `forward` takes the reference's arguments in the reference's order:
     inputs_embeds: `[batch_size, seq_len, hidden_size]` in place of the looked-up word embeddings.
     position_ids: `[batch_size, seq_len]`, `[1, seq_len]` or `[seq_len]`; None: 0, 1, 2, …
     token_type_ids: ignored, as in the reference; but a folded BERT has only segment 0 and refuses others.
-    output_hidden_states, output_attentions, return_dict: None: what the config says.
+    output_hidden_states, output_attentions, return_dict: None: what the config says. Indices in place of True leave
+        None in the place of the other hidden states.
 
 and raises `InvalidInput` for a wrong shape, dtype or value and `TooLong` for a position that the model does not have.
 Outputs are of the kind of `input_ids` (or `inputs_embeds`): torch tensors on its device, else NumPy arrays.
@@ -51,7 +52,7 @@ class DistilBertModel(BaseModel):
         position_ids: Any = None,
         *,
         token_type_ids: Any = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | int | list[int] | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
     ) -> BaseModelOutput:
@@ -92,16 +93,17 @@ class DistilBertForMaskedLM(BaseModel):
         position_ids: Any = None,
         *,
         token_type_ids: Any = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | int | list[int] | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
     ) -> MaskedLMOutput:
         """Logits `[batch_size, seq_len, vocab_size]`; see the module for the arguments.
 
-        `labels` `[batch_size, seq_len]`: word ids, or -100, which masked positions must have.
+        `labels` `[batch_size, seq_len]`: word ids, or -100 where none counts. Those at masked positions count too.
         """
         run = self._encode(input_ids, attention_mask, inputs_embeds, position_ids, token_type_ids,
-                           output_hidden_states, output_attentions, with_labels=labels is not None)  # fmt: skip
+                           output_hidden_states, output_attentions, with_labels=labels is not None,
+                           keep_masked=losses.counts_masked(as_numpy(labels), as_numpy(attention_mask)))  # fmt: skip
         loss = None if labels is None else losses.token_level(run.rows, as_numpy(labels), run.layout)
         return self._answer(MaskedLMOutput, run, return_dict, loss=loss, logits=run.padded)
 
@@ -123,7 +125,7 @@ class DistilBertForSequenceClassification(BaseModel):
         position_ids: Any = None,
         *,
         token_type_ids: Any = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | int | list[int] | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
     ) -> SequenceClassifierOutput:
@@ -160,7 +162,7 @@ class DistilBertForQuestionAnswering(BaseModel):
         position_ids: Any = None,
         *,
         token_type_ids: Any = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | int | list[int] | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
     ) -> QuestionAnsweringModelOutput:
@@ -198,16 +200,17 @@ class DistilBertForTokenClassification(BaseModel):
         position_ids: Any = None,
         *,
         token_type_ids: Any = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | int | list[int] | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
     ) -> TokenClassifierOutput:
         """Logits `[batch_size, seq_len, num_labels]`; see the module for the arguments.
 
-        `labels` `[batch_size, seq_len]`: label ids, or -100, which masked positions must have.
+        `labels` `[batch_size, seq_len]`: label ids, or -100 where none counts. Those at masked positions count too.
         """
         run = self._encode(input_ids, attention_mask, inputs_embeds, position_ids, token_type_ids,
-                           output_hidden_states, output_attentions, with_labels=labels is not None)  # fmt: skip
+                           output_hidden_states, output_attentions, with_labels=labels is not None,
+                           keep_masked=losses.counts_masked(as_numpy(labels), as_numpy(attention_mask)))  # fmt: skip
         loss = None if labels is None else losses.token_level(run.rows, as_numpy(labels), run.layout)
         return self._answer(TokenClassifierOutput, run, return_dict, loss=loss, logits=run.padded)
 
@@ -229,7 +232,7 @@ class DistilBertForMultipleChoice(BaseModel):
         position_ids: Any = None,
         *,
         token_type_ids: Any = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | int | list[int] | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
     ) -> MultipleChoiceModelOutput:

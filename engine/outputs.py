@@ -8,6 +8,29 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
+from distilrt.errors import InvalidInput
+
+
+def selected_states(states: tuple[Any, ...], wanted: bool | int | Iterable[int]) -> tuple[Any, ...]:
+    """Hidden states with None in the place of those that are not wanted, as in transformers 5.
+
+    Args:
+        states: of the embeddings, then of each layer.
+        wanted: True for all of them, or indices; negative ones count from the end, those of no state are ignored.
+
+    Raises:
+        InvalidInput: `wanted` is something else.
+    """
+    if isinstance(wanted, bool):
+        return states
+    indices = [wanted] if isinstance(wanted, int) else wanted
+    try:
+        kept = {range(len(states))[i] for i in indices if -len(states) <= i < len(states)}
+    except TypeError as error:
+        raise InvalidInput(f"output_hidden_states must be True, False, None, an index or a list of indices of hidden "
+                           f"states, found {wanted!r}") from error  # fmt: skip
+    return tuple(state if i in kept else None for i, state in enumerate(states))
+
 
 class ModelOutput(dict[str, Any]):
     """A dict of the fields that are not None, also readable as attributes and by position.

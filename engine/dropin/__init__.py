@@ -10,14 +10,17 @@ from typing import Any
 
 from distilrt.dropin.copies import Accelerated
 
+# Of sentence-transformers 6; 5 has no MultiVectorEncoder.
+_ENCODERS = ("SentenceTransformer", "CrossEncoder", "SparseEncoder", "MultiVectorEncoder")
+
 
 def accelerate(obj: Any, backend: str = "auto", dtype: str = "auto") -> Any:
     """The same kind of object with the same answers, computed by distilrt.
 
     Args:
         obj: a transformers DistilBERT of any head; a transformers BERT encoder, `BertForMaskedLM` or
-            `BertForTokenClassification` that uses segment 0 only; a transformers pipeline, a sentence-transformers
-            `SentenceTransformer` or `CrossEncoder` around one of these.
+            `BertForTokenClassification` that uses segment 0 only; a transformers pipeline, or a sentence-transformers
+            `SentenceTransformer`, `CrossEncoder`, `SparseEncoder` or `MultiVectorEncoder` around one of these.
         backend: "auto", which is "cuda" for a model on such a device and "cpu" else; "cpu", "cuda" or "reference".
         dtype: what to compute in: "auto", the backend's default for the model, or one that the backend has. Outputs
             keep the model's own dtype.
@@ -44,11 +47,11 @@ def accelerate(obj: Any, backend: str = "auto", dtype: str = "auto") -> Any:
 
             return accelerate_pipeline(obj, backend, dtype)
     library = sys.modules.get("sentence_transformers")
-    if library and isinstance(obj, library.SentenceTransformer | library.CrossEncoder):
+    if library and isinstance(obj, tuple(getattr(library, name) for name in _ENCODERS if hasattr(library, name))):
         from distilrt.dropin.sentence_transformers import accelerate_sentence_transformer
 
         return accelerate_sentence_transformer(obj, backend, dtype)
     raise TypeError(
-        f"accelerate takes a transformers model or pipeline, a SentenceTransformer or a CrossEncoder, found "
+        f"accelerate takes a transformers model or pipeline, or a {', '.join(_ENCODERS)}, found "
         f"{type(obj).__name__}; a model wrapped by torch.compile, PEFT or another library must be unwrapped first"
     )

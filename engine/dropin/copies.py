@@ -6,34 +6,27 @@ The copy passes `isinstance`, and checks of the class name, as the original does
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import pkgutil
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 
 class Accelerated:
-    """What all accelerated copies have: the way back, and a way through pickle."""
+    """What all accelerated copies have: the way back."""
 
     _original: Any
-    _rebuild: tuple[Any, tuple[Any, ...]]  # a picklable function and its arguments
 
     def to_transformers(self) -> Any:
         """The unaccelerated original, which can be trained, exported and changed."""
         return self._original
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        return self._rebuild
 
-
-def accelerated_copy(original: Any, mixin: type[Accelerated], function: Callable[..., Any], *arguments: Any) -> Any:
-    """A shallow copy of `original` whose class is a subclass of its own with the methods of `mixin`.
-
-    Args:
-        function, arguments: `function(original, *arguments)` makes the copy anew, e.g. in another process.
-    """
-    kinds: Any = (type(original), mixin)
-    made = shallow_copy(original, _class(*kinds))
-    vars(made).update(_original=original, _rebuild=(function, (original, *arguments)))
+def accelerated_copy(original: Any, mixin: Any = Accelerated) -> Any:
+    """A shallow copy of `original` whose class is a subclass of its own with the methods of `mixin`."""
+    cls: Any = type(original)
+    made = shallow_copy(original, _class(mixin, cls))
+    vars(made)["_original"] = original
     return made
 
 
@@ -49,6 +42,30 @@ def shallow_copy(original: Any, cls: type) -> Any:
     return made
 
 
+@dataclass(frozen=True)
+class Namespace:
+    """Accelerated classes by the path of the class that each stands for: `namespace.transformers.models.bert.…`.
+
+    The module of a mixin has one as `accelerated`, which makes that path the qualified name of its classes. So pickle
+    finds them by name, in another process too, and `str(type(x))` has what libraries look for in it.
+    """
+
+    mixin: Any  # Accelerated or a subclass
+    path: str = ""
+
+    def __getattr__(self, name: str) -> Any:
+        path = f"{self.path}.{name}" if self.path else name
+        try:
+            found = pkgutil.resolve_name(path)
+        except (ImportError, ValueError) as error:  # ValueError: `name` is no identifier, as "<locals>"
+            raise AttributeError(f"there is no {path} to accelerate: {error}") from error
+        return _class(self.mixin, found) if isinstance(found, type) else Namespace(self.mixin, path)
+
+
 @cache
-def _class(cls: Any, mixin: Any) -> type:
-    return type(cls.__name__, (mixin, cls), {"__module__": mixin.__module__, "__doc__": cls.__doc__})
+def _class(mixin: Any, cls: Any) -> type:
+    names = {"__module__": mixin.__module__, "__qualname__": f"accelerated.{cls.__module__}.{cls.__qualname__}"}
+    return type(cls.__name__, (mixin, cls), {**names, "__doc__": cls.__doc__})
+
+
+accelerated = Namespace(Accelerated)

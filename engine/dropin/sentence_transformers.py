@@ -8,40 +8,38 @@ from __future__ import annotations
 
 from typing import Any
 
+import sentence_transformers
 import torch
 import transformers
 
-from distilrt.dropin.copies import Accelerated, accelerated_copy, shallow_copy
+from distilrt.dropin.copies import accelerated_copy, shallow_copy
 from distilrt.dropin.transformers import accelerate_model
 
 
-class AcceleratedSentenceTransformer(Accelerated):
-    """What an accelerated object has beyond its own class: only the way back."""
-
-
 def accelerate_sentence_transformer(model: Any, backend: str, dtype: str) -> Any:
-    """`accelerate` of a `SentenceTransformer` or `CrossEncoder`: a copy around its accelerated transformers model.
+    """`accelerate` of an encoder of sentence-transformers: a copy around its accelerated transformers model.
 
     Raises:
         TypeError: there is no transformers model inside, for example because it is one for ONNX or OpenVINO.
     """
-    made = accelerated_copy(model, AcceleratedSentenceTransformer, accelerate_sentence_transformer, backend, dtype)
-    if not _replace(made, backend, dtype):
+    made = accelerated_copy(model)
+    # The queries of a late-interaction encoder are scored by the vectors of masked positions too.
+    late = isinstance(model, getattr(sentence_transformers, "MultiVectorEncoder", ()))
+    if not _replace(made, backend, dtype, masked_outputs=late):
         raise TypeError(f"this {type(model).__name__} has no transformers model inside to accelerate; load it with "
                         "backend='torch'")  # fmt: skip
     return made
 
 
-def _replace(module: torch.nn.Module, backend: str, dtype: str) -> bool:
-    """Put accelerated models in the place of those inside, and copies of all modules on the way there."""
+def _replace(module: torch.nn.Module, backend: str, dtype: str, masked_outputs: bool) -> bool:
+    """Put accelerated models in the place of those inside a copy, and copies in the place of all other modules."""
     found = False
+    module.training = False
     for name, child in module._modules.items():
         if isinstance(child, transformers.PreTrainedModel):
-            module._modules[name] = accelerate_model(child, backend, dtype)
+            module._modules[name] = accelerate_model(child, backend, dtype, masked_outputs)
             found = True
         elif child is not None:
-            copied = shallow_copy(child, type(child))
-            if _replace(copied, backend, dtype):
-                module._modules[name] = copied
-                found = True
+            module._modules[name] = copied = shallow_copy(child, type(child))
+            found |= _replace(copied, backend, dtype, masked_outputs)
     return found

@@ -13,7 +13,8 @@ import dataclasses
 import inspect
 from collections import OrderedDict
 from collections.abc import Callable
-from functools import cache
+from functools import cache, update_wrapper
+from types import FunctionType
 from typing import Any, NoReturn
 
 import torch
@@ -22,27 +23,29 @@ from transformers import modeling_outputs
 from distilrt import checkpoint, env, models
 from distilrt.config import DistilBertConfig
 from distilrt.dropin import ops
-from distilrt.dropin.copies import Accelerated, accelerated_copy
+from distilrt.dropin.copies import Accelerated, Namespace, accelerated_copy
 from distilrt.dropin.parameters import ModuleFile, change_counter
 from distilrt.dropin.pooler import pooled
+from distilrt.outputs import selected_states
 
 _WAY_OUT = "use .to_transformers(), which gives the original back"
 _HEADS = ("Model", *(name.removeprefix("DistilBert") for name in checkpoint.HEADS if "For" in name))
 # transformers' class to ours; a BERT is computed as the DistilBERT that it folds into.
 _ARCHITECTURES = {f"{kind}{head}": f"DistilBert{head}" for kind in ("DistilBert", "Bert") for head in _HEADS}
 
+_IGNORED = frozenset({"num_items_in_batch", "use_cache"})  # by these classes of transformers
 _FLAGS = ("output_hidden_states", "output_attentions", "return_dict")
 
 
 def accelerate_pipeline(pipeline: Any, backend: str, dtype: str) -> Any:
     """`accelerate` of a transformers pipeline: a copy of it around the accelerated model."""
-    made = accelerated_copy(pipeline, AcceleratedPipeline, accelerate_pipeline, backend, dtype)
+    made = accelerated_copy(pipeline)
     made.model = accelerate_model(pipeline.model, backend, dtype)
     return made
 
 
-def accelerate_model(model: Any, backend: str, dtype: str) -> Any:
-    """`accelerate` of a transformers model.
+def accelerate_model(model: Any, backend: str, dtype: str, masked_outputs: bool = False) -> Any:
+    """`accelerate` of a transformers model, whose outputs at masked positions are computed if `masked_outputs`.
 
     Raises:
         TypeError: it is none of `_ARCHITECTURES`, or computes in another way than its class.
@@ -50,19 +53,16 @@ def accelerate_model(model: Any, backend: str, dtype: str) -> Any:
     """
     if isinstance(model, AcceleratedModel):
         model = model.to_transformers()
-    made = accelerated_copy(model, AcceleratedModel, accelerate_model, backend, dtype)
+    made = accelerated_copy(model, AcceleratedModel)
     reference = _reference_class(model)
     if "forward" in vars(model):
         raise TypeError(f"this {type(model).__name__} has a forward of its own, put there by device_map or another "
                         "library, which would be lost; load the model without it")  # fmt: skip
-    vars(made).update(_request=(backend, dtype), _reference=reference, _compiled_call_impl=None)
-    vars(made)["_number"] = ops.register(made)
-    made._load()
+    vars(made).update(
+        _request=(backend, dtype, masked_outputs), _reference=reference, _compiled_call_impl=None, training=False
+    )
+    made._start()
     return made
-
-
-class AcceleratedPipeline(Accelerated):
-    """What an accelerated pipeline has beyond its own class: only the way back."""
 
 
 class AcceleratedModel(Accelerated):
@@ -71,7 +71,7 @@ class AcceleratedModel(Accelerated):
     While torch.compile captures a program, the engine's forward becomes one opaque operator of its graph.
     """
 
-    _request: tuple[str, str]
+    _request: tuple[str, str, bool]
     _reference: Any  # the transformers class whose forward is computed
     _number: int  # by which operators find this model
     _counter: Callable[[], Any]
@@ -84,6 +84,27 @@ class AcceleratedModel(Accelerated):
     _dtype: torch.dtype  # of the outputs
     _pools: bool
     _trainable: bool
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        # A function for each class, since others read from its signature what a model takes and which are its labels.
+        if cls.__bases__[0] is AcceleratedModel:
+            forward: Any = FunctionType(cls.forward.__code__, cls.forward.__globals__)
+            cls.forward = update_wrapper(forward, cls.__bases__[1].forward)  # type: ignore[attr-defined,method-assign]
+
+    def _start(self) -> None:
+        vars(self)["_number"] = ops.register(self)
+        self._load()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the engine and what belongs to it, which `__setstate__` makes anew."""
+        kept = ("_request", "_reference")
+        return {name: value for name, value in vars(self).items()
+                if name in kept or name not in AcceleratedModel.__annotations__}  # fmt: skip
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[misc]
+        self._start()
 
     @property
     def engine(self) -> Any:
@@ -135,12 +156,12 @@ class AcceleratedModel(Accelerated):
         fields: dict[str, Any]
         if compiling:
             fields = ops.forward(
-                self._number, self._engine.config, self._engine.architecture, kwargs, states, attentions
+                self._number, self._engine.config, self._engine.architecture, kwargs, bool(states), attentions
             )
         elif torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
             raise TypeError(f"an accelerated model can't be traced by torch.jit; {_WAY_OUT}, and trace that")
         else:
-            flags = {"output_hidden_states": states, "output_attentions": attentions, "return_dict": True}
+            flags = {"output_hidden_states": bool(states), "output_attentions": attentions, "return_dict": True}
             fields = self.engine.forward(**kwargs, **flags)
         if self._pools:
             fields = {**fields, "pooler_output": pooled(self, kwargs, fields["last_hidden_state"])}
@@ -148,6 +169,8 @@ class AcceleratedModel(Accelerated):
             fields = {name: _mapped(value, self._cast) for name, value in fields.items()}
         if self._trainable and torch.is_grad_enabled() and not compiling:
             fields = _with_history(fields)
+        if states and states is not True:
+            fields["hidden_states"] = selected_states(fields["hidden_states"], states)
         if not as_dict:
             return tuple(fields[name] for name in self._fields if name in fields)
         return self._outputs(**fields) if compiling else _filled(self._outputs, self._fields, fields)
@@ -187,6 +210,9 @@ class AcceleratedModel(Accelerated):
         return self._original.push_to_hub(*args, **kwargs)
 
 
+accelerated = Namespace(AcceleratedModel)
+
+
 def _refusing(name: str) -> Any:
     def method(self: Any, *args: Any, **kwargs: Any) -> NoReturn:
         raise TypeError(f"{name}: an accelerated model can't be changed; {_WAY_OUT}, change that, then accelerate "
@@ -216,7 +242,7 @@ def _reference_class(model: Any) -> Any:
     raise TypeError(f"accelerate takes {', '.join(_ARCHITECTURES)} of transformers, found {type(model).__name__}")
 
 
-def _engine(model: Any, reference: Any, backend: str, dtype: str) -> Any:
+def _engine(model: Any, reference: Any, backend: str, dtype: str, masked_outputs: bool) -> Any:
     architecture = _ARCHITECTURES[reference.__name__]
     config = DistilBertConfig.from_dict(model.config.to_dict())
     checkpoint.check_architecture(f"this {type(model).__name__}", architecture, config)
@@ -224,7 +250,9 @@ def _engine(model: Any, reference: Any, backend: str, dtype: str) -> Any:
     weights = checkpoint.assemble(tensors, architecture, config, f"this {type(model).__name__}")
     if backend == "auto":
         backend = "cuda" if model.device.type == "cuda" else env.backend() or "cpu"
-    return getattr(models, architecture)(config, weights, backend=backend, dtype=dtype)
+    made = getattr(models, architecture)(config, weights, backend=backend, dtype=dtype)
+    made.masked_outputs = masked_outputs
+    return made
 
 
 @cache
@@ -249,10 +277,10 @@ def _bound(names: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
 
 
 def _refuse_unknown(model: Any, kwargs: dict[str, Any], known: frozenset[str]) -> None:
-    """Drop arguments that say nothing, as pipelines pass them, and refuse others."""
+    """Drop arguments that say nothing, as pipelines and trainers pass them, and refuse others."""
     for name in kwargs.keys() - known:
         value = kwargs.pop(name)
-        if value is not None and value is not False:
+        if value is not None and value is not False and name not in _IGNORED:
             raise TypeError(f"an accelerated {type(model).__name__} does not support {name!r}, only "
                             f"{', '.join(sorted(known))}; for more {_WAY_OUT}")  # fmt: skip
 

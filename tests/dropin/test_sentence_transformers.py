@@ -138,7 +138,12 @@ def test_the_object_is_as_the_original(original: Any, fast: Any, tmp_path: Path)
     assert type(original[0].auto_model).__module__.startswith("transformers.")
     assert fast[0].auto_model.to_transformers() is original[0].auto_model
     assert fast.eval().to("cpu") is fast
+    assert not fast.training
+    assert str(type(original))[8:-2] in str(type(fast))
+    assert pickle.loads(pickle.dumps(type(fast))) is type(fast)
+    fast.prompts = {**original.prompts, "own": "mine: "}
     copied = pickle.loads(pickle.dumps(fast))
+    assert "own" in copied.prompts
     assert_near(copied.encode(TEXTS), fast.encode(TEXTS), 0.0)
     fast.save_pretrained(str(tmp_path))
     loaded = sentence_transformers.SentenceTransformer(str(tmp_path), device="cpu")
@@ -172,6 +177,27 @@ def test_cross_encoder(folder_of: Folders, num_labels: int) -> None:
     if num_labels == 1:
         ours, theirs = (model.rank(PAIRS[0][0], [pair[1] for pair in PAIRS]) for model in (fast, original))
         assert [row["corpus_id"] for row in ours] == [row["corpus_id"] for row in theirs]
+
+
+def test_sparse_encoder(folder_of: Folders) -> None:
+    original: Any = sentence_transformers.SparseEncoder(str(folder_of("DistilBertForMaskedLM")), device="cpu")
+    ours, theirs = (model.encode(TEXTS).to_dense() for model in (accelerate(original), original))
+    assert_near(ours, theirs, TOLERANCE * float(theirs.max()))
+
+
+@pytest.mark.skipif(sentence_transformers.__version__ < "6", reason="sentence-transformers 5 has none")
+@pytest.mark.parametrize("expansion", [None, {"strategy": "fixed", "length": 24, "attend": False}], ids=str)
+def test_multi_vector_encoder(folder_of: Folders, expansion: Any) -> None:
+    original: Any = sentence_transformers.MultiVectorEncoder(str(folder_of("DistilBertModel")), device="cpu")
+    original[0].query_expansion = expansion
+    fast = accelerate(original)
+    assert_near(fast.encode_query(TEXTS), original.encode_query(TEXTS))
+    assert_near(fast.encode_document(TEXTS), original.encode_document(TEXTS))
+
+
+@pytest.mark.whole
+def test_a_pool_of_processes(original: Any, fast: Any) -> None:
+    assert_near(fast.encode(TEXTS, device=["cpu", "cpu"]), original.encode(TEXTS))
 
 
 def test_what_has_no_such_model_inside(folder_of: Folders, tmp_path: Path) -> None:

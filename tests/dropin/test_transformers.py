@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import inspect
 import pickle
 import weakref
 from collections.abc import Callable
@@ -129,12 +130,14 @@ LABELS: dict[str, dict[str, torch.Tensor]] = {
 def test_loss_of_labels(architecture: str) -> None:
     original = made(architecture)
     inputs, labels = inputs_of(architecture), LABELS[architecture]
-    if labels.get("labels", torch.zeros(1)).ndim == 2:
-        labels = {"labels": labels["labels"].masked_fill(inputs["attention_mask"] == 0, -100)}
-    with torch.no_grad():
-        theirs, ours = original(**inputs, **labels), accelerate(original)(**inputs, **labels)
-    assert ours.loss.ndim == 0
-    assert_same_output(ours, theirs, inputs["attention_mask"])
+    cases = [labels]
+    if labels.get("labels", torch.zeros(1)).ndim == 2:  # at masked positions too, where a label counts as elsewhere
+        cases.append({"labels": labels["labels"].masked_fill(inputs["attention_mask"] == 0, -100)})
+    for case in cases:
+        with torch.no_grad():
+            theirs, ours = original(**inputs, **case), accelerate(original)(**inputs, **case)
+        assert ours.loss.ndim == 0
+        assert_same_output(ours, theirs, inputs["attention_mask"])
 
 
 @each_architecture
@@ -191,7 +194,62 @@ def test_the_object_is_as_the_original(architecture: str) -> None:
     assert fast.to_transformers() is original
     assert type(original).__name__ == architecture
     assert accelerate(fast).to_transformers() is original
+    assert inspect.signature(fast.forward) == inspect.signature(original.forward)
+    assert inspect.signature(type(fast).forward) == inspect.signature(type(original).forward)
+    assert not accelerate(original.train()).training
     assert fast.eval() is fast.train(False) is fast.to("cpu") is fast.float() is fast.to(torch.float32) is fast.cpu()
+
+
+class Own(transformers.DistilBertForSequenceClassification):  # type: ignore[no-untyped-call]
+    """A subclass that somebody else has written, in a module of theirs."""
+
+
+def test_copies_and_pickles() -> None:
+    original: Any = Own(made("DistilBertForSequenceClassification").config)
+    original.eval()
+    fast, inputs = accelerate(original, dtype="int8"), inputs_of("DistilBertForSequenceClassification")
+    assert str(type(original))[8:-2] in str(type(fast))
+    assert pickle.loads(pickle.dumps(type(fast))) is type(fast)
+    fast.note, expected = "mine", fast(**inputs).logits
+    for made_anew in (copy.deepcopy(fast), *(pickle.loads(pickle.dumps(fast, protocol)) for protocol in (2, 5))):
+        assert type(made_anew) is type(fast)
+        assert (made_anew.note, made_anew.engine.dtype) == ("mine", "int8")
+        assert torch.equal(made_anew(**inputs).logits, expected)
+        again = made_anew.to_transformers()
+        assert type(again) is Own
+        assert again is not original
+        assert again.classifier.weight is made_anew.classifier.weight
+
+
+def test_trainer_evaluates_and_predicts(tmp_path: Path) -> None:
+    original = made("DistilBertForSequenceClassification", num_labels=3)
+    rows = [{"input_ids": [7, k + 1, 3], "labels": k % 3, "text": "dropped by the signature"} for k in range(5)]
+    data: Any = pytest.importorskip("datasets").Dataset.from_list(rows)
+    found = []
+    for model in (accelerate(original), original):
+        arguments = transformers.TrainingArguments(str(tmp_path), report_to=[], use_cpu=True, disable_tqdm=True)
+        trainer = transformers.Trainer(model=model, args=arguments, eval_dataset=data)
+        predicted: Any = trainer.predict(data)
+        losses = [trainer.evaluate()["eval_loss"], predicted.metrics["test_loss"]]
+        found.append([*losses, *predicted.predictions.ravel().tolist()])
+    assert found[0] == pytest.approx(found[1], abs=TOLERANCE * max(map(abs, found[1])))
+    trainer = transformers.Trainer(model=accelerate(original), args=arguments, train_dataset=data)
+    with pytest.raises(TypeError, match=r"only infers; to train, use \.to_transformers"):
+        trainer.train()
+
+
+@pytest.mark.skipif(OLD, reason="transformers 4 gives all of them")
+@pytest.mark.parametrize("wanted", [[0, 2], 1, -1, [-3, 9], [], 0], ids=str)
+def test_chosen_hidden_states(wanted: Any) -> None:
+    original = made("DistilBertForTokenClassification")
+    inputs = inputs_of("DistilBertForTokenClassification")
+    ours = accelerate(original)(**inputs, output_hidden_states=wanted).hidden_states
+    theirs = original(**inputs, output_hidden_states=wanted).hidden_states
+    assert (ours is None) is (theirs is None)
+    for mine, other in zip(ours or (), theirs or (), strict=True):
+        assert (mine is None) is (other is None)
+        if other is not None:
+            assert_near(mine, other, inputs["attention_mask"].bool(), TOLERANCE)
 
 
 def test_parameters_are_shared_not_copied() -> None:
