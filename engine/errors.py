@@ -1,7 +1,8 @@
 """The engine's own errors. Each message says what was wrong, what is allowed and what to do.
 
 Plain mistakes in arguments raise `ValueError` or `TypeError`, missing files `OSError`; the classes here are for what
-only the engine can know. `InvalidInput` and `TooLong` are `ValueError`s too, so generic callers catch them as such.
+only the engine can know. `InvalidInput`, `TooLong` and `TooLarge` are `ValueError`s too, so generic callers catch them
+as such.
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ class InvalidInput(DistilrtError, ValueError):
 
 class TooLong(InvalidInput):
     """A sequence has more positions than the model was trained for."""
+
+
+class TooLarge(InvalidInput):
+    """A request asks for more texts, characters, tokens or numbers than one request may have."""
 
 
 class Overloaded(DistilrtError):

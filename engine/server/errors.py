@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from distilrt.errors import BackendError, DeadlineExceeded, InvalidInput, NotReady, Overloaded, TooLong
+from distilrt.errors import TooLarge as RequestTooLarge
 
 _log = logging.getLogger("distilrt.server")
 
@@ -85,6 +86,7 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (Overloaded, 429),
     (NotReady, 503),
     (DeadlineExceeded, 504),
+    (RequestTooLarge, 413),
     (TooLong, 422),
     (InvalidInput, 422),
     (BackendError, 500),

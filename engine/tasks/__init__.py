@@ -13,12 +13,26 @@ from distilrt.tasks.multiple_choice import MultipleChoice
 from distilrt.tasks.outputs import Outputs
 from distilrt.tasks.question_answering import QuestionAnswering
 from distilrt.tasks.runner import MAX_TOKENS, compute, run
+from distilrt.tasks.size import Size
 from distilrt.tasks.sparse_embedding import SparseEmbedding
 from distilrt.tasks.text_classification import TextClassification
 from distilrt.tasks.token_classification import TokenClassification
 from distilrt.tasks.zero_shot_classification import ZeroShotClassification
 
-__all__ = ["FIRST", "MAX_TOKENS", "TASKS", "Param", "Prepared", "Task", "compute", "find", "longest", "prompts", "run"]
+__all__ = [
+    "FIRST",
+    "MAX_TOKENS",
+    "TASKS",
+    "Param",
+    "Prepared",
+    "Size",
+    "Task",
+    "compute",
+    "find",
+    "longest",
+    "prompts",
+    "run",
+]
 
 _ALL: tuple[Task, ...] = (
     TextClassification(),

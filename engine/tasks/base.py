@@ -10,20 +10,23 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding
 
 from distilrt.config import DistilBertConfig
-from distilrt.errors import InvalidInput, TooLong
+from distilrt.errors import InvalidInput, TooLarge, TooLong
+from distilrt.tasks.size import Size, characters, check_windows
 from distilrt.tokenizer import DistilBertTokenizer
 
 Rows = npt.NDArray[Any]  # floats, [rows, width]
 Params = dict[str, Any]
 Selection = slice | list[int]  # of the rows of one sequence
 Text = str | tuple[str, str] | list[str]  # a text, a pair of texts, or the words of a text
+
+_Made = TypeVar("_Made")
 
 FIRST, ALL = slice(0, 1), slice(None)
 
@@ -120,63 +123,112 @@ class Task(ABC):
             raise ValueError(f"{self.name}: {name} must be {param.allowed}, found {value!r}")
         return value
 
+    def size(self, inputs: Sequence[Any], params: Mapping[str, Any]) -> Size:
+        """What a tokenizer has to read for these inputs, each repetition counted. It is found without copying a text,
+        and says nothing of mistakes: `prepare` refuses those."""
+        sizes = [self.size_of(item, params) for item in inputs]
+        return Size(sum(size.texts for size in sizes), sum(size.characters for size in sizes))
+
+    def size_of(self, item: Any, params: Mapping[str, Any]) -> Size:
+        """`size` of one input; unless overridden, that of one text or pair."""
+        return Size(1, characters(item))
+
     def prepare(
-        self, tokenizer: DistilBertTokenizer, config: DistilBertConfig, inputs: Sequence[Any], params: Mapping[str, Any]
+        self,
+        tokenizer: DistilBertTokenizer,
+        config: DistilBertConfig,
+        inputs: Sequence[Any],
+        params: Mapping[str, Any],
+        max_tokens: int | None = None,
     ) -> list[Prepared]:
         """Check and tokenize inputs, in one call of the tokenizer.
+
+        Args:
+            max_tokens: what all sequences may have together; None: no limit.
 
         Raises:
             InvalidInput: an input that the task cannot answer; the message starts with its index.
             TooLong: one that the model cannot read whole, and cutting was not asked for; likewise.
+            TooLarge: more tokens than `max_tokens`; windows are counted before they are made.
             ValueError: a parameter, as in `settle`.
         """
         prepared = []
-        for index, item in enumerate(self.prepare_each(tokenizer, config, inputs, params)):
+        for index, item in enumerate(self.prepare_each(tokenizer, config, inputs, params, max_tokens)):
             if isinstance(item, InvalidInput):
                 raise numbered(item, index)
             prepared.append(item)
         return prepared
 
     def prepare_each(
-        self, tokenizer: DistilBertTokenizer, config: DistilBertConfig, inputs: Sequence[Any], params: Mapping[str, Any]
+        self,
+        tokenizer: DistilBertTokenizer,
+        config: DistilBertConfig,
+        inputs: Sequence[Any],
+        params: Mapping[str, Any],
+        max_tokens: int | None = None,
     ) -> list[Prepared | InvalidInput]:
         """`prepare` that puts the error of a bad input, without index, in that input's place."""
-        settled = self.settle(tokenizer, config, params)
-        try:
-            return [*self._prepare(tokenizer, config, inputs, settled)]
-        except InvalidInput as error:
-            found = error
-        except ValueError as error:  # the tokenizer's
-            found = InvalidInput(str(error))
-        if len(inputs) == 1:
-            return [found]
-        return [self.prepare_each(tokenizer, config, [item], params)[0] for item in inputs]
+        prepared = self._prepare_each(tokenizer, config, inputs, self.settle(tokenizer, config, params), max_tokens)
+        good = (item for item in prepared if isinstance(item, Prepared))
+        if max_tokens is not None and (tokens := sum(len(ids) for item in good for ids in item.sequences)) > max_tokens:
+            raise TooLarge(f"the texts have {tokens} tokens, at most {max_tokens} are allowed; send them in parts")
+        return prepared
 
-    def _prepare(
-        self, tokenizer: DistilBertTokenizer, config: DistilBertConfig, inputs: Sequence[Any], params: Params
-    ) -> list[Prepared]:
-        groups = [self.texts(item, params) for item in inputs]
-        owners = [owner for owner, texts in enumerate(groups) for _ in texts]
-        encoded = tokenizer(
-            [text for texts in groups for text in texts],
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            **self.tokenizing(params, longest(tokenizer, config)),
-        )
-        parts: list[list[int]] = [[] for _ in inputs]
-        for part, text in enumerate(encoded.get("overflow_to_sample_mapping", range(len(owners)))):
-            parts[owners[text]].append(part)
-        assert encoded.encodings is not None
+    def _prepare_each(
+        self,
+        tokenizer: DistilBertTokenizer,
+        config: DistilBertConfig,
+        inputs: Sequence[Any],
+        params: Params,
+        max_tokens: int | None,
+    ) -> list[Prepared | InvalidInput]:
+        groups = [or_error(self.texts, item, params) for item in inputs]
+        good = [group for group in groups if isinstance(group, list)]
+        try:
+            encoded = iter(self._encode(tokenizer, config, good, params, max_tokens) if good else [])
+        except TooLarge:
+            raise
+        except ValueError as error:  # the tokenizer's
+            if len(inputs) == 1:
+                return [InvalidInput(str(error))]
+            return [self._prepare_each(tokenizer, config, [item], params, max_tokens)[0] for item in inputs]
         foreign = len(tokenizer) > config.vocab_size
-        prepared = []
-        for item, numbers in zip(inputs, parts, strict=True):
-            sequences = [encoded["input_ids"][part] for part in numbers]
+
+        def prepared(item: Any, parts: list[tuple[Encoding, list[int]]]) -> Prepared:
+            encodings, sequences = [encoding for encoding, _ in parts], [ids for _, ids in parts]
             for ids in sequences:
                 check_ids(ids, config, foreign)
             rows = [self.select(tokenizer, params, ids) for ids in sequences]
-            encodings = [encoded.encodings[part] for part in numbers]
-            prepared.append(Prepared(item, params, tokenizer, config, encodings, sequences, rows))
-        return prepared
+            return Prepared(item, params, tokenizer, config, encodings, sequences, rows)
+
+        return [
+            or_error(prepared, item, next(encoded)) if isinstance(group, list) else group
+            for item, group in zip(inputs, groups, strict=True)
+        ]
+
+    def _encode(
+        self,
+        tokenizer: DistilBertTokenizer,
+        config: DistilBertConfig,
+        groups: Sequence[list[Text]],
+        params: Params,
+        max_tokens: int | None,
+    ) -> list[list[tuple[Encoding, list[int]]]]:
+        """The encodings of each group's texts, with their token ids, in one call of the tokenizer."""
+        texts, options = (
+            [text for group in groups for text in group],
+            self.tokenizing(params, longest(tokenizer, config)),
+        )
+        if max_tokens is not None and "stride" in options:
+            check_windows(tokenizer, texts, options["max_length"], options["stride"], max_tokens)
+        encoded = tokenizer(texts, return_attention_mask=False, return_token_type_ids=False, **options)
+        assert encoded.encodings is not None
+        owners = [owner for owner, group in enumerate(groups) for _ in group]
+        parts: list[list[tuple[Encoding, list[int]]]] = [[] for _ in groups]
+        samples = encoded.get("overflow_to_sample_mapping", range(len(owners)))
+        for encoding, ids, sample in zip(encoded.encodings, encoded["input_ids"], samples, strict=True):
+            parts[owners[sample]].append((encoding, ids))
+        return parts
 
     def from_checkpoint(self, params: Mapping[str, Any], resolve: Callable[[str], Path | None]) -> Mapping[str, Any]:
         """`params` with what files of the checkpoint say where `params` is silent; `resolve` finds a file by name.
@@ -221,6 +273,16 @@ class Task(ABC):
     def answer(self, prepared: Prepared, outputs: Sequence[Rows]) -> Any:
         """A JSON-ready answer from the head's rows `[selected, width]` of each of the input's sequences, or from what
         `keep` left of them."""
+
+
+def or_error(step: Callable[..., _Made], *args: Any) -> _Made | InvalidInput:
+    """What a step makes of its arguments, or its error, without the frames that hold these."""
+    try:
+        return step(*args)
+    except TooLarge:
+        raise
+    except InvalidInput as error:
+        return type(error)(*error.args)
 
 
 def longest(tokenizer: DistilBertTokenizer, config: DistilBertConfig) -> int:

@@ -27,6 +27,7 @@ from distilrt.tasks.base import (
     count,
     one_of,
 )
+from distilrt.tasks.size import Size, characters
 from distilrt.tasks.token_ids import TextOrIds
 from distilrt.tokenizer import DistilBertTokenizer
 
@@ -71,6 +72,10 @@ class FeatureExtraction(TextOrIds, _Embedding):
             raise ValueError(f"dimensions must be at most {config.hidden_size}, those of this model, "
                              f"found {params['dimensions']}")  # fmt: skip
 
+    def size_of(self, item: Any, params: Mapping[str, Any]) -> Size:
+        """That of the text behind the prompt."""
+        return Size(1, characters(params.get("prompt") or "") + characters(item))
+
     def texts(self, item: Any, params: Params) -> list[Text]:
         """The text."""
         return [params["prompt"] + as_text(item)]
@@ -109,6 +114,12 @@ class SentenceSimilarity(_Embedding):
                 raise ValueError(f"modules.json names a {kind} module, which is not supported; give the parameter "
                                  f"pooling, one of {', '.join(_POOLING)}, to do without it")  # fmt: skip
         return {"pooling": pooling} | dict(params)
+
+    def size_of(self, item: Any, params: Mapping[str, Any]) -> Size:
+        """That of all sentences, each behind the prompt."""
+        sentences = item.get("sentences") if isinstance(item, Mapping) else ()
+        texts = 1 + (len(sentences) if isinstance(sentences, list | tuple) else 0)
+        return Size(texts, texts * characters(params.get("prompt") or "") + characters(item))
 
     def texts(self, item: Any, params: Params) -> list[Text]:
         """All sentences, the source first."""

@@ -22,6 +22,7 @@ from distilrt.tasks.base import (
     as_text,
     softmax,
 )
+from distilrt.tasks.size import Size, characters
 from distilrt.tokenizer import DistilBertTokenizer
 
 
@@ -39,6 +40,12 @@ class MultipleChoice(Task):
     name = "multiple-choice"
     architecture = "DistilBertForMultipleChoice"
     params: ClassVar[Mapping[str, Param]] = {**CUT}
+
+    def size_of(self, item: Any, params: Mapping[str, Any]) -> Size:
+        """That of the pairs: the prompt is read with each choice."""
+        prompt, choices = (item.get("prompt"), item.get("choices")) if isinstance(item, Mapping) else (item, ())
+        pairs = len(choices) if isinstance(choices, list | tuple) else 1
+        return Size(pairs, pairs * characters(prompt) + characters(choices))
 
     def texts(self, item: Any, params: Params) -> list[Text]:
         """The prompt with each choice."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from distilrt.config import DistilBertConfig
 from distilrt.errors import InvalidInput
-from distilrt.tasks.base import Params, Prepared, Task, check_ids, longest
+from distilrt.tasks.base import Params, Prepared, Task, check_ids, longest, or_error
 from distilrt.tokenizer import DistilBertTokenizer
 
 
@@ -17,13 +17,18 @@ class TextOrIds(Task):
     Ids are cut as texts are, but bluntly: a special token at the side that is cut goes too.
     """
 
-    def _prepare(
-        self, tokenizer: DistilBertTokenizer, config: DistilBertConfig, inputs: Sequence[Any], params: Params
-    ) -> list[Prepared]:
+    def _prepare_each(
+        self,
+        tokenizer: DistilBertTokenizer,
+        config: DistilBertConfig,
+        inputs: Sequence[Any],
+        params: Params,
+        max_tokens: int | None,
+    ) -> list[Prepared | InvalidInput]:
         texts = [item for item in inputs if not isinstance(item, list)]
-        tokenized = iter(super()._prepare(tokenizer, config, texts, params) if texts else [])
+        tokenized = iter(super()._prepare_each(tokenizer, config, texts, params, max_tokens) if texts else [])
         return [
-            self._prepare_ids(tokenizer, config, item, params) if isinstance(item, list) else next(tokenized)
+            or_error(self._prepare_ids, tokenizer, config, item, params) if isinstance(item, list) else next(tokenized)
             for item in inputs
         ]
 

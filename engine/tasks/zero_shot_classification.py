@@ -25,6 +25,7 @@ from distilrt.tasks.base import (
     softmax,
     strings,
 )
+from distilrt.tasks.size import Size, characters
 from distilrt.tokenizer import DistilBertTokenizer
 
 
@@ -42,10 +43,23 @@ class ZeroShotClassification(Task):
             None, "labels in a list, or in a string with commas", lambda value: _labels(value) != []
         ),
         "hypothesis_template": Param(
-            "This example is {}.", "a text with {} in the label's place", lambda value: _has_place(value)
+            "This example is {}.",
+            "a text with {} in the label's place",
+            lambda value: isinstance(value, str) and "{}" in value,
         ),
         "multi_label": one_of(False, True),
     }
+
+    def size_of(self, item: Any, params: Mapping[str, Any]) -> Size:
+        """That of the pairs: text and template are read with each label."""
+        labels = params.get("candidate_labels")
+        template = params.get("hypothesis_template") or self.params["hypothesis_template"].default
+        pairs, places = 1, template.count("{}") if isinstance(template, str) else 1
+        if isinstance(labels, str):
+            pairs = 1 + labels.count(",")
+        elif isinstance(labels, list | tuple):
+            pairs = len(labels)
+        return Size(pairs, pairs * (characters(item) + characters(template)) + places * characters(labels))
 
     def check(self, tokenizer: DistilBertTokenizer, config: DistilBertConfig, params: Params) -> None:
         """The model must know what entailment is."""
@@ -54,7 +68,7 @@ class ZeroShotClassification(Task):
     def texts(self, item: Any, params: Params) -> list[Text]:
         """The text with each hypothesis."""
         text, template = as_text(item, empty=False), params["hypothesis_template"]
-        return [(text, template.format(label)) for label in _labels(params["candidate_labels"])]
+        return [(text, template.replace("{}", label)) for label in _labels(params["candidate_labels"])]
 
     def tokenizing(self, params: Params, limit: int) -> dict[str, Any]:
         """Cut the text only."""
@@ -86,13 +100,6 @@ def _labels(value: Any) -> list[str]:
     if isinstance(value, str):
         return [label.strip() for label in value.split(",") if label.strip()]
     return strings(value)
-
-
-def _has_place(template: Any) -> bool:
-    try:
-        return isinstance(template, str) and template.format("label") != template
-    except (IndexError, KeyError, ValueError):
-        return False
 
 
 def _entailment(config: DistilBertConfig) -> int:

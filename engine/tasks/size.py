@@ -1,0 +1,83 @@
+"""How large a request is: what bounds its cost before a tokenizer reads it, and before windows of it are made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from distilrt.errors import TooLarge
+from distilrt.tokenizer import DistilBertTokenizer
+
+
+class Size(NamedTuple):
+    """What a tokenizer has to read: texts, a pair being one, and all of their characters, as often as they are read."""
+
+    texts: int
+    characters: int
+
+
+def characters(value: Any) -> int:
+    """Characters of a text, or of all texts in an object or list; what is no text counts as one, as each entry does.
+
+    A list that begins with an integer is token ids, for no task reads texts in such a list.
+    """
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, Mapping):
+        value = [*value.values()]
+    if not isinstance(value, list | tuple) or not value:
+        return 1
+    if type(value[0]) is int:
+        return len(value)
+    return sum(1 + (len(item) if isinstance(item, str) else characters(item)) for item in value)
+
+
+def check_windows(
+    tokenizer: DistilBertTokenizer, texts: Sequence[Any], max_length: int, stride: int, max_tokens: int
+) -> None:
+    """Refuse texts whose windows would have more than `max_tokens` tokens together, before the windows are made.
+
+    Args:
+        texts: strings or lists of words; of a pair of texts, only the second is divided among windows.
+        max_length: tokens of a window, special tokens included.
+        stride: tokens of text that a window shares with the next.
+
+    Raises:
+        TooLarge: they would.
+    """
+    # A token seldom has less than a character, so that most requests are let through without counting their tokens.
+    total = _window_tokens(tokenizer, texts, max_length, stride, lambda some: [characters(text) for text in some])
+    if total <= max_tokens:
+        return
+    total = _window_tokens(tokenizer, texts, max_length, stride, lambda some: _lengths(tokenizer, some))
+    if total > max_tokens:
+        raise TooLarge(
+            f"windows of {max_length} tokens that share {stride} make {total} tokens of the texts, at most "
+            f"{max_tokens} are allowed; lower the stride, or send fewer or shorter texts at once"
+        )
+
+
+def _window_tokens(
+    tokenizer: DistilBertTokenizer,
+    texts: Sequence[Any],
+    max_length: int,
+    stride: int,
+    measure: Callable[[Sequence[Any]], Iterable[int]],
+) -> int:
+    pairs = bool(texts) and isinstance(texts[0], tuple)
+    before = measure([text[0] for text in texts]) if pairs else [0] * len(texts)
+    divided = measure([text[1] for text in texts] if pairs else texts)
+    total = 0
+    for fixed, length in zip(before, divided, strict=True):
+        room = max_length - tokenizer.num_special_tokens_to_add(pairs) - fixed
+        more = max(0, length - room)
+        # Where the first text leaves no room to go on, the tokenizer refuses the pair.
+        total += max_length * (1 + -(-more // max(1, room - stride)))
+    return total
+
+
+def _lengths(tokenizer: DistilBertTokenizer, texts: Sequence[Any]) -> list[int]:
+    """The number of tokens of each text, without special tokens."""
+    words = bool(texts) and not isinstance(texts[0], str)
+    encoded = tokenizer(texts, is_split_into_words=words, add_special_tokens=False, return_attention_mask=False)
+    return [len(encoding) for encoding in encoded.encodings or ()]
