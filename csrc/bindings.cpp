@@ -108,6 +108,8 @@ void batch_attention(const py::array& query, const py::array& key, const py::arr
               "key_mask row " + std::to_string(s) + " is all False; every sequence needs at least one key");
   }
   require(out.writeable(), "out must be writeable");
+  for (py::ssize_t axis = 0; axis < out.ndim(); ++axis)
+    require(out.strides(axis) != 0 || out.shape(axis) <= 1, "out must have memory of its own for every element");
   const BatchAttention batch{.query = heads_view("query", query, dtype, asked, ""),
                              .key = heads_view("key", key, dtype, kept, like),
                              .value = heads_view("value", value, dtype, kept, like),
@@ -142,7 +144,10 @@ class PyEncoder {
                   .activation = epilogue_named(activation),
                   .eps = eps},
                  find_kernels(isa), find_dtype(find_kernels(isa), dtype), threads) {
+    require(hidden_size >= 1 && num_layers >= 1 && intermediate_size >= 1,
+            "hidden_size, num_layers and intermediate_size must be at least 1");
     require(num_heads >= 1 && hidden_size % num_heads == 0, "hidden_size must be divisible by num_heads");
+    require(std::isfinite(eps) && eps > 0, "eps must be finite and above 0");
     require_threads(threads);
     encoder_.set_embeddings(word_.data(), position_.data());
   }

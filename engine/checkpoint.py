@@ -7,8 +7,10 @@ and no backend's layout.
 
 from __future__ import annotations
 
+import logging
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from distilrt.weights import Weights, open_tensors
 
 __all__ = ["HEADS", "Weights", "architecture_of", "expected_shapes", "load", "random_weights", "resolve_file", "save"]
 
+_log = logging.getLogger("distilrt.checkpoint")
 Shape = tuple[int, ...]
 Dims = tuple[str | int, ...]  # numbers, and names of config properties
 
@@ -70,6 +73,7 @@ HEADS: Mapping[str, Mapping[str, Dims]] = {
     "DistilBertForQuestionAnswering": _linear("qa_outputs", 2, "hidden_size"),
     "DistilBertForTokenClassification": _CLASSIFIER,
 }
+_MOST_SINUSOIDS = 2**26  # numbers of a table that the config alone describes, for want of one in the file
 _HEAD_NAMES = frozenset(name for head in HEADS.values() for name in head)
 
 _IGNORED = re.compile(r"pooler\.|cls\.seq_relationship\.|(.*\.)?position_ids$")
@@ -125,17 +129,22 @@ def expected_shapes(config: DistilBertConfig, architecture: str) -> dict[str, Sh
     Raises:
         ValueError: an unknown architecture.
     """
-    if architecture not in HEADS:
-        raise ValueError(f"architecture must be one of {', '.join(HEADS)}, found {architecture!r}")
+    head = _head(architecture)
     layers = (
         {f"transformer.layer.{i}.{name}": dims for name, dims in _LAYER.items()} for i in range(config.num_layers)
     )
-    tables = [_EMBEDDINGS, *layers, HEADS[architecture]]
+    tables = [_EMBEDDINGS, *layers, head]
     return {
         name: tuple(dim if isinstance(dim, int) else int(getattr(config, dim)) for dim in dims)
         for table in tables
         for name, dims in table.items()
     }
+
+
+def _head(architecture: str) -> Mapping[str, Dims]:
+    if architecture not in HEADS:
+        raise ValueError(f"architecture must be one of {', '.join(HEADS)}, found {architecture!r}")
+    return HEADS[architecture]
 
 
 def load(
@@ -148,23 +157,26 @@ def load(
     token: str | bool | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
+    strict: bool = False,
 ) -> Weights:
     """Open the weights of a checkpoint for one architecture, whatever their format and spelling.
 
-    Tensors of other heads are left out, as in the reference. Unlike the reference, missing head tensors are an error
-    and never made up, and so is a tensor that belongs nowhere.
+    Tensors of other heads are left out, as in the reference, and so, with a warning, are those that belong nowhere.
+    Unlike the reference, missing head tensors are an error and never made up.
 
     Args:
         model: folder or hub id; this and the keyword arguments as in `resolve_file`.
         architecture: a key of HEADS.
         config: the checkpoint's config, as `DistilBertConfig.from_pretrained` gives it.
+        strict: refuse tensors that belong nowhere.
 
     Returns:
         The tensors of `expected_shapes(config, architecture)`, in that order.
 
     Raises:
         OSError: the folder, repository, revision or weights are not there.
-        CheckpointError: a file is damaged or refused; or a tensor is missing, misshapen, of an unfit dtype or extra.
+        CheckpointError: a file is damaged or refused; or a tensor is missing, misshapen, of an unfit dtype or, with
+            `strict`, extra; or the config does not say which output of the head is which label.
         ImportError: a `pytorch_model.bin` without torch, or a `tf_model.h5` without h5py.
         ValueError: an unknown architecture.
     """
@@ -172,46 +184,68 @@ def load(
     resolve = partial(resolve_file, model, revision=revision, subfolder=subfolder, token=token, cache_dir=cache_dir,
                       local_files_only=local_files_only)  # fmt: skip
     stored, path = open_tensors(resolve, model)
-    return assemble(stored, architecture, config, path)
+    return assemble(stored, architecture, config, path, strict=strict)
 
 
 def check_architecture(model: str | Path, architecture: str, config: DistilBertConfig) -> None:
-    """Refuse, with a CheckpointError, a head that a folded BERT would compute in another way than BERT does.
+    """Refuse a head that a folded BERT would compute in another way than BERT does, or whose labels have no order.
 
     Raises:
+        CheckpointError: it is such a head.
         ValueError: an unknown architecture.
     """
-    expected_shapes(config, architecture)
+    if _head(architecture).get("classifier.bias") == ("num_labels",):
+        try:
+            config.label_names()
+        except ValueError as error:
+            raise CheckpointError(f"config.json of {model}: {error}") from None
     if config.folded_bert and architecture in _BERT_UNFIT:
         fit = ", ".join(name for name in HEADS if name not in _BERT_UNFIT)
         raise CheckpointError(f"{model} is a BERT and can't run as {architecture}: {_BERT_UNFIT[architecture]}. "
                               f"A BERT can be loaded as {fit}")  # fmt: skip
 
 
-def assemble(stored: Mapping[str, Stored], architecture: str, config: DistilBertConfig, source: str | Path) -> Weights:
+def assemble(
+    stored: Mapping[str, Stored], architecture: str, config: DistilBertConfig, source: str | Path, *, strict: bool
+) -> Weights:
     """`load` for tensors that are open already, by their names in the file or state dict; `source` names it in errors.
 
     Raises:
-        CheckpointError: a tensor is missing, misshapen, of an unfit dtype or extra.
+        CheckpointError: a tensor is missing, misshapen, of an unfit dtype or, with `strict`, extra.
         ValueError: an unknown architecture.
     """
+    check_num_layers(config, stored, source)
     shapes = expected_shapes(config, architecture)
     found: dict[str, Stored | FloatArray] = dict(_by_canonical_name(stored, config.folded_bert, source))
     if config.folded_bert:
         shapes = {_SEGMENTS: (-1, config.hidden_size)} | shapes
     if config.sinusoidal_pos_embds and _POSITIONS not in found:
+        if math.prod(shapes[_POSITIONS]) > _MOST_SINUSOIDS:
+            raise CheckpointError(f"{source} has no {_POSITIONS}, and one of shape {list(shapes[_POSITIONS])} by the "
+                                  "config is too large to be computed; correct config.json")  # fmt: skip
         found[_POSITIONS] = _sinusoidal(shapes[_POSITIONS])
     if config.tie_word_embeddings and _PROJECTOR in shapes:  # the reference ties whichever of the two is there
         for name, twin in ((_PROJECTOR, _WORDS), (_WORDS, _PROJECTOR)):
             if name not in found and twin in found:
                 found[name] = found[twin]
-    _check(found, shapes, config, architecture, source)
+    _check(found, shapes, config, architecture, source, strict)
     entries = {name: found[name] for name in shapes}
     if config.folded_bert:
         positions, segments = (_value(entries[name]) for name in (_POSITIONS, _SEGMENTS))
         entries[_POSITIONS] = positions + segments[0]
         del entries[_SEGMENTS]
     return Weights(entries, str(source))
+
+
+def check_num_layers(config: DistilBertConfig, tensors: Sized, source: str | Path) -> None:
+    """Refuse, before anything is made for each layer, more layers than a file with these tensors can have.
+
+    Raises:
+        CheckpointError: there are fewer tensors than layers.
+    """
+    if config.num_layers > len(tensors):
+        raise CheckpointError(f"config.n_layers is {config.num_layers}, but {source} has only {len(tensors)} tensors; "
+                              "weights and config don't belong together")  # fmt: skip
 
 
 def _value(entry: Stored | FloatArray) -> FloatArray:
@@ -249,6 +283,7 @@ def _check(
     config: DistilBertConfig,
     architecture: str,
     path: str | Path,
+    strict: bool,
 ) -> None:
     """Compare what was found with what the config describes; a dimension of -1 may have any size but 0."""
     missing = [f"{name} {list(shape)}" for name, shape in shapes.items() if name not in found]
@@ -263,8 +298,11 @@ def _check(
         hint = f", but holds {_some(extra)}" if extra else ""
         raise CheckpointError(f"{path} lacks tensors that {architecture} needs: {_some(missing)}{hint}; {advice}")
     if extra:
-        named = [f"{name} {list(found[name].shape)}" for name in extra]
-        raise CheckpointError(f"{path} has extra tensors that {architecture} does not: {_some(named)}; {advice}")
+        named = _some([f"{name} {list(found[name].shape)}" for name in extra])
+        if strict:
+            raise CheckpointError(f"{path} has extra tensors that {architecture} does not: {named}; {advice}")
+        _log.warning("%s has extra tensors, which %s does not use: %s. They are left out, as in the reference; "
+                     "strict=True refuses them", path, architecture, named)  # fmt: skip
     for name, shape in shapes.items():
         entry = found[name]
         called = f"{name} (in the file: {entry.name})" if isinstance(entry, Stored) and entry.name != name else name

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from distilrt.errors import CheckpointError
+from distilrt.json_files import read_object
 
 ACTIVATIONS = ("gelu", "relu", "gelu_new", "gelu_pytorch_tanh", "silu")
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
@@ -28,6 +30,7 @@ _SAME_ACTIVATION = {
     "gelu_python_tanh": "gelu_pytorch_tanh",
 }
 HEAD_DIM_RANGE = (16, 128)
+MOST_UNNAMED_LABELS = 1_000_000  # names that are made up for a count alone, before any file is asked whether it fits
 LAYER_NORM_EPS = 1e-12  # a constant of the reference, not a field of its config
 
 # transformers' names for the same things, accepted in a config file beside DistilBERT's own.
@@ -38,6 +41,10 @@ _BERT_NAMES = _ALIASES | {
     "hidden_dropout_prob": "dropout",
     "attention_probs_dropout_prob": "attention_dropout",
 }
+_SIZES = ("vocab_size", "max_position_embeddings", "n_layers", "n_heads", "dim", "hidden_dim")
+_SWITCHES = {"sinusoidal_pos_embds": bool, "tie_word_embeddings": bool, "output_hidden_states": bool | None,
+             "output_attentions": bool | None, "return_dict": bool | None}  # fmt: skip
+_RATES = ("dropout", "attention_dropout", "initializer_range", "qa_dropout", "seq_classif_dropout")
 # Fields of a BERT config that have no meaning once it is folded into a DistilBERT.
 _BERT_ONLY = ("type_vocab_size", "layer_norm_eps", "position_embedding_type", "use_cache", "is_decoder",
               "add_cross_attention", "gradient_checkpointing", "classifier_dropout", "_name_or_path")  # fmt: skip
@@ -85,10 +92,7 @@ class DistilBertConfig:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "max_position_embeddings", "n_layers", "n_heads", "dim", "hidden_dim"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"config.{name} must be an integer of at least 1, found {value!r}")
+        self._check_types()
         if self.dim % self.n_heads:
             raise ValueError(f"config.dim ({self.dim}) must be divisible by config.n_heads ({self.n_heads})")
         low, high = HEAD_DIM_RANGE
@@ -108,32 +112,60 @@ class DistilBertConfig:
         if pad is not None and not (type(pad) is int and -self.vocab_size <= pad < self.vocab_size):
             raise ValueError(f"config.pad_token_id must be None or an integer of {-self.vocab_size} to "
                              f"{self.vocab_size - 1}, found {pad!r}")  # fmt: skip
-        if self.dtype is not None:
-            object.__setattr__(self, "dtype", str(self.dtype).removeprefix("torch."))
-        if self.architectures is not None:
-            object.__setattr__(self, "architectures", tuple(self.architectures))
         self._settle_labels()
         if self.problem_type == "single_label_classification" and self.num_labels == 1:
             raise ValueError("config.problem_type 'single_label_classification' needs at least 2 labels, found 1; "
                              "use num_labels=2, or problem_type='regression'")  # fmt: skip
 
+    def _check_types(self) -> None:
+        for name in _SIZES:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"config.{name} must be an integer of at least 1, found {value!r}")
+        for name, kind in _SWITCHES.items():
+            if not isinstance(getattr(self, name), kind):
+                raise ValueError(f"config.{name} must be true or false, found {getattr(self, name)!r}")
+        for name in _RATES:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+                raise ValueError(f"config.{name} must be a finite number of at least 0, found {value!r}")
+        if not isinstance(self.activation, str):
+            raise ValueError(f"config.activation must be one of {', '.join(ACTIVATIONS)}, found {self.activation!r}")
+        if self.dtype is not None:
+            object.__setattr__(self, "dtype", str(self.dtype).removeprefix("torch."))
+            if not str(self.dtype).isidentifier():
+                raise ValueError(f"config.dtype must be None or the name of a dtype, found {self.dtype!r}")
+        if self.architectures is not None:
+            names = self.architectures
+            if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+                raise ValueError(f"config.architectures must be None or a list of class names, found {names!r}")
+            object.__setattr__(self, "architectures", tuple(names))
+
     def _settle_labels(self) -> None:
         """Make num_labels, id2label and label2id agree; two labels are the reference's default."""
         if not self.id2label:
             count = 2 if self.num_labels is None else self.num_labels
-            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-                raise ValueError(f"config.num_labels must be an integer of at least 1, found {count!r}")
+            if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST_UNNAMED_LABELS:
+                raise ValueError(f"config.num_labels must be an integer of 1 to {MOST_UNNAMED_LABELS}, found {count!r};"
+                                 " more labels need names, in config.id2label")  # fmt: skip
             id2label = {i: f"LABEL_{i}" for i in range(count)}
         else:
             try:
                 id2label = {int(i): str(label) for i, label in self.id2label.items()}
-            except (AttributeError, TypeError, ValueError):
+            except (AttributeError, TypeError, ValueError, OverflowError):
                 raise ValueError(f"config.id2label must map label numbers to names, found {self.id2label!r}") from None
+            if len(id2label) != len(self.id2label):
+                raise ValueError(f"config.id2label names one label twice, found {self.id2label!r}")
             if self.num_labels is not None and self.num_labels != len(id2label):
                 raise ValueError(f"config.num_labels is {self.num_labels} but config.id2label names {len(id2label)}; "
                                  "give one of them, or make them agree")  # fmt: skip
         if not self.label2id or not self.id2label:
             object.__setattr__(self, "label2id", {label: i for i, label in id2label.items()})
+        else:
+            try:
+                object.__setattr__(self, "label2id", {str(label): int(i) for label, i in self.label2id.items()})
+            except (AttributeError, TypeError, ValueError, OverflowError):
+                raise ValueError(f"config.label2id must map names to label numbers, found {self.label2id!r}") from None
         object.__setattr__(self, "id2label", id2label)
         object.__setattr__(self, "num_labels", len(id2label))
 
@@ -173,16 +205,31 @@ class DistilBertConfig:
         return self.n_layers
 
     def label_names(self) -> list[str]:
-        """The labels in index order."""
+        """The labels in index order.
+
+        Raises:
+            ValueError: they are not numbered 0, 1, 2, …, so that it is not known which output is which label.
+        """
         assert self.id2label is not None
-        return [self.id2label[i] for i in sorted(self.id2label)]
+        if self.id2label.keys() != set(range(len(self.id2label))):
+            raise ValueError(f"config.id2label must number {len(self.id2label)} labels 0 to {len(self.id2label) - 1}, "
+                             f"found {', '.join(map(str, sorted(self.id2label)))}; correct config.json")  # fmt: skip
+        return [self.id2label[i] for i in range(len(self.id2label))]
 
     def replace(self, **changes: Any) -> DistilBertConfig:
-        """A copy with some fields changed; changing `num_labels` alone renames the labels LABEL_0, LABEL_1, …"""
-        if "num_labels" in changes and "id2label" not in changes:
-            changes = {"id2label": None, "label2id": None} | changes
-        elif "id2label" in changes:
+        """A copy with some fields changed, transformers' aliases of them too.
+
+        Another number of labels, without names, renames them LABEL_0, LABEL_1, …
+
+        Raises:
+            ValueError: a field is out of its range.
+            TypeError: an unknown field name.
+        """
+        changes = {_ALIASES.get(name, name): value for name, value in changes.items()}
+        if "id2label" in changes:
             changes = {"num_labels": None, "label2id": None} | changes
+        elif changes.get("num_labels", self.num_labels) != self.num_labels:
+            changes = {"id2label": None, "label2id": None} | changes
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
@@ -239,12 +286,14 @@ class DistilBertConfig:
         token: str | bool | None = None,
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
+        **changes: Any,
     ) -> DistilBertConfig:
-        """Read `config.json` of a folder or a hub id.
+        """Read `config.json` of a folder or a hub id; `changes` are fields to be otherwise, as in `replace`.
 
         Raises:
             OSError: the folder, the repository or its `config.json` is not there.
-            CheckpointError: the file is not JSON, or describes another architecture.
+            CheckpointError: the file is not JSON, has a field out of its range, or describes another architecture.
+            ValueError, TypeError: as `replace`.
         """
         from distilrt.hub import resolve_file
 
@@ -254,12 +303,12 @@ class DistilBertConfig:
             raise OSError(f"{model} has no config.json: a checkpoint is a folder or repository with config.json, "
                           "weights and a tokenizer")  # fmt: skip
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            config = cls.from_dict(read_object(path))
+        except CheckpointError:
+            raise
         except ValueError as error:
-            raise CheckpointError(f"{path} is not valid JSON: {error}") from error
-        if not isinstance(values, dict):
-            raise CheckpointError(f"{path} must hold a JSON object, found {type(values).__name__}")
-        return cls.from_dict(values)
+            raise CheckpointError(f"{path}: {error}") from None
+        return config.replace(**changes) if changes else config
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json` into `folder`, which is made if needed; a crash leaves the old file or the new one."""
@@ -287,6 +336,6 @@ def _from_bert(values: dict[str, Any]) -> dict[str, Any]:
     values = defaults | {key: value for key, value in values.items() if key not in _BERT_ONLY}
     renamed = {_BERT_NAMES.get(key, key): value for key, value in values.items()}
     architectures = renamed.get("architectures")
-    if architectures:
-        renamed["architectures"] = [name.replace("Bert", "DistilBert", 1) for name in architectures]
+    if isinstance(architectures, list | tuple):
+        renamed["architectures"] = [str(name).replace("Bert", "DistilBert", 1) for name in architectures]
     return renamed

@@ -32,17 +32,19 @@ class H5File:
         except ImportError as error:
             raise ImportError(f"reading {path} needs h5py: pip install 'distilrt[h5]', or convert the checkpoint to "
                               "safetensors, which needs nothing more") from error  # fmt: skip
-        try:
-            self._file = h5py.File(path, "r")
-        except OSError as error:
-            raise CheckpointError(f"{path} is not a whole HDF5 file: {error}. It is truncated or damaged; fetch it "
-                                  "again") from error  # fmt: skip
         self._path = path
         self._datasets: dict[str, Any] = {}
-        for layer in self._file.values():
-            # Keras spreads a long list of names over weight_names0, weight_names1, …
-            if isinstance(layer, h5py.Group) and any(name.startswith("weight_names") for name in layer.attrs):
-                layer.visititems(self._add)  # which does not follow links, least of all into other files
+        try:
+            self._file = h5py.File(path, "r")
+            for layer in self._file.values():
+                # Keras spreads a long list of names over weight_names0, weight_names1, …
+                if isinstance(layer, h5py.Group) and any(name.startswith("weight_names") for name in layer.attrs):
+                    layer.visititems(self._add)  # which does not follow links, least of all into other files
+        except CheckpointError:
+            raise
+        except Exception as error:  # a damaged file fails anywhere in the library
+            raise CheckpointError(f"{path} is not a whole HDF5 file: {error}. It is truncated or damaged; fetch it "
+                                  "again") from error  # fmt: skip
         if not self._datasets:
             raise CheckpointError(f"{path} holds no Keras weights: expected groups with weight_names, as transformers' "
                                   "TensorFlow classes save them")  # fmt: skip
@@ -60,7 +62,11 @@ class H5File:
 
     def raw(self, name: str) -> npt.NDArray[Any]:
         """The stored numbers, read anew at every call."""
-        array: npt.NDArray[Any] = self._datasets[name][...]
+        try:
+            array: npt.NDArray[Any] = self._datasets[name][...]
+        except Exception as error:
+            raise CheckpointError(f"tensor {name} of {self._path} can't be read: {error}. The file is truncated or "
+                                  "damaged; fetch it again") from error  # fmt: skip
         array.flags.writeable = False
         return array
 

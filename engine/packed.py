@@ -20,9 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from distilrt import __version__
-from distilrt.checkpoint import HEADS, expected_shapes
+from distilrt.checkpoint import HEADS, check_num_layers, expected_shapes
 from distilrt.config import DistilBertConfig
 from distilrt.errors import BackendError, CheckpointError
+from distilrt.json_files import read_object
 from distilrt.tensor_files import FloatArray, SafetensorsFile, Spec, to_bfloat16, write_safetensors
 from distilrt.weights import WEIGHT_FILES
 
@@ -188,6 +189,7 @@ def load(folder: Path, architecture: str, config: DistilBertConfig) -> tuple[Dis
         raise CheckpointError(f"{path}: expected {index['bytes']} bytes by {INDEX}, found {found}: it was truncated or "
                               f"replaced; copy the whole folder again, or {_AGAIN}")  # fmt: skip
     file = SafetensorsFile(path)
+    check_num_layers(config, file.specs, path)
     own, dtype, kept = (index[name] for name in ("architecture", "dtype", "kept"))
     calibration: str | None = index.get("calibration")
     known = list(linears(config.num_layers, (), dtype)) if dtype == "int8" else []
@@ -253,9 +255,9 @@ def _specs(
 def _read_index(folder: Path) -> dict[str, Any]:
     path = folder / INDEX
     try:
-        index = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{path} must hold a JSON object: {error}; {_AGAIN}") from error
+        index = read_object(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; {_AGAIN}") from error
     if index.get("version") != VERSION:
         raise CheckpointError(f"{path} has format version {index.get('version')!r}, by distilrt "
                               f"{index.get('distilrt')!r}; this one, {__version__}, reads version {VERSION}: {_AGAIN}, "

@@ -71,6 +71,25 @@ class Stored:
         return self.file.load(self.name)
 
 
+class TensorsInMemory:
+    """Tensors as a file gives them: of each the dtype, one of FLOAT_DTYPES, uint8 or int32, and the stored numbers."""
+
+    def __init__(self, tensors: Mapping[str, tuple[str, npt.NDArray[Any]]]) -> None:
+        self._tensors = tensors
+        self.specs: dict[str, Spec] = {name: (dtype, array.shape) for name, (dtype, array) in tensors.items()}
+
+    def raw(self, name: str) -> npt.NDArray[Any]:
+        """The array itself, see `TensorFile.raw`."""
+        return self._tensors[name][1]
+
+    def load(self, name: str) -> FloatArray:
+        """The numbers as float32, see `TensorFile.load`."""
+        return _as_float32(self.raw(name), self.specs[name][0])
+
+    def release(self) -> None:
+        """Nothing is kept that could be given back."""
+
+
 class SafetensorsFile:
     """A memory-mapped safetensors file; the library checks the header, the data is mapped here."""
 
@@ -173,9 +192,15 @@ def _read_pickle(path: Path, mapped: bool) -> Mapping[str, Any]:
     except Exception as error:  # a damaged file fails anywhere in torch's reader
         raise CheckpointError(f"{path} is not a whole PyTorch file: {type(error).__name__} {error}. It is truncated or "
                               "damaged; fetch it again") from error  # fmt: skip
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
+    ):
         raise CheckpointError(f"{path} must hold a flat dict of tensors, found other things in it; save the model's "
                               "state_dict() alone")  # fmt: skip
+    for name, tensor in state.items():
+        if tensor.is_nested or tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_neg():
+            raise CheckpointError(f"tensor {name} of {path} is sparse, nested, without numbers or a view of another "
+                                  "kind; save plain tensors")  # fmt: skip
     return state
 
 

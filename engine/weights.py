@@ -6,7 +6,6 @@ be, and what they are called, is `distilrt.checkpoint`'s business. Imports h5py 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy.typing as npt
 
 from distilrt.errors import CheckpointError
 from distilrt.h5 import H5File, TorchNames
+from distilrt.json_files import read_object
 from distilrt.tensor_files import (
     FLOAT_DTYPES,
     FloatArray,
@@ -24,6 +24,7 @@ from distilrt.tensor_files import (
     SafetensorsFile,
     Stored,
     TensorFile,
+    TensorsInMemory,
     refuse_impostor,
 )
 
@@ -66,14 +67,15 @@ def open_tensors(resolve: Callable[[str], Path | None], model: str | Path) -> tu
     for filename, reader in _FORMATS:
         path = resolve(filename)
         if path is not None:
-            opened = _open_shards(resolve, path, reader) if path.suffix == ".json" else _contents(reader(path))
+            opened = _open_shards(resolve, path, reader) if path.suffix == ".json" else stored_in(reader(path))
             return opened, path
     raise FileNotFoundError(f"{model} has no weights: looked for {', '.join(WEIGHT_FILES)}. Other formats must be "
                             "converted to safetensors; if the network is not to be used, they must all be "
                             "cached")  # fmt: skip
 
 
-def _contents(file: TensorFile) -> dict[str, Stored]:
+def stored_in(file: TensorFile) -> dict[str, Stored]:
+    """Every tensor of a file by its name."""
     return {name: Stored(file, name, *spec) for name, spec in file.specs.items()}
 
 
@@ -81,24 +83,29 @@ def _open_shards(
     resolve: Callable[[str], Path | None], index: Path, reader: Callable[[Path], TensorFile]
 ) -> dict[str, Stored]:
     refuse_impostor(index)
-    try:
-        shard_of = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{index} is not an index of shards (a JSON object with weight_map): {error!r}"
-        ) from error
+    shard_of = read_object(index).get("weight_map")
+    if not isinstance(shard_of, dict):
+        raise CheckpointError(f"{index} is not an index of shards: weight_map must map the names of tensors to files, "
+                              f"found {type(shard_of).__name__}")  # fmt: skip
+    for shard in shard_of.values():
+        if not isinstance(shard, str) or Path(shard).name != shard or shard in ("", "..") or "\0" in shard:
+            raise CheckpointError(f"{index} names {shard!r} as a shard; a shard is a plain file name beside the index")
     shards: dict[str, dict[str, Stored]] = {}
     for shard in dict.fromkeys(shard_of.values()):
-        if not isinstance(shard, str) or Path(shard).name != shard:
-            raise CheckpointError(f"{index} names {shard!r} as a shard; a shard is a plain file name beside the index")
         path = resolve(shard)
         if path is None:
             raise FileNotFoundError(f"{index} needs the shard {shard}, which is not there; fetch the whole checkpoint")
-        shards[shard] = _contents(reader(path))
+        shards[shard] = stored_in(reader(path))
     lost = next((name for name, shard in shard_of.items() if name not in shards[shard]), None)
     if lost is not None:
         raise CheckpointError(f"{index} says that {lost} is in {shard_of[lost]}, which has no such tensor")
     return {name: shards[shard][name] for name, shard in shard_of.items()}
+
+
+def _is_finite(array: FloatArray) -> bool:
+    with np.errstate(over="ignore", invalid="ignore"):
+        # A sum is finite only where all numbers are, and takes a fraction of the time of looking at each.
+        return bool(np.isfinite(array.sum()) or np.isfinite(array).all())
 
 
 class Weights(Mapping[str, FloatArray]):
@@ -106,6 +113,8 @@ class Weights(Mapping[str, FloatArray]):
 
     A float32 tensor of a file is a read-only view of its memory map; one of another dtype is converted anew at every
     access and not kept, so a loop over all never holds more than one. Arrays from memory are returned as they are.
+    The first access to a tensor checks that all of its numbers are finite, while its pages are in the cache anyway, and
+    raises `CheckpointError` otherwise. Pickling takes the numbers along, in the dtype they are stored in.
 
     Args:
         entries: canonical name to tensor of a file, or float32 array.
@@ -118,6 +127,7 @@ class Weights(Mapping[str, FloatArray]):
 
     def __init__(self, entries: Mapping[str, Stored | FloatArray], source: str = "memory") -> None:
         self._entries = dict(entries)
+        self._finite: set[str] = set()
         self.source = source
         sizes = dict.fromkeys(FLOAT_DTYPES, 0)
         for name, entry in self._entries.items():
@@ -129,7 +139,20 @@ class Weights(Mapping[str, FloatArray]):
 
     def __getitem__(self, name: str) -> FloatArray:
         entry = self._entries[name]
-        return entry.load() if isinstance(entry, Stored) else entry
+        array = entry.load() if isinstance(entry, Stored) else entry
+        if name not in self._finite:
+            if not _is_finite(array):
+                raise CheckpointError(f"tensor {name} of {self.source} holds NaN or infinity, and so would answers: "
+                                      "training has diverged or the file is damaged; use another one")  # fmt: skip
+            self._finite.add(name)
+        return array
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raws: dict[int, tuple[str, npt.NDArray[Any]]] = {}  # by tensor, for tied ones are one
+        for name, entry in self._entries.items():
+            raws.setdefault(id(entry), self.raw(name))
+        file = TensorsInMemory({name: raws[id(entry)] for name, entry in self._entries.items()})
+        return Weights, (stored_in(file), self.source)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)

@@ -109,7 +109,21 @@ def test_unused_keys_are_kept() -> None:
         ({"pad_token_id": 30522}, "config.pad_token_id must be None or an integer of -30522 to 30521, found 30522"),
         ({"pad_token_id": -30523}, "config.pad_token_id"),
         ({"pad_token_id": 0.5}, "config.pad_token_id .*found 0.5"),
-        ({"num_labels": 0}, "config.num_labels must be an integer of at least 1, found 0"),
+        ({"num_labels": 0}, "config.num_labels must be an integer of 1 to 1000000, found 0"),
+        (
+            {"num_labels": 10**8},
+            "config.num_labels must be an integer of 1 to 1000000, found 100000000; more labels",
+        ),
+        ({"id2label": {0: "a", "00": "b"}}, "config.id2label names one label twice"),
+        ({"id2label": {0: "a"}, "label2id": {"a": []}}, "config.label2id must map names to label numbers"),
+        ({"label2id": [1], "id2label": {0: "a"}}, "config.label2id must map names to label numbers"),
+        ({"tie_word_embeddings": "no"}, "config.tie_word_embeddings must be true or false, found 'no'"),
+        ({"dropout": float("nan")}, "config.dropout must be a finite number of at least 0, found nan"),
+        ({"initializer_range": {}}, "config.initializer_range must be a finite number"),
+        ({"activation": {}}, "config.activation must be one of gelu, .*, found {}"),
+        ({"architectures": "DistilBertModel"}, "config.architectures must be None or a list of class names"),
+        ({"architectures": [None]}, r"config.architectures must be None or a list of class names, found \[None\]"),
+        ({"dtype": []}, r"config.dtype must be None or the name of a dtype, found '\[\]'"),
         ({"num_labels": 3, "id2label": {0: "a"}}, "config.num_labels is 3 but config.id2label names 1"),
         ({"id2label": ["a", "b"]}, r"config.id2label must map label numbers to names, found \['a', 'b'\]"),
         ({"id2label": {"a": 0}}, "config.id2label must map label numbers to names"),
@@ -136,6 +150,10 @@ def test_replace() -> None:
     assert config.replace(num_labels=3).label_names() == ["LABEL_0", "LABEL_1", "LABEL_2"]
     renamed = config.replace(id2label={0: "a", 1: "b", 2: "c"})
     assert (renamed.num_labels, renamed.label2id) == (3, {"a": 0, "b": 1, "c": 2})
+    assert config.replace(num_labels=2) == config
+    assert config.replace(num_hidden_layers=3).n_layers == 3
+    with pytest.raises(ValueError, match="must number 2 labels 0 to 1, found 1, 2"):
+        config.replace(id2label={1: "a", 2: "b"}).label_names()
     assert config.replace(architectures=["DistilBertModel"]).architectures == ("DistilBertModel",)
     assert config.replace(dtype=torch.float16).dtype == "float16"
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -209,6 +227,9 @@ def test_unreadable_files(tmp_path: Path) -> None:
         (b"{", "is not valid JSON"),
         (b"\xff\xfe", "is not valid JSON"),
         (b"[]", "must hold a JSON object"),
+        (b"[" * 100_000, "is not valid JSON: maximum recursion depth"),
+        (b'{"my_key": "\\ud800"}', "is not valid JSON: .*surrogates not allowed"),
+        (b'{"dim": 65}', "config.dim .65. must be divisible"),
     ):
         (tmp_path / "config.json").write_bytes(content)
         with pytest.raises(CheckpointError, match=message) as caught:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 # Lower rows may import higher ones, and modules of one row each other; never the other way.
 ROWS = [
     "errors env cpu_count devices uncompiled",
-    "hub hub_upload weights tensor_files h5",
+    "hub hub_upload json_files weights tensor_files h5",
     "config",
     "checkpoint batch encoding tokenizer* workspace outputs array_kinds",
     "kernels _C reference packed quantization",

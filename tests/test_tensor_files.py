@@ -69,7 +69,7 @@ def test_invalid_headers(tmp_path: Path, header: bytes, data: int) -> None:
     [
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n", "Git LFS pointer.*git lfs pull"),
         (b"\n<!DOCTYPE html><html>404</html>", "web page, not weights"),
-        (b"no weights at all, just words", "is not a (whole|plain|index)|is not an index"),
+        (b"no weights at all, just words", "is not a (whole|plain|index)|is not valid JSON"),
     ],
     ids=["lfs", "html", "garbage"],
 )

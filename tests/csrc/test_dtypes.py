@@ -206,7 +206,7 @@ def test_given_steps_keep_integers(rng: Any) -> None:
         steps = np.exp(rng.uniform(-20, 20, 70)).astype(np.float32)
         steps[3], codes[3] = 0, 0
         table = np.zeros((1, 4), np.float32)
-        encoder = _C.Encoder(hidden_size=4, num_heads=1, num_layers=0, intermediate_size=4, activation="relu",
+        encoder = _C.Encoder(hidden_size=4, num_heads=1, num_layers=1, intermediate_size=4, activation="relu",
                              eps=1e-12, word_embeddings=table, position_embeddings=table,
                              isa=isa, dtype="int8")  # fmt: skip
         weight, scales = codes * steps[:, None], rng.uniform(0.5, 2, 33).astype(np.float32)

@@ -1,0 +1,29 @@
+"""A JSON object from a file of a checkpoint, whoever wrote it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from distilrt.errors import CheckpointError
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The content of a JSON file that must hold an object.
+
+    Raises:
+        CheckpointError: it is not UTF-8 or not JSON, is nested too deeply, has text that no encoding can carry, or
+            holds something else.
+        OSError: it can't be read.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = json.loads(text)
+        if "\\ud" in text.lower():  # half a surrogate pair could be neither saved nor sent
+            json.dumps(values, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} must hold a JSON object, found {type(values).__name__}")
+    return values
