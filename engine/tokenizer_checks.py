@@ -11,12 +11,18 @@ from typing import Any
 from distilrt.errors import CheckpointError
 
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
-_LARGEST_ID = 2**32 - 1
+_LARGEST_ID = 2**22 - 1  # no vocabulary is so large, and the Rust library walks through all ids up to the largest
 
 
 def _is_text(value: Any) -> bool:
     """Whether the Rust library takes it: JSON can spell half a surrogate pair, UTF-8 cannot."""
-    return isinstance(value, str) and not any("\ud800" <= char <= "\udfff" for char in value)
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def is_token(value: Any) -> bool:
@@ -47,7 +53,7 @@ def _is_added_decoder(value: Any) -> bool:
 
 
 def _is_names(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+    return isinstance(value, list) and all(map(_is_text, value))
 
 
 # Of tokenizer_config.json and special_tokens_map.json: what a field may be, and that in words.
@@ -104,7 +110,7 @@ def check_saved(path: Path | None, saved: Mapping[str, Any], vocabulary: bool) -
     Args:
         path: the file, for messages.
         saved: what it holds.
-        vocabulary: whether its WordPiece vocabulary is read, too.
+        vocabulary: whether its WordPiece vocabulary is read here, too.
 
     Raises:
         CheckpointError: a field is of the wrong kind, or there is no such vocabulary.
@@ -121,16 +127,17 @@ def check_saved(path: Path | None, saved: Mapping[str, Any], vocabulary: bool) -
     if saved.get("padding"):
         token = saved["padding"].get("pad_token")
         _require(token is None or _is_text(token), path, "padding.pad_token", "text", token)
+    model: Any = saved.get("model")
+    _require(isinstance(model, dict), path, "model", "an object", model)
+    vocab = model.get("vocab")
     if vocabulary:
-        model: Any = saved.get("model")
-        _require(isinstance(model, dict), path, "model", "an object", model)
-        kind, vocab = model.get("type", "WordPiece"), model.get("vocab")
+        kind = model.get("type", "WordPiece")
         _require(kind == "WordPiece", path, "model.type", "'WordPiece' (a DistilBERT tokenizer has no other)", kind)
-        if isinstance(vocab, list):
-            fits = all(map(_is_text, vocab))
-        else:
-            fits = isinstance(vocab, dict) and all(map(_is_text, vocab)) and all(map(_is_id, vocab.values()))
-        _require(fits, path, "model.vocab", f"an object of tokens and ids of 0 to {_LARGEST_ID}", vocab)
+    if isinstance(vocab, dict):
+        fits = all(map(_is_text, vocab)) and all(map(_is_id, vocab.values()))
+    else:
+        fits = isinstance(vocab, list) and (not vocabulary or all(map(_is_text, vocab)))
+    _require(fits, path, "model.vocab", f"an object of tokens and ids of 0 to {_LARGEST_ID}", vocab)
 
 
 def _require(fits: bool, path: Path | None, name: str, allowed: str, found: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 UNLIMITED = int(1e30)  # the model_max_length of a tokenizer without a limit
 
-_LARGEST_LIMIT = int(1e20)  # a model_max_length above this means no limit
+_LARGEST_LIMIT = 2**31 - 1  # a model_max_length above this means no limit: no text has more tokens
 _PADDING: dict[Any, str] = {False: "", "do_not_pad": "", True: "longest"} | {s: s for s in ("longest", "max_length")}
 _TRUNCATION: dict[Any, str] = {None: "", False: "", "do_not_truncate": "", True: "longest_first"} | {
     s: s for s in ("longest_first", "only_first", "only_second")
@@ -81,6 +81,6 @@ def integer(name: str, value: Any, least: int) -> int:
         number = operator.index(value)
     except TypeError:
         raise TypeError(f"{name} must be an integer, found {value!r}") from None
-    if not least <= number < 2**31:
-        raise ValueError(f"{name} must be between {least} and {2**31 - 1}, found {number}")
+    if not least <= number <= _LARGEST_LIMIT:
+        raise ValueError(f"{name} must be between {least} and {_LARGEST_LIMIT}, found {number}")
     return number
