@@ -51,11 +51,16 @@ def server() -> dict[str, Any]:
         "truncate": ("DISTILRT_TRUNCATE", _switch),
         "deadline": ("DISTILRT_DEADLINE", _number),
         "body_timeout": ("DISTILRT_BODY_TIMEOUT", _number),
+        "keep_alive": ("DISTILRT_KEEP_ALIVE", _number),
+        "max_connections": ("DISTILRT_MAX_CONNECTIONS", _integer),
         "drain_delay": ("DISTILRT_DRAIN_DELAY", _number),
         "drain_timeout": ("DISTILRT_DRAIN_TIMEOUT", _number),
         "log_format": ("DISTILRT_LOG_FORMAT", _text),
     }
-    return _set(options)
+    found = _set(options)
+    if os.environ.get("DISTILRT_API_KEY") == "":  # no other empty variable would let everybody in
+        found["api_key"] = ""
+    return found
 
 
 def served() -> dict[str, Any]:

@@ -56,6 +56,10 @@ def serve(
         float | None, typer.Option(help="Seconds that a request may wait.", show_default="for ever")
     ] = None,
     body_timeout: Annotated[float | None, typer.Option(help="Seconds to send a body.", show_default="30")] = None,
+    keep_alive: Annotated[
+        float | None, typer.Option(help="Seconds that a connection stays open without a request.", show_default="75")
+    ] = None,
+    max_connections: Annotated[int | None, typer.Option(help="Connections at once.", show_default="1000")] = None,
     drain_delay: Annotated[
         float | None, typer.Option(help="Seconds from SIGTERM to the last connection taken.", show_default="1")
     ] = None,
@@ -72,8 +76,8 @@ def serve(
     """
     settings = Settings.from_env(
         host=host, port=port, api_key=api_key, truncate=truncate, max_inputs=max_inputs, max_tokens=max_tokens,
-        max_body_bytes=max_body_bytes, deadline=deadline, body_timeout=body_timeout, drain_delay=drain_delay,
-        drain_timeout=drain_timeout, log_format=log_format,
+        max_body_bytes=max_body_bytes, deadline=deadline, body_timeout=body_timeout, keep_alive=keep_alive,
+        max_connections=max_connections, drain_delay=drain_delay, drain_timeout=drain_timeout, log_format=log_format,
     )  # fmt: skip
     served = env.served()
     given = {"dtype": dtype, "max_batch_tokens": max_batch_tokens, "max_queue_tokens": max_queue_tokens,
@@ -153,7 +157,8 @@ def _run(app: Starlette, settings: Settings, engines: dict[str, Engine], sockets
 
     config = uvicorn.Config(
         app, log_config=None, access_log=False, server_header=False,
-        ws="none", http=connection.protocol(settings.body_timeout),
+        ws="none", http=connection.protocol(settings),
+        timeout_keep_alive=settings.keep_alive,  # type: ignore[arg-type]  # it is only added to a time
         timeout_graceful_shutdown=int(settings.drain_timeout) or 1,
     )  # fmt: skip
     Server(config).run(sockets)

@@ -21,7 +21,10 @@ class Settings:
         truncate: cut texts that the model can't read whole, where a request doesn't say; else they get 422.
         deadline: seconds that a request may wait before it is given up with 504; None: for ever. A request may ask for
             less in its header `x-deadline-ms`.
-        body_timeout: seconds that a client may take to send a request's headers, and then its body.
+        body_timeout: seconds that a client may take to send a request's headers, and then its body, and for which it
+            may stop reading an answer.
+        keep_alive: seconds for which a connection stays open without a request.
+        max_connections: at once; more get 503.
         drain_delay: seconds between SIGTERM, when `/readyz` turns to 503, and the end of taking connections.
         drain_timeout: seconds after that for requests on their way.
         log_format: "text" for warnings and errors, or "json" for these and each request as lines of JSON.
@@ -39,6 +42,8 @@ class Settings:
     truncate: bool = False
     deadline: float | None = None
     body_timeout: float = 30.0
+    keep_alive: float = 75.0
+    max_connections: int = 1000
     drain_delay: float = 1.0
     drain_timeout: float = 30.0
     log_format: str = "text"
@@ -48,7 +53,8 @@ class Settings:
         self._check_integer("max_body_bytes", 1)
         self._check_integer("max_inputs", 1)
         self._check_integer("max_tokens", 1)
-        for name in ("body_timeout", "drain_delay", "drain_timeout", "deadline"):
+        self._check_integer("max_connections", 1)
+        for name in ("body_timeout", "keep_alive", "drain_delay", "drain_timeout", "deadline"):
             value = getattr(self, name)
             if value is None and name == "deadline":
                 continue
@@ -59,7 +65,8 @@ class Settings:
         if self.log_format not in ("text", "json"):
             raise ValueError(f"log_format must be 'text' or 'json', found {self.log_format!r}")
         if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable() and self.api_key):
-            raise ValueError("api_key must be printable ASCII characters, at least one")
+            raise ValueError("api_key must be printable ASCII characters, at least one; leave --api-key and "
+                             "DISTILRT_API_KEY out for none")  # fmt: skip
 
     @classmethod
     def from_env(cls, **given: object) -> Settings:

@@ -20,6 +20,8 @@ VARIABLES = {
     "DISTILRT_TRUNCATE": "true",
     "DISTILRT_DEADLINE": "0.5",
     "DISTILRT_BODY_TIMEOUT": "7",
+    "DISTILRT_KEEP_ALIVE": "11",
+    "DISTILRT_MAX_CONNECTIONS": "12",
     "DISTILRT_DRAIN_DELAY": "0",
     "DISTILRT_DRAIN_TIMEOUT": "8",
     "DISTILRT_LOG_FORMAT": "json",
@@ -34,7 +36,8 @@ def test_every_setting_has_a_variable_and_what_is_given_wins(monkeypatch: pytest
     assert asdict(found) == {
         "host": "::1", "port": 0, "api_key": "secret", "max_body_bytes": 5, "max_inputs": 9, "max_tokens": 10,
         "truncate": True,
-        "deadline": 0.5, "body_timeout": 7.0, "drain_delay": 0.0, "drain_timeout": 8.0,
+        "deadline": 0.5, "body_timeout": 7.0, "keep_alive": 11.0, "max_connections": 12,
+        "drain_delay": 0.0, "drain_timeout": 8.0,
         "log_format": "json",
     }  # fmt: skip
 
@@ -69,6 +72,13 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 def test_refusals(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Settings(**change)
+
+
+def test_an_empty_variable_is_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISTILRT_API_KEY", "")
+    with pytest.raises(ValueError, match="DISTILRT_API_KEY"):
+        Settings.from_env()
+    assert Settings.from_env(api_key="secret").api_key == "secret"
 
 
 @pytest.mark.parametrize(("name", "value"), [("PORT", "x"), ("DEADLINE", "soon"), ("TRUNCATE", "yes"), ("PORT", "-1")])
