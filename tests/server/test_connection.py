@@ -189,5 +189,5 @@ def test_who_does_not_read_is_cut_off(port: int) -> None:
                     size += len(found)
                     time.sleep(each if size < 2**21 else 0)
             received.append(size)
-    assert 2**21 < received[0]
+    assert received[0] > 2**21
     assert received[1] < received[0]
