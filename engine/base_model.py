@@ -22,7 +22,10 @@ from distilrt.array_kinds import as_numpy, as_tensor, is_tensor
 from distilrt.batch import Batch, Layout, pack_padded
 from distilrt.config import DistilBertConfig
 from distilrt.errors import InvalidInput
+from distilrt.input_embeddings import InputEmbeddings
+from distilrt.load_arguments import settled
 from distilrt.outputs import ModelOutput, selected_states
+from distilrt.placement import Placed
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -31,9 +34,10 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 _Output = TypeVar("_Output", bound=ModelOutput)
+_Model = TypeVar("_Model", bound="BaseModel")
 
 
-class BaseModel:
+class BaseModel(Placed):
     """What the six classes share: loading, the encoder, and the way back to the caller's kind of array.
 
     Safe to call from many threads.
@@ -63,9 +67,7 @@ class BaseModel:
         num_threads: int | None = None,
         calibration: Calibration | None = None,
     ) -> None:
-        if not isinstance(config, DistilBertConfig):
-            config = DistilBertConfig.from_dict(config.to_dict())
-        self.config: DistilBertConfig = config
+        self.config = config = DistilBertConfig.of(config)
         self.weights = checkpoint.random_weights(config, self.architecture) if weights is None else weights
         self._head = heads.of(self.architecture, config)
         self.backend = backends.create(
@@ -76,17 +78,30 @@ class BaseModel:
     @classmethod
     def from_pretrained(
         cls,
-        model: str | Path,
+        model: str | Path | None = None,
         backend: str = "auto",
-        dtype: str = "auto",
+        dtype: Any = "auto",
         num_threads: int | None = None,
         revision: str | None = None,
         subfolder: str = "",
         token: str | bool | None = None,
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
+        *,
+        config: Any = None,
+        use_safetensors: bool | None = None,
+        strict: bool = False,
+        **arguments: Any,
     ) -> Self:
         """Load a folder or a hub id, or open a packed folder.
+
+        Args:
+            dtype: "auto", a name, or a dtype of torch.
+            config: in place of the folder's: one of ours or of transformers, a dict, or a folder or hub id.
+            use_safetensors: True: of the formats of weights only safetensors; False: only the others.
+            strict: refuse a checkpoint with tensors that the model does not use, instead of warning.
+            arguments: fields of the config to be otherwise (`num_labels`, `id2label`, `output_hidden_states` and so
+                on), and what else transformers takes, see `load_arguments`.
 
         `dtype="int8"` of a float checkpoint on the CPU calibrates first, with built-in texts and the tokenizer beside
         the weights, which takes seconds; without a tokenizer it does not. A packed folder has that done.
@@ -95,15 +110,20 @@ class BaseModel:
             OSError: the folder, the repository or a file of it is not there.
             CheckpointError: the files do not hold this model, or a packed folder is to serve another backend.
             BackendError: the backend or dtype is not available here.
+            TypeError, ValueError: an argument that there is not, or that can't be followed.
         """
+        model, backend, dtype, token, changes = settled(model, backend, dtype, token, arguments)
         where: dict[str, Any] = {"revision": revision, "subfolder": subfolder, "token": token,
                                  "cache_dir": cache_dir, "local_files_only": local_files_only}  # fmt: skip
-        config = DistilBertConfig.from_pretrained(model, **where)
+        config = DistilBertConfig.from_pretrained(model, **where) if config is None else DistilBertConfig.of(config)
+        config = config.replace(**changes)
         weights: Mapping[str, Array]
         folder = packed.find(model, subfolder)
         calibration = None
         if folder is None:
-            weights = checkpoint.load(model, cls.architecture, config, **where)
+            weights = checkpoint.load(
+                model, cls.architecture, config, use_safetensors=use_safetensors, strict=strict, **where
+            )
             if dtype == "int8" and backends.chosen(backend, weights) == "cpu":
                 from distilrt.calibration import of_checkpoint  # loads the tokenizer, which no other dtype needs
 
@@ -120,51 +140,48 @@ class BaseModel:
         """Upload what `save_pretrained` writes, and a section of the model card; see `hub_upload.upload`."""
         return hub_upload.upload(self.save_pretrained, repo_id, architecture=self.architecture, **options)
 
-    @property
-    def dtype(self) -> str:
-        """The dtype that the backend computes in."""
-        return self.backend.dtype
+    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
+        """How many numbers the model has, as transformers counts them; a tied vocabulary projection counts once.
 
-    @property
-    def device(self) -> str:
-        """Where the model computes: "cpu", or "cuda" with a number, as torch names it."""
-        return self.backend.device
-
-    def num_parameters(self) -> int:
-        """How many numbers the model has; a tied vocabulary projection counts once."""
+        Args:
+            only_trainable: makes no difference, for all of them are what training made.
+            exclude_embeddings: leave the tables of words and positions out.
+        """
         shapes = checkpoint.expected_shapes(self.config, self.architecture)
         if self.config.tie_word_embeddings:
             shapes.pop("vocab_projector.weight", None)
+        if exclude_embeddings:
+            shapes = {name: shape for name, shape in shapes.items() if not name.endswith("_embeddings.weight")}
         return sum(math.prod(shape) for shape in shapes.values())
 
     def state_dict(self) -> dict[str, Array]:
         """The weights as float32 arrays by the reference's names."""
         prefix = "" if self.architecture == "DistilBertModel" else "distilbert."
         encoder = ("embeddings.", "transformer.")
-        return {prefix + name if name.startswith(encoder) else name: array for name, array in self.weights.items()}
+        names = checkpoint.expected_shapes(self.config, self.architecture)
+        return {prefix + name if name.startswith(encoder) else name: self.weights[name] for name in names}
 
-    def eval(self) -> Self:
-        """The model itself, which is always in evaluation mode."""
-        return self
+    def get_input_embeddings(self) -> InputEmbeddings:
+        """The word embeddings, which look up what the model takes as `inputs_embeds`."""
+        return InputEmbeddings(self.weights["embeddings.word_embeddings.weight"], self.config.pad_token_id)
 
-    def train(self, mode: bool = True) -> Self:
-        """Refused, unless `mode` is False."""
-        if mode:
-            raise TypeError("distilrt only infers; train with transformers, save, and load the result here")
-        return self
+    def __deepcopy__(self, memo: Any) -> Self:
+        return self._shared_as(type(self), self._head)  # nothing of it can change, so that copies may share everything
 
-    def parameters(self) -> None:
-        """Refused: there is nothing to train."""
-        raise TypeError("distilrt only infers and has no trainable parameters; state_dict() has the weights as arrays")
+    def __reduce__(self) -> Any:
+        """With the numbers it computes with, for a process that may lack the checkpoint, and makes its own threads."""
+        weights = self.weights
+        if isinstance(weights, packed.PackedWeights) or (self.backend.name, self.dtype) == ("cpu", "int8"):
+            weights = packed.in_memory(self)  # rounding anew would take the calibration's texts
+        threads = self.backend.describe().get("num_threads")
+        made = partial(type(self), backend=self.backend.name, dtype=self.backend.dtype, num_threads=threads)
+        return made, (self.config, weights)
 
-    def to(self, device: Any) -> Self:
-        """The model itself, if it is on `device`; a model stays where and as it was loaded."""
-        if str(device) not in (self.device, self.device.partition(":")[0]):
-            raise ValueError(
-                f"this model is on {self.device!r} in {self.dtype} and can't be moved to {device!r}; choose with "
-                "from_pretrained(…, backend=…, dtype=…)"
-            )
-        return self
+    def _shared_as(self, cls: type[_Model], head: Any) -> _Model:
+        """A model of another class on the same backend, hence the same memory and threads."""
+        made = object.__new__(cls)
+        vars(made).update(vars(self), _head=head)
+        return made
 
     def _encode(
         self,

@@ -157,6 +157,7 @@ def load(
     token: str | bool | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
+    use_safetensors: bool | None = None,
     strict: bool = False,
 ) -> Weights:
     """Open the weights of a checkpoint for one architecture, whatever their format and spelling.
@@ -168,6 +169,7 @@ def load(
         model: folder or hub id; this and the keyword arguments as in `resolve_file`.
         architecture: a key of HEADS.
         config: the checkpoint's config, as `DistilBertConfig.from_pretrained` gives it.
+        use_safetensors: True: of the formats only safetensors; False: only the others.
         strict: refuse tensors that belong nowhere.
 
     Returns:
@@ -183,7 +185,7 @@ def load(
     check_architecture(model, architecture, config)
     resolve = partial(resolve_file, model, revision=revision, subfolder=subfolder, token=token, cache_dir=cache_dir,
                       local_files_only=local_files_only)  # fmt: skip
-    stored, path = open_tensors(resolve, model)
+    stored, path = open_tensors(resolve, model, use_safetensors)
     return assemble(stored, architecture, config, path, strict=strict)
 
 

@@ -310,6 +310,24 @@ class DistilBertConfig:
             raise CheckpointError(f"{path}: {error}") from None
         return config.replace(**changes) if changes else config
 
+    @classmethod
+    def of(cls, config: Any) -> DistilBertConfig:
+        """The config that is meant: one of ours or of transformers, the content of a `config.json`, or where one is.
+
+        Raises:
+            TypeError: none of these.
+            OSError, CheckpointError, ValueError: as `from_pretrained` and `from_dict`.
+        """
+        if isinstance(config, cls):
+            return config
+        if isinstance(config, str | Path):
+            return cls.from_pretrained(config)
+        values = config.to_dict() if hasattr(config, "to_dict") else config
+        if not isinstance(values, Mapping):
+            raise TypeError("config must be a DistilBertConfig, of distilrt or transformers, a dict, a folder or a hub "
+                            f"id, found {type(config).__name__}")  # fmt: skip
+        return cls.from_dict(values)
+
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json` into `folder`, which is made if needed; a crash leaves the old file or the new one."""
         target = Path(folder)

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from distilrt import tasks
 from distilrt.batcher import PRIORITIES, Batcher
@@ -289,6 +289,10 @@ class Engine:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an Engine has a queue and threads of its own, which can be neither pickled nor copied; pass "
+                        "the model's folder, or a distilrt.pipeline, and make an Engine in each process")  # fmt: skip
 
     def __repr__(self) -> str:
         return f"Engine(name={self.name!r}, tasks={', '.join(self.tasks)}, dtype={self.model.dtype!r})"

@@ -78,7 +78,16 @@ class DistilBertModel(BaseModel):
     __call__ = forward
 
 
-class DistilBertForMaskedLM(BaseModel):
+class HeadModel(BaseModel):
+    """What the five classes with a head share."""
+
+    @property
+    def distilbert(self) -> DistilBertModel:
+        """The encoder beneath, on the same backend."""
+        return self._shared_as(DistilBertModel, None)
+
+
+class DistilBertForMaskedLM(HeadModel):
     """The encoder with a score for each word of the vocabulary at every position."""
 
     architecture = "DistilBertForMaskedLM"
@@ -110,7 +119,7 @@ class DistilBertForMaskedLM(BaseModel):
     __call__ = forward
 
 
-class DistilBertForSequenceClassification(BaseModel):
+class DistilBertForSequenceClassification(HeadModel):
     """The encoder with scores for a whole sequence, read at position 0 even where that is masked."""
 
     architecture = "DistilBertForSequenceClassification"
@@ -145,7 +154,7 @@ class DistilBertForSequenceClassification(BaseModel):
     __call__ = forward
 
 
-class DistilBertForQuestionAnswering(BaseModel):
+class DistilBertForQuestionAnswering(HeadModel):
     """The encoder with a score for each position to be the first and the last of the answer."""
 
     architecture = "DistilBertForQuestionAnswering"
@@ -185,7 +194,7 @@ class DistilBertForQuestionAnswering(BaseModel):
     __call__ = forward
 
 
-class DistilBertForTokenClassification(BaseModel):
+class DistilBertForTokenClassification(HeadModel):
     """The encoder with scores for each label at every position."""
 
     architecture = "DistilBertForTokenClassification"
@@ -217,7 +226,7 @@ class DistilBertForTokenClassification(BaseModel):
     __call__ = forward
 
 
-class DistilBertForMultipleChoice(BaseModel):
+class DistilBertForMultipleChoice(HeadModel):
     """The encoder with one score for each choice, read at position 0 even where that is masked."""
 
     architecture = "DistilBertForMultipleChoice"

@@ -24,7 +24,15 @@ from distilrt.checkpoint import HEADS, check_num_layers, expected_shapes
 from distilrt.config import DistilBertConfig
 from distilrt.errors import BackendError, CheckpointError
 from distilrt.json_files import read_object
-from distilrt.tensor_files import FloatArray, SafetensorsFile, Spec, to_bfloat16, write_safetensors
+from distilrt.tensor_files import (
+    FloatArray,
+    SafetensorsFile,
+    Spec,
+    TensorFile,
+    TensorsInMemory,
+    to_bfloat16,
+    write_safetensors,
+)
 from distilrt.weights import WEIGHT_FILES
 
 VERSION = 2  # of the meaning of the bytes: panels as in csrc/pack-inl.h, scales and offsets as in csrc/kernels.h
@@ -75,8 +83,8 @@ class PackedWeights(Mapping[str, FloatArray]):
 
     def __init__(
         self,
-        path: Path,
-        file: SafetensorsFile,
+        path: str | Path,
+        file: TensorFile,
         config: DistilBertConfig,
         architecture: str,
         dtype: str,
@@ -147,16 +155,7 @@ def write(folder: str | Path, model: Any, resolve: Callable[[str], Path | None] 
         raise FileExistsError(f"{target} holds {other}, and a packed folder has no other weights; give another folder")
     (target / INDEX).unlink(missing_ok=True)
     kept, calibration = model.backend.kept, model.backend.calibration
-    specs = _specs(model.config, model.architecture, model.dtype, kept, calibration)
-    arrays: dict[str, npt.NDArray[Any]] = {}
-    for name, (dtype, _) in linears(model.config.num_layers, model.weights, model.dtype).items():
-        if name not in kept:
-            parts = model.backend.linear_parts(name)
-            arrays |= {f"{name}.{part}": parts[part] for part in _parts(dtype, calibration)}
-    for name, (dtype, _) in specs.items():
-        if name not in arrays:
-            arrays[name] = to_bfloat16(model.weights[name]) if dtype == "bfloat16" else model.weights[name]
-    write_safetensors(target / DATA, {name: (dtype, arrays[name]) for name, (dtype, _) in specs.items()})
+    write_safetensors(target / DATA, _tensors(model))
     model.config.replace(architectures=(model.architecture,)).save_pretrained(target)
     if resolve is not None:
         _copy_texts(resolve, target)
@@ -168,6 +167,28 @@ def write(folder: str | Path, model: Any, resolve: Callable[[str], Path | None] 
     temporary.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     os.replace(temporary, target / INDEX)
     return int(index["bytes"])
+
+
+def in_memory(model: Any) -> PackedWeights:
+    """What a packed folder of a model on the CPU backend would hold, without the folder."""
+    file = TensorsInMemory(_tensors(model))
+    return PackedWeights(model.weights.source, file, model.config, model.architecture, model.dtype, model.backend.kept,
+                         model.backend.calibration)  # fmt: skip
+
+
+def _tensors(model: Any) -> dict[str, tuple[str, npt.NDArray[Any]]]:
+    """Dtype and numbers of every tensor of the file."""
+    kept, calibration = model.backend.kept, model.backend.calibration
+    specs = _specs(model.config, model.architecture, model.dtype, kept, calibration)
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    for name, (dtype, _) in linears(model.config.num_layers, model.weights, model.dtype).items():
+        if name not in kept:
+            parts = model.backend.linear_parts(name)
+            arrays |= {f"{name}.{part}": parts[part] for part in _parts(dtype, calibration)}
+    for name, (dtype, _) in specs.items():
+        if name not in arrays:
+            arrays[name] = to_bfloat16(model.weights[name]) if dtype == "bfloat16" else model.weights[name]
+    return {name: (dtype, arrays[name]) for name, (dtype, _) in specs.items()}
 
 
 def load(folder: Path, architecture: str, config: DistilBertConfig) -> tuple[DistilBertConfig, PackedWeights]:

@@ -49,12 +49,15 @@ _FORMATS: tuple[tuple[str, Callable[[Path], TensorFile]], ...] = (
 WEIGHT_FILES = tuple(name for name, _ in _FORMATS)
 
 
-def open_tensors(resolve: Callable[[str], Path | None], model: str | Path) -> tuple[dict[str, Stored], Path]:
+def open_tensors(
+    resolve: Callable[[str], Path | None], model: str | Path, use_safetensors: bool | None = None
+) -> tuple[dict[str, Stored], Path]:
     """Open the weights of a checkpoint, of the first format that it has.
 
     Args:
         resolve: path of a file of the checkpoint by name, as `resolve_file` gives.
         model: the checkpoint's name, for error messages.
+        use_safetensors: True: of the formats only safetensors; False: only the others.
 
     Returns:
         Every tensor by its name in the files; and the weights file, or the index of the shards.
@@ -64,14 +67,15 @@ def open_tensors(resolve: Callable[[str], Path | None], model: str | Path) -> tu
         CheckpointError: a file is damaged, or was refused because it would run code.
         ImportError: a `.bin` without torch, or an `.h5` without h5py.
     """
-    for filename, reader in _FORMATS:
+    formats = [(name, reader) for name, reader in _FORMATS if use_safetensors in (None, reader is _open_safetensors)]
+    for filename, reader in formats:
         path = resolve(filename)
         if path is not None:
             opened = _open_shards(resolve, path, reader) if path.suffix == ".json" else stored_in(reader(path))
             return opened, path
-    raise FileNotFoundError(f"{model} has no weights: looked for {', '.join(WEIGHT_FILES)}. Other formats must be "
-                            "converted to safetensors; if the network is not to be used, they must all be "
-                            "cached")  # fmt: skip
+    looked = ", ".join(name for name, _ in formats)
+    raise FileNotFoundError(f"{model} has no weights: looked for {looked}. Other formats must be converted to "
+                            "safetensors; if the network is not to be used, they must all be cached")  # fmt: skip
 
 
 def stored_in(file: TensorFile) -> dict[str, Stored]:

@@ -40,8 +40,8 @@ def test_unknown_keywords(architecture: str, tiny: Any, backend: str, tmp_path: 
     cls = getattr(models, architecture)
     with pytest.raises(TypeError, match="'head_mask'"):
         cls(tiny(), backend=backend)(IDS, head_mask=None)
-    with pytest.raises(TypeError, match="'torch_dtype'"):
-        cls.from_pretrained(tmp_path, torch_dtype="float32")
+    with pytest.raises(TypeError, match="'heads_to_prune'"):
+        cls.from_pretrained(tmp_path, heads_to_prune={})
     with pytest.raises(TypeError, match="'device'"):
         cls(tiny(), device="cpu")
 

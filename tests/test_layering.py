@@ -17,7 +17,8 @@ ROWS = [
     "checkpoint batch encoding tokenizer* workspace outputs array_kinds",
     "kernels _C reference packed quantization",
     "calibration backends",
-    "heads losses base_model models tasks loading batcher counters worker engine",
+    "heads losses input_embeddings load_arguments placement base_model models tasks loading batcher counters worker "
+    "engine",
     "verification pipelines narrower",
     "cli __main__ server dropin scale bench",
 ]
