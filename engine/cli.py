@@ -149,6 +149,8 @@ def verify(
                   f"{_words(report.backend['kept'])}")  # fmt: skip
         if report.agreement is not None:
             print(f"same label or token: {report.agreement:.2%}")
+        for text in report.other_tokens or ():
+            print(f"other token ids than AutoTokenizer's: {text!r}")
         print(f"{'ok' if report.ok else 'not ok'}: compared with {report.reference}")
     if not report.ok:
         raise typer.Exit(1)

@@ -8,6 +8,7 @@ the model computes in that), which shows how far that dtype alone is off. int8 h
 from __future__ import annotations
 
 import importlib.util
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from distilrt import models, packed
 from distilrt.checkpoint import architecture_of
 from distilrt.config import DistilBertConfig
 from distilrt.errors import InvalidInput
+from distilrt.tokenizer import DistilBertTokenizer
 from distilrt.tokenizer_auto import load_tokenizer
 
 Outputs = dict[str, npt.NDArray[Any]]
@@ -35,6 +37,17 @@ TEXTS = (
     "Stock prices fell sharply today, by 3.75 %, after the central bank's announcement.",
     "Ångström measured wavelengths; his unit, 10⁻¹⁰ m, is still used for the size of atoms.",
     "Antidisestablishmentarianism is a long word. " * 12,
+)
+
+# What tokenizers treat differently: case, accents, Chinese, special tokens in a text, long words, odd characters.
+TOKEN_TEXTS = (
+    "Hello World, HELLO world.",
+    "Málaga naïve ÅNGSTRÖM a\u0301 e\u0301 Straße",
+    "世界 你好，世界 kanji漢字 한국어",
+    "[CLS] in a [MASK] text [SEP] [PAD] [UNK] <mask> <s>",
+    "x" * 150 + " antidisestablishmentarianism",
+    "don't e-mail U.S.A. $1,000.00 ##ing a_b@example.org \u200b\ufeff\t\n 😀",
+    "",
 )
 
 
@@ -66,6 +79,8 @@ class Report:
 
     `agreement` is the share of texts, or of tokens where each has a label, with the exact model's best label (of
     question-answering: its first and last token of the answer; of fill-mask: its best token); None of a bare encoder.
+    `other_tokens` are the texts, a pair as one with a line break, whose token ids are not those of transformers'
+    AutoTokenizer; None where it was not asked.
     """
 
     model: str
@@ -74,11 +89,12 @@ class Report:
     backend: Mapping[str, Any]
     rows: tuple[Row, ...]
     agreement: float | None = None
+    other_tokens: tuple[str, ...] | None = None
 
     @property
     def ok(self) -> bool:
-        """Whether every row is within its bound."""
-        return all(row.ok for row in self.rows)
+        """Whether every row is within its bound, and no text has other token ids."""
+        return all(row.ok for row in self.rows) and not self.other_tokens
 
     @property
     def largest(self) -> Row:
@@ -105,7 +121,8 @@ def verify(
     own difference where that is more; that is of float32, or of transformers in the model's own float16 or bfloat16. In
     int8, and in bfloat16 without transformers, it holds if its mean difference is at most 0.1 and 0.02 of the mean size
     of the output. Masked positions are not compared. Of a packed folder, which has no weights for the reference, the
-    checksum is compared, and the outputs only with those of `against`: without it the report has no rows.
+    checksum is compared, and all else only with `against`: without it the report has no rows. If transformers is
+    installed, the token ids of the texts and of built-in ones and pairs must be those of its AutoTokenizer.
 
     Args:
         model: folder or hub id, of any head.
@@ -130,7 +147,8 @@ def verify(
             return Report(str(model), architecture, "the checksum of when it was packed", index, ())
     if against is not None:
         _check_against(against, config, architecture)
-    encoded = load_tokenizer(model)(
+    tokenizer = load_tokenizer(model)
+    encoded = tokenizer(
         texts, padding=True, truncation=True, max_length=config.max_position_embeddings, return_tensors="np"
     )
     inputs = {name: encoded[name] for name in ("input_ids", "attention_mask")}
@@ -138,20 +156,34 @@ def verify(
     if architecture == "DistilBertForMultipleChoice":
         inputs = {name: array[None] for name, array in inputs.items()}  # the texts as the choices of one question
 
+    source = model if against is None else against
     ours = getattr(models, architecture).from_pretrained(model, backend=backend, dtype=dtype, num_threads=num_threads)
     actual = _flat(ours(**inputs, output_hidden_states=True), mask)
     if importlib.util.find_spec("transformers") and importlib.util.find_spec("torch"):
         exact_config = config if against is None else DistilBertConfig.from_pretrained(against)
-        name, exact, plain = _transformers_outputs(
-            model if against is None else against, architecture, exact_config, inputs, mask, ours.dtype
-        )
+        name, exact, plain = _transformers_outputs(source, architecture, exact_config, inputs, mask, ours.dtype)
         narrow = NARROW_BOUNDS["int8"] if ours.dtype == "int8" else None
     else:
         right = ours if against is None else getattr(models, architecture).from_pretrained(against, backend="reference")
         name, exact, plain = _numpy_outputs(architecture, right, inputs, mask)
         narrow = NARROW_BOUNDS.get(ours.dtype)
     rows = tuple(_compare(key, actual[key], exact[key], plain[key], narrow) for key in actual)
-    return Report(str(model), architecture, name, ours.backend.describe(), rows, _agreement(actual, exact, mask))
+    other_tokens = _other_tokens(tokenizer, source, texts) if importlib.util.find_spec("transformers") else None
+    agreement = _agreement(actual, exact, mask)
+    return Report(str(model), architecture, name, ours.backend.describe(), rows, agreement, other_tokens)
+
+
+def _other_tokens(tokenizer: DistilBertTokenizer, source: str | Path, texts: Sequence[str]) -> tuple[str, ...]:
+    """The texts, and pairs of the built-in ones, that transformers' tokenizer of `source` gives other ids."""
+    from transformers import AutoTokenizer
+
+    reference = AutoTokenizer.from_pretrained(source)
+    pairs = [(text, None) for text in (*TOKEN_TEXTS, *texts)] + list(itertools.pairwise(TOKEN_TEXTS))
+    return tuple(
+        "\n".join(filter(None, pair))
+        for pair in pairs
+        if tokenizer(*pair)["input_ids"] != reference(*pair)["input_ids"]
+    )
 
 
 def _compare(

@@ -237,6 +237,7 @@ class _Report:
     rows: tuple[_Row, ...] = (_Row("logits"),)
     reference: str = "the oracle"
     agreement: float = 0.625
+    other_tokens: tuple[str, ...] = ("Straße",)
     backend: dict[str, Any] = field(
         default_factory=lambda: {"dtype": "int8", "kept": ["layer.9.qkv"], "calibration": "a file"}
     )
@@ -269,6 +270,7 @@ def test_verify_says_what_verification_found(monkeypatch: pytest.MonkeyPatch, ok
         "too far",
         "the oracle",
         "62.50%",
+        "other token ids than AutoTokenizer's: 'Straße'",
     ):
         assert word in table.stdout
     for word in ("calibrated with a file", "kept in higher precision: layer.9.qkv"):

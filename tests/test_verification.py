@@ -63,6 +63,24 @@ def test_real_checkpoint(sentence_encoder: Path) -> None:
     assert json.loads(json.dumps(report.to_dict()))["ok"] is True
 
 
+def test_token_ids(make_folder: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = make_folder("DistilBertModel")
+    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    for change in ({"tokenizer_class": "PreTrainedTokenizerFast"}, {"do_lower_case": False}):
+        (folder / "tokenizer_config.json").write_text(json.dumps(config | change), encoding="utf-8")
+        report = verification.verify(folder, ["One."])
+        assert report.ok
+        assert report.other_tokens == ()
+    original = shutil.copytree(folder, tmp_path_factory.mktemp("original"), dirs_exist_ok=True)
+    (original / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    report = verification.verify(folder, ["One.", "two"], against=original)
+    assert not report.ok
+    assert all(row.ok for row in report.rows)
+    assert report.other_tokens is not None
+    assert {"One.", "Hello World, HELLO world."} <= set(report.other_tokens)
+    assert "two" not in report.other_tokens
+
+
 @pytest.mark.parametrize("dtype", _C.dtypes())
 def test_dtypes_have_bounds_of_their_own(sentence_encoder: Path, dtype: str) -> None:
     report = distilrt.verify(sentence_encoder, dtype=dtype)
