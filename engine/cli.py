@@ -25,9 +25,9 @@ from distilrt.cpu_count import usable_cores
 from distilrt.devices import DTYPES, describe_cuda, why_not_cuda
 from distilrt.errors import DistilrtError, InvalidInput
 from distilrt.hub import resolve_file
+from distilrt.loading import find, load
 from distilrt.narrower import faster
 from distilrt.server.command import serve
-from distilrt.tokenizer_auto import load_tokenizer
 
 with suppress(ModuleNotFoundError):  # main says what to install
     import typer
@@ -64,15 +64,11 @@ def run(
     failed = 0
     with ExitStack() as files:
         lines = texts or files.enter_context(_opened(source or "-", "rb"))
-        answers = tasks.run(
-            _load(chosen.architecture, model, backend, dtype, threads),
-            load_tokenizer(model),
-            chosen,
-            map(_item, lines),
-            chosen.from_checkpoint(params, partial(resolve_file, model)),
-            max_tokens=max_tokens,
-            return_errors=True,
+        loaded, tokenizer, sentence = load(
+            model, None, chosen.architecture, backend=backend, dtype=dtype, num_threads=threads
         )
+        answers = tasks.run(loaded, tokenizer, chosen.of(sentence), map(_item, lines), params,
+                            max_tokens=max_tokens, return_errors=True)  # fmt: skip
         out = files.enter_context(_opened(output or "-", "wb"))
         # tqdm shows nothing in the first second, and without a terminal never.
         for number, answer in enumerate(tqdm(answers, unit=" inputs", disable=None, delay=1), 1):
@@ -168,13 +164,14 @@ def pack_model(
     if texts is not None and dtype != "int8":
         raise typer.BadParameter(f"--calibration is for --dtype int8, found {dtype}")
     start = time.perf_counter()
-    config = DistilBertConfig.from_pretrained(model)
-    architecture = checkpoint.architecture_of(config) or "DistilBertModel"
+    place = find(model)
+    architecture = place.architecture()
     if texts is None:
-        loaded = _load(architecture, model, "cpu", dtype, None)
+        loaded = getattr(models, architecture).from_pretrained(model, backend="cpu", dtype=dtype, **place.where)
     else:
-        weights = checkpoint.load(model, architecture, config)
-        calibration = of_checkpoint(model, config, weights, texts)
+        config = DistilBertConfig.from_pretrained(model, **place.where)
+        weights = checkpoint.load(model, architecture, config, **place.where)
+        calibration = of_checkpoint(model, config, weights, texts, **place.where)
         loaded = getattr(models, architecture)(config, weights, backend="cpu", dtype=dtype, calibration=calibration)
     size = packed.write(out, loaded, partial(resolve_file, model))
     facts = loaded.backend.describe()
@@ -217,10 +214,6 @@ def main(arguments: list[str] | None = None) -> None:
     except (DistilrtError, OSError, ValueError, ImportError) as error:
         print("distilrt:", *str(error).split(), file=sys.stderr)
         raise SystemExit(2) from None
-
-
-def _load(architecture: str, model: str, backend: str, dtype: str, threads: int | None) -> Any:
-    return getattr(models, architecture).from_pretrained(model, backend=backend, dtype=dtype, num_threads=threads)
 
 
 def _param(text: str) -> tuple[str, Any]:
@@ -268,9 +261,14 @@ def _dtypes(isa: str) -> dict[str, list[str]]:
 
 
 def _describe(model: str, backend: str, dtype: str, threads: int | None) -> dict[str, Any]:
-    config = DistilBertConfig.from_pretrained(model)
-    architecture = checkpoint.architecture_of(config) or "DistilBertModel"
-    loaded = _load(architecture, model, backend, dtype, threads)
+    place = find(model)
+    architecture = place.architecture()
+    loaded = getattr(models, architecture).from_pretrained(
+        model, backend=backend, dtype=dtype, num_threads=threads, **place.where
+    )
+    config, limit = loaded.config, loaded.config.max_position_embeddings
+    with suppress(OSError):  # there is no tokenizer
+        limit = tasks.longest(place.tokenizer(), config)
     # A workspace is as large as the largest batch so far.
     loaded.backend.forward(pack(config, [[0] * config.max_position_embeddings]))
     sizes = ("num_layers", "hidden_size", "num_heads", "intermediate_size", "vocab_size", "max_position_embeddings")
@@ -279,6 +277,7 @@ def _describe(model: str, backend: str, dtype: str, threads: int | None) -> dict
         "architecture": architecture,
         "parameters": loaded.num_parameters(),
         **{name: getattr(config, name) for name in sizes},
+        "max_input_tokens": limit,
         "labels": config.label_names() if "Classification" in architecture else [],
         **loaded.backend.describe(),
         "faster_dtypes": faster(loaded.backend.describe()),

@@ -12,7 +12,7 @@ import time
 import weakref
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -53,7 +53,7 @@ class Engine:
         model, tokenizer, name, max_batch_tokens: what was loaded and settled.
         tasks: the names of the tasks that the model's head serves.
         task: the first of them, what the model is for unless a request says otherwise.
-        pooling: how the checkpoint's sentence-transformers files make one vector of a text; None: there are none.
+        sentence: what the checkpoint's sentence-transformers files say; None: there are none.
         prompts: what these files want before a text, by name; "": where a caller names none.
 
     Raises:
@@ -84,26 +84,20 @@ class Engine:
                 raise ValueError(f"{limit} must be None or an integer of at least 1, found {value!r}")
         if not _is_seconds(max_delay) and max_delay != 0:
             raise ValueError(f"max_delay must be a number of seconds of at least 0, found {max_delay!r}")
-        self.model, self.tokenizer, self._resolve = load(
+        self.model, self.tokenizer, self.sentence = load(
             model, tokenizer, None, backend=backend, dtype=dtype, num_threads=num_threads, revision=revision,
             subfolder=subfolder, token=token, cache_dir=cache_dir, local_files_only=local_files_only,
         )  # fmt: skip
         self.name = name or _name(model, self.model.architecture)
         served = {task.name: task for task in tasks.TASKS.values() if task.architecture == self.model.architecture}
+        self._tasks = {name: task.of(self.sentence) for name, task in served.items()}
         self.tasks = tuple(served)
         self.task = self.tasks[0]
-        self._defaults: dict[str, Mapping[str, Any]] = {"outputs": {}}
-        for task in served.values():
-            with suppress(ValueError):  # raised again by a request that relies on it
-                self._defaults[task.name] = task.from_checkpoint({}, self._resolve) if self._resolve else {}
-        self.pooling: str | None = None
-        if self._resolve and "sentence-similarity" in self._defaults and self._resolve("modules.json"):
-            self.pooling = self._defaults["sentence-similarity"]["pooling"]
-        self.prompts = tasks.prompts(self._resolve) if self._resolve and self.pooling else {"": ""}
+        self.prompts = self.sentence.prompts if self.sentence else {"": ""}
         self.max_batch_tokens = max_batch_tokens or _BATCH_TOKENS.get(self.model.backend.name, 512)
         # All tasks of a model share its head, so any of them computes the batches of all.
         self._worker = Worker(
-            partial(tasks.compute, self.model, tasks.find(self.task)),
+            partial(tasks.compute, self.model, self._tasks[self.task]),
             Batcher(self.max_batch_tokens, max_delay=max_delay),
             max_queue_tokens=max_queue_tokens,
             name=f"distilrt-{self.name}",
@@ -239,6 +233,12 @@ class Engine:
         return request
 
     @property
+    def pooling(self) -> str | None:
+        """How the checkpoint's sentence-transformers files pool, such as "mean" or "mean+max"; None: there are none, or
+        it makes no dense vectors."""
+        return "+".join(self.sentence.pooling) if self.sentence and "feature-extraction" in self.tasks else None
+
+    @property
     def ready(self) -> bool:
         """Whether requests are taken and the last batch was computed without a failure."""
         return self._worker.open and not self._worker.failing
@@ -303,6 +303,7 @@ class Engine:
         if task.architecture and task.name not in self.tasks:
             raise ValueError(f"{task.name} needs a {task.architecture}, and {self.name} is a "
                              f"{self.model.architecture}, which serves {', '.join(self.tasks)}")  # fmt: skip
+        task = self._tasks.get(task.name, task)
         if type(priority) is not int or priority not in PRIORITIES:
             raise ValueError(f"priority must be an integer from {PRIORITIES[0]} to {PRIORITIES[-1]}, "
                              f"found {priority!r}")  # fmt: skip
@@ -330,12 +331,6 @@ class Engine:
 
     def _prepared(self, task: tasks.Task, inputs: Any, params: Mapping[str, Any]) -> tuple[list[tasks.Prepared], bool]:
         """Tokenized inputs, and whether they were a list."""
-        defaults = self._defaults.get(task.name)
-        if defaults is None:
-            assert self._resolve is not None
-            params = task.from_checkpoint(params, self._resolve)
-        else:
-            params = {**defaults, **params}
         listed = isinstance(inputs, list | tuple)
         if listed and params.get("is_split_into_words") is True:
             listed = all(isinstance(item, list | tuple) for item in inputs)

@@ -13,8 +13,20 @@ def read_object(path: Path) -> dict[str, Any]:
     """The content of a JSON file that must hold an object.
 
     Raises:
-        CheckpointError: it is not UTF-8 or not JSON, is nested too deeply, has text that no encoding can carry, or
-            holds something else.
+        CheckpointError: as `read_value`, or it holds something else.
+        OSError: it can't be read.
+    """
+    values = read_value(path)
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} must hold a JSON object, found {type(values).__name__}")
+    return values
+
+
+def read_value(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        CheckpointError: it is not UTF-8 or not JSON, is nested too deeply, or has text that no encoding can carry.
         OSError: it can't be read.
     """
     try:
@@ -24,6 +36,4 @@ def read_object(path: Path) -> dict[str, Any]:
             json.dumps(values, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} must hold a JSON object, found {type(values).__name__}")
     return values

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from distilrt import __version__
+from distilrt import __version__, sentence_files
 from distilrt.checkpoint import HEADS, check_num_layers, expected_shapes
 from distilrt.config import DistilBertConfig
 from distilrt.errors import BackendError, CheckpointError
@@ -41,8 +41,7 @@ INDEX, DATA = "packed.json", "packed.safetensors"
 LANES = {"float32": 1, "bfloat16": 2, "int8": 4}
 _PANEL_WIDTH = 64  # kPanel of csrc/vec.h
 _HEAD_LINEARS = ("pre_classifier", "classifier", "qa_outputs", "vocab_transform", "vocab_projector")
-_TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
-               "modules.json")  # fmt: skip
+_TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt")
 # Of packed.json: the values or the type of each field.
 _FIELDS: dict[str, Any] = {"dtype": tuple(LANES), "architecture": tuple(HEADS), "panel_width": (_PANEL_WIDTH,),
                            "folded_bert": bool, "kept": list, "calibration": str | None, "bytes": int,
@@ -304,14 +303,15 @@ def _digest(path: Path) -> str:
 
 
 def _copy_texts(resolve: Callable[[str], Path | None], target: Path) -> None:
-    """Copy what tokenizer and tasks read beside the weights."""
-    names = list(_TEXT_FILES)
-    modules = resolve("modules.json")
-    if modules is not None:  # of a sentence encoder: how it pools
-        paths = [str(module.get("path")) for module in json.loads(modules.read_text(encoding="utf-8"))]
-        names += [f"{path}/config.json" for path in paths if path == Path(path).name != ".."]
-    for name in names:
-        source, copy = resolve(name), target / name
-        if source is not None and not (copy.exists() and copy.samefile(source)):
-            copy.parent.mkdir(exist_ok=True)
+    """Copy what tokenizer and tasks read beside the weights, and remove what an older folder had of these."""
+    modules = sentence_files.at_root(resolve)
+    for name, known in sentence_files.kept(resolve, *_TEXT_FILES).items():
+        source, copy = resolve(known), target / name
+        if source is None:
+            copy.unlink(missing_ok=True)
+        elif not (copy.exists() and copy.samefile(source)):
+            copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, copy)
+    (target / sentence_files.MODULES).unlink(missing_ok=True)
+    if modules is not None:
+        (target / sentence_files.MODULES).write_text(modules, encoding="utf-8")

@@ -72,14 +72,12 @@ def pipeline(
     """
     chosen = tasks.find(task)
     _unfolded(chosen, params)
-    loaded, tokenizer, resolve = load(
+    loaded, tokenizer, sentence = load(
         model, tokenizer, chosen.architecture, backend=backend, dtype=str(dtype).removeprefix("torch."),
         num_threads=num_threads, revision=revision, subfolder=subfolder, token=token, cache_dir=cache_dir,
         local_files_only=local_files_only,
     )  # fmt: skip
-    if resolve is not None:
-        params = dict(chosen.from_checkpoint(params, resolve))
-    return Pipeline(chosen, loaded, tokenizer, params, batch_size=batch_size, max_tokens=max_tokens)
+    return Pipeline(chosen.of(sentence), loaded, tokenizer, params, batch_size=batch_size, max_tokens=max_tokens)
 
 
 class Pipeline:

@@ -14,7 +14,7 @@ import transformers
 from distilrt import models
 from distilrt.engine import Engine
 from distilrt.errors import InvalidInput, TooLong
-from distilrt.tasks import find, prompts, run
+from distilrt.tasks import find, run
 from distilrt.tokenizer import DistilBertTokenizer
 
 TEXTS = ["Ada Lovelace wrote programs in London.", "ok"]
@@ -96,20 +96,6 @@ def test_dimensions_and_prompts(folder_of: Folders) -> None:
     )
     with pytest.raises(ValueError, match="prompt must be a string, found 1"):
         answers(folder, "feature-extraction", ["cats"], prompt=1)
-
-
-def test_prompts_of_a_checkpoint(tmp_path: Path) -> None:
-    def resolve(name: str) -> Path | None:
-        return tmp_path / name if (tmp_path / name).exists() else None
-
-    file = tmp_path / "config_sentence_transformers.json"
-    assert prompts(resolve) == {"": ""}
-    file.write_text("{}")
-    assert prompts(resolve) == {"": ""}
-    file.write_text('{"prompts": {"query": "q: "}, "default_prompt_name": null}')
-    assert prompts(resolve) == {"query": "q: ", "": ""}
-    file.write_text('{"prompts": {"query": "q: ", "": "x"}, "default_prompt_name": "query"}')
-    assert prompts(resolve) == {"query": "q: ", "": "q: "}
 
 
 @pytest.mark.parametrize("loaded", [False, True])

@@ -15,7 +15,7 @@ ROWS = [
     "hub hub_upload json_files weights tensor_files h5",
     "config",
     "checkpoint batch encoding tokenizer* workspace outputs array_kinds",
-    "kernels _C reference packed quantization",
+    "kernels _C reference packed quantization sentence_encoder sentence_files",
     "calibration backends",
     "heads losses input_embeddings load_arguments placement base_model models tasks loading batcher counters worker "
     "engine",

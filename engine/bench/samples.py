@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from distilrt import tasks
-from distilrt.checkpoint import architecture_of
 from distilrt.config import DistilBertConfig
 from distilrt.errors import InvalidInput
-from distilrt.hub import resolve_file
+from distilrt.loading import find
 from distilrt.tokenizer import DistilBertTokenizer
-from distilrt.tokenizer_auto import load_tokenizer
 
 # Tokens of a text are log-normal, as in natural text: exp(normal(mean, deviation)), here of 256 texts.
 MIXES = {"queries": (2.3, 0.4), "mixed": (4.0, 0.9), "reviews": (5.3, 0.6)}
@@ -32,7 +29,7 @@ _SAME_LENGTH = 64  # texts of a fixed shape, at least: answers to one text again
 # What each head is asked, with raw scores where there are such: saturated probabilities would hide wrong numbers.
 PARAMS: dict[str, dict[str, Any]] = {
     "text-classification": {"top_k": None, "function_to_apply": "none", "truncation": True},
-    "feature-extraction": {"pooling": "mean", "normalize": True, "truncation": True},
+    "feature-extraction": {"pooling": tasks.SENTENCE, "normalize": True, "truncation": True},
     "token-classification": {"ignore_labels": []},
     "question-answering": {},
     "fill-mask": {},
@@ -89,17 +86,15 @@ def make(workload: str, model: str, *, file: Path | None = None, batch: int | No
             empty, not UTF-8 or has a line that the task does not take.
         OSError: no such model.
     """
-    config, tokenizer = DistilBertConfig.from_pretrained(model), load_tokenizer(model)
-    task = _task(config)
-    params = dict(task.from_checkpoint(PARAMS[task.name], partial(resolve_file, model)))
-    if task.name == "feature-extraction":
-        similarity = tasks.TASKS["sentence-similarity"].from_checkpoint({}, partial(resolve_file, model))
-        params["pooling"] = similarity["pooling"]
+    place = find(model)
+    config, tokenizer = DistilBertConfig.from_pretrained(model, **place.where), place.tokenizer()
+    task = _task(place.architecture()).of(place.sentence)
+    params = dict(PARAMS[task.name])
     if file is not None:
         name, texts, shape_batch = file.name, _read(file), 8
     else:
         name = workload
-        lengths, shape_batch = _lengths(workload, min(tokenizer.model_max_length, config.max_position_embeddings))
+        lengths, shape_batch = _lengths(workload, tasks.longest(tokenizer, config))
         texts = _texts(tokenizer, lengths)
     inputs = [_input(task.name, text, tokenizer) for text in texts]
     try:
@@ -111,8 +106,7 @@ def make(workload: str, model: str, *, file: Path | None = None, batch: int | No
     return Samples(name, task.name, params, tuple(inputs), counts, batch or shape_batch, labels)
 
 
-def _task(config: DistilBertConfig) -> tasks.Task:
-    architecture = architecture_of(config) or "DistilBertModel"
+def _task(architecture: str) -> tasks.Task:
     for name in PARAMS:
         if tasks.TASKS[name].architecture == architecture:
             return tasks.TASKS[name]

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from distilrt import tasks
 from distilrt.errors import InvalidInput
 from distilrt.loading import load
+from distilrt.sentence_encoder import SentenceEncoder
 from distilrt.tokenizer import DistilBertTokenizer
 
 Columns = dict[str, npt.NDArray[Any]]
@@ -31,7 +32,7 @@ class Predictor:
     A row that can't be answered says why in the column `error`, which is "" in others, and the job goes on.
 
     The columns are, for
-    feature-extraction, `embedding`: float32 `[rows, hidden_size]`, one vector of each text; NaN on an error;
+    feature-extraction, `embedding`: float32 `[rows, width]`, one vector of each text; NaN on an error;
     text-classification, `label` and `score`; "" and NaN;
     question-answering, `answer`, `score`, `start` and `end`; "", NaN, -1 and -1;
     others, and these two where `top_k` makes a list, `answer`: what `distilrt.pipeline` gives for the row; None on an
@@ -67,18 +68,19 @@ class Predictor:
         max_tokens: int = tasks.MAX_TOKENS,
         params: Mapping[str, Any] | None = None,
     ) -> None:
-        self._task, self._column, self._max_tokens = tasks.find(task), column, max_tokens
+        chosen: Any = tasks.find(task)
+        self._column, self._max_tokens = column, max_tokens
         if not isinstance(model, str | Path):
             num_threads = None  # the model has its own
-        self._model, self._tokenizer, resolve = load(
-            model, tokenizer, self._task.architecture, backend=backend, dtype=dtype, num_threads=num_threads,
+        self._model, self._tokenizer, sentence = load(
+            model, tokenizer, chosen.architecture, backend=backend, dtype=dtype, num_threads=num_threads,
             revision=revision,
         )  # fmt: skip
-        self._params = dict(params or {})
-        if resolve is not None:
-            self._params = dict(self._task.from_checkpoint(self._params, resolve))
-        if self._task.name == _EMBEDDING:
-            self._params = _pooled(self._params, resolve)
+        self._task, self._params = chosen.of(sentence), dict(params or {})
+        if chosen.name == _EMBEDDING:
+            self._params = _pooled(self._params, sentence)
+            settled = self._task.settle(self._tokenizer, self._model.config, self._params)
+            self._width = self._task.width(self._model.config, settled)
         self._flat = _FLAT.get(self._task.name, {})
         if "top_k" in self._params and (self._task.name, self._params["top_k"]) != ("question-answering", 1):
             self._flat = {}
@@ -113,7 +115,7 @@ class Predictor:
     def _formed(self, answers: list[Any]) -> Columns:
         """The columns of the answers, of the same types whatever the answers are."""
         if self._task.name == _EMBEDDING:
-            vectors = np.full((len(answers), self._model.config.hidden_size), np.nan, np.float32)
+            vectors = np.full((len(answers), self._width), np.nan, np.float32)
             for vector, answer in zip(vectors, answers, strict=True):
                 if not isinstance(answer, InvalidInput):
                     vector[:] = answer
@@ -128,16 +130,14 @@ class Predictor:
         return {"answer": column}
 
 
-def _pooled(params: dict[str, Any], resolve: Any) -> dict[str, Any]:
+def _pooled(params: dict[str, Any], sentence: SentenceEncoder | None) -> dict[str, Any]:
     """feature-extraction's parameters with a pooling."""
     if "pooling" not in params:
-        if resolve is not None and resolve("modules.json"):
-            similarity = tasks.find("sentence-similarity").from_checkpoint({}, resolve)
-            return {"normalize": True, **params, "pooling": similarity["pooling"]}
-        return {**params, "pooling": "mean"}
+        own = {"normalize": True} if sentence is not None else {}
+        return {**own, **params, "pooling": tasks.SENTENCE}
     if params["pooling"] is None:
-        raise ValueError("pooling must be 'mean' or 'cls': a column has one vector of each text; for the vectors of "
-                         "tokens there is distilrt.pipeline")  # fmt: skip
+        raise ValueError("pooling must be 'sentence' or a mode such as 'mean': a column has one vector of each text; "
+                         "for the vectors of tokens there is distilrt.pipeline")  # fmt: skip
     return params
 
 

@@ -13,6 +13,7 @@ from msgspec import Meta
 from starlette.responses import Response
 from starlette.routing import Route
 
+from distilrt import tasks
 from distilrt.engine import Engine
 from distilrt.server import embedding_inputs
 from distilrt.server.answers import check_answer, check_candidates, most_tokens
@@ -21,7 +22,7 @@ from distilrt.server.errors import Unprocessable
 from distilrt.server.operation import Operation
 from distilrt.server.serving import Call, Serving
 
-_EMBEDDINGS = ("feature-extraction", "sentence-similarity")
+_EMBEDDINGS = ("feature-extraction", "sentence-similarity", "sparse-embedding")
 
 
 class Payload(msgspec.Struct, forbid_unknown_fields=True):
@@ -69,7 +70,7 @@ async def answer(call: Call, payload: Payload) -> Any:
     if task == "text-classification":
         params.setdefault("top_k", None)  # all labels
     if task == "feature-extraction" and engine.pooling and "pooling" not in params:
-        params |= {"pooling": engine.pooling, "normalize": params.get("normalize", True)}
+        params |= {"pooling": tasks.SENTENCE, "normalize": params.get("normalize", True)}
     if payload.prompt_name is not None and task not in _EMBEDDINGS:
         raise Unprocessable(f"prompt_name is for {' and '.join(_EMBEDDINGS)}; {task} has no prompts")
     if task in _EMBEDDINGS and (payload.prompt_name is not None or "prompt" not in params):

@@ -16,6 +16,7 @@ from msgspec import Meta
 from starlette.responses import Response
 from starlette.routing import Route
 
+from distilrt import tasks
 from distilrt.server import embedding_inputs
 from distilrt.server.embedding_inputs import Texts
 from distilrt.server.errors import Failure, NoSuchTask
@@ -129,7 +130,7 @@ async def _embeddings(call: Call) -> Response:
     engine = serving.having("feature-extraction") if body.model is None else serving.engine(body.model)
     if "feature-extraction" not in engine.tasks:
         raise NoSuchTask(f"{engine.name} makes no embeddings, it serves {', '.join(engine.tasks)}")
-    params = {"pooling": engine.pooling or "mean", "normalize": True, "dimensions": body.dimensions,
+    params = {"pooling": tasks.SENTENCE, "normalize": True, "dimensions": body.dimensions,
               "prompt": engine.prompts[""]}  # fmt: skip
     found = await call.answer(engine, "feature-extraction", embedding_inputs.items(body.input), params)
     vectors = map(_base64, found) if body.encoding_format == "base64" else found

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 import distilrt
+from distilrt import tasks
 from distilrt.engine import Engine
 from distilrt.server import embedding_inputs
 from distilrt.server.answers import check_answer, most_tokens
@@ -95,7 +96,7 @@ async def _embed(call: Call) -> Response:
     body = await call.read(_EMBED)
     engine = call.serving.having("feature-extraction")
     items = embedding_inputs.items(body.inputs)
-    params = {**body.params(), "pooling": engine.pooling or "mean", "normalize": body.normalize,
+    params = {**body.params(), "pooling": tasks.SENTENCE, "normalize": body.normalize,
               "dimensions": body.dimensions, "prompt": prompt(engine, body.prompt_name, items)}  # fmt: skip
     return call.reply(await call.answer(engine, "feature-extraction", items, params))
 
@@ -114,8 +115,8 @@ async def _embed_sparse(call: Call) -> Response:
     body = await call.read(_EMBED_ALL)
     engine = call.serving.having("sparse-embedding")
     items = embedding_inputs.items(body.inputs)
-    prompt(engine, body.prompt_name, items)
-    return call.reply(await call.answer(engine, "sparse-embedding", items, body.params()))
+    params = {**body.params(), "prompt": prompt(engine, body.prompt_name, items)}
+    return call.reply(await call.answer(engine, "sparse-embedding", items, params))
 
 
 async def _rerank(call: Call) -> Response:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from distilrt.tasks.base import FIRST, Param, Prepared, Task, longest
-from distilrt.tasks.embeddings import FeatureExtraction, SentenceSimilarity, prompts
+from distilrt.tasks.embeddings import SENTENCE, FeatureExtraction, SentenceSimilarity
 from distilrt.tasks.fill_mask import FillMask
 from distilrt.tasks.multiple_choice import MultipleChoice
 from distilrt.tasks.outputs import Outputs
@@ -22,6 +22,7 @@ from distilrt.tasks.zero_shot_classification import ZeroShotClassification
 __all__ = [
     "FIRST",
     "MAX_TOKENS",
+    "SENTENCE",
     "TASKS",
     "Param",
     "Prepared",
@@ -30,7 +31,6 @@ __all__ = [
     "compute",
     "find",
     "longest",
-    "prompts",
     "run",
 ]
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -18,6 +17,7 @@ from tokenizers import Encoding
 
 from distilrt.config import DistilBertConfig
 from distilrt.errors import InvalidInput, TooLarge, TooLong
+from distilrt.sentence_encoder import SentenceEncoder
 from distilrt.tasks.size import Size, characters, check_windows
 from distilrt.tokenizer import DistilBertTokenizer
 
@@ -70,6 +70,7 @@ CUT: Mapping[str, Param] = {
     "max_length": count(None, least=2),
     "truncation_side": one_of(None, "right", "left"),
 }
+PROMPT = Param(None, "a string", lambda value: value is None or isinstance(value, str))
 # Accepted for the sake of transformers' callers, and without effect: nothing here is ever padded.
 PADDING = one_of(False, True, "longest", "max_length", "do_not_pad")
 
@@ -109,9 +110,9 @@ class Task(ABC):
         settled = {
             name: self._value(name, param, params.get(name, param.default)) for name, param in self.params.items()
         }
-        limit = config.max_position_embeddings
+        limit = longest(tokenizer, config)
         if (settled.get("max_length") or 0) > limit:
-            raise ValueError(f"max_length must be at most {limit}, the positions of this model, "
+            raise ValueError(f"max_length must be at most {limit}, what this model reads, "
                              f"found {settled['max_length']}")  # fmt: skip
         self.check(tokenizer, config, settled)
         return settled
@@ -192,12 +193,12 @@ class Task(ABC):
             if len(inputs) == 1:
                 return [InvalidInput(str(error))]
             return [self._prepare_each(tokenizer, config, [item], params, max_tokens)[0] for item in inputs]
-        foreign = len(tokenizer) > config.vocab_size
+        limit, foreign = longest(tokenizer, config), len(tokenizer) > config.vocab_size
 
         def prepared(item: Any, parts: list[tuple[Encoding, list[int]]]) -> Prepared:
             encodings, sequences = [encoding for encoding, _ in parts], [ids for _, ids in parts]
             for ids in sequences:
-                check_ids(ids, config, foreign)
+                check_ids(ids, config, limit, foreign)
             rows = [self.select(tokenizer, params, ids) for ids in sequences]
             return Prepared(item, params, tokenizer, config, encodings, sequences, rows)
 
@@ -230,13 +231,9 @@ class Task(ABC):
             parts[owners[sample]].append((encoding, ids))
         return parts
 
-    def from_checkpoint(self, params: Mapping[str, Any], resolve: Callable[[str], Path | None]) -> Mapping[str, Any]:
-        """`params` with what files of the checkpoint say where `params` is silent; `resolve` finds a file by name.
-
-        Raises:
-            ValueError: the files ask for something that is not supported.
-        """
-        return params
+    def of(self, encoder: SentenceEncoder | None) -> Task:
+        """The task as a checkpoint does it that describes this sentence encoder, or none."""
+        return self
 
     def check(self, tokenizer: DistilBertTokenizer, config: DistilBertConfig, params: Params) -> None:
         """Refuse, with a ValueError, settled parameters that this model cannot serve."""
@@ -271,8 +268,8 @@ class Task(ABC):
 
     @abstractmethod
     def answer(self, prepared: Prepared, outputs: Sequence[Rows]) -> Any:
-        """A JSON-ready answer from the head's rows `[selected, width]` of each of the input's sequences, or from what
-        `keep` left of them."""
+        """A JSON-ready answer from what `keep` left of the head's rows `[selected, width]` of each of the input's
+        sequences."""
 
 
 def or_error(step: Callable[..., _Made], *args: Any) -> _Made | InvalidInput:
@@ -286,7 +283,7 @@ def or_error(step: Callable[..., _Made], *args: Any) -> _Made | InvalidInput:
 
 
 def longest(tokenizer: DistilBertTokenizer, config: DistilBertConfig) -> int:
-    """How many tokens the model reads at most."""
+    """How many tokens of a text the model reads at most: the one number by which texts are cut and refused."""
     return min(tokenizer.model_max_length, config.max_position_embeddings)
 
 
@@ -335,14 +332,13 @@ def softmax(logits: Rows) -> Rows:
     return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
 
 
-def check_ids(ids: list[int], config: DistilBertConfig, foreign: bool = True) -> None:
+def check_ids(ids: list[int], config: DistilBertConfig, limit: int, foreign: bool = True) -> None:
     """Refuse what `pack` would, but before other inputs share the batch.
 
     Raises:
-        TooLong: more tokens than the model has positions.
+        TooLong: more tokens than `limit`, what the model reads.
         InvalidInput: a token that it doesn't know; not looked for where there can be none, with `foreign` False.
     """
-    limit = config.max_position_embeddings
     if len(ids) > limit:
         raise TooLong(f"the text has {len(ids)} tokens, this model reads at most {limit}; "
                       "ask for truncation, or split it")  # fmt: skip

@@ -1,20 +1,21 @@
-"""feature-extraction and sentence-similarity: the vectors of tokens and texts, and the angles between them."""
+"""feature-extraction and sentence-similarity: the vectors of tokens and texts, and how similar they are."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
 
 from distilrt.config import DistilBertConfig
 from distilrt.errors import InvalidInput
+from distilrt.sentence_encoder import POOLING, SIMILARITY, SentenceEncoder, Vector, unit
 from distilrt.tasks.base import (
     ALL,
     CUT,
     FIRST,
+    PROMPT,
     Param,
     Params,
     Prepared,
@@ -31,50 +32,96 @@ from distilrt.tasks.size import Size, characters
 from distilrt.tasks.token_ids import TextOrIds
 from distilrt.tokenizer import DistilBertTokenizer
 
-_POOLING: dict[str, Callable[[Rows], Rows]] = {
-    "mean": lambda rows: rows.mean(axis=0),
-    "cls": lambda rows: rows[0],
-}
-# The last part of the type of each module of a sentence-transformers folder that changes nothing here.
-_NEUTRAL_MODULES = ("Transformer", "Normalize")
-_PROMPT = Param("", "a string", lambda value: isinstance(value, str))
+SENTENCE = "sentence"  # the pooling that stands for all that the checkpoint's sentence encoder does
+_PLAIN = {mode: SentenceEncoder(pooling=(mode,)) for mode in POOLING}
+_ROWS: Mapping[tuple[str, ...], Selection] = {("cls",): FIRST, ("lasttoken",): slice(-1, None)}
 
 
 class _Embedding(Task):
+    """A task that pools. Its object belongs to a checkpoint, whose sentence encoder it has.
+
+    Attributes:
+        encoder: what the pooling "sentence" does; the mean of all tokens where the checkpoint says nothing.
+    """
+
     architecture = "DistilBertModel"
 
+    def __init__(self, encoder: SentenceEncoder | None = None) -> None:
+        self.encoder = encoder or SentenceEncoder()
+
+    def of(self, encoder: SentenceEncoder | None) -> Task:
+        """The task with this encoder, if it is one of dense vectors."""
+        return type(self)(encoder if encoder and encoder.architecture == self.architecture else None)
+
+    def settle(self, tokenizer: DistilBertTokenizer, config: DistilBertConfig, params: Mapping[str, Any]) -> Params:
+        """As the base class, with the prompt: the checkpoint's default one where its encoder is asked for."""
+        settled = super().settle(tokenizer, config, params)
+        return settled | {"prompt": self.prompt(settled)}
+
+    def prompt(self, params: Mapping[str, Any]) -> Any:
+        """What parameters, settled or not, put before a text."""
+        pooling = params.get("pooling") or self.params["pooling"].default
+        default = self.encoder.prompts[""] if pooling == SENTENCE else ""
+        return default if params.get("prompt") is None else params["prompt"]
+
     def select(self, tokenizer: DistilBertTokenizer, params: Params, ids: list[int]) -> Selection:
-        """All rows, or the first for its own sake."""
-        return FIRST if params["pooling"] == "cls" else ALL
+        """The rows that are pooled: all, or the one that is looked at, without the prompt's where it isn't included."""
+        encoder = self._chosen(params)
+        if encoder is None:
+            return ALL
+        if encoder.include_prompt or not params["prompt"]:
+            return _ROWS.get(encoder.pooling, ALL)
+        # The last token is always pooled: words that meet at the prompt's end may become fewer tokens than it has.
+        start = min(_prompt_tokens(tokenizer, params["prompt"]), len(ids) - 1)
+        return slice(start, start + 1) if encoder.pooling == ("cls",) else slice(start, None)
+
+    def vector(self, prepared: Prepared, number: int, rows: Rows, **options: Any) -> Vector:
+        """The vector of one of an input's sequences from its selected rows; `options` of `SentenceEncoder.vector`."""
+        encoder = self._chosen(prepared.params)
+        assert encoder is not None
+        return encoder.vector(rows, len(prepared.sequences[number]) - len(rows), **options)
+
+    def _chosen(self, params: Params) -> SentenceEncoder | None:
+        """The encoder that a pooling names; None for None."""
+        pooling = params["pooling"]
+        return self.encoder if pooling == SENTENCE else _PLAIN.get(pooling)
 
 
 class FeatureExtraction(TextOrIds, _Embedding):
     """A string, or a list of token ids, to the tokens' vectors `[1, tokens, hidden_size]`, or with `pooling` to one
-    vector `[hidden_size]`.
+    vector `[width]`.
 
-    `pooling`: "mean" of all tokens or "cls", the first. `dimensions`: keep so many numbers of each vector, the first
-    (Matryoshka embeddings); None: all. `normalize`: scale each vector to length 1. `prompt`: put it before a text.
-    `truncation`, `max_length`, `truncation_side`: as in the tokenizer.
+    `pooling`: "sentence", what the checkpoint's sentence-transformers files say, with all of their modules, or else the
+    mean; or by itself "mean", "cls" (the first token), "max", "mean_sqrt_len_tokens", "weightedmean" or "lasttoken".
+    `dimensions`: keep so many numbers of each vector, the first (Matryoshka embeddings); None: all, or as the files
+    say. `normalize`: scale each vector to length 1. `prompt`: put it before a text; None: with "sentence" that which
+    the files make the default. `truncation`, `max_length`, `truncation_side`: as in the tokenizer.
     """
 
     name = "feature-extraction"
     params: ClassVar[Mapping[str, Param]] = {
-        "pooling": one_of(None, *_POOLING),
+        "pooling": one_of(None, SENTENCE, *POOLING),
         "dimensions": count(None),
         "normalize": one_of(False, True),
-        "prompt": _PROMPT,
+        "prompt": PROMPT,
         **CUT,
     }
 
+    def width(self, config: DistilBertConfig, params: Params) -> int:
+        """How many numbers a vector has by settled parameters."""
+        encoder = self._chosen(params) or SentenceEncoder()
+        whole = encoder.width(config.hidden_size)
+        return min(whole, params["dimensions"] or encoder.truncate_dim or whole)
+
     def check(self, tokenizer: DistilBertTokenizer, config: DistilBertConfig, params: Params) -> None:
         """There must be as many dimensions."""
-        if (params["dimensions"] or 0) > config.hidden_size:
-            raise ValueError(f"dimensions must be at most {config.hidden_size}, those of this model, "
-                             f"found {params['dimensions']}")  # fmt: skip
+        width = (self._chosen(params) or SentenceEncoder()).width(config.hidden_size)
+        if (params["dimensions"] or 0) > width:
+            raise ValueError(f"dimensions must be at most {width}, those of this model, found {params['dimensions']}")
 
     def size_of(self, item: Any, params: Mapping[str, Any]) -> Size:
         """That of the text behind the prompt."""
-        return Size(1, characters(params.get("prompt") or "") + characters(item))
+        return Size(1, characters(self.prompt(params)) + characters(item))
 
     def texts(self, item: Any, params: Params) -> list[Text]:
         """The text."""
@@ -82,44 +129,31 @@ class FeatureExtraction(TextOrIds, _Embedding):
 
     def answer(self, prepared: Prepared, outputs: Sequence[Rows]) -> list[Any]:
         """Vectors as nested lists."""
-        pooling = prepared.params["pooling"]
-        vectors = _POOLING[pooling](outputs[0]) if pooling else outputs[0][None]
-        vectors = vectors[..., : prepared.params["dimensions"]]
-        return list((_unit(vectors) if prepared.params["normalize"] else vectors).tolist())
+        dimensions, normalize = prepared.params["dimensions"], prepared.params["normalize"]
+        if prepared.params["pooling"]:
+            vector = self.vector(prepared, 0, outputs[0], dimensions=dimensions, normalize=normalize)
+            return list(vector.tolist())
+        vectors = outputs[0][None, :, :dimensions]
+        return list((unit(vectors) if normalize else vectors).tolist())
 
 
 class SentenceSimilarity(_Embedding):
-    """`{"source_sentence", "sentences"}` to a list of the cosines between the first and each of the others.
+    """`{"source_sentence", "sentences"}` to a list of how similar the first is to each of the others: the cosine, or
+    what the checkpoint's sentence-transformers files say ("dot", "euclidean", "manhattan", the last two below 0).
 
-    `pooling`: as the checkpoint's sentence-transformers files say, or else "mean". `prompt`: put it before each text.
-    `truncation`, `max_length`, `truncation_side`: as in the tokenizer.
+    `pooling`: "sentence", as these files say, or else the mean; or a mode as in feature-extraction. `prompt`: put it
+    before each text; None: with "sentence" that which the files make the default. `truncation`, `max_length`,
+    `truncation_side`: as in the tokenizer.
     """
 
     name = "sentence-similarity"
-    params: ClassVar[Mapping[str, Param]] = {
-        "pooling": one_of("mean", *_POOLING),
-        "prompt": _PROMPT,
-        **CUT,
-    }
-
-    def from_checkpoint(self, params: Mapping[str, Any], resolve: Callable[[str], Path | None]) -> Mapping[str, Any]:
-        """`pooling` by modules.json and its pooling module's config.json, if there are such."""
-        modules = _read(resolve("modules.json")) or []
-        pooling = "mean"
-        for module in modules if params.get("pooling") is None else []:
-            kind = module["type"].rpartition(".")[2]
-            if kind == "Pooling":
-                pooling = _pooling(_read(resolve(f"{module['path']}/config.json")) or {})
-            elif kind not in _NEUTRAL_MODULES:
-                raise ValueError(f"modules.json names a {kind} module, which is not supported; give the parameter "
-                                 f"pooling, one of {', '.join(_POOLING)}, to do without it")  # fmt: skip
-        return {"pooling": pooling} | dict(params)
+    params: ClassVar[Mapping[str, Param]] = {"pooling": one_of(SENTENCE, *POOLING), "prompt": PROMPT, **CUT}
 
     def size_of(self, item: Any, params: Mapping[str, Any]) -> Size:
         """That of all sentences, each behind the prompt."""
         sentences = item.get("sentences") if isinstance(item, Mapping) else ()
         texts = 1 + (len(sentences) if isinstance(sentences, list | tuple) else 0)
-        return Size(texts, texts * characters(params.get("prompt") or "") + characters(item))
+        return Size(texts, texts * characters(self.prompt(params)) + characters(item))
 
     def texts(self, item: Any, params: Params) -> list[Text]:
         """All sentences, the source first."""
@@ -130,36 +164,12 @@ class SentenceSimilarity(_Embedding):
         return [params["prompt"] + text for text in (as_text(source, "source_sentence"), *named)]
 
     def answer(self, prepared: Prepared, outputs: Sequence[Rows]) -> list[float]:
-        """Cosines in the order of the sentences."""
-        pooled = _unit(np.stack([_POOLING[prepared.params["pooling"]](rows) for rows in outputs]))
-        return [float(pooled[0] @ vector) for vector in pooled[1:]]
+        """The numbers in the order of the sentences."""
+        source, *others = (self.vector(prepared, number, rows) for number, rows in enumerate(outputs))
+        return [float(value) for value in SIMILARITY[self.encoder.similarity](source, np.stack(others))]
 
 
-def prompts(resolve: Callable[[str], Path | None]) -> dict[str, str]:
-    """The texts that a sentence encoder wants before others, by their names; the one for callers that name none is "".
-
-    They are in config_sentence_transformers.json; `resolve` finds a file by name.
-    """
-    config = _read(resolve("config_sentence_transformers.json")) or {}
-    named = {name: text for name, text in (config.get("prompts") or {}).items() if name}
-    return {**named, "": named.get(config.get("default_prompt_name") or "", "")}
-
-
-def _unit(vectors: Rows) -> Rows:
-    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12))
-
-
-def _read(path: Path | None) -> Any:
-    return None if path is None else json.loads(path.read_text(encoding="utf-8"))
-
-
-def _pooling(config: Mapping[str, Any]) -> str:
-    """The pooling that a sentence-transformers config names, in one key or, before version 6, in a flag for each."""
-    modes = config.get("pooling_mode") or []
-    modes = [modes] if isinstance(modes, str) else list(modes)
-    flags = [key for key, on in config.items() if key.startswith("pooling_mode_") and on]
-    modes += [flag.removeprefix("pooling_mode_").partition("_token")[0] for flag in flags]
-    if len(modes) != 1 or modes[0] not in _POOLING:
-        raise ValueError(f"the pooling module's config.json says {' and '.join(modes) or 'nothing of pooling'}, which "
-                         f"is not supported; give the parameter pooling, one of {', '.join(_POOLING)}")  # fmt: skip
-    return str(modes[0])
+@lru_cache(maxsize=16)
+def _prompt_tokens(tokenizer: DistilBertTokenizer, prompt: str) -> int:
+    """How many tokens a text starts with that are a prompt's: the one that starts every text too, none that ends it."""
+    return len(tokenizer(prompt)["input_ids"]) - 1

@@ -56,10 +56,10 @@ class QuestionAnswering(Task):
 
     def check(self, tokenizer: DistilBertTokenizer, config: DistilBertConfig, params: Params) -> None:
         """The model must be able to read a window, and windows must advance."""
-        limit = config.max_position_embeddings
-        window, stride = _window(params, longest(tokenizer, config))
+        limit = longest(tokenizer, config)
+        window, stride = _window(params, limit)
         if window > limit:
-            raise ValueError(f"max_seq_len must be at most {limit}, the positions of this model, found {window}")
+            raise ValueError(f"max_seq_len must be at most {limit}, what this model reads, found {window}")
         if stride >= window:
             raise ValueError(f"doc_stride must be less than max_seq_len={window}, found {stride}")
 

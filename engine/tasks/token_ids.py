@@ -37,10 +37,12 @@ class TextOrIds(Task):
     ) -> Prepared:
         if not ids or any(type(token) is not int or token < 0 for token in ids):
             raise InvalidInput("token ids must be a list of at least one integer, none below 0")
-        cut = self.tokenizing(params, longest(tokenizer, config))
+        limit = longest(tokenizer, config)
+        cut = self.tokenizing(params, limit)
         most = cut.get("max_length", len(ids))
         if len(ids) > most:
             left = (cut["truncation_side"] or tokenizer.truncation_side) == "left"
             ids = ids[-most:] if left else ids[:most]
-        check_ids(ids, config)
-        return Prepared(ids, params, tokenizer, config, [], [ids], [self.select(tokenizer, params, ids)])
+        check_ids(ids, config, limit)
+        rows = self.select(tokenizer, params | {"prompt": ""}, ids)  # a prompt goes before texts alone
+        return Prepared(ids, params, tokenizer, config, [], [ids], [rows])

@@ -56,7 +56,7 @@ def test_every_head_takes_its_samples(folder_of: Callable[..., Path], architectu
 
 
 def test_pooling_is_the_checkpoints(sentence_encoder: Path) -> None:
-    assert samples.make("1x8", str(sentence_encoder)).params["pooling"] == "mean"
+    assert samples.make("1x8", str(sentence_encoder)).params["pooling"] == "sentence"
 
 
 def test_multiple_choice_is_not_measured(folder_of: Callable[..., Path]) -> None:
