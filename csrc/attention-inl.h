@@ -147,6 +147,11 @@ DISTILRT_INLINE float softmax_row(float* scores, int64_t n, float scale) {
 
 template <class Dot, typename T>
 static void attention(const AttentionArgs& g) {
+  if (g.keys == 0) {  // as in the reference: what attends to nothing gets zeros
+    for (int64_t i = 0; i < g.queries; ++i)
+      __builtin_memset(static_cast<T*>(g.out) + i * g.ldo, 0, static_cast<size_t>(g.head_dim) * sizeof(T));
+    return;
+  }
   const AttentionScratch<Dot> at(g.keys, g.head_dim);
   Lane* scratch = static_cast<Lane*>(g.scratch);
   Lane *k_panels = scratch + at.k_panels, *values = scratch + at.values, *queries = scratch + at.queries;

@@ -38,7 +38,7 @@ struct PackedWeight {
   bool scaled;           // column_scales are given, and rows are whole multiples of them up to 127
 };
 
-// One (sequence, attention head): softmax(Q K^T * scale) V over the first `keys` rows, on activations.
+// One (sequence, attention head): softmax(Q K^T * scale) V over the first `keys` rows, on activations; 0 if keys is 0.
 struct AttentionArgs {
   const void* q;          // [queries, head_dim]
   const void* k;          // [keys, head_dim]

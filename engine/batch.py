@@ -34,7 +34,7 @@ class Batch:
     inputs_embeds: FloatArray | None  # [total_tokens, hidden_size], before position embeddings
     position_ids: IntArray  # [total_tokens]
     cu_seqlens: IntArray  # [num_seqs + 1], starts at 0
-    key_lengths: IntArray  # [num_seqs], each at least 1
+    key_lengths: IntArray  # [num_seqs]; 0 where a mask leaves no key, and attention then gives zeros
     max_seqlen: int
 
     @property
@@ -112,7 +112,7 @@ def pack_padded(
     Args:
         config: gives vocabulary, width and the longest allowed sequence.
         input_ids: `[batch_size, seq_len]` integers; or None with `inputs_embeds`.
-        attention_mask: `[batch_size, seq_len]` of 0 and 1 in any pattern, each row with at least one 1; None: all 1.
+        attention_mask: `[batch_size, seq_len]` of 0 and 1 in any pattern; None: all 1.
         position_ids: `[batch_size, seq_len]`, `[1, seq_len]` or `[seq_len]` integers; None: 0, 1, 2, … as in the
             reference, which counts masked positions too.
         inputs_embeds: `[batch_size, seq_len, hidden_size]` floats in place of looked-up word embeddings.
@@ -147,12 +147,8 @@ def pack_padded(
         return _checked(config, ids, embeds, positions, cu_seqlens, key_lengths, seq_len if batch_size else 0), layout
 
     key_lengths = mask.sum(axis=1)
-    if not key_lengths.all():
-        row = int(np.argmin(key_lengths))
-        raise InvalidInput(
-            f"attention_mask row {row} is all zeros; every sequence needs at least one unmasked position"
-        )
-    lengths = key_lengths
+    # A sequence without a key still has a row, position 0, which asks and gets zeros.
+    lengths = key_lengths if key_lengths.all() else np.maximum(key_lengths, 1)
     if keep_masked:
         lengths = np.full(batch_size, seq_len)
     elif keep_first:

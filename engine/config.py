@@ -29,7 +29,7 @@ _SAME_ACTIVATION = {
     "gelu_fast": "gelu_new",
     "gelu_python_tanh": "gelu_pytorch_tanh",
 }
-HEAD_DIM_RANGE = (16, 128)
+HEAD_DIM_RANGE = (1, 128)
 MOST_UNNAMED_LABELS = 1_000_000  # names that are made up for a count alone, before any file is asked whether it fits
 LAYER_NORM_EPS = 1e-12  # a constant of the reference, not a field of its config
 

@@ -110,7 +110,7 @@ def attention(query: Rows, key: Rows, value: Rows, cu_seqlens: IntArray, key_len
         num_heads: divides hidden_size.
 
     Returns:
-        `[total_tokens, hidden_size]`.
+        `[total_tokens, hidden_size]`; zeros where nothing is attended to.
     """
     out = np.empty_like(query)
     for start, end, num_keys in zip(cu_seqlens[:-1], cu_seqlens[1:], key_lengths, strict=True):
@@ -142,7 +142,7 @@ def layer_norm(rows: Rows, weight: Array, bias: Array) -> Rows:
 
 def softmax(scores: Array) -> Array:
     """`exp(x) / sum(exp(x))` over the last axis, shifted by its maximum so that nothing overflows."""
-    probs: Array = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    probs: Array = np.exp(scores - scores.max(axis=-1, keepdims=True, initial=-np.inf))
     probs /= probs.sum(axis=-1, keepdims=True)
     return probs
 
@@ -197,7 +197,7 @@ def _scaled_erfc_series() -> npt.NDArray[np.float64]:
 
 def _heads(rows: Rows, num_heads: int) -> Array:
     """`[n, hidden_size]` as `[num_heads, n, head_dim]`, a view."""
-    heads: Array = rows.reshape(len(rows), num_heads, -1).transpose(1, 0, 2)
+    heads: Array = rows.reshape(len(rows), num_heads, rows.shape[1] // num_heads).transpose(1, 0, 2)
     return heads
 
 

@@ -21,6 +21,7 @@ import triton.language as tl
 from distilrt.kernels import tiles
 from distilrt.kernels.launch import FLOATS, begin, check, chip_of, dot, launch_options, product_name, rounded
 
+MIN_BLOCK_D = 16  # the smallest depth of a product on tensor cores; a narrower head is padded with zeros
 SEARCH_BLOCK = 1024  # sequences that the search looks at in one step
 
 
@@ -141,7 +142,7 @@ def _attention_kernel(
                 if whole < num_keys:
                     acc, top, total = _step(acc, top, total, q, q_ptr, rows, length, k_ptr, v_ptr, whole, num_keys,
                                             SCALE, ROW, HEAD_DIM, BLOCK_D, BLOCK_N, DEPTH, TF32, True)  # fmt: skip
-            acc = acc / total[:, None]
+            acc = tl.where(num_keys > 0, acc / total[:, None], 0.0)  # with no key both are 0, or NaN
             out = out_ptr + start.to(tl.int64) * WIDTH + head * HEAD_DIM
             inside = (rows < length)[:, None] & (dims < HEAD_DIM)[None, :]
             tl.store(out + rows[:, None] * WIDTH + dims[None, :], rounded(acc, out_ptr.dtype.element_ty), inside)
@@ -164,8 +165,9 @@ def attention(
         out: `[T, H]`.
         qkv: `[T, 3 * H]` of the same dtype: queries, keys and values side by side, heads side by side in each.
         cu_seqlens: `[max_seqs + 1]` int32, first row of each sequence; entries after the last repeat the total.
-        key_lengths: `[max_seqs]` int32, how many rows of each sequence, from its first, are attended to.
-        num_heads: divides H; H / num_heads is 16 to 128.
+        key_lengths: `[max_seqs]` int32, how many rows of each sequence, from its first, are attended to. Where that is
+            none, `out` is 0.
+        num_heads: divides H; H / num_heads is at most 128.
         max_seqlen: no sequence is longer, also not when a captured graph is replayed with other contents.
         tf32: as in `linear.linear`.
         pdl: start before the kernel before has finished (`launch.begin`).
@@ -180,12 +182,12 @@ def attention(
     check("key_lengths", key_lengths, [None], [torch.int32])
     check("cu_seqlens", cu_seqlens, [max_seqs + 1], [torch.int32])
     head_dim = width // num_heads
-    if width % num_heads or not 16 <= head_dim <= 128:
-        raise ValueError(f"hidden_size / num_heads must be a whole number of 16 to 128, found {width} / {num_heads}")
+    if width % num_heads or not 1 <= head_dim <= 128:
+        raise ValueError(f"hidden_size / num_heads must be a whole number of 1 to 128, found {width} / {num_heads}")
     if not max_tokens or not max_seqs:
         return
     max_seqlen = min(max_seqlen, max_tokens)
-    block_d = triton.next_power_of_2(head_dim)
+    block_d = max(MIN_BLOCK_D, triton.next_power_of_2(head_dim))
     name = product_name(out.dtype, tf32)
     tile = tiles.attention_tile(max_seqlen, head_dim, name, chip_of(out))
     items = (max_tokens // tile.block_m + max_seqs) * num_heads

@@ -17,7 +17,6 @@ from distilrt.kernels.launch import FLOATS, begin, check, check_count, count_row
 BAD_ID = 1
 BAD_POSITION = 2
 BAD_MASK = 4
-EMPTY_SEQUENCE = 8
 
 KEEP = ("keys", "first", "all")
 INTEGERS = (torch.int32, torch.int64)
@@ -47,7 +46,6 @@ def _key_lengths_kernel(
     mask_step,
     BLOCK: tl.constexpr,
     BAD_MASK: tl.constexpr,
-    EMPTY: tl.constexpr,
     PDL: tl.constexpr,
 ):
     begin(PDL)
@@ -61,9 +59,8 @@ def _key_lengths_kernel(
         count += tl.sum((mask == 1.0).to(tl.int32))
         strange += tl.sum(((mask != 1.0) & (mask != 0.0)).to(tl.int32))
     tl.store(key_lengths_ptr + seq, count)
-    errors = tl.where(strange > 0, BAD_MASK, 0) | tl.where(count == 0, EMPTY, 0)
-    if errors != 0:
-        tl.atomic_or(errors_ptr, errors)
+    if strange > 0:
+        tl.atomic_or(errors_ptr, BAD_MASK)
 
 
 @triton.jit(do_not_specialize=_ANY)
@@ -198,6 +195,8 @@ def pack(
 ) -> None:
     """Write the packed batch of a padded one, as `distilrt.batch.pack_padded` does, into buffers of the caller.
 
+    But a sequence that is wholly masked has no row unless `keep` says so, where the host packs its first position.
+
     Args:
         input_ids: `[T]` int32 to write, or None without `padded_ids`; T is at least batch_size * seq_len.
         position_ids: `[T]` int32 to write.
@@ -207,7 +206,7 @@ def pack(
         first_rows: `[max_seqs + 1]` int32 to write likewise: packed row of padded position 0; -1 where it was not
             packed. The last entry is batch_size.
         errors: `[1]` int32; what is wrong is OR-ed into it: `BAD_ID` and `BAD_POSITION` of a packed row (0 is used in
-            its place), `BAD_MASK` (a value that is not 0 or 1, taken as 0), `EMPTY_SEQUENCE`. The caller sets it to 0.
+            its place), `BAD_MASK` (a value that is not 0 or 1, taken as 0). The caller sets it to 0.
         padded_shape: batch_size, at most max_seqs, and seq_len.
         padded_ids: `[batch_size, seq_len]` int32 or int64, any strides; None where the words come as embeddings.
         attention_mask: `[batch_size, seq_len]` of 0 and 1 of any dtype, any strides; None: all 1.
@@ -243,7 +242,7 @@ def pack(
     if attention_mask is not None and batch_size:
         _key_lengths_kernel[(batch_size,)](
             key_lengths, errors, attention_mask, seq_len, *mask_strides,
-            BLOCK=BLOCK, BAD_MASK=BAD_MASK, EMPTY=EMPTY_SEQUENCE, **launch_options(pdl),
+            BLOCK=BLOCK, BAD_MASK=BAD_MASK, **launch_options(pdl),
         )  # fmt: skip
     _pack_kernel[(max_seqs + 1,)](
         input_ids, position_ids, index, cu_seqlens, key_lengths, first_rows, errors,

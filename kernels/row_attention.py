@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 
 from distilrt.kernels import tiles
-from distilrt.kernels.attention import SEARCH_BLOCK, count_starts, load_rows
+from distilrt.kernels.attention import MIN_BLOCK_D, SEARCH_BLOCK, count_starts, load_rows
 from distilrt.kernels.launch import DTYPE_NAMES, FLOATS, begin, check, chip_of, launch_options, rounded
 
 
@@ -69,7 +69,8 @@ def _row_attention_kernel(
             total = total * old + tl.sum(weights, 0)
             top = new_top
         there = to.to(tl.int64) * WIDTH + head * HEAD_DIM + dims
-        tl.store(out_ptr + there, rounded(acc / total, out_ptr.dtype.element_ty), inside)
+        context = tl.where(num_keys > 0, acc / total, 0.0)
+        tl.store(out_ptr + there, rounded(context, out_ptr.dtype.element_ty), inside)
         own = tl.load(rows_ptr + row.to(tl.int64) * WIDTH + head * HEAD_DIM + dims, inside, other=0.0)
         tl.store(picked_ptr + there, own, inside)
 
@@ -111,15 +112,15 @@ def row_attention(
     check("key_lengths", key_lengths, [None], [torch.int32])
     check("cu_seqlens", cu_seqlens, [max_seqs + 1], [torch.int32])
     head_dim = width // num_heads
-    if width % num_heads or not 16 <= head_dim <= 128:
-        raise ValueError(f"hidden_size / num_heads must be a whole number of 16 to 128, found {width} / {num_heads}")
+    if width % num_heads or not 1 <= head_dim <= 128:
+        raise ValueError(f"hidden_size / num_heads must be a whole number of 1 to 128, found {width} / {num_heads}")
     if not max_rows or not max_seqs:
         return
     tile = tiles.row_attention_tile(max_seqlen, head_dim, DTYPE_NAMES[out.dtype], chip_of(out))
     _row_attention_kernel[(min(max_rows * num_heads, tile.programs),)](
         out, picked, qkv, rows, index, cu_seqlens, key_lengths, max_rows, max_seqs,
         SCALE=math.log2(math.e) / math.sqrt(head_dim), HEADS=num_heads, HEAD_DIM=head_dim,
-        BLOCK_D=triton.next_power_of_2(head_dim), BLOCK_N=tile.block_n,
+        BLOCK_D=max(MIN_BLOCK_D, triton.next_power_of_2(head_dim)), BLOCK_N=tile.block_n,
         BLOCK_S=min(SEARCH_BLOCK, triton.next_power_of_2(max_seqs)),
         num_warps=tile.num_warps, num_stages=tile.num_stages, maxnreg=tile.max_registers, **launch_options(pdl),
     )  # fmt: skip

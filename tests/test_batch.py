@@ -145,7 +145,6 @@ ONES = np.ones((2, 3), np.int64)
         ({"input_ids": ONES, "attention_mask": ONES * 0.5}, "only 0 and 1"),
         ({"input_ids": ONES, "attention_mask": ONES * np.nan}, "only 0 and 1"),
         ({"input_ids": ONES, "attention_mask": [["a"] * 3] * 2}, "0 and 1, found dtype <U1"),
-        ({"input_ids": ONES, "attention_mask": [[1, 1, 1], [0, 0, 0]]}, "row 1 is all zeros"),
         ({"input_ids": ONES, "position_ids": ONES * 0.5}, "position_ids must hold integers, found dtype float64"),
         ({"input_ids": ONES, "position_ids": ONES[:, :2]}, r"\[2, 3\], \[1, 3\] or \[3\], found \[2, 2\]"),
         ({"input_ids": ONES, "position_ids": [[1], [1, 2]]}, "position_ids is not a rectangular array"),
@@ -160,6 +159,16 @@ def test_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidInput, match=message) as caught:
         pack_padded(CONFIG, **arguments)
     assert not isinstance(caught.value, TooLong)
+
+
+@pytest.mark.parametrize("keep", [{}, {"keep_first": True}, {"keep_masked": True}], ids=str)
+def test_a_sequence_without_keys_still_asks(keep: dict[str, bool]) -> None:
+    batch, layout = pack_padded(CONFIG, ONES * [[1], [2]], [[0, 0, 0], [0, 1, 1]], **keep)
+    assert batch.key_lengths.tolist() == [0, 2]
+    lengths = np.diff(batch.cu_seqlens).tolist()
+    assert lengths == {"keep_first": [1, 3], "keep_masked": [3, 3]}.get(next(iter(keep), ""), [1, 2])
+    rows = np.ones((batch.total_tokens, 1))
+    assert layout.unpack(rows)[..., 0].tolist() == [[0, 0, 0], [0, 1, 1]]
 
 
 def test_too_long() -> None:

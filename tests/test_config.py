@@ -101,7 +101,7 @@ def test_unused_keys_are_kept() -> None:
         ({"hidden_dim": "64"}, "config.hidden_dim must be an integer"),
         ({"max_position_embeddings": -1}, "config.max_position_embeddings must be"),
         ({"dim": 65, "n_heads": 2}, r"config.dim \(65\) must be divisible by config.n_heads \(2\)"),
-        ({"dim": 32, "n_heads": 4}, "must be 16 to 128, found 32 / 4 = 8"),
+        ({"dim": 258, "n_heads": 2}, "must be 1 to 128, found 258 / 2 = 129"),
         ({"dim": 512, "n_heads": 2}, "found 512 / 2 = 256"),
         ({"activation": "mish"}, "config.activation must be one of gelu, .*, found 'mish'"),
         ({"problem_type": "x"}, "config.problem_type must be one of regression, .*found 'x'"),

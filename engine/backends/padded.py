@@ -16,14 +16,13 @@ import torch
 from distilrt.backends.device_encoder import Buffers
 from distilrt.config import DistilBertConfig
 from distilrt.errors import InvalidInput, TooLong
-from distilrt.kernels.packing import BAD_ID, BAD_MASK, BAD_POSITION, EMPTY_SEQUENCE, INTEGERS, pack
+from distilrt.kernels.packing import BAD_ID, BAD_MASK, BAD_POSITION, INTEGERS, pack
 
 BAD_SEGMENT = 16
 _MEANINGS = {
     BAD_ID: "input_ids holds an id that is not in the vocabulary",
     BAD_POSITION: "a token is at a position that this model does not have",
     BAD_MASK: "attention_mask holds something other than 0 and 1",
-    EMPTY_SEQUENCE: "a row of attention_mask is all zeros",
     BAD_SEGMENT: "token_type_ids is not 0, and this model is a BERT folded into a DistilBERT with no other segment",
 }
 _WORDS = 256

@@ -174,6 +174,8 @@ class _PackedEncoder:
         batch, layout = pack_padded(
             self._config, ids, mask, positions, embeds, keep_first=first_only, keep_masked=not first_only
         )
+        if not batch.key_lengths.all():  # a bool mask gives zeros then, an additive one something else
+            raise InvalidInput("a row of the mask has no 1")
         assert self._backend is not None
         rows: Any = self._backend.forward(batch, all_layers, layout.first_rows if first_only else None)
         if self._head:

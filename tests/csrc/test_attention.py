@@ -29,13 +29,13 @@ def _check(kernels: Any, assert_close: Any, q: Any, k: Any, v: Any) -> None:
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-@pytest.mark.parametrize("head_dim", [16, 18, 32, 64, 80, 100, 128])
+@pytest.mark.parametrize("head_dim", [1, 3, 8, 16, 18, 32, 64, 80, 100, 128])
 def test_attention(kernels: Any, rng: Any, assert_close: Any, length: int, head_dim: int) -> None:
     q, k, v = (rng.standard_normal((length, head_dim), np.float32) for _ in range(3))
     _check(kernels, assert_close, q, k, v)
 
 
-@pytest.mark.parametrize(("queries", "keys"), [(1, 64), (65, 64), (3, 2), (130, 129)])
+@pytest.mark.parametrize(("queries", "keys"), [(1, 64), (65, 64), (3, 2), (130, 129), (9, 0)])
 def test_rows_that_only_ask(kernels: Any, rng: Any, assert_close: Any, queries: int, keys: int) -> None:
     q = rng.standard_normal((queries, 64), np.float32)
     k, v = (rng.standard_normal((keys, 64), np.float32) for _ in range(2))

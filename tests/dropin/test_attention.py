@@ -150,7 +150,7 @@ def test_refusals_of_other_attentions() -> None:
         (lambda: run(is_causal=True), "causal attention"),
         (lambda: run(sliding_window=4), "'sliding_window'"),
         (lambda: run(k=query[:, :1]), "fewer key heads"),
-        (lambda: run(query[..., :8], query[..., :8]), "head_dim 8, only 16 to 128"),
+        (lambda: run(torch.ones(1, 1, 4, 129), torch.ones(1, 1, 4, 129)), "head_dim 129, only 1 to 128"),
         (lambda: run(query.to("meta"), query.to("meta")), "tensors on meta"),
         (lambda: run(scaling=-1.0), "a scaling that is negative"),
         (lambda: run(scaling=float("nan")), "a scaling that is negative or not finite"),

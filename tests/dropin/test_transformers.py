@@ -102,6 +102,17 @@ def test_answers(architecture: str, masked: bool, seed: int) -> None:
             assert_same_output(fast(**inputs, **flags), original(**inputs, **flags), inputs.get("attention_mask"))
 
 
+@pytest.mark.skipif(OLD, reason="transformers 4 attends to everything where nothing is to be attended to")
+@each_architecture
+def test_narrow_heads_and_rows_of_the_mask_without_a_one(architecture: str) -> None:
+    changes: dict[str, Any] = {"num_attention_heads" if architecture in BERTS else "n_heads": 12}
+    original = made(architecture, **changes)
+    inputs = inputs_of(architecture)
+    inputs["attention_mask"][1] = 0
+    with torch.no_grad():
+        assert_same_output(accelerate(original)(**inputs), original(**inputs), inputs["attention_mask"])
+
+
 @each_head
 def test_embeddings_and_positions_in_place_of_ids(architecture: str) -> None:
     original = made(architecture)

@@ -119,7 +119,7 @@ def test_words_as_embeddings(rng: np.random.Generator) -> None:
 @pytest.mark.parametrize(
     ("bad", "bit"),
     [("id", packing.BAD_ID), ("negative id", packing.BAD_ID), ("huge id", packing.BAD_ID),
-     ("position", packing.BAD_POSITION), ("mask", packing.BAD_MASK), ("empty", packing.EMPTY_SEQUENCE)],
+     ("position", packing.BAD_POSITION), ("mask", packing.BAD_MASK)],
 )  # fmt: skip
 def test_what_is_wrong_is_flagged_and_held_in_range(bad: str, bit: int) -> None:
     ids, mask = torch.full((3, 4), 7), torch.ones(3, 4)
@@ -129,9 +129,7 @@ def test_what_is_wrong_is_flagged_and_held_in_range(bad: str, bit: int) -> None:
     elif bad == "position":
         positions[1, 2] = 2000
     else:
-        mask[1] = 0
-        mask[1, 1] = 0.5 if bad == "mask" else 0
-        mask[1, 2] = float(bad == "mask")
+        mask[1] = torch.tensor([0, 0.5, 1, 0])
     buffers = Buffers(12, 3)
     buffers.pack(ids, mask, positions)
     assert buffers.errors.item() == bit
@@ -140,6 +138,18 @@ def test_what_is_wrong_is_flagged_and_held_in_range(bad: str, bit: int) -> None:
     assert ((buffers.position_ids[:total] >= 0) & (buffers.position_ids[:total] < 2000)).all()
     buffers.pack(torch.full((3, 4), 7))
     assert buffers.errors.item() == bit  # kept until the caller has seen it
+
+
+def test_a_sequence_without_keys() -> None:
+    ids, mask = np.arange(12).reshape(3, 4), np.array([[1, 1, 0, 0], [0, 0, 0, 0], [0, 1, 1, 1]])
+    buffers = Buffers(12, 4)
+    buffers.pack(torch.from_numpy(ids), torch.from_numpy(mask), keep="first")
+    buffers.check(*batch.pack_padded(CONFIG, ids, mask, keep_first=True))
+    buffers.pack(torch.from_numpy(ids), torch.from_numpy(mask))
+    assert buffers.cu_seqlens.tolist() == [0, 2, 2, 5, 5]
+    assert buffers.key_lengths.tolist()[:3] == [2, 0, 3]
+    assert buffers.input_ids.tolist()[:5] == [0, 1, 9, 10, 11]
+    assert buffers.errors.item() == 0
 
 
 def test_bad_values_at_masked_positions_do_not_matter() -> None:
