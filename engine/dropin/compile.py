@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import operator
 import threading
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,6 +26,7 @@ from distilrt.dropin import ops
 from distilrt.dropin.fx_nodes import method_of
 from distilrt.dropin.recognise import Encoder, encoders
 from distilrt.dropin.recognise_heads import Head, head_of, takes_first
+from distilrt.dropin.watch import Watch
 from distilrt.errors import InvalidInput
 
 _IN_PLACE = {operator.setitem, operator.iadd, operator.isub, operator.imul, operator.imatmul, operator.itruediv,
@@ -43,8 +45,8 @@ def compile_graph(
         mode, options: inductor's, as for `torch.compile(…, backend="inductor")`.
 
     Returns:
-        The compiled program. It watches the parameters and packs them anew after a change that torch counts, which a
-        write through `parameter.data` is not.
+        The compiled program. It watches the parameters, see `distilrt.dropin.watch`, and packs them anew when they
+        change.
     """
     patches = {**(torch._inductor.list_mode_options(mode) if mode else {}), **(options or {})}
     rewritten, packed = _rewritten(module, inputs)
@@ -137,25 +139,23 @@ class _PackedEncoder:
 
     def __init__(self, config: DistilBertConfig, places: dict[str, int], head: Head | None) -> None:
         self._config = config
-        self._places = places
+        self._names, self._places = list(places), list(places.values())
         self._head = (head.kind, head.activation) if head else None
         self._lock = threading.Lock()
-        self._held: list[torch.Tensor] = []  # keeps the addresses of what was packed from being used again
-        self._state: list[tuple[int, int]] = []
+        self._watch: Watch | None = None
         self._backend: backends.Backend | None = None
 
     def refresh(self, arguments: Sequence[Any]) -> None:
         """Pack the parameters among a program's arguments, unless they are those that were packed last."""
-        tensors = [arguments[place] for place in self._places.values()]
-        state = [(tensor.data_ptr(), tensor._version) for tensor in tensors]
-        if state == self._state:
+        tensors = [arguments[place] for place in self._places]
+        if self._watch is not None and not self._watch.changed(tensors):
             return
         with self._lock:
-            held = [tensor.detach() for tensor in tensors]
-            weights = {name: tensor.numpy() for name, tensor in zip(self._places, held, strict=True)}
+            watch = Watch(tensors, self._names)
+            weights = {name: tensor.detach().numpy() for name, tensor in zip(self._names, tensors, strict=True)}
             weights.setdefault("embeddings.word_embeddings.weight", np.zeros((1, self._config.hidden_size), np.float32))
             self._backend = backends.create(env.backend() or "cpu", self._config, weights, dtype="float32")
-            self._held, self._state = held, state
+            self._watch = watch
 
     def __call__(
         self,
@@ -177,11 +177,14 @@ class _PackedEncoder:
         if not batch.key_lengths.all():  # a bool mask gives zeros then, an additive one something else
             raise InvalidInput("a row of the mask has no 1")
         assert self._backend is not None
+        assert self._watch is not None
+        started = time.perf_counter()
         rows: Any = self._backend.forward(batch, all_layers, layout.first_rows if first_only else None)
         if self._head:
             kind, activation = self._head
             rows = getattr(heads, kind)(self._backend, rows, *([activation] if activation else []))
         rows = self._backend.to_numpy(rows)
+        self._watch.computed(time.perf_counter() - started)
         if first_only:
             return torch.from_numpy(rows)
         if all_layers:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import copy
 import pkgutil
+from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -60,6 +62,45 @@ class Namespace:
         except (ImportError, ValueError) as error:  # ValueError: `name` is no identifier, as "<locals>"
             raise AttributeError(f"there is no {path} to accelerate: {error}") from error
         return _class(self.mixin, found) if isinstance(found, type) else Namespace(self.mixin, path)
+
+
+def frozen(modules: Mapping[str, Any]) -> dict[str, Any]:
+    """Copies of modules and of all within that have parts, whose parts and hooks can't be changed.
+
+    Modules without parts, which hold the parameters, are shared.
+    """
+    made = {}
+    for name, module in modules.items():
+        if module is not None and module._modules:
+            module = shallow_copy(module, type(module))
+            parts = {"_modules": Frozen(frozen(module._modules))}
+            hooks = {kind: FrozenHooks(vars(module)[kind]) for kind in ("_forward_hooks", "_forward_pre_hooks")}
+            vars(module).update(parts | hooks)
+        made[name] = module
+    return made
+
+
+class Frozen(dict[Any, Any]):
+    """A dict that refuses changes. Copies of it are plain dicts."""
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError("an accelerated model can't be changed; use .to_transformers(), which gives the original back, "
+                        "and change that")  # fmt: skip
+
+    __setitem__: Any = _refuse
+    __delitem__ = pop = popitem = clear = update = setdefault = _refuse
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return OrderedDict, (dict(self),)
+
+
+class FrozenHooks(Frozen):
+    """Hooks of a module that is never run, of which only those by which transformers notes outputs may come."""
+
+    def __setitem__(self, number: int, hook: Any) -> None:
+        if not str(getattr(hook, "__module__", "")).startswith("transformers."):
+            self._refuse()
+        dict.__setitem__(self, number, hook)
 
 
 @cache

@@ -5,8 +5,6 @@ float32 parameters on the CPU are not copied: the arrays are views of torch's me
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -48,19 +46,3 @@ class ModuleFile:
     def stored(self) -> dict[str, Stored]:
         """Every tensor by its name."""
         return {name: Stored(self, name, *spec) for name, spec in self.specs.items()}
-
-
-def change_counter(module: torch.nn.Module) -> Callable[[], tuple[int, int]]:
-    """A function whose value differs after a parameter was written to in place, or its memory moved.
-
-    torch counts in-place writes of each tensor; writes through `parameter.data` it does not count. Memory moves when
-    the module is cast, sent to a device or shared with another process.
-    """
-    parameters = list(module.parameters())
-    counted = [parameter for parameter in parameters if not parameter.is_inference()]  # torch counts none of these
-    version, address = operator.attrgetter("_version"), parameters[0].data_ptr
-
-    def now() -> tuple[int, int]:
-        return sum(map(version, counted)), address()
-
-    return now

@@ -1,8 +1,8 @@
 """`distilrt.accelerate` for transformers' models and pipelines.
 
 An accelerated model is a copy that shares parameters, config and submodules with the original and replaces only
-`forward`: transformers' signature in, transformers' output classes out. The submodules are never run, so hooks on them
-do not fire. Outputs at masked positions are zero, as everywhere in distilrt.
+`forward`: transformers' signature in, transformers' output classes out. The submodules are never run, so a hook on one
+is refused. Outputs at masked positions are zero, as everywhere in distilrt.
 
 transformers 4.57 and 5.x. Nothing of transformers is patched.
 """
@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import threading
+import time
 from collections import OrderedDict
-from collections.abc import Callable
 from functools import cache, update_wrapper
 from types import FunctionType
 from typing import Any, NoReturn
@@ -22,10 +23,11 @@ from transformers import modeling_outputs
 
 from distilrt import checkpoint, env, models
 from distilrt.config import DistilBertConfig
-from distilrt.dropin import ops
-from distilrt.dropin.copies import Accelerated, Namespace, accelerated_copy
-from distilrt.dropin.parameters import ModuleFile, change_counter
+from distilrt.dropin import ops, structure
+from distilrt.dropin.copies import Accelerated, Namespace, accelerated_copy, frozen
+from distilrt.dropin.parameters import ModuleFile
 from distilrt.dropin.pooler import pooled
+from distilrt.dropin.watch import Watch
 from distilrt.outputs import selected_states
 
 _WAY_OUT = "use .to_transformers(), which gives the original back"
@@ -74,8 +76,9 @@ class AcceleratedModel(Accelerated):
     _request: tuple[str, str, bool]
     _reference: Any  # the transformers class whose forward is computed
     _number: int  # by which operators find this model
-    _counter: Callable[[], Any]
-    _loaded: Any  # what _counter said when _engine was made
+    _lock: threading.Lock  # of loading
+    _structure: structure.Structure  # of the original, when _engine was made
+    _watch: Watch  # of its parameters, likewise
     _engine: Any
     _names: tuple[str, ...]  # positional arguments
     _known: frozenset[str]  # supported arguments
@@ -93,7 +96,7 @@ class AcceleratedModel(Accelerated):
             cls.forward = update_wrapper(forward, cls.__bases__[1].forward)  # type: ignore[attr-defined,method-assign]
 
     def _start(self) -> None:
-        vars(self)["_number"] = ops.register(self)
+        vars(self).update(_number=ops.register(self), _lock=threading.Lock())
         self._load()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -109,19 +112,26 @@ class AcceleratedModel(Accelerated):
     @property
     def engine(self) -> Any:
         """Our model, of the parameters as they are now. Safe to call from many threads."""
-        if self._counter() != self._loaded:
-            self._load()
+        if self._is_stale():
+            with self._lock:
+                if self._is_stale():  # and not because another thread is about to load
+                    self._load()
         return self._engine
+
+    def _is_stale(self) -> bool:
+        return self._structure.changed() or self._watch.changed(self._structure.parameters())
 
     def _load(self) -> None:
         original = self._original
-        counter = change_counter(original)
-        loaded = counter()
+        structure.check(original, self._reference)
+        seen = structure.Structure(original)
+        watch = Watch(seen.parameters(), seen.names)
         names, known, outputs = _signature(self._reference)
         parameters = list(original.parameters())
         vars(self).update(
-            _counter=counter,
-            _loaded=loaded,
+            _modules=frozen(original._modules),
+            _structure=seen,
+            _watch=watch,
             _names=names,
             _known=known,
             _outputs=outputs,
@@ -162,7 +172,9 @@ class AcceleratedModel(Accelerated):
             raise TypeError(f"an accelerated model can't be traced by torch.jit; {_WAY_OUT}, and trace that")
         else:
             flags = {"output_hidden_states": bool(states), "output_attentions": attentions, "return_dict": True}
-            fields = self.engine.forward(**kwargs, **flags)
+            engine, started = self.engine, time.perf_counter()
+            fields = engine.forward(**kwargs, **flags)
+            self._watch.computed(time.perf_counter() - started)
         if self._pools:
             fields = {**fields, "pooler_output": pooled(self, kwargs, fields["last_hidden_state"])}
         if self._dtype is not torch.float32:

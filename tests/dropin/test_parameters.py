@@ -1,14 +1,12 @@
-"""A live module's parameters as a file of tensors, and the count of their changes."""
+"""A live module's parameters as a file of tensors."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from distilrt.dropin.parameters import ModuleFile, change_counter
+from distilrt.dropin.parameters import ModuleFile
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
@@ -34,23 +32,3 @@ def test_float32_is_a_view() -> None:
         module.weight[1, 2] = 7
     assert array[1, 2] == 7
     ModuleFile(module).release()
-
-
-def test_changes_are_counted() -> None:
-    module: Any = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Linear(2, 2))
-    counter = change_counter(module)
-    seen = {counter()}
-    assert counter() in seen
-    with torch.no_grad():
-        module[1].bias.zero_()
-    assert counter() not in seen
-    seen.add(counter())
-    module.double()
-    assert counter() not in seen
-
-
-def test_modules_made_in_inference_mode_have_no_count() -> None:
-    with torch.inference_mode():
-        module = torch.nn.Linear(3, 2)
-    counter = change_counter(module)
-    assert counter() == counter()

@@ -1,0 +1,84 @@
+"""The modules that a transformers model is made of: whether they changed, and whether they compute what they should."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+
+
+class Structure:
+    """Says whether a module's submodules are the same objects as when this object was made.
+
+    A hook on a submodule, and an attribute that a submodule gained or lost, count as changes.
+
+    Attributes:
+        names: of `parameters()`.
+    """
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        inner = list(module.modules())[1:]
+        every = [module, *inner]
+        self.names = [
+            f"{prefix}.{name}" if prefix else name
+            for prefix, each in module.named_modules()
+            for name, tensor in each._parameters.items()
+            if tensor is not None
+        ]
+        self._children = [each._modules for each in every if each._modules]
+        self._parameters = [each._parameters for each in every if each._parameters]
+        hooks = [vars(each)[kind] for each in inner for kind in _HOOKS]
+        self._hookless = [table for table in hooks if not table]
+        self._sizes = [vars(each) for each in inner] + [table for table in hooks if table]
+        self._held, self._size = self._now()
+
+    def changed(self) -> bool:
+        """Whether the module differs from what it was."""
+        return self._now() != (self._held, self._size) or any(self._hookless)
+
+    def parameters(self) -> list[torch.Tensor]:
+        """The parameters that the submodules hold now, in a fixed order; one that several share comes several times."""
+        return [tensor for table in self._parameters for tensor in table.values() if tensor is not None]
+
+    def _now(self) -> tuple[list[torch.nn.Module | None], int]:
+        return [child for table in self._children for child in table.values()], sum(map(len, self._sizes))
+
+
+def check(model: Any, reference: Any) -> None:
+    """Refuse a model whose submodules compute something else than those of its class.
+
+    Args:
+        reference: the class.
+
+    Raises:
+        TypeError: names the first such submodule.
+    """
+    with torch.device("meta"):
+        plain = reference(copy.deepcopy(model.config))
+    expected = {name: type(module).forward for name, module in plain.named_modules()}
+    for name, module in model.named_modules():
+        if not name:
+            continue
+        kind = f"{type(module).__module__}.{type(module).__qualname__}"
+        found = ""
+        if "forward" in vars(module):
+            found = "has a forward of its own"
+        elif type(module).forward is not expected.get(name, type(module).forward):
+            found = f"is a {kind}, which computes another thing than what belongs there"
+        elif any(not _is_transformers(hook) for hooks in _HOOKS for hook in vars(module)[hooks].values()):
+            found = "has a hook, which would not run"
+        elif hasattr(module, "parametrizations"):
+            found = "has a parametrization"
+        if found:
+            raise TypeError(
+                f"{name} of this {reference.__name__} {found}; merge an adapter (PEFT: merge_and_unload()), take away "
+                "what was added, or call the transformers model itself"
+            )
+
+
+def _is_transformers(hook: Any) -> bool:
+    """Whether a hook is one by which transformers itself notes outputs."""
+    return str(getattr(hook, "__module__", "")).startswith("transformers.")
