@@ -11,7 +11,6 @@ import math
 import mmap
 import os
 import pickle
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,7 +140,8 @@ class PickleFile:
     def __init__(self, path: Path) -> None:
         refuse_impostor(path)
         self._path = path
-        self._mapped = zipfile.is_zipfile(path)
+        with path.open("rb") as file:
+            self._mapped = file.read(4) == b"PK\3\4"  # how torch tells its formats apart
         state = _read_pickle(path, self._mapped)
         self._state: Mapping[str, Any] | None = state
         self.specs: dict[str, Spec] = {

@@ -92,7 +92,7 @@ def _open_shards(
         raise CheckpointError(f"{index} is not an index of shards: weight_map must map the names of tensors to files, "
                               f"found {type(shard_of).__name__}")  # fmt: skip
     for shard in shard_of.values():
-        if not isinstance(shard, str) or Path(shard).name != shard or shard in ("", "..") or "\0" in shard:
+        if not _is_file_name(shard):
             raise CheckpointError(f"{index} names {shard!r} as a shard; a shard is a plain file name beside the index")
     shards: dict[str, dict[str, Stored]] = {}
     for shard in dict.fromkeys(shard_of.values()):
@@ -110,6 +110,12 @@ def _is_finite(array: FloatArray) -> bool:
     with np.errstate(over="ignore", invalid="ignore"):
         # A sum is finite only where all numbers are, and takes a fraction of the time of looking at each.
         return bool(np.isfinite(array.sum()) or np.isfinite(array).all())
+
+
+def _is_file_name(value: object) -> bool:
+    """Whether it names a file of a folder, and no other place."""
+    plain = isinstance(value, str) and Path(value).name == value and value not in ("", "..")
+    return plain and "\0" not in str(value) and len(str(value).encode()) <= 255
 
 
 class Weights(Mapping[str, FloatArray]):

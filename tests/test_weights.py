@@ -234,7 +234,8 @@ def test_shards(tmp_path: Path, form: str) -> None:
     write_index({"weight_map": {"a": f"one.{form}", "b": f"three.{form}"}})
     with pytest.raises(OSError, match=f"needs the shard three.{form}, which is not there"):
         opened(tmp_path)
-    for outside in ("../one.safetensors", "/etc/passwd", 3):
+    outsiders: list[Any] = ["../one.safetensors", "/etc/passwd", "..", "", "a\0b", "a" * 300, 3, ["a"]]
+    for outside in outsiders:
         write_index({"weight_map": {"a": outside}})
         with pytest.raises(CheckpointError, match="a plain file name beside the index"):
             opened(tmp_path)
