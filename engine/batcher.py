@@ -1,15 +1,18 @@
-"""Which waiting sequences are computed together next: a token budget, priorities, ages and deadlines.
+"""Which waiting sequences are computed together next: a token budget, fairness, priorities, ages and deadlines.
 
 A plain data structure. It has no thread, no lock and no clock: the caller brings the time, in seconds of any clock that
 never goes back, and calls from one thread at a time. It knows nothing of models, texts or futures.
 
 A batch is whatever waits, up to a number of tokens (the policy of text-embeddings-inference's queue, which needs no
-timer), with a bounded look for shorter sequences that fill what the next one leaves.
+timer), with a bounded look for shorter sequences that fill what the next one leaves. Clients share each priority by
+fair queueing: the client that was served the fewest tokens goes next. One that was away starts a batch before the
+average of those who wait, so that it goes first, but nobody saves up turns.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
 from collections.abc import Sequence
 from itertools import count
@@ -17,7 +20,7 @@ from typing import Any
 
 PRIORITIES = range(-10, 11)  # few, since each may fill a queue of its own
 LOOK_AHEAD = 64  # sequences that don't fit and are passed over in one batch
-MAX_AGE = 1.0  # seconds after which the longest waiting goes first, whatever its priority
+MAX_AGE = 1.0  # seconds after which a priority that was not served begins a batch, whatever waits above it
 
 
 class Waiting:
@@ -28,21 +31,107 @@ class Waiting:
         lengths: tokens of each sequence, at least one, each at least 1.
         priority: one of `PRIORITIES`; a higher one goes first.
         deadline: the time at which those that still wait are given up; None: never.
+        client: who sent the request; clients share the queue fairly.
     """
 
-    __slots__ = ("alive", "arrived", "deadline", "left", "lengths", "number", "owner", "priority", "tokens")
+    __slots__ = ("arrived", "client", "deadline", "lengths", "number", "owner", "pending", "priority", "tokens")
 
-    def __init__(self, owner: Any, lengths: Sequence[int], priority: int = 0, deadline: float | None = None) -> None:
-        self.owner, self.lengths, self.priority, self.deadline = owner, lengths, priority, deadline
+    def __init__(
+        self, owner: Any, lengths: Sequence[int], priority: int = 0, deadline: float | None = None, client: str = ""
+    ) -> None:
+        self.owner, self.lengths, self.priority = owner, lengths, priority
+        self.deadline, self.client = deadline, client
         self.tokens = sum(lengths)  # that wait
-        self.left = len(lengths)  # sequences that wait
-        self.alive = True
+        self.pending = deque(range(len(lengths)))  # the sequences that wait
         self.arrived = 0.0
         self.number = 0
 
+    @property
+    def left(self) -> int:
+        """How many sequences wait."""
+        return len(self.pending)
+
+
+class _Flow:
+    """The requests of one client at one priority that wait, oldest first."""
+
+    __slots__ = ("client", "queue", "served", "tokens")
+
+    def __init__(self, client: str) -> None:
+        self.client = client
+        self.queue: deque[Waiting] = deque()
+        self.served = 0.0  # tokens, and those that others were served on average while this client was away
+        self.tokens = 0  # that wait
+
+
+class _Level:
+    """What waits at one priority.
+
+    Attributes:
+        heap: the flows with something that waits, by how much they were served.
+        served: tokens that a client which always waited was served on average.
+        since: when this priority was last served, or began to wait.
+    """
+
+    def __init__(self, now: float, batch: int) -> None:
+        self.flows: dict[str, _Flow] = {}
+        self.heap: list[tuple[float, int, _Flow]] = []
+        self.served = 0.0
+        self.tokens = 0
+        self.since = now
+        self._batch = batch  # tokens of a full one
+
+    def add(self, waiting: Waiting) -> None:
+        flow = self.flows.get(waiting.client)
+        if flow is None:
+            if len(self.flows) > 2 * len(self.heap) + 64:  # most have left, and start anew if they come again
+                start = self.served - self._batch
+                self.flows = {name: each for name, each in self.flows.items() if each.queue or each.served > start}
+            flow = self.flows[waiting.client] = _Flow(waiting.client)
+        flow.queue.append(waiting)
+        flow.tokens += waiting.tokens
+        self.tokens += waiting.tokens
+        if len(flow.queue) == 1:
+            flow.served = max(flow.served, self.served - self._batch)
+            heapq.heappush(self.heap, (flow.served, waiting.number, flow))
+
+    def remove(self, waiting: Waiting) -> None:
+        flow = self.flows[waiting.client]
+        flow.queue.remove(waiting)
+        flow.tokens -= waiting.tokens
+        self.tokens -= waiting.tokens
+        if not flow.queue:
+            self.heap = [entry for entry in self.heap if entry[2] is not flow]
+            heapq.heapify(self.heap)
+
+    def pop(self) -> tuple[_Flow, Waiting, int]:
+        """The next sequence of the flow in front, which then goes where `settle` puts it."""
+        flow = self.heap[0][2]
+        waiting = flow.queue[0]
+        index = waiting.pending.popleft()
+        if not waiting.pending:
+            flow.queue.popleft()
+        return flow, waiting, index
+
+    def settle(self, flow: _Flow) -> None:
+        """Put the flow in front where it belongs now."""
+        if flow.queue:
+            heapq.heapreplace(self.heap, (flow.served, flow.queue[0].number, flow))
+        else:
+            heapq.heappop(self.heap)
+
+    def put_back(self, flow: _Flow, waiting: Waiting, index: int) -> None:
+        """Undo `pop`, of the last one first."""
+        if not flow.queue:
+            heapq.heappush(self.heap, (flow.served, waiting.number, flow))
+        if not waiting.pending:
+            flow.queue.appendleft(waiting)
+        waiting.pending.appendleft(index)
+
 
 class Batcher:
-    """The queue of an engine, in sequences. Its order: priority, then arrival; but see `MAX_AGE`.
+    """The queue of an engine, in sequences. Its order: priority, but see `MAX_AGE`; then the client served least; then
+    arrival.
 
     Attributes:
         max_batch_tokens: of a batch; a longer sequence gets a batch of its own.
@@ -53,104 +142,129 @@ class Batcher:
     def __init__(self, max_batch_tokens: int, *, max_delay: float = 0.0) -> None:
         self.max_batch_tokens, self.max_delay = max_batch_tokens, max_delay
         self.tokens = self.sequences = self.requests = 0
-        # A level is in arrival's order, and what was given up stays in it until its turn.
-        self._levels: dict[int, deque[tuple[Waiting, int]]] = {}
-        self._level_tokens: dict[int, int] = {}
-        self._deadlines: list[tuple[float, int, Waiting]] = []
+        self._levels: dict[int, _Level] = {}
+        self._deadlines: list[tuple[float, int]] = []
+        self._timed: dict[int, Waiting] = {}  # those with a deadline, by number
         self._numbers = count()
 
-    def ahead(self, priority: int) -> int:
-        """Tokens that would go before a request that came now, ages aside."""
-        return sum(tokens for level, tokens in self._level_tokens.items() if level >= priority)
+    def ahead(self, priority: int, client: str | None = None) -> int:
+        """Tokens that wait at this priority and above: of one client, or of all."""
+        levels = [level for found, level in self._levels.items() if found >= priority]
+        if client is None:
+            return sum(level.tokens for level in levels)
+        return sum(level.flows[client].tokens for level in levels if client in level.flows)
+
+    def clients(self) -> set[str]:
+        """The clients with something that waits."""
+        return {flow.client for level in self._levels.values() for _, _, flow in level.heap}
 
     def add(self, waiting: Waiting, now: float) -> None:
         """Queue a request's sequences."""
         waiting.arrived, waiting.number = now, next(self._numbers)
-        level = self._levels.setdefault(waiting.priority, deque())
-        level.extend((waiting, index) for index in range(waiting.left))
+        level = self._levels.get(waiting.priority)
+        if level is None:
+            level = self._levels[waiting.priority] = _Level(now, self.max_batch_tokens)
+        level.add(waiting)
         self.requests += 1
-        self._count(waiting, waiting.left, waiting.tokens)
+        self.sequences += waiting.left
+        self.tokens += waiting.tokens
         if waiting.deadline is not None:
-            heapq.heappush(self._deadlines, (waiting.deadline, waiting.number, waiting))
+            self._timed[waiting.number] = waiting
+            heapq.heappush(self._deadlines, (waiting.deadline, waiting.number))
             if len(self._deadlines) > 2 * self.requests + 64:  # most are of requests that left in time
-                self._deadlines = [entry for entry in self._deadlines if entry[2].alive and entry[2].left]
+                self._deadlines = [entry for entry in self._deadlines if entry[1] in self._timed]
                 heapq.heapify(self._deadlines)
 
     def discard(self, waiting: Waiting) -> None:
         """Give up those of a request's sequences that still wait. Harmless where none does."""
-        if waiting.alive and waiting.left:
-            self.requests -= 1
-            self._count(waiting, -waiting.left, -waiting.tokens)
-        waiting.alive = False
+        if not waiting.pending:
+            return
+        level = self._levels[waiting.priority]
+        level.remove(waiting)
+        if not level.heap:
+            del self._levels[waiting.priority]
+        self.requests -= 1
+        self.sequences -= waiting.left
+        self.tokens -= waiting.tokens
+        self._timed.pop(waiting.number, None)
+        waiting.pending.clear()
+
+    def first_deadline(self) -> float:
+        """A time before which no request expires."""
+        return self._deadlines[0][0] if self._deadlines else math.inf
 
     def expire(self, now: float) -> list[Waiting]:
         """Give up, and return, the requests with sequences that wait at or after their deadline."""
         expired = []
         while self._deadlines and self._deadlines[0][0] <= now:
-            waiting = heapq.heappop(self._deadlines)[2]
-            if waiting.alive and waiting.left:
+            waiting = self._timed.get(heapq.heappop(self._deadlines)[1])
+            if waiting is not None:
                 self.discard(waiting)
                 expired.append(waiting)
         return expired
 
     def clear(self) -> list[Waiting]:
         """Give up, and return, every request with sequences that wait."""
-        waiting = list({id(item): item for level in self._levels.values() for item, _ in level if item.alive}.values())
-        for each in waiting:
-            self.discard(each)
-        return waiting
+        everything = [waiting for level in self._levels.values() for _, _, flow in level.heap for waiting in flow.queue]
+        for waiting in everything:
+            self.discard(waiting)
+        return everything
 
     def due(self) -> float | None:
         """When the next batch is to be taken: the time, maybe past; None: nothing waits."""
         if not self.sequences:
             return None
-        heads = self._heads()
-        oldest = min(level[0][0].arrived for level in heads.values())
+        oldest = min(flow.queue[0].arrived for level in self._levels.values() for _, _, flow in level.heap)
         return oldest if self.tokens >= self.max_batch_tokens else oldest + self.max_delay
 
     def take(self, now: float) -> list[tuple[Waiting, int]]:
-        """The next batch, as (request, number of its sequence); empty only where nothing waits."""
+        """The next batch, as (request, number of its sequence); empty only where nothing waits.
+
+        Once several clients share a batch, one that was served half a batch more than the first waits for the next:
+        who asks for little is not to wait for others' long sequences twice.
+        """
         batch: list[tuple[Waiting, int]] = []
         room = self.max_batch_tokens
-        passed: list[tuple[Waiting, int]] = []
-        while len(passed) < LOOK_AHEAD and (not batch or room > 0) and (heads := self._heads()):
-            priority = self._first(heads, now)
-            item = waiting, index = heads[priority].popleft()
-            size = waiting.lengths[index]
-            if batch and size > room:
-                passed.append(item)
-                continue
-            batch.append(item)
-            room -= size
-            waiting.left -= 1
-            self.requests -= not waiting.left
-            self._count(waiting, -1, -size)
-            waiting.tokens -= size
-        for item in reversed(passed):
-            self._levels.setdefault(item[0].priority, deque()).appendleft(item)
+        passed: list[tuple[_Level, _Flow, Waiting, int]] = []
+        for level in self._order(now):
+            start, clients, before, inside = level.heap[0][0], len(level.heap), level.tokens, set()
+            while level.heap and len(passed) < LOOK_AHEAD and (not batch or room > 0):
+                flow = level.heap[0][2]
+                if flow.served > start + self.max_batch_tokens // 2 and flow not in inside:
+                    break
+                _, waiting, index = level.pop()
+                size = waiting.lengths[index]
+                if batch and size > room:
+                    passed.append((level, flow, waiting, index))
+                else:
+                    batch.append((waiting, index))
+                    room -= size
+                    inside.add(flow)
+                    self._leave(level, flow, waiting, size)
+                level.settle(flow)
+            if inside:
+                level.served += (before - level.tokens) / clients
+                level.since = now
+        for level, flow, waiting, index in reversed(passed):
+            level.put_back(flow, waiting, index)
+        self._levels = {priority: level for priority, level in self._levels.items() if level.heap}
         return batch
 
-    def _heads(self) -> dict[int, deque[tuple[Waiting, int]]]:
-        """The levels with something that waits, each with such in front; what was given up before it is dropped."""
-        for priority, level in list(self._levels.items()):
-            while level and not level[0][0].alive:
-                level.popleft()
-            if not level:
-                del self._levels[priority]
-        return self._levels
+    def _leave(self, level: _Level, flow: _Flow, waiting: Waiting, size: int) -> None:
+        flow.served += size
+        for counted in (flow, level, waiting, self):
+            counted.tokens -= size
+        self.sequences -= 1
+        if not waiting.tokens:
+            self.requests -= 1
+            self._timed.pop(waiting.number, None)
 
-    def _first(self, heads: dict[int, deque[tuple[Waiting, int]]], now: float) -> int:
-        """The level whose turn it is."""
-        if len(heads) == 1:
-            return next(iter(heads))
-        oldest = min(heads, key=lambda priority: heads[priority][0][0].number)
-        return oldest if now - heads[oldest][0][0].arrived > MAX_AGE else max(heads)
-
-    def _count(self, waiting: Waiting, sequences: int, tokens: int) -> None:
-        self.sequences += sequences
-        self.tokens += tokens
-        left = self._level_tokens.get(waiting.priority, 0) + tokens
-        if left:
-            self._level_tokens[waiting.priority] = left
-        else:
-            self._level_tokens.pop(waiting.priority, None)
+    def _order(self, now: float) -> list[_Level]:
+        """The levels as they fill a batch."""
+        levels = [self._levels[priority] for priority in sorted(self._levels, reverse=True)]
+        if len(levels) > 1:
+            patient = min(levels, key=lambda level: level.since)
+            if now - patient.since > MAX_AGE:
+                levels.remove(patient)
+                levels.insert(0, patient)
+        return levels

@@ -1,7 +1,8 @@
 """The engine: one loaded model, all of its tasks, and any number of callers whose inputs are computed together.
 
-`submit` tokenizes in the caller's thread and queues; one compute thread (`distilrt.worker`) takes packed batches from
-the queue as fast as the model computes them. HTTP, Ray and programs are all callers of this class.
+`submit` tokenizes in the caller's thread and queues, `enqueue` leaves long inputs to threads that tokenize; one compute
+thread (`distilrt.worker`) takes packed batches from the queue as fast as the model computes them. HTTP, Ray and
+programs are all callers of this class.
 """
 
 from __future__ import annotations
@@ -10,21 +11,21 @@ import asyncio
 import math
 import time
 import weakref
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from distilrt import tasks
 from distilrt.batcher import PRIORITIES, Batcher
 from distilrt.counters import Counters
-from distilrt.errors import InvalidInput, NotReady, Overloaded
+from distilrt.errors import Overloaded
 from distilrt.loading import load
+from distilrt.reading import EACH, Limits, Reading, cut
+from distilrt.request import Part, Parts, Request
 from distilrt.tokenizer import DistilBertTokenizer
-from distilrt.worker import Request, Worker
+from distilrt.worker import Worker
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -46,7 +47,8 @@ class Engine:
         revision, subfolder, token, cache_dir, local_files_only: where to look for both.
         max_batch_tokens: tokens computed together, but at least one sequence; None: 512, on a GPU 16384.
         max_queue_tokens: how many tokens may wait before a request that is taken, whatever its own size; None: what is
-            computed in 0.2 s, as measured, and at least two batches.
+            computed in 10 s, as measured, from 32,768 to 1,048,576. Clients share it: one that has less than its share
+            in the queue is not refused.
         max_delay: seconds that a batch which isn't full may wait for more requests.
 
     Attributes:
@@ -102,7 +104,6 @@ class Engine:
             max_queue_tokens=max_queue_tokens,
             name=f"distilrt-{self.name}",
         )
-        self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix=f"distilrt-{self.name}-tokenize")
         self._at_exit = weakref.finalize(self, self._worker.close, drain=False)
 
     def submit(
@@ -111,8 +112,10 @@ class Engine:
         inputs: Any,
         params: Mapping[str, Any] | None = None,
         *,
+        client: str = "",
         priority: int = 0,
         deadline: float | None = None,
+        limits: Limits | None = None,
     ) -> Request:
         """Tokenize here and now, and queue.
 
@@ -121,8 +124,11 @@ class Engine:
             inputs: one input of the task, or a list of them, which is one request: it gets a list of answers, and fails
                 as a whole.
             params: the task's parameters.
-            priority: from -10 to 10; a higher one goes first, unless a lower one has waited for a second.
+            client: whose request it is. Clients take turns by tokens: many or long requests of one don't keep others
+                waiting.
+            priority: from -10 to 10; a higher one goes first, but a lower one that waits gets a batch each second.
             deadline: seconds from now after which the request is dropped if it still waits.
+            limits: what the request may have in all; None: anything.
 
         Returns:
             A `concurrent.futures.Future` of the answer, or of the answers in order. It may raise DeadlineExceeded,
@@ -132,6 +138,7 @@ class Engine:
         Raises:
             InvalidInput: an input that the task can't answer; of a list, the message starts with its index.
             TooLong: one that the model can't read whole, where cutting was not asked for; likewise.
+            TooLarge: more than `limits` allow.
             ValueError: a task, parameter, priority or deadline that is not allowed.
             Overloaded: the queue is full; nothing was tokenized, unless it filled up meanwhile.
             NotReady: the engine is closed, or belongs to the process that this one was forked from.
@@ -139,52 +146,114 @@ class Engine:
         start = time.monotonic()
         found = self._checked(task, priority, deadline)
         with self._counted(found.name):
-            self._worker.admit(priority)
-            prepared, listed = self._prepared(found, inputs, params or {})
+            self._worker.queues.admit(priority, client)
+            reading = self._reading(found, inputs, params, limits)
+            sequences, rows = reading.all()
             request = Request(
                 found.name,
-                [ids for item in prepared for ids in item.sequences],
-                [rows for item in prepared for rows in item.rows],
-                partial(self._answer, found, prepared, listed),
+                sequences,
+                rows,
+                partial(self._answer, reading),
                 keep=found.keep,
+                client=client,
                 priority=priority,
                 deadline=None if deadline is None else start + deadline,
                 tokenize_seconds=time.monotonic() - start,
             )
-            if prepared:
+            if sequences:
                 self._worker.enqueue(request)
             else:
                 request.set_result([])
         return request
 
-    async def enqueue(
+    def enqueue(
         self,
         task: str,
         inputs: Any,
         params: Mapping[str, Any] | None = None,
         *,
+        client: str = "",
         priority: int = 0,
         deadline: float | None = None,
+        limits: Limits | None = None,
     ) -> Request:
-        """`submit` for event loops: long inputs are tokenized in another thread, in their order.
+        """`submit` for event loops: long inputs wait their turn to be tokenized in another thread, in parts.
 
-        Being cancelled meanwhile cancels the request. Arguments, result and errors are those of `submit`.
+        Arguments, result and errors are those of `submit`, but of long inputs InvalidInput, TooLong and TooLarge are
+        raised by the result. Cancelling that ends tokenizing, too.
         """
-        submit = partial(self.submit, task, inputs, params, priority=priority, deadline=deadline)
-        if _left_of(_INLINE, inputs) > 0:
-            return submit()
+        start = time.monotonic()
         found = self._checked(task, priority, deadline)
         with self._counted(found.name):
-            self._worker.admit(priority)
-            try:
-                submitting = self._tokenizing.submit(submit)
-            except RuntimeError:  # between the two steps of close
-                raise NotReady("the engine is closing and takes no more requests") from None
-        try:
-            return await asyncio.wrap_future(submitting)
-        except asyncio.CancelledError:
-            submitting.add_done_callback(_cancel_result)
-            raise
+            reading = self._reading(found, inputs, params, limits)
+            if reading.cost <= _INLINE:
+                return self.submit(
+                    task, inputs, params, client=client, priority=priority, deadline=deadline, limits=limits
+                )
+            request = Request(
+                found.name,
+                [],
+                [],
+                partial(self._answer, reading),
+                texts=reading.parts(),
+                keep=found.keep,
+                client=client,
+                priority=priority,
+                deadline=None if deadline is None else start + deadline,
+            )
+            self._worker.enqueue(request)
+        return request
+
+    def read(
+        self,
+        texts: Sequence[str],
+        tokenize: Callable[[Sequence[str]], list[Any]],
+        *,
+        client: str = "",
+        priority: int = 0,
+        deadline: float | None = None,
+        limits: Limits | None = None,
+    ) -> Request:
+        """Queue texts that are tokenized, in parts and beside other requests', for their tokens' sake.
+
+        Args:
+            texts: any number.
+            tokenize: from some of the texts to the list of their results; called from any thread.
+            client, priority, deadline, limits: as in `submit`, but tokens are not counted.
+
+        Returns:
+            A future of the list of all results, in order. It raises as `enqueue`'s, and what `tokenize` raises.
+
+        Raises:
+            TooLarge, Overloaded, NotReady: as `submit`.
+        """
+        if limits is not None:
+            limits.check(len(texts), sum(map(len, texts)))
+        found: list[Any] = []
+
+        def join(parts: list[list[Any]]) -> tuple[list[list[int]], list[Any]]:
+            found.extend(result for part in parts for result in part)
+            return [], []
+
+        parts = [
+            Part(cost, partial(tokenize, texts[start:stop]))
+            for start, stop, cost in cut([len(text) + EACH for text in texts])
+        ]
+        request = Request(
+            "",
+            [],
+            [],
+            lambda rows: found,
+            texts=Parts(parts, join),
+            client=client,
+            priority=priority,
+            deadline=None if deadline is None else time.monotonic() + deadline,
+        )
+        if texts:
+            self._worker.enqueue(request)
+        else:
+            request.set_result([])
+        return request
 
     async def asubmit(
         self,
@@ -192,6 +261,7 @@ class Engine:
         inputs: Any,
         params: Mapping[str, Any] | None = None,
         *,
+        client: str = "",
         priority: int = 0,
         deadline: float | None = None,
     ) -> Any:
@@ -199,8 +269,10 @@ class Engine:
 
         Arguments and errors are those of `submit` and of its future.
         """
-        request = await self.enqueue(task, inputs, params, priority=priority, deadline=deadline)
-        return await asyncio.wrap_future(request)
+        # No variable has the request: an error that it holds would hold it in turn.
+        return await asyncio.wrap_future(
+            self.enqueue(task, inputs, params, client=client, priority=priority, deadline=deadline)
+        )
 
     def __call__(self, task: str, inputs: Any, /, **params: Any) -> Any:
         """Submit and wait; `params` are the task's. Raises as `submit` and its future do."""
@@ -241,12 +313,12 @@ class Engine:
     @property
     def ready(self) -> bool:
         """Whether requests are taken and the last batch was computed without a failure."""
-        return self._worker.open and not self._worker.failing
+        return self._worker.queues.open and not self._worker.failing
 
     @property
     def open(self) -> bool:
         """Whether requests are taken."""
-        return self._worker.open
+        return self._worker.queues.open
 
     @property
     def counters(self) -> Counters:
@@ -255,13 +327,19 @@ class Engine:
 
     @property
     def waiting(self) -> tuple[int, int, int]:
-        """Requests, sequences and tokens in the queue now."""
-        return self._worker.waiting
+        """Requests, sequences and tokens that wait to be computed."""
+        queue = self._worker.queues.tokens
+        return queue.requests, queue.sequences, queue.tokens
+
+    @property
+    def unread(self) -> tuple[int, int]:
+        """Requests that are not tokenized yet, and the characters of them whose turn has not come."""
+        return self._worker.queues.reading, self._worker.queues.texts.tokens
 
     def describe(self) -> dict[str, Any]:
         """What is served and how, JSON-ready: names, tasks, labels, limits, backend, and the tokens a second of full
         batches, None before one was computed."""
-        config, most = self.model.config, self._worker.max_queue_tokens
+        config, queues = self.model.config, self._worker.queues
         return {
             "name": self.name,
             "architecture": self.model.architecture,
@@ -270,19 +348,22 @@ class Engine:
             "labels": config.label_names() if "Classification" in self.model.architecture else [],
             "max_input_tokens": tasks.longest(self.tokenizer, config),
             "max_batch_tokens": self.max_batch_tokens,
-            "max_queue_tokens": None if math.isinf(most) else int(most),
-            "tokens_per_second": None if self._worker.rate is None else round(self._worker.rate),
+            "max_queue_tokens": queues.max_queue_tokens,
+            "tokens_per_second": None if queues.rate is None else round(queues.rate),
             **self.model.backend.describe(),
         }
 
-    def close(self, drain: bool = True) -> None:
+    def close(self, drain: bool = True, timeout: float | None = None) -> bool:
         """Take no more requests, and return when those taken have ended. Closing twice is harmless.
 
         Args:
             drain: answer what waits; else that fails with NotReady.
+            timeout: seconds to wait for what runs; None: any number.
+
+        Returns:
+            Whether nothing runs any more.
         """
-        self._tokenizing.shutdown(wait=drain, cancel_futures=not drain)
-        self._worker.close(drain)
+        return self._worker.close(drain, timeout)
 
     def __enter__(self) -> Self:
         return self
@@ -323,43 +404,14 @@ class Engine:
             self.counters.request(task, "invalid")
             raise
 
-    def _answer(self, task: tasks.Task, prepared: list[tasks.Prepared], listed: bool, outputs: list[Any]) -> Any:
+    def _answer(self, reading: Reading, outputs: list[Any]) -> Any:
         """A method, so that a request on its way keeps its engine."""
-        rows = iter(outputs)
-        answers = [task.answer(item, list(islice(rows, len(item.sequences)))) for item in prepared]
-        return answers if listed else answers[0]
+        return reading.answer(outputs)
 
-    def _prepared(self, task: tasks.Task, inputs: Any, params: Mapping[str, Any]) -> tuple[list[tasks.Prepared], bool]:
-        """Tokenized inputs, and whether they were a list."""
-        listed = isinstance(inputs, list | tuple)
-        if listed and params.get("is_split_into_words") is True:
-            listed = all(isinstance(item, list | tuple) for item in inputs)
-        if listed:
-            return task.prepare(self.tokenizer, self.model.config, inputs, params), True
-        [item] = task.prepare_each(self.tokenizer, self.model.config, [inputs], params)
-        if isinstance(item, InvalidInput):
-            raise item
-        return [item], False
-
-
-def _left_of(room: int, value: Any) -> int:
-    """What the texts in an input leave of so many characters; not above 0 if nothing. An item of a list counts too."""
-    if isinstance(value, str):
-        return room - len(value)
-    if isinstance(value, Mapping):
-        value = value.values()
-    elif not isinstance(value, list | tuple):
-        return room
-    for item in value:
-        if room <= 0:
-            break
-        room = _left_of(room - 16, item)
-    return room
-
-
-def _cancel_result(submitting: Future[Request]) -> None:
-    if not submitting.cancelled() and submitting.exception() is None:
-        submitting.result().cancel()
+    def _reading(
+        self, task: tasks.Task, inputs: Any, params: Mapping[str, Any] | None, limits: Limits | None
+    ) -> Reading:
+        return Reading(self.tokenizer, self.model.config, task, inputs, params or {}, limits)
 
 
 def _is_seconds(value: Any) -> bool:

@@ -46,3 +46,16 @@ class BackendError(DistilrtError, RuntimeError):
 
 class CheckpointError(DistilrtError, ValueError):
     """A checkpoint's files do not hold the tensors that its config describes."""
+
+
+def detached(error: Exception) -> Exception:
+    """The error without its traceback, whose frames have the variables of all functions that were running.
+
+    A request holds its error: if a variable there held the request in turn, both and all texts would stay until the
+    garbage collector comes by.
+    """
+    found: BaseException | None = error
+    while found is not None:
+        found.__traceback__ = None
+        found = found.__cause__ or found.__context__
+    return error

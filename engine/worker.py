@@ -1,237 +1,141 @@
-"""The compute thread of an engine: it takes batches from the queue, computes them, and hands answers out.
+"""The threads of an engine: two tokenize long requests part by part, one computes batches, one hands answers out.
 
-It knows requests as token ids and a function that makes an answer of the head's rows; texts and tasks are above it.
+They know requests as parts to be tokenized, token ids, and a function that makes an answer of the head's rows; texts
+and tasks are above them.
 """
 
 from __future__ import annotations
 
-import os
+import logging
 import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from typing import Any, NamedTuple
+from typing import Any
 
-from distilrt.batcher import Batcher, Waiting
+from distilrt.batcher import Batcher
 from distilrt.counters import Counters
-from distilrt.errors import BackendError, DeadlineExceeded, NotReady, Overloaded
+from distilrt.errors import BackendError, DeadlineExceeded, NotReady, detached
+from distilrt.queues import Kind, Queues
+from distilrt.request import Request, Timing
 
-QUEUE_SECONDS = 0.2  # of computing, that may wait where no number of tokens is given
+_log = logging.getLogger("distilrt")
+
+_READERS = 2  # threads that tokenize; one that has a single long text does not stop the others' texts
 _MEMORY = 0.9  # how much of the measured rate the next full batch leaves
 
 Compute = Callable[[list[list[int]], list[Any]], Sequence[Any]]  # sequences and their selections to the head's rows
 
 
-class Timing(NamedTuple):
-    """Where a request's time went, in seconds, and its size."""
-
-    tokenize: float
-    queue: float  # from when it was tokenized to the start of its first batch
-    compute: float  # from there to the end of its last
-    tokens: int
-
-
-class Request(Future[Any]):
-    """A request on its way: a future of its answer.
-
-    Cancelling it takes what has not been computed out of the queue.
-
-    Attributes:
-        timing: where its time went; None until it is computed.
-    """
-
-    timing: Timing | None = None
-
-    def __init__(
-        self,
-        task: str,
-        sequences: list[list[int]],
-        rows: list[Any],
-        answer: Callable[[list[Any]], Any],
-        *,
-        keep: Callable[[Any], Any] = lambda rows: rows,
-        priority: int = 0,
-        deadline: float | None = None,
-        tokenize_seconds: float = 0.0,
-    ) -> None:
-        """A request that is not queued yet.
-
-        Args:
-            task: its name, for the counters; empty: not to be counted.
-            sequences: token ids, at least one sequence.
-            rows: of each sequence, those that the head reads.
-            answer: from the head's rows of all sequences, or what is kept of them, to the result.
-            keep: from the head's rows of one sequence to what is kept of them.
-            priority, deadline: as in `Waiting`; the clock is `time.monotonic`.
-            tokenize_seconds: for `timing`.
-        """
-        super().__init__()
-        self.task, self.sequences, self.rows, self.answer = task, sequences, rows, answer
-        self.keep = keep
-        self.outputs: list[Any] = [None] * len(sequences)
-        self.left = len(sequences)  # not computed
-        self.open = True  # nobody has decided yet how it ends
-        self.waiting = Waiting(self, [len(ids) for ids in sequences], priority, deadline)
-        self.worker: Worker | None = None
-        self.tokenize_seconds, self.started = tokenize_seconds, 0.0
-
-    def cancel(self) -> bool:
-        """Give the request up; False where it already has its answer or is about to."""
-        cancelled = super().cancel()
-        if cancelled and self.worker is not None:
-            self.worker.settle(self)
-        return cancelled
-
-
 class Worker:
-    """The queue, its bound, the thread that empties it, and the counters.
+    """The threads that empty the queues, and the counters.
 
     Args:
         compute: one batch, called from one thread.
-        batcher: the queue, empty.
-        max_queue_tokens: how many tokens may wait before a request that is let in; None: what is computed in
-            `QUEUE_SECONDS`, at least two batches, and without end until that has been measured.
+        batcher: the queue of sequences, empty.
+        max_queue_tokens: as in `Queues`.
         name: of the threads.
 
     Attributes:
+        queues: what waits, and the measured rate: of batches at least half full.
         counters: what happened so far.
-        rate: tokens a second of batches at least half full; None until one was computed.
         failing: whether the last batch raised.
     """
 
     def __init__(self, compute: Compute, batcher: Batcher, *, max_queue_tokens: int | None, name: str) -> None:
+        self.queues = Queues(batcher, max_queue_tokens)
         self.counters = Counters()
-        self.rate: float | None = None
         self.failing = False
-        self._compute, self._batcher, self._max_queue_tokens = compute, batcher, max_queue_tokens
+        self._compute, self._full_batch = compute, batcher.max_batch_tokens
         self._full_tokens = self._full_seconds = 0.0
         self._warm = False  # the first full batch also touches all weights and makes the workspace
-        self._pid = os.getpid()
-        self._closing = False
-        self._turn = threading.Condition()
         # One batch may wait for its answers while the next is computed; then computing waits too.
         self._computed: queue.Queue[list[Request] | None] = queue.Queue(maxsize=1)
         # At exit the interpreter waits for other threads before anybody could close this.
+        targets = [("compute", self._work), ("answer", self._finish_all), *[("tokenize", self._read)] * _READERS]
         self._threads = [
-            threading.Thread(target=target, name=f"{name}-{part}", daemon=True)
-            for part, target in (("compute", self._work), ("answer", self._finish_all))
+            threading.Thread(target=target, name=f"{name}-{part}", daemon=True) for part, target in targets
         ]
         for thread in self._threads:
             thread.start()
 
-    @property
-    def open(self) -> bool:
-        """Whether requests are taken."""
-        return not self._closing and os.getpid() == self._pid
-
-    @property
-    def waiting(self) -> tuple[int, int, int]:
-        """Requests, sequences and tokens in the queue."""
-        return self._batcher.requests, self._batcher.sequences, self._batcher.tokens
-
-    @property
-    def max_queue_tokens(self) -> float:
-        """How many tokens may wait before a request that is let in."""
-        if self._max_queue_tokens is not None:
-            return self._max_queue_tokens
-        if self.rate is None:
-            return float("inf")
-        return max(2 * self._batcher.max_batch_tokens, int(QUEUE_SECONDS * self.rate))
-
-    def admit(self, priority: int) -> None:
-        """Refuse a request that can't be taken now.
-
-        Raises:
-            NotReady: closed, or another process.
-            Overloaded: too much waits before it.
-        """
-        if os.getpid() != self._pid:
-            raise NotReady("this process was forked from the one that made the engine, and its threads stayed there; "
-                           "make an Engine here, after the fork")  # fmt: skip
-        with self._turn:
-            self._admit(priority)
-
     def enqueue(self, request: Request) -> None:
-        """Queue a request.
-
-        Raises:
-            NotReady, Overloaded: as `admit`.
-        """
-        with self._turn:
-            self._admit(request.waiting.priority)
-            request.worker = self
-            self._batcher.add(request.waiting, time.monotonic())
-            self._turn.notify()
+        """Queue a request. Raises as `Queues.enqueue`."""
+        request.settle = self.settle
+        self.queues.enqueue(request)
 
     def settle(self, request: Request) -> bool:
         """Decide how a request ends; True for the one caller who then must set its result or exception."""
-        with self._turn:
-            first, request.open = request.open, False
-            self._batcher.discard(request.waiting)
-        if not first:
+        if not self.queues.settle(request):
             return False
         if request.set_running_or_notify_cancel():
             return True
         self._count(request, "cancelled")
         return False
 
-    def close(self, drain: bool = True) -> None:
+    def close(self, drain: bool = True, timeout: float | None = None) -> bool:
         """Take no more requests, and return when those taken have ended.
 
         Args:
             drain: compute what waits; else it fails with NotReady.
+            timeout: seconds to wait for what runs; None: any number.
+
+        Returns:
+            Whether nothing runs any more.
         """
-        if os.getpid() != self._pid:
-            return  # the threads are the parent's
-        with self._turn:
-            self._closing = True
-            given_up = [] if drain else self._batcher.clear()
-            self._turn.notify()
-        for waiting in given_up:
-            self._fail(waiting.owner, NotReady("the engine was closed before it came to this request"), "failed")
+        if not self.queues.here:
+            return True  # the threads are the parent's
+        for request in self.queues.close(drain):
+            self._fail(request, NotReady("the engine was closed before it came to this request"), "failed")
+        end = None if timeout is None else time.monotonic() + timeout
         if threading.current_thread() not in self._threads:  # of which one may drop the last reference to the engine
             for thread in self._threads:
-                thread.join()
+                thread.join(None if end is None else max(0.0, end - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
-    def _admit(self, priority: int) -> None:
-        if self._closing:
-            raise NotReady("the engine is closed or closing and takes no more requests; send it to another one")
-        ahead, most = self._batcher.ahead(priority), self.max_queue_tokens
-        if ahead >= most:
-            seconds = ahead / self.rate if self.rate else 1.0
-            raise Overloaded(f"{ahead} tokens wait, and a request is taken while less than {most:.0f} do; "
-                             f"try again in {seconds:.1f} seconds", seconds)  # fmt: skip
+    def _step(self, kind: Kind, run: Callable[[list[tuple[Request, int]]], None]) -> bool:
+        """One batch; False when there will be no more. A function of its own, so that its variables end with it."""
+        found = self.queues.next(kind)
+        if found is None:
+            return False
+        expired, batch = found
+        for request in expired:
+            seconds = time.monotonic() - request.arrived
+            self._fail(request, DeadlineExceeded(
+                f"the deadline passed after {seconds:.3f} seconds in the queue; give it more time, or send less at once"
+            ), "expired")  # fmt: skip
+        if batch:
+            run(batch)
+        return True
+
+    def _read(self) -> None:
+        while self._step("texts", self._tokenize):
+            pass
+
+    def _tokenize(self, batch: list[tuple[Request, int]]) -> None:
+        for request, index in batch:
+            if request.open:  # a client that hung up meanwhile costs nothing more
+                self._tokenize_part(request, index)
+
+    def _tokenize_part(self, request: Request, index: int) -> None:
+        start = time.monotonic()
+        try:
+            found = request.tokenize(index)
+        except ValueError as error:
+            self._fail(request, detached(error), "invalid")
+            return
+        except Exception as cause:
+            self._fail(request, _because("a text could not be tokenized", cause), "failed")
+            return
+        if self.queues.tokenized(request, index, found, time.monotonic() - start):
+            self.queues.compute(request)
+            if not request.sequences:
+                self._finish(request)
 
     def _work(self) -> None:
-        while self._step():
+        while self._step("tokens", self._run):
             pass
         self._computed.put(None)
-
-    def _step(self) -> bool:
-        """One batch; False when there will be no more. A function of its own, so that its variables end with it."""
-        expired: list[Waiting] = []
-        batch: list[tuple[Waiting, int]] = []
-        with self._turn:
-            while not (expired or batch):
-                now = time.monotonic()
-                expired, due = self._batcher.expire(now), self._batcher.due()
-                if due is None:
-                    if self._closing and not expired:
-                        return False
-                    if not expired:
-                        self._turn.wait()
-                elif due <= now or self._closing:
-                    batch = self._batcher.take(now)
-                elif not expired:
-                    self._turn.wait(due - now)
-        for waiting in expired:
-            self._fail(waiting.owner, DeadlineExceeded(
-                f"the deadline passed after {now - waiting.arrived:.3f} seconds in the queue; give it more time, or "
-                "send less at once"), "expired")  # fmt: skip
-        if batch:
-            self._run([(waiting.owner, index) for waiting, index in batch])
-        return True
 
     def _run(self, batch: list[tuple[Request, int]]) -> None:
         start = time.monotonic()
@@ -259,10 +163,10 @@ class Worker:
             if not request.left:
                 finished.append(request)
                 tokens = sum(request.waiting.lengths)
-                queued = request.started - request.waiting.arrived
+                queued = request.started - request.arrived - request.tokenize_seconds
                 request.timing = Timing(request.tokenize_seconds, queued, end - request.started, tokens)
         # A thread more costs a switch, which pays only where there is something to compute meanwhile.
-        if self._batcher.sequences:
+        if self.queues.tokens.sequences:
             self._computed.put(finished)
         else:
             for request in finished:
@@ -270,12 +174,12 @@ class Worker:
         self._measure(sum(map(len, sequences)), time.monotonic() - start)
 
     def _measure(self, tokens: int, seconds: float) -> None:
-        if 2 * tokens < self._batcher.max_batch_tokens:
+        if 2 * tokens < self._full_batch:
             return
         if self._warm:
             self._full_tokens = _MEMORY * self._full_tokens + tokens
             self._full_seconds = _MEMORY * self._full_seconds + seconds
-            self.rate = self._full_tokens / max(self._full_seconds, 1e-9)
+            self.queues.rate = self._full_tokens / max(self._full_seconds, 1e-9)
         self._warm = True
 
     def _finish_all(self) -> None:
@@ -316,6 +220,7 @@ class Worker:
 
 def _because(what: str, cause: Exception) -> BackendError:
     """An error of one request's own: raising an error in two threads would mix their tracebacks."""
+    _log.warning("%s", what, exc_info=cause)  # where it happened is lost with the traceback
     error = BackendError(f"{what}: {type(cause).__name__}: {cause}")
-    error.__cause__ = cause
+    error.__cause__ = detached(cause)
     return error

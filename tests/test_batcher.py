@@ -78,6 +78,73 @@ def test_the_longest_waiting_goes_first_after_a_while() -> None:
     assert batcher.take(MAX_AGE + 0.001)[0][0].priority == -1
 
 
+def test_a_flood_of_higher_priority_leaves_a_batch_a_second() -> None:
+    batcher, now, low = Batcher(10), 0.0, 0
+    for _ in range(100):
+        add(batcher, 5, priority=-1, now=now)
+    while now < 5:
+        add(batcher, 10, priority=5, now=now)
+        low += sum(waiting.priority == -1 for waiting, _ in batcher.take(now))
+        now += 0.05
+    assert low == 2 * 4
+
+
+def owners(batch: list[tuple[Waiting, int]]) -> list[str]:
+    return [waiting.client for waiting, _ in batch]
+
+
+def test_clients_take_turns_by_tokens() -> None:
+    batcher = Batcher(12)
+    add(batcher, *[4] * 30, client="greedy")
+    add(batcher, *[2] * 60, client="other")
+    for _ in range(4):
+        served = owners(batcher.take(0))
+        assert (served.count("greedy"), served.count("other")) in ((2, 2), (1, 4), (2, 1)), served
+    greedy, other = (batcher.ahead(0, client) for client in ("greedy", "other"))
+    assert abs((120 - greedy) - (120 - other)) <= 12
+    assert batcher.ahead(0) == greedy + other
+    assert batcher.clients() == {"greedy", "other"}
+
+
+def test_who_comes_while_another_floods_goes_next_and_does_not_wait_for_a_full_batch() -> None:
+    batcher = Batcher(512)
+    add(batcher, *[60] * 1000, client="greedy")
+    assert len(batcher.take(0)) == 8
+    one, another = add(batcher, 10, client="one"), add(batcher, 20, 20, client="another")
+    assert [waiting for waiting, _ in batcher.take(0)] == [one, another, another]
+    assert len(batcher.take(0)) == 8
+
+
+def test_nobody_saves_up_turns() -> None:
+    batcher = Batcher(10)
+    add(batcher, *[5] * 100, client="always")
+    for _ in range(20):
+        batcher.take(0)
+    add(batcher, *[5] * 100, client="late")
+    served = [client for _ in range(10) for client in owners(batcher.take(0))]
+    assert abs(served.count("late") - served.count("always")) <= 2
+
+
+def test_priorities_go_across_clients() -> None:
+    batcher = Batcher(2)
+    add(batcher, *[1] * 10, client="greedy", priority=1)
+    add(batcher, 1, 1, client="other")
+    urgent = add(batcher, 1, client="other", priority=2)
+    assert batcher.take(0)[0][0] is urgent
+    for _ in range(4):
+        assert owners(batcher.take(0)) == ["greedy"] * 2
+
+
+def test_clients_that_left_are_forgotten() -> None:
+    batcher = Batcher(10)
+    add(batcher, *[10] * 2000)
+    for number in range(1000):
+        add(batcher, 1, client=str(number))
+        batcher.take(0)
+    assert len(batcher._levels[0].flows) < 200
+    assert batcher.ahead(0, "") < 20_000 - 300  # which were served meanwhile, although newcomers go first
+
+
 def test_deadlines() -> None:
     batcher = Batcher(10)
     first, second = add(batcher, 5, deadline=1.0), add(batcher, 8, deadline=2.0)
@@ -131,6 +198,37 @@ def test_requests_that_left_in_time_are_forgotten_before_their_deadline() -> Non
     assert len(batcher._deadlines) < 100
 
 
+LENGTHS = st.lists(st.integers(1, 20), min_size=1, max_size=30)
+
+
+@given(st.lists(LENGTHS, min_size=2, max_size=4))
+def test_clients_that_wait_from_the_start_differ_by_a_batch_at_most(requests: list[list[int]]) -> None:
+    batcher, served = Batcher(20), dict.fromkeys(map(str, range(len(requests))), 0)
+    for client, lengths in zip(served, requests, strict=True):
+        add(batcher, *lengths, client=client)
+    while len(batcher.clients()) == len(requests):
+        assert max(served.values()) - min(served.values()) <= 20
+        for waiting, index in batcher.take(0):
+            served[waiting.client] += waiting.lengths[index]
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcd"), LENGTHS, st.integers(0, 3)), min_size=2, max_size=25))
+def test_whoever_comes_and_goes_gains_little(arrivals: list[tuple[str, list[int], int]]) -> None:
+    """Over any interleaving of arrivals and batches: what two clients were served since both wait."""
+    batcher, served = Batcher(20), dict.fromkeys("abcd", 0)
+    began: dict[tuple[str, str], tuple[int, int]] = {}
+    for client, lengths, batches in [*arrivals, ("a", [1], 100)]:
+        add(batcher, *lengths, client=client)
+        for _ in range(batches):
+            there = sorted(batcher.clients())
+            pairs = [(one, other) for one in there for other in there if one < other]
+            began = {(one, other): began.get((one, other), (served[one], served[other])) for one, other in pairs}
+            for (one, other), (first, second) in began.items():
+                assert abs((served[one] - first) - (served[other] - second)) <= 3 * 20
+            for waiting, index in batcher.take(0):
+                served[waiting.client] += waiting.lengths[index]
+
+
 class Queue(RuleBasedStateMachine):
     """Any history: everything that is not given up comes out once, within the budget, and nobody waits for ever."""
 
@@ -139,6 +237,7 @@ class Queue(RuleBasedStateMachine):
         self.batcher = Batcher(20)
         self.now = 0.0
         self.inside: list[tuple[Waiting, int]] = []
+        self.since: dict[int, float] = {}  # of each priority that waits: when it was served last, or began to wait
 
     @rule(
         lengths=st.lists(st.integers(1, 30), min_size=1, max_size=5),
@@ -150,6 +249,7 @@ class Queue(RuleBasedStateMachine):
         ahead = sum(one.lengths[index] for one, index in self.inside if one.priority >= priority)
         assert self.batcher.ahead(priority) == ahead
         self.batcher.add(waiting, self.now)
+        self.since.setdefault(priority, self.now)
         self.inside += [(waiting, index) for index in range(len(lengths))]
 
     @rule(seconds=st.floats(0.001, 0.7))
@@ -183,12 +283,12 @@ class Queue(RuleBasedStateMachine):
             return
         sizes = [waiting.lengths[index] for waiting, index in batch]
         assert sum(sizes) <= 20 or len(sizes) == 1
-        oldest = min(before, key=lambda item: (item[0].number, item[1]))
-        if self.now - oldest[0].arrived > MAX_AGE:
-            assert batch[0] == oldest
-        else:
-            top = max(waiting.priority for waiting, _ in before)
-            assert batch[0] == next(item for item in before if item[0].priority == top)
+        levels = sorted({waiting.priority for waiting, _ in before}, reverse=True)
+        patient = min(levels, key=lambda level: self.since[level])
+        first = patient if self.now - self.since[patient] > MAX_AGE else levels[0]
+        assert batch[0] == next(item for item in before if item[0].priority == first)
+        self.since |= {waiting.priority: self.now for waiting, _ in batch}
+        self._forget()
         # Whatever fits and is in sight goes too.
         room = 20 - sum(sizes)
         if len(before) <= LOOK_AHEAD:
@@ -196,6 +296,11 @@ class Queue(RuleBasedStateMachine):
 
     def _remove(self, waiting: Waiting) -> None:
         self.inside = [item for item in self.inside if item[0] is not waiting]
+        self._forget()
+
+    def _forget(self) -> None:
+        waiting = {one.priority for one, _ in self.inside}
+        self.since = {priority: since for priority, since in self.since.items() if priority in waiting}
 
     @invariant()
     def counts(self) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
+import logging
 import os
 import random
 import threading
+import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,9 @@ import distilrt
 from distilrt import models, tasks
 from distilrt.backends.cpu import CpuBackend
 from distilrt.engine import Engine
-from distilrt.errors import BackendError, InvalidInput, NotReady, Overloaded, TooLong
+from distilrt.errors import BackendError, DeadlineExceeded, InvalidInput, NotReady, Overloaded, TooLarge, TooLong
+from distilrt.queues import PART
+from distilrt.reading import EACH, Limits
 from distilrt.tokenizer import DistilBertTokenizer
 
 Folders = Callable[..., Path]
@@ -148,32 +153,145 @@ def test_cancelling_what_is_awaited(folder_of: Folders, words: int) -> None:
         assert engine.counters.requests == {("text-classification", "cancelled"): 1}
 
 
-def test_cancelling_while_it_is_tokenized(folder_of: Folders) -> None:
-    with Engine(folder_of(CLASSIFIER), max_delay=PATIENCE) as engine:
-        tokenizing, go_on = threading.Event(), threading.Event()
-        tokenize = engine._prepared
+class Held:
+    """Tokenizes texts to their lengths, but not before it is let."""
 
-        def held(*arguments: Any) -> Any:
-            tokenizing.set()
-            assert go_on.wait(PATIENCE)
-            return tokenize(*arguments)
+    def __init__(self) -> None:
+        self.entered, self.gate = threading.Semaphore(0), threading.Semaphore(0)
+        self.texts: list[str] = []
 
-        engine._prepared = held  # type: ignore[method-assign,assignment]
+    def __call__(self, texts: Sequence[str]) -> list[int]:
+        self.texts += texts
+        self.entered.release()
+        assert self.gate.acquire(timeout=PATIENCE)
+        return [len(text) for text in texts]
 
-        async def main() -> None:
-            task = asyncio.create_task(engine.asubmit("text-classification", ["a"] * 200))
-            while not tokenizing.is_set():
-                await asyncio.sleep(0.001)
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-            go_on.set()
-            while not engine.counters.requests:
-                await asyncio.sleep(0.001)
-            assert engine.waiting == (0, 0, 0)
 
-        asyncio.run(main())
-        assert engine.counters.requests == {("text-classification", "cancelled"): 1}
+@pytest.fixture
+def held(classifier: Engine) -> Iterator[Held]:
+    """Both of the engine's tokenizing threads are busy with a text of "first"."""
+    tokenize = Held()
+    for _ in range(2):
+        classifier.read(["first"], tokenize, client="first")
+        assert tokenize.entered.acquire(timeout=PATIENCE)
+    yield tokenize
+    tokenize.gate.release(1000)
+
+
+LONG = "a" * PART  # a part by itself
+
+
+def test_texts_are_tokenized_in_parts_for_clients_in_turn(classifier: Engine, held: Held) -> None:
+    greedy = classifier.read([LONG] * 9, held, client="greedy")
+    other = classifier.read(["b" * 900] * 3, held, client="other")
+    urgent = classifier.read(["c"], held, client="greedy", priority=1)
+    assert classifier.unread == (5, 9 * (PART + EACH) + 3 * (900 + EACH) + 1 + EACH)
+    held.gate.release(1000)
+    assert (greedy.result(PATIENCE), other.result(PATIENCE), urgent.result(PATIENCE)) == ([PART] * 9, [900] * 3, [1])
+    order = [text[0] for text in held.texts]
+    assert order[:3] == ["f", "f", "c"]
+    assert order.index("b") <= 4
+
+
+def test_whoever_hangs_up_is_not_tokenized(classifier: Engine, held: Held) -> None:
+    waiting = classifier.enqueue("text-classification", ["a " * 2000] * 50, {"truncation": True})
+    halfway = classifier.read([LONG] * 3, held)
+    held.gate.release(2)
+    for _ in range(2):
+        assert held.entered.acquire(timeout=PATIENCE)  # two of three parts
+    assert waiting.cancel()
+    assert halfway.cancel()
+    assert classifier.unread == (0, 0)
+    held.gate.release(2)
+    assert classifier("text-classification", [TEXT] * 500)  # behind it in the same threads
+    assert len(held.texts) == 4
+    assert classifier.counters.requests["text-classification", "cancelled"] == 1
+
+
+def test_deadlines_hold_while_others_are_tokenized(classifier: Engine, held: Held) -> None:
+    late = classifier.enqueue("text-classification", ["a"] * 500, deadline=0.01)
+    time.sleep(0.02)
+    held.gate.release(2)
+    with pytest.raises(DeadlineExceeded):
+        late.result(PATIENCE)
+    assert classifier.counters.requests["text-classification", "expired"] == 1
+
+
+@pytest.mark.parametrize("drain", [True, False])
+def test_closing_while_texts_wait(classifier: Engine, held: Held, drain: bool) -> None:
+    waiting = classifier.enqueue("text-classification", ["a"] * 500)
+    assert not classifier.close(drain, timeout=0.01)  # a thread that is stuck does not hold the caller
+    assert waiting.done() != drain
+    held.gate.release(1000)
+    assert classifier.close(drain)
+    if drain:
+        assert len(waiting.result(0)) == 500
+    else:
+        assert isinstance(waiting.exception(0), NotReady)
+
+
+LIMITS: list[tuple[Limits, str]] = [
+    (Limits(299, 10**6, 10**6), "the request has 300 texts, at most 299 are allowed"),
+    (Limits(300, 100, 10**6), "the request has [0-9]+ characters to read, .* at most 100 are allowed"),
+    (Limits(300, 10**6, 899), "the texts have 900 tokens.*, at most 899 are allowed"),
+]
+
+
+@pytest.mark.parametrize(("limits", "message"), LIMITS)
+@pytest.mark.parametrize("call", ["submit", "enqueue"])
+def test_limits_of_a_request(classifier: Engine, limits: Limits, message: str, call: str) -> None:
+    with pytest.raises(TooLarge, match=message):
+        getattr(classifier, call)("text-classification", ["a"] * 300, limits=limits).result(PATIENCE)
+    allowed = Limits(300, 300, 900)
+    assert len(getattr(classifier, call)("text-classification", ["a"] * 300, limits=allowed).result(PATIENCE)) == 300
+    assert classifier.counters.requests["text-classification", "invalid"] == 1
+
+
+def test_limits_count_what_is_repeated(classifier: Engine) -> None:
+    labels = {"candidate_labels": [str(number) for number in range(50)]}
+    with pytest.raises(TooLarge, match="characters to read"):
+        classifier.enqueue("zero-shot-classification", "a" * 1000, labels, limits=Limits(100, 50_000, 10**6))
+
+
+def test_an_error_in_a_later_part_names_its_input(classifier: Engine) -> None:
+    texts = ["a " * 20] * 900 + [7] + ["a"] * 900
+    with pytest.raises(InvalidInput, match=r"^input 900: "):
+        classifier.enqueue("text-classification", texts).result(PATIENCE)
+
+
+class Mapped(dict[str, Any]):
+    """An input that can be referred to weakly."""
+
+
+@pytest.mark.parametrize("call", ["submit", "enqueue"])
+@pytest.mark.parametrize("text", ["a " * 2000, 7, "b"], ids=["too long", "invalid", "failed batch"])
+def test_an_error_keeps_no_text_alive(
+    classifier: Engine, call: str, text: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: Any, **options: Any) -> Any:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(CpuBackend, "forward", broken)
+    monkeypatch.setattr(logging.getLogger("distilrt"), "disabled", True)  # pytest keeps what is logged
+    item = Mapped(text="a " * 40, text_pair=text)
+    gone = weakref.ref(item)
+
+    def refused(item: Any) -> None:
+        with contextlib.suppress(InvalidInput, BackendError):
+            inputs = [item] * 100 if text == "b" else [item, "a" * 3000]
+            getattr(classifier, call)("text-classification", inputs).exception(PATIENCE)
+
+    gc.collect()
+    gc.disable()
+    try:
+        refused(item)
+        del item
+        end = time.monotonic() + 2
+        while gone() is not None and time.monotonic() < end:  # a thread may be on its way out
+            time.sleep(0.001)
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_a_bad_input_harms_nobody(classifier: Engine) -> None:

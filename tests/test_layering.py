@@ -17,8 +17,8 @@ ROWS = [
     "checkpoint batch encoding tokenizer* workspace outputs array_kinds",
     "kernels _C reference packed quantization sentence_encoder sentence_files",
     "calibration backends",
-    "heads losses input_embeddings load_arguments placement base_model models tasks loading batcher counters worker "
-    "engine",
+    "heads losses input_embeddings load_arguments placement base_model models tasks loading batcher counters request "
+    "queues reading worker engine",
     "verification pipelines narrower",
     "cli __main__ server dropin scale bench",
 ]

@@ -14,7 +14,9 @@ import pytest
 
 from distilrt.batcher import Batcher
 from distilrt.errors import BackendError, DeadlineExceeded, NotReady, Overloaded
-from distilrt.worker import QUEUE_SECONDS, Request, Worker
+from distilrt.queues import LEAST_QUEUE, QUEUE_MEMORY, QUEUE_SECONDS
+from distilrt.request import Request
+from distilrt.worker import Worker
 
 PATIENCE = 60  # seconds, for what takes milliseconds
 
@@ -64,6 +66,12 @@ def make(computing: Computing) -> Iterator[Callable[..., Worker]]:
         each.close(drain=False)
 
 
+def waiting(worker: Worker) -> tuple[int, int, int]:
+    """Requests, sequences and tokens."""
+    queue = worker.queues.tokens
+    return queue.requests, queue.sequences, queue.tokens
+
+
 def request(*sequences: list[int], task: str = "sum", **options: Any) -> Request:
     """One whose answer is the list of the sums."""
     return Request(task, list(sequences), [None] * len(sequences), list, **options)
@@ -80,7 +88,7 @@ def test_what_waits_is_computed_together(make: Any, computing: Computing) -> Non
     first = sent(worker, [1])
     computing.busy()
     others = [sent(worker, [i, i]) for i in range(2, 9)]
-    assert worker.waiting == (7, 7, 14)
+    assert waiting(worker) == (7, 7, 14)
     computing.let(3)
     assert [one.result(PATIENCE) for one in (first, *others)] == [[1], *([2 * i] for i in range(2, 9))]
     assert [len(batch) for batch in computing.batches] == [1, 5, 2]
@@ -120,7 +128,7 @@ def test_a_failed_batch_fails_its_own_requests_alone(make: Any, computing: Compu
         assert "a zero" in str(error)
     assert errors[0] is not errors[1]
     assert worker.failing
-    assert worker.waiting == (0, 0, 0)  # the rest of the bad one isn't computed
+    assert waiting(worker) == (0, 0, 0)  # the rest of the bad one isn't computed
     after = sent(worker, [3])
     computing.let()
     assert after.result(PATIENCE) == [3]
@@ -159,7 +167,7 @@ def test_cancelled_ones_leave_the_queue(make: Any, computing: Computing) -> None
     one, other = sent(worker, [2] * 8), sent(worker, [3])
     assert one.cancel()
     assert one.cancel()
-    assert worker.waiting == (1, 1, 1)
+    assert waiting(worker) == (1, 1, 1)
     assert wait([one], PATIENCE).done == {one}
     with pytest.raises(CancelledError):
         one.result(PATIENCE)
@@ -193,28 +201,64 @@ def test_a_full_queue_refuses_by_what_waits_before(make: Any, computing: Computi
     sent(worker, [1] * 4)
     large = sent(worker, [1] * 50)  # however large itself
     with pytest.raises(Overloaded, match=r"^54 tokens wait, and a request is taken while less than 5 do") as refused:
-        worker.admit(0)
+        worker.queues.admit(0)
     assert refused.value.retry_after > 0
     with pytest.raises(Overloaded):
         sent(worker, [1])
     urgent = sent(worker, [2], priority=1)
     computing.let(4)
     assert (large.result(PATIENCE), urgent.result(PATIENCE)) == ([50], [2])
-    worker.admit(0)
+    worker.queues.admit(0)
+
+
+def test_a_client_below_its_share_is_never_refused(make: Any, computing: Computing) -> None:
+    worker = make(max_queue_tokens=100)
+    sent(worker, [1])
+    computing.busy()
+    for _ in range(10):
+        sent(worker, [1] * 10, client="greedy")
+    with pytest.raises(Overloaded):
+        sent(worker, [1], client="greedy")
+    worker.queues.rate = 10.0
+    for _ in range(5):
+        sent(worker, [1] * 10, client="other")  # up to a half
+    with pytest.raises(Overloaded, match=r"try again in 10\.0 seconds") as refused:
+        sent(worker, [1], client="other")
+    assert refused.value.retry_after == 10.0  # 50 of its own and as many of the other's, at 10 a second
+    sent(worker, [1], client="third")
+    sent(worker, [1], client="greedy", priority=1)
+    computing.let(100)
+
+
+def test_memory_is_shared_whatever_the_bound_of_the_queue(make: Any, computing: Computing) -> None:
+    worker = make(max_queue_tokens=10**9)
+    sent(worker, [1])
+    computing.busy()
+    half = QUEUE_MEMORY // 2
+    for client in "ab":
+        sent(worker, *[[1] * half], client=client)
+    with pytest.raises(Overloaded):
+        sent(worker, [1] * half, client="c")
+    sent(worker, [1] * 100, client="c")
+    with pytest.raises(Overloaded):
+        sent(worker, [1], client="a")
+    computing.let(100)
 
 
 def test_the_bound_follows_the_measured_rate(make: Any, computing: Computing) -> None:
     worker = make(max_queue_tokens=None)
     computing.let(100)
-    assert worker.max_queue_tokens == float("inf")
+    assert worker.queues.max_queue_tokens == QUEUE_MEMORY
     for length in (10, 2, 2):  # the first full one is a warm-up, and short ones say nothing
         sent(worker, [1] * length).result(PATIENCE)
-    assert worker.rate is None
+    assert worker.queues.rate is None
     sent(worker, [1] * 5).result(PATIENCE)
-    while worker.rate is None:
+    while worker.queues.rate is None:
         time.sleep(0.001)  # it is measured behind the answer
-    assert worker.rate > 0
-    assert worker.max_queue_tokens == max(20, int(QUEUE_SECONDS * worker.rate))
+    assert worker.queues.rate > 0
+    for rate, most in ((LEAST_QUEUE / 20, LEAST_QUEUE), (5000.0, int(5000 * QUEUE_SECONDS)), (1e9, QUEUE_MEMORY)):
+        worker.queues.rate = rate
+        assert worker.queues.max_queue_tokens == most
 
 
 def test_a_batch_that_is_not_full_may_wait(make: Any, computing: Computing) -> None:
@@ -235,9 +279,9 @@ def test_closing_answers_what_was_taken(make: Any, computing: Computing) -> None
     assert all(one.done() for one in futures)
     assert [one.result() for one in futures] == [[7]] * 5
     worker.close()
-    assert not worker.open
+    assert not worker.queues.open
     with pytest.raises(NotReady, match="closed or closing"):
-        worker.admit(0)
+        worker.queues.admit(0)
     with pytest.raises(NotReady, match="closed or closing"):
         sent(worker, [1])
 
@@ -307,4 +351,4 @@ def test_many_threads(make: Any, computing: Computing) -> None:
         assert answer in (None, [number, number % 13 + 1]) if number % 7 == 0 else answer == [number, number % 13 + 1]
     requests = worker.counters.requests
     assert requests["sum", "answered"] + requests["sum", "cancelled"] == 400
-    assert worker.waiting == (0, 0, 0)
+    assert waiting(worker) == (0, 0, 0)

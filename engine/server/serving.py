@@ -22,11 +22,12 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from distilrt.engine import Engine
-from distilrt.errors import NotReady
+from distilrt.errors import DeadlineExceeded, NotReady, detached
+from distilrt.reading import Limits
+from distilrt.request import Request, Timing
 from distilrt.server import errors
 from distilrt.server.operation import Described, Operation
 from distilrt.server.settings import Settings
-from distilrt.worker import Request, Timing
 
 _Body = TypeVar("_Body")
 _PATIENCE = 0.02  # seconds before somebody listens for a client that hangs up, which costs a task
@@ -129,6 +130,7 @@ class _Endpoint:
             return
         except Exception as error:
             response = errors.response(error, self._shape)
+            detached(error)  # its functions' variables have the body, and the request that has the error
         if serving.draining:  # so that the client opens its next connection elsewhere
             response.headers["connection"] = "close"
         serving.responses[self._path, response.status_code] += 1
@@ -144,6 +146,7 @@ class Call:
         serving: the server's state.
         path: the route's parameters.
         method, headers: the request's.
+        client: the address that sent it; "" where there is none, on a socket of the machine itself.
         steps: when, in seconds from the start, something was answered, and its timing.
     """
 
@@ -152,8 +155,10 @@ class Call:
         self.path: dict[str, Any] = scope.get("path_params", {})
         self.method: str = scope["method"]
         self.headers = Headers(scope=scope)
+        self.client: str = (scope.get("client") or ("",))[0]
         self.steps: list[tuple[float, Timing]] = []
         self._start = time.perf_counter()  # a loop's own clock may have steps of a millisecond
+        self._arrived = self._start  # when the whole body was there, from when deadlines count
 
     def authorize(self) -> None:
         """Check the key.
@@ -192,10 +197,10 @@ class Call:
     async def answer(self, engine: Engine, task: str, inputs: Any, params: Mapping[str, Any] | None = None) -> Any:
         """An engine's answer, under the server's limits and defaults.
 
-        A client that hangs up takes its work out of the queue. May be called several times for one request.
+        A client that hangs up takes its work out of the queues. May be called several times for one request.
 
         Raises:
-            TooLarge: too many inputs or tokens.
+            TooLarge: too many texts, characters or tokens.
             NotReady: the server is still warming up.
             Gone: the client hung up.
             Unprocessable: a header that is not allowed.
@@ -204,18 +209,15 @@ class Call:
         if not self.serving.warm:
             raise NotReady(self.serving.trouble or "the server is warming up; try again in a moment")
         params = dict(params or {})
-        self._check_size(inputs, params)
         if self.serving.settings.truncate and params.get("truncation") is None:
             self._truncate(engine, task, params)
-        request = await engine.enqueue(task, inputs, params, priority=self._priority(), deadline=self._deadline())
-        tokens, most = sum(request.waiting.lengths), self.serving.settings.max_tokens
-        if tokens > most:
-            request.cancel()
-            raise errors.TooLarge(f"the texts have {tokens} tokens, at most {most} are allowed; send them in parts")
-        answer = await self._patiently(request)
-        if request.timing is not None:
-            self.steps.append((self.age(), request.timing))
-        return answer
+        return await self._patiently(engine.enqueue(task, inputs, params, **self._terms()))
+
+    async def tokenized(
+        self, engine: Engine, texts: Sequence[str], tokenize: Callable[[Sequence[str]], list[Any]]
+    ) -> list[Any]:
+        """What `tokenize` makes of texts, in turn with everybody's, under the limits of `answer`. Raises as that."""
+        return list(await self._patiently(engine.read(texts, tokenize, **self._terms())))
 
     def reply(self, content: Any, status: int = 200) -> Response:
         """A JSON response with the timing headers of what was answered: text-embeddings-inference's names, in
@@ -269,6 +271,7 @@ class Call:
                 raise errors.TooSlow(
                     f"the body did not arrive in {self.serving.settings.body_timeout} seconds"
                 ) from None
+        self._arrived = time.perf_counter()
         if sum(map(len, parts)) > most:
             raise errors.TooLarge(f"the body has more than the {most} bytes that are allowed; send fewer inputs")
         return b"".join(parts)
@@ -286,15 +289,16 @@ class Call:
                 return parts
             message = await self._receive()
 
-    def _check_size(self, inputs: Any, params: Mapping[str, Any]) -> None:
-        labels = params.get("candidate_labels")
-        if isinstance(labels, str):
-            labels = labels.split(",")
-        each = len(labels) if isinstance(labels, list) else 1  # a hypothesis a label, and the text again with each
-        count = each * sum(map(_texts, inputs)) if isinstance(inputs, list) else each * _texts(inputs)
-        most = self.serving.settings.max_inputs
-        if count > most:
-            raise errors.TooLarge(f"the body has {count} texts, at most {most} are allowed; send them in parts")
+    def _terms(self) -> dict[str, Any]:
+        """Whose a request is and what it may cost. The characters that are read, and so memory and time, are no more
+        than a body may have."""
+        settings = self.serving.settings
+        return {
+            "client": self.client,
+            "priority": self._priority(),
+            "deadline": self._deadline(),
+            "limits": Limits(settings.max_inputs, settings.max_body_bytes, settings.max_tokens),
+        }
 
     def _truncate(self, engine: Engine, task: str, params: dict[str, Any]) -> None:
         from distilrt import tasks
@@ -311,14 +315,20 @@ class Call:
 
     def _deadline(self) -> float | None:
         most, text = self.serving.settings.deadline, self.headers.get("x-deadline-ms")
-        if text is None:
-            return most
-        if not text.isascii() or not text.isdigit() or not int(text):
-            raise errors.Unprocessable(f"x-deadline-ms must be an integer above 0, found {text!r}")
-        return int(text) / 1e3 if most is None else min(most, int(text) / 1e3)
+        if text is not None:
+            if not text.isascii() or not text.isdigit() or not int(text):
+                raise errors.Unprocessable(f"x-deadline-ms must be an integer above 0, found {text!r}")
+            most = int(text) / 1e3 if most is None else min(most, int(text) / 1e3)
+        if most is None:
+            return None
+        left = most - (time.perf_counter() - self._arrived)
+        if left <= 0:
+            raise DeadlineExceeded(f"the deadline of {most:g} seconds passed before the request could be queued; "
+                                   "give it more time")  # fmt: skip
+        return left
 
     async def _patiently(self, request: Request) -> Any:
-        """The answer to a request; a client that hangs up cancels it."""
+        """The answer to a request, with its timing noted; a client that hangs up cancels it."""
         future = asyncio.wrap_future(request)
         listening: list[asyncio.Task[None]] = []
         gone = False
@@ -334,7 +344,10 @@ class Call:
             _PATIENCE, lambda: listening.append(asyncio.create_task(listen()))
         )
         try:
-            return await future
+            answer = await future
+            if request.timing is not None:
+                self.steps.append((self.age(), request.timing))
+            return answer
         except asyncio.CancelledError:
             if gone:
                 raise Gone from None
@@ -343,11 +356,3 @@ class Call:
             timer.cancel()
             for task in listening:
                 task.cancel()
-
-
-def _texts(item: Any) -> int:
-    """How many texts an input has that the model reads one by one."""
-    if not isinstance(item, Mapping):
-        return 1
-    texts = item.get("sentences", item.get("choices"))
-    return len(texts) if isinstance(texts, list) else 1

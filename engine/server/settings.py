@@ -17,7 +17,7 @@ class Settings:
         api_key: what a request must bring as `Authorization: Bearer …`; None: nothing. Health and metrics stay open.
         max_body_bytes: of a body; a larger one gets 413.
         max_inputs: texts in a body; more get 413.
-        max_tokens: of all texts in a body; more get 413, so that nobody has the model for long.
+        max_tokens: of all texts in a body; more get 413.
         truncate: cut texts that the model can't read whole, where a request doesn't say; else they get 422.
         deadline: seconds that a request may wait before it is given up with 504; None: for ever. A request may ask for
             less in its header `x-deadline-ms`.
@@ -38,7 +38,7 @@ class Settings:
     api_key: str | None = None
     max_body_bytes: int = 2_000_000
     max_inputs: int = 2048
-    max_tokens: int = 32768
+    max_tokens: int = 262144
     truncate: bool = False
     deadline: float | None = None
     body_timeout: float = 30.0

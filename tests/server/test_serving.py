@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,9 @@ import orjson
 import pytest
 
 from distilrt.engine import Engine
+from distilrt.errors import DeadlineExceeded
 from distilrt.server.app import create_app
+from distilrt.server.serving import Call
 from distilrt.server.settings import Settings
 
 Engines = Callable[..., Engine]
@@ -60,8 +64,8 @@ def test_too_many_texts(engine_of: Engines, client_of: Any) -> None:
         assert response.status_code == status, (count, labels)
     parameters = {"candidate_labels": "a,b,c,d,e"}
     assert classifier.post("/", json={"inputs": "a", "parameters": parameters}).status_code == 413
-    encoder = client_of(engine_of("DistilBertModel"), max_inputs=4)
-    for count, status in ((4, 200), (5, 413)):
+    encoder = client_of(engine_of("DistilBertModel"), max_inputs=5)
+    for count, status in ((4, 200), (5, 413)):  # the source is a text, too
         inputs = {"source_sentence": "a", "sentences": ["b"] * count}
         assert encoder.post("/", json={"inputs": inputs}).status_code == status
     chooser = client_of(engine_of("DistilBertForMultipleChoice"), max_inputs=4)
@@ -113,7 +117,9 @@ class Wire:
         self.serving = self.app.state.serving
         self.serving.warm = True
 
-    async def post(self, *messages: Any, headers: dict[str, str] | None = None) -> tuple[int, dict[str, str], Any]:
+    async def post(
+        self, *messages: Any, headers: dict[str, str] | None = None, path: str = "/", client: str = "one"
+    ) -> tuple[int, dict[str, str], Any]:
         """Messages are parts of a body, seconds to wait, or None: the client hangs up; then it waits for ever."""
         coming = list(messages)
         sent: list[Any] = []
@@ -132,7 +138,8 @@ class Wire:
             sent.append(message)
 
         fields = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
-        scope = {"type": "http", "method": "POST", "path": "/", "headers": fields, "query_string": b"", "root_path": ""}
+        scope = {"type": "http", "method": "POST", "path": path, "headers": fields, "query_string": b"",
+                 "root_path": "", "client": (client, 1)}  # fmt: skip
         await self.app(scope, receive, send)
         if not sent:
             return 0, {}, None
@@ -159,6 +166,58 @@ def test_overload(stuck: Engine) -> None:
 
     asyncio.run(main())
     assert wire.serving.responses == {("/", 200): 2, ("/", 429): 1, ("/", 503): 1}
+
+
+def test_clients_are_known_by_their_address(stuck: Engine) -> None:
+    wire = Wire(stuck)
+
+    async def main() -> None:
+        greedy = asyncio.create_task(wire.post(BODY))
+        while not stuck.waiting[0]:
+            await asyncio.sleep(0.001)
+        assert (await wire.post(BODY))[0] == 429
+        other = asyncio.create_task(wire.post(BODY, client="other"))
+        while stuck.waiting[0] < 2:
+            await asyncio.sleep(0.001)
+        await asyncio.to_thread(stuck.close)
+        assert [(await one)[0] for one in (greedy, other)] == [200, 200]
+
+    asyncio.run(main())
+
+
+def test_a_deadline_counts_from_the_arrival_of_the_body(stuck: Engine) -> None:
+    """Not from the first byte; and it holds where a request asks an engine several times."""
+    wire = Wire(stuck)
+    status, _, body = asyncio.run(wire.post(b'{"inputs"', 0.1, b': "a"}', headers={"x-deadline-ms": "50"}))
+    assert (status, body["error_type"]) == (504, "DeadlineExceeded")
+    call = Call(wire.serving, {"type": "http", "method": "POST", "headers": [(b"x-deadline-ms", b"20")]}, _never)
+    time.sleep(0.03)
+    with pytest.raises(DeadlineExceeded, match=r"the deadline of 0\.02 seconds passed"):
+        asyncio.run(call.answer(stuck, "text-classification", "a"))
+
+
+async def _never() -> Any:
+    await asyncio.Event().wait()
+
+
+def test_refusals_keep_no_body(engine_of: Engines) -> None:
+    """Each of 2 MB; 30 of them held 1.8 GB until the garbage collector came by."""
+    wire = Wire(engine_of(CLASSIFIER))
+    body = orjson.dumps({"inputs": ["a " * 1000] * 50 + [7]})
+
+    async def main() -> None:
+        assert (await wire.post(body))[0] == 422
+        gc.collect()
+        gc.disable()
+        try:
+            before = sum(type(found) is list and len(found) == 51 for found in gc.get_objects())
+            for _ in range(5):
+                assert (await wire.post(body))[0] == 422
+            assert sum(type(found) is list and len(found) == 51 for found in gc.get_objects()) <= before + 1
+        finally:
+            gc.enable()
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize(("setting", "headers"), [(0.03, {}), (None, {"x-deadline-ms": "30"}),
