@@ -12,9 +12,9 @@ from distilrt.config import DistilBertConfig
 # checkpoints, maps files instead of reading them, and takes every format.
 _MEANINGLESS = frozenset(
     ("low_cpu_mem_usage", "trust_remote_code", "code_revision", "attn_implementation", "experts_implementation",
-     "use_kernels", "resume_download", "weights_only", "from_tf", "max_memory", "offload_folder", "offload_state_dict",
-     "offload_buffers", "generation_config", "_fast_init", "_from_auto", "_from_pipeline",
-     "_commit_hash", "adapter_kwargs", "user_agent")
+     "use_kernels", "resume_download", "weights_only", "from_pt", "from_tf", "max_memory", "offload_folder",
+     "offload_state_dict", "offload_buffers", "generation_config", "adapter_kwargs", "user_agent", "_fast_init",
+     "_from_auto", "_from_pipeline", "_commit_hash")
 )  # fmt: skip
 # Accepted only where they say nothing.
 _REFUSED = {

@@ -152,8 +152,8 @@ class Weights(Mapping[str, FloatArray]):
         array = entry.load() if isinstance(entry, Stored) else entry
         if name not in self._finite:
             if not _is_finite(array):
-                raise CheckpointError(f"tensor {name} of {self.source} holds NaN or infinity, and so would answers: "
-                                      "training has diverged or the file is damaged; use another one")  # fmt: skip
+                raise CheckpointError(f"tensor {name} of {self.source} holds NaN or infinity: its training diverged or "
+                                      "the file is damaged; use another checkpoint")  # fmt: skip
             self._finite.add(name)
         return array
 

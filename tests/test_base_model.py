@@ -11,8 +11,8 @@ import pytest
 import torch
 import transformers
 
-from distilrt import models
-from distilrt.errors import BackendError, InvalidInput
+from distilrt import accelerate, checkpoint, models
+from distilrt.errors import BackendError, CheckpointError, InvalidInput
 from distilrt.outputs import BaseModelOutput
 from tests.model_calls import (
     IDS,
@@ -104,6 +104,22 @@ def test_saved_and_loaded_again_by_both(
     assert_outputs_near(ours(**inputs), expected, inputs["attention_mask"], 1e-5)
     assert np.array_equal(again(**inputs)[0], ours(**inputs)[0])
     assert again.config.architectures == (architecture,)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_weights_that_are_no_numbers(dtype: str, tiny: Any, tmp_path: Path) -> None:
+    """However they are loaded; so they can't be packed, run or served either."""
+    weights = dict(models.DistilBertModel(tiny(), backend="cpu").weights)
+    name = "transformer.layer.1.ffn.lin2.weight"
+    weights[name] = weights[name].copy()
+    weights[name][-1, -1] = np.nan
+    checkpoint.save(tmp_path, tiny(), weights, "DistilBertModel")
+    for backend in ("cpu", "reference") if dtype == "float32" else ("cpu",):
+        with pytest.raises(CheckpointError, match=rf"tensor {name} of .*model.safetensors holds NaN or infinity"):
+            models.DistilBertModel.from_pretrained(tmp_path, backend=backend, dtype=dtype)
+    live = transformers.DistilBertModel.from_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=rf"tensor {name} of this DistilBertModel holds NaN"):
+        accelerate(live)
 
 
 def test_inference_only(tiny: Any, backend: str) -> None:

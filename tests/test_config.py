@@ -160,6 +160,16 @@ def test_replace() -> None:
         config.dim = 3  # type: ignore[misc]
 
 
+def test_changes_while_reading(tmp_path: Path) -> None:
+    DistilBertConfig(id2label={0: "no", 1: "yes"}).save_pretrained(tmp_path)
+    changes: dict[str, Any] = {"num_labels": 3, "output_attentions": True, "num_hidden_layers": 2}
+    ours = DistilBertConfig.from_pretrained(tmp_path, **changes)
+    theirs = transformers.DistilBertConfig.from_pretrained(tmp_path, **changes)
+    assert all(getattr(ours, name) == getattr(theirs, name) for name in (*changes, "id2label", "label2id", "n_layers"))
+    with pytest.raises(TypeError, match="my_key"):
+        DistilBertConfig.from_pretrained(tmp_path, my_key=1)
+
+
 def test_empty_label_map_counts_as_none() -> None:
     assert DistilBertConfig(id2label={}, label2id={}).label_names() == ["LABEL_0", "LABEL_1"]
 
