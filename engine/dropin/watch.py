@@ -44,7 +44,7 @@ class Watch:
     def __init__(self, tensors: Sequence[torch.Tensor], names: Sequence[str]) -> None:
         self._stale = False
         self._versions, self._addresses = _state(tensors)
-        self._known = frozenset(self._addresses)
+        self._known = frozenset(map(id, tensors))
         with _lock:
             _watches.add(self)
         self._contents = _Contents({name: tensor.detach() for name, tensor in zip(names, tensors, strict=True)})
@@ -61,7 +61,7 @@ class Watch:
 
     def stepped(self, parameters: Iterable[torch.Tensor]) -> None:
         """Take note that an optimizer wrote to parameters."""
-        if not self._known.isdisjoint(map(_address, parameters)):
+        if not self._known.isdisjoint(map(id, parameters)):
             self._stale = True
 
 

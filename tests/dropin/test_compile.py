@@ -348,6 +348,33 @@ def test_new_parameters_are_packed_anew(
         assert encoders[0]._backend is backend_before
 
 
+def test_writes_that_torch_does_not_count(
+    encoders: list[Any], reference_model: Maker, tiny: Callable[..., DistilBertConfig]
+) -> None:
+    model, config = model_of(reference_model, tiny, HEADS[2])
+    program = compiled(model)
+    inputs = batch(config)
+
+    def step() -> None:
+        for parameter in model.parameters():
+            parameter.grad = torch.full_like(parameter, 0.3)
+        torch.optim.AdamW(model.parameters(), lr=0.1, fused=True).step()
+
+    changes: list[Callable[[], object]] = [
+        step,
+        lambda: model.classifier.weight.data.mul_(2),
+        lambda: model.pre_classifier.weight.detach().numpy().round(1, out=model.pre_classifier.weight.detach().numpy()),
+        lambda: model.load_state_dict(reference_model(config, HEADS[2], seed=1)[0].state_dict(), assign=True),
+        lambda: setattr(model.classifier, "weight", nn.Parameter(torch.randn(2, 48))),
+    ]  # fmt: skip
+    with torch.no_grad():
+        for change in changes:
+            before = program(**inputs).logits
+            change()
+            assert_near(program(**inputs), model(**inputs))
+            assert (program(**inputs).logits - before).abs().max() > 1e-3
+
+
 def test_gradients_stay_with_inductor_and_say_so(
     encoders: list[Any], reference_model: Maker, tiny: Callable[..., DistilBertConfig]
 ) -> None:

@@ -69,6 +69,14 @@ def test_a_fused_step_that_changes_no_sampled_number() -> None:
     assert watch.changed(parameters)
 
 
+def test_steps_on_other_kinds_of_parameters_do_no_harm() -> None:
+    """The report of a step runs in everybody's training."""
+    watch, parameters = watch_of(linear(3, 2))
+    sparse = torch.eye(2).to_sparse().requires_grad_()
+    torch.optim.SGD([sparse, torch.nn.Parameter(torch.ones(2, device="meta"))]).step()
+    assert not watch.changed(parameters)
+
+
 def test_other_tensors_in_their_place() -> None:
     module = linear(300, 20)
     watch, (weight, bias) = watch_of(module)
