@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
 from contextlib import ExitStack, suppress
@@ -108,7 +109,10 @@ def serve(
             if engine.name in engines:
                 raise typer.BadParameter(f"two models are called {engine.name!r}; give one another name: NAME=MODEL")
             engines[engine.name] = engine
-        _run(create_app(engines, settings), settings, engines, sockets)
+        application = create_app(engines, settings)
+        gc.collect()
+        gc.freeze()  # what is loaded stays: no collection walks through it again while requests wait
+        _run(application, settings, engines, sockets)
 
 
 def _run(app: Starlette, settings: Settings, engines: dict[str, Engine], sockets: list[socket]) -> None:

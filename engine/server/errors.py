@@ -17,6 +17,8 @@ from starlette.responses import Response
 from distilrt.errors import BackendError, DeadlineExceeded, InvalidInput, NotReady, Overloaded, TooLong
 from distilrt.errors import TooLarge as RequestTooLarge
 
+_MOST_WORDS = 2000  # characters of a message
+
 _log = logging.getLogger("distilrt.server")
 
 
@@ -56,6 +58,12 @@ class TooLarge(RequestError):
     """The body has too many bytes or inputs."""
 
     status = 413
+
+
+class UnknownEncoding(RequestError):
+    """The body is compressed in a way that is not read here."""
+
+    status = 415
 
 
 class Unprocessable(RequestError):
@@ -112,7 +120,7 @@ def failure(error: Exception) -> Failure:
         headers = {"www-authenticate": "Bearer"} if error.status == 401 else {}
         if error.status in (408, 413):
             headers["connection"] = "close"  # the rest of the body is not read
-        return Failure(error.status, type(error).__name__, str(error), headers)
+        return Failure(error.status, type(error).__name__, _words(error), headers)
     if isinstance(error, HTTPException):  # of the router
         kind = {404: "NotFound", 405: "MethodNotAllowed"}.get(error.status_code, "HTTPException")
         words = {404: "there is no such route; /docs has those that there are",
@@ -124,7 +132,7 @@ def failure(error: Exception) -> Failure:
                 _log.error("%s", error, exc_info=error)
             headers = {"retry-after": str(_seconds(error))} if status in (429, 503) else {}
             kind = "InvalidParameter" if known is ValueError else known.__name__
-            return Failure(status, kind, str(error), headers)
+            return Failure(status, kind, _words(error), headers)
     _log.error("an error that nobody foresaw", exc_info=error)
     return Failure(500, "InternalError", "the server failed; its log says why", {})
 
@@ -133,6 +141,12 @@ def response(error: Exception, shape: Shape = plain) -> Response:
     """The response to an error, with a body of that shape."""
     found = failure(error)
     return Response(msgspec.json.encode(shape(found)), found.status, found.headers, media_type="application/json")
+
+
+def _words(error: Exception) -> str:
+    """The message; what was found in the body may be long."""
+    words = str(error)
+    return words if len(words) <= _MOST_WORDS else f"{words[:_MOST_WORDS]}…"
 
 
 def _seconds(error: Exception) -> int:

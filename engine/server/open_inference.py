@@ -6,25 +6,29 @@ Tensors are in JSON or the binary extension; which of them a model takes and giv
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 from starlette.responses import Response
 from starlette.routing import Route
 
 import distilrt
+from distilrt.batcher import PRIORITIES
 from distilrt.engine import Engine
 from distilrt.server import health
 from distilrt.server.errors import Failure, Malformed, UnknownModel, Unprocessable
 from distilrt.server.operation import Operation
 from distilrt.server.serving import Call, Handler, Serving
-from distilrt.server.signature import Arrays, Signature
+from distilrt.server.signature import Arrays, Asked, Signature
 from distilrt.server.tensors import Tensor, array, blobs
 
 _LENGTH = "inference-header-content-length"
 _VERSION = "1"
 _MODEL = "/v2/models/{model:path}"
-_PARAMETERS = ("binary_data_output", "truncation")
+_SWITCHES = ("binary_data_output", "truncation")
+_LEVELS = 21  # of priority: 1 is the first to go
 
 
 class Wanted(msgspec.Struct, forbid_unknown_fields=True):
@@ -38,7 +42,7 @@ class Infer(msgspec.Struct, forbid_unknown_fields=True):
     """A request, or its header in the binary extension."""
 
     inputs: list[Tensor]
-    id: str | None = None
+    id: Annotated[str, Meta(max_length=1024)] | None = None
     parameters: dict[str, Any] | None = None
     outputs: list[Wanted] | None = None
 
@@ -179,17 +183,39 @@ async def _infer(call: Call) -> Response:
     signature = Signature(engine)
     header, rest = _split(call, await call.body())
     body = call.decode(header, _DECODER)
-    parameters = _checked(body.parameters or {}, "parameter", _PARAMETERS)
-    binary = _wanted(body, signature.names, parameters.get("binary_data_output", False))
-    blobbed = zip(body.inputs, blobs(body.inputs, rest), strict=True)
-    tensors = {tensor.name: array(tensor, blob) for tensor, blob in blobbed}
-    if len(tensors) < len(body.inputs):
-        raise Unprocessable("two inputs have one name")
-    asked = signature.asked(tensors)
+    parameters = dict(body.parameters or {})
+    call.priority = _priority(parameters.pop("priority", 0))
+    call.timeout = _seconds(parameters.pop("timeout", 0))
+    switches = _checked(parameters, "parameter", _SWITCHES)
+    binary = _wanted(body, signature.names, switches.get("binary_data_output", False))
+    asked = await call.aside(len(header) + len(rest), partial(_asked, signature, body.inputs, rest))
     signature.check_size(asked, all(binary.values()))
-    params = {"rows": signature.rows, "truncation": parameters.get("truncation")}
+    params = {"rows": signature.rows, "truncation": switches.get("truncation")}
     rows = await call.answer(engine, "outputs", asked.items, params)
     return _respond(call, engine, body.id, signature.arrays(asked, rows), binary)
+
+
+def _asked(signature: Signature, inputs: list[Tensor], rest: bytes) -> Asked:
+    """What the inputs ask, of which some may have their data in the rest of the body."""
+    tensors = {tensor.name: array(tensor, blob) for tensor, blob in zip(inputs, blobs(inputs, rest), strict=True)}
+    if len(tensors) < len(inputs):
+        raise Unprocessable("two inputs have one name")
+    return signature.asked(tensors)
+
+
+def _priority(level: Any) -> int | None:
+    """Triton's level as an engine's priority; 0 is the header's."""
+    if type(level) is not int or not 0 <= level <= _LEVELS:
+        raise Unprocessable(f"parameter 'priority' must be an integer from 0, the default, and 1, the first to go, to "
+                            f"{_LEVELS}, found {level!r:.40}")  # fmt: skip
+    return PRIORITIES[-1] + 1 - level if level else None
+
+
+def _seconds(timeout: Any) -> float | None:
+    """A timeout in microseconds as seconds; 0 is the header's."""
+    if type(timeout) is not int or not 0 <= timeout < 2**63:
+        raise Unprocessable(f"parameter 'timeout' must be an integer of microseconds, found {timeout!r:.40}")
+    return timeout / 1e6 or None
 
 
 def _wanted(body: Infer, names: tuple[str, ...], binary: bool) -> dict[str, bool]:
@@ -209,7 +235,7 @@ def _split(call: Call, body: bytes) -> tuple[bytes, bytes]:
     text = call.headers.get(_LENGTH)
     if text is None:
         return body, b""
-    if not (text.isascii() and text.isdigit() and int(text) <= len(body)):
+    if not (text.isascii() and text.isdigit() and len(text) < 16 and int(text) <= len(body)):
         raise Malformed(f"{_LENGTH} must be an integer of at most the body's {len(body)} bytes, found {text!r:.40}")
     return body[: int(text)], body[int(text) :]
 

@@ -25,11 +25,16 @@ from distilrt.engine import Engine
 from distilrt.errors import DeadlineExceeded, NotReady, detached
 from distilrt.reading import Limits
 from distilrt.request import Request, Timing
-from distilrt.server import errors
+from distilrt.server import errors, json_bodies
+from distilrt.server.memory import Budget
 from distilrt.server.operation import Described, Operation
 from distilrt.server.settings import Settings
 
 _Body = TypeVar("_Body")
+_Result = TypeVar("_Result")
+_SMALL = 65536  # bytes of a body that is on no account; a connection reads as many before it is asked to
+_BODIES = 16  # of the largest size, that are on their way at once
+_MOST_DIGITS = 15  # of a header's number
 _PATIENCE = 0.02  # seconds before somebody listens for a client that hangs up, which costs a task
 
 Handler = Callable[["Call"], Awaitable[Response]]
@@ -50,6 +55,7 @@ class Serving:
         draining: whether the process is about to end; only `/readyz` and `/health` say so, requests are still taken.
         trouble: why warming up failed, if it did.
         responses: how many, by route and status.
+        budget: of the bytes of large bodies.
         described: the routes that have a description.
         observers: who is told of each response once it is sent.
     """
@@ -61,6 +67,7 @@ class Serving:
         self.warm = self.draining = False
         self.trouble: str | None = None
         self.responses: Counter[tuple[str, int]] = Counter()
+        self.budget = Budget(_BODIES * settings.max_body_bytes)
         self.described: list[Described] = []
         self.observers: list[Observer] = []
 
@@ -125,12 +132,15 @@ class _Endpoint:
             if not self._public:
                 call.authorize()
             response = await self._handler(call)
-        except Gone:
+        except Gone as error:
+            detached(error)
             serving.responses[self._path, 499] += 1
             return
         except Exception as error:
             response = errors.response(error, self._shape)
             detached(error)  # its functions' variables have the body, and the request that has the error
+        finally:
+            call.release()
         if serving.draining:  # so that the client opens its next connection elsewhere
             response.headers["connection"] = "close"
         serving.responses[self._path, response.status_code] += 1
@@ -148,6 +158,7 @@ class Call:
         method, headers: the request's.
         client: the address that sent it; "" where there is none, on a socket of the machine itself.
         steps: when, in seconds from the start, something was answered, and its timing.
+        priority, timeout: what the body asks for, in seconds; None: what the headers do.
     """
 
     def __init__(self, serving: Serving, scope: Scope, receive: Receive) -> None:
@@ -157,6 +168,9 @@ class Call:
         self.headers = Headers(scope=scope)
         self.client: str = (scope.get("client") or ("",))[0]
         self.steps: list[tuple[float, Timing]] = []
+        self.priority: int | None = None
+        self.timeout: float | None = None
+        self._held = 0  # bytes of the budget
         self._start = time.perf_counter()  # a loop's own clock may have steps of a millisecond
         self._arrived = self._start  # when the whole body was there, from when deadlines count
 
@@ -186,9 +200,12 @@ class Call:
         return self.decode(await self.body(), decoder)
 
     def decode(self, body: bytes, decoder: msgspec.json.Decoder[_Body]) -> _Body:
-        """What the decoder makes of a body, or of a part of it. Raises Malformed and Unprocessable, as `read`."""
+        """What the decoder makes of a body, or of a part of it. Raises Malformed, TooLarge and Unprocessable, as
+        `read`."""
         try:
-            return decoder.decode(body)
+            if len(body) <= _SMALL:
+                return decoder.decode(body)
+            return json_bodies.decode(body, decoder, 8 * self.serving.settings.max_inputs + 1024)
         except msgspec.ValidationError as error:
             raise errors.Unprocessable(f"the body is not what this route takes, see /docs: {error}") from None
         except (ValueError, RecursionError) as error:
@@ -218,6 +235,10 @@ class Call:
     ) -> list[Any]:
         """What `tokenize` makes of texts, in turn with everybody's, under the limits of `answer`. Raises as that."""
         return list(await self._patiently(engine.read(texts, tokenize, **self._terms())))
+
+    async def aside(self, size: int, work: Callable[[], _Result]) -> _Result:
+        """What work in Python on so many bytes of a body gives; that on many is done beside the event loop."""
+        return work() if size <= _SMALL else await asyncio.to_thread(work)
 
     def reply(self, content: Any, status: int = 200) -> Response:
         """A JSON response with the timing headers of what was answered: text-embeddings-inference's names, in
@@ -256,15 +277,23 @@ class Call:
         return headers
 
     async def body(self) -> bytes:
-        """The body as it came. Raises TooLarge, TooSlow and Gone, as `read`."""
+        """The body as it was before it was compressed. Raises TooLarge, TooSlow, Malformed, UnknownEncoding and Gone,
+        as `read`."""
         most = self.serving.settings.max_body_bytes
+        encoding = self.headers.get("content-encoding", "identity").strip().lower()
+        if encoding not in json_bodies.ENCODINGS:
+            known = ", ".join(json_bodies.ENCODINGS)
+            raise errors.UnknownEncoding(f"the content-encoding must be one of {known}, found {encoding!r:.40}")
         announced = self.headers.get("content-length", "")
-        if announced.isdigit() and int(announced) > most:
+        size = int(announced[:_MOST_DIGITS]) if announced.isdigit() else 0
+        if size > most:
             raise errors.TooLarge(f"the body has {announced} bytes, at most {most} are allowed; send fewer inputs")
+        await self._take(most if encoding != "identity" else size)
         message = await self._receive()
         if message["type"] == "http.request" and not message.get("more_body"):
             parts = [message.get("body", b"")]
         else:
+            await self._take(size or most)
             try:
                 parts = await asyncio.wait_for(self._parts(message, most), self.serving.settings.body_timeout)
             except asyncio.TimeoutError:
@@ -274,7 +303,22 @@ class Call:
         self._arrived = time.perf_counter()
         if sum(map(len, parts)) > most:
             raise errors.TooLarge(f"the body has more than the {most} bytes that are allowed; send fewer inputs")
-        return b"".join(parts)
+        body = b"".join(parts)
+        if encoding != "identity":
+            body = json_bodies.inflated(body, most)
+        self.release(keep=len(body))
+        return body
+
+    def release(self, keep: int = 0) -> None:
+        """Give back what the body holds of the budget, but for so many bytes."""
+        keep = keep if keep > _SMALL else 0
+        if self._held > keep:
+            self.serving.budget.give(self.client, self._held - keep)
+            self._held = keep
+
+    async def _take(self, size: int) -> None:
+        if size > _SMALL and not self._held:
+            self._held = await self.serving.budget.take(self.client, size)
 
     async def _parts(self, message: Any, most: int) -> list[bytes]:
         """The parts of a body, to be read until they are too long."""
@@ -307,18 +351,24 @@ class Call:
             params["truncation"] = True
 
     def _priority(self) -> int:
+        if self.priority is not None:
+            return self.priority
         text = self.headers.get("x-priority", "0")
         try:
             return int(text)
         except ValueError:
-            raise errors.Unprocessable(f"x-priority must be an integer, found {text!r}") from None
+            raise errors.Unprocessable(f"x-priority must be an integer, found {text!r:.40}") from None
 
     def _deadline(self) -> float | None:
-        most, text = self.serving.settings.deadline, self.headers.get("x-deadline-ms")
-        if text is not None:
-            if not text.isascii() or not text.isdigit() or not int(text):
-                raise errors.Unprocessable(f"x-deadline-ms must be an integer above 0, found {text!r}")
-            most = int(text) / 1e3 if most is None else min(most, int(text) / 1e3)
+        most, seconds, text = self.serving.settings.deadline, self.timeout, self.headers.get("x-deadline-ms")
+        if seconds is None and text is not None:
+            if not text.isascii() or not text.isdigit() or not text.strip("0"):
+                raise errors.Unprocessable(f"x-deadline-ms must be an integer above 0, found {text!r:.40}")
+            if len(text) > _MOST_DIGITS:
+                raise errors.Malformed(f"x-deadline-ms may have at most {_MOST_DIGITS} digits, found {len(text)}")
+            seconds = int(text) / 1e3
+        if seconds is not None:
+            most = seconds if most is None else min(most, seconds)
         if most is None:
             return None
         left = most - (time.perf_counter() - self._arrived)

@@ -1,7 +1,8 @@
 """A model's signature: the tensors that it takes and gives in the Open Inference Protocol, by its head.
 
 It reads `text`, and perhaps `text_pair`, of datatype BYTES, or `input_ids`, and perhaps `attention_mask`, of INT64, and
-gives the head's numbers in FP32, zeros for tokens that aren't there. One for multiple choice reads `prompt` and
+gives the head's numbers in FP32, zeros for tokens that aren't there. `token_type_ids` beside the ids, which
+BERT's tokenizers make, have no effect, as DistilBERT has no such embeddings. One for multiple choice reads `prompt` and
 `choices` in place of the texts, and all its tensors have a choice's axis, as those of the reference.
 """
 
@@ -74,8 +75,12 @@ class Signature:
             Unprocessable: other tensors than it takes, or of shapes that don't fit.
         """
         names = set(tensors)
-        if "input_ids" in names and names <= {"input_ids", "attention_mask"}:
-            return self._sequences(tensors["input_ids"], tensors.get("attention_mask"))
+        if "input_ids" in names and names <= {"input_ids", "attention_mask", "token_type_ids"}:
+            ids, types = tensors["input_ids"], tensors.get("token_type_ids")
+            if types is not None and (types.dtype == object or types.shape != ids.shape):
+                raise Unprocessable(f"token_type_ids must be INT64 of input_ids' shape {list(ids.shape)}, "
+                                    f"found {list(types.shape)}")  # fmt: skip
+            return self._sequences(ids, tensors.get("attention_mask"))
         if self._choices and names == {"prompt", "choices"}:
             return _chosen(_column(tensors, "prompt"), tensors["choices"])
         if not self._choices and "text" in names and names <= {"text", "text_pair"}:

@@ -7,6 +7,8 @@ the header's order: numbers little-endian, a string as its length in 4 bytes and
 from __future__ import annotations
 
 import math
+from itertools import accumulate
+from operator import mul
 from typing import Annotated, Any
 
 import msgspec
@@ -23,7 +25,7 @@ class Tensor(msgspec.Struct, forbid_unknown_fields=True):
     """A tensor of a request; its data are in row-major order, nested or flat, or after the header."""
 
     name: str
-    shape: list[Annotated[int, Meta(ge=0, le=2**31 - 1)]]
+    shape: Annotated[list[Annotated[int, Meta(ge=0, le=2**31 - 1)]], Meta(max_length=8)]
     datatype: str
     parameters: dict[str, Any] | None = None
     data: list[Any] | None = None
@@ -41,7 +43,7 @@ def array(tensor: Tensor, blob: bytes | None) -> npt.NDArray[Any]:
     """
     name, number = tensor.name, math.prod(tensor.shape)
     if tensor.datatype == "BYTES":
-        texts = _flat(tensor) if blob is None else _strings(name, blob)
+        texts = _flat(tensor, number) if blob is None else _strings(name, blob)
         if not all(isinstance(text, str) for text in texts):
             raise Unprocessable(f"tensor {name!r} of datatype BYTES must have strings as its data")
         found = np.empty(len(texts), object)
@@ -55,7 +57,7 @@ def array(tensor: Tensor, blob: bytes | None) -> npt.NDArray[Any]:
             raise Unprocessable(f"tensor {name!r} has {len(blob)} bytes, no multiple of {dtype.itemsize}")
         found = np.frombuffer(blob, dtype).astype(np.int64)
     else:
-        values = _flat(tensor)
+        values = _flat(tensor, number)
         if not all(type(value) is int and -(2**63) <= value < 2**63 for value in values):
             raise Unprocessable(f"tensor {name!r} of datatype {tensor.datatype} must have integers as its data")
         found = np.array(values, np.int64)
@@ -91,11 +93,12 @@ def blobs(tensors: list[Tensor], rest: bytes) -> list[bytes | None]:
     return found
 
 
-def _flat(tensor: Tensor) -> list[Any]:
-    """The data without its nesting."""
+def _flat(tensor: Tensor, number: int) -> list[Any]:
+    """The data without its nesting; where they are more than so many, or nested deeper than any shape, some of them."""
     values: list[Any] = tensor.data or []
+    most = max([number, *accumulate(tensor.shape, mul)])  # of lists, where there is an empty dimension
     for _ in range(8):
-        if not any(isinstance(value, list) for value in values):
+        if len(values) > most or not any(isinstance(value, list) for value in values):
             break
         values = [item for value in values for item in (value if isinstance(value, list) else [value])]
     return values

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -123,7 +124,13 @@ REFUSED: list[tuple[list[Any], dict[str, Any], int, str]] = [
     ([ids_of([[101, -1]])], {}, 422, "none below 0"),
     ([TEXT], {"outputs": [{"name": "x"}]}, 422, "the model has the outputs logits, found 'x'"),
     ([TEXT], {"outputs": [{"name": "logits", "parameters": {"classification": 2}}]}, 422, "is not served"),
-    ([TEXT], {"parameters": {"priority": 1}}, 422, "parameter 'priority' is not served"),
+    ([TEXT], {"parameters": {"sequence_id": 1}}, 422, "parameter 'sequence_id' is not served"),
+    ([TEXT], {"parameters": {"priority": 22}}, 422, "'priority' must be an integer from 0"),
+    ([TEXT], {"parameters": {"timeout": 0.5}}, 422, "'timeout' must be an integer of microseconds"),
+    ([TEXT], {"id": "x" * 2000}, 422, "length <= 1024"),
+    ([IDS, ids_of([[0]], "token_type_ids")], {}, 422, "token_type_ids must be INT64 of input_ids' shape"),
+    ([{**IDS, "shape": [1] * 9}], {}, 422, "length <= 8"),
+    ([{**IDS, "data": [[[1, 2, 3]]]}], {}, 422, "found 3"),
     ([TEXT], {"parameters": {"truncation": 1}}, 422, "must be true or false, found 1"),
     ([{**TEXT, "shape": [9], "data": ["a"] * 9}], {}, 413, "9 texts, at most 8"),
 ]
@@ -148,7 +155,33 @@ def test_answers_that_would_be_too_large(engine_of: Engines, client_of: Any) -> 
     assert infer(client, MASKS, ids_of([[101] * 5000] * 8), mask, **binary).status_code == 413
 
 
-@pytest.mark.parametrize("length", ["", "x", "-1", "999", "1.0"])
+def test_token_type_ids_have_no_effect(engine_of: Engines, client_of: Any) -> None:
+    client = client_of(engine_of(ENCODER))
+    rows = [[101, 7592, 102]]
+    with_types = infer(client, ENCODER, ids_of(rows), ids_of([[0, 1, 1]], "token_type_ids"))
+    assert with_types.json() == infer(client, ENCODER, ids_of(rows)).json()
+
+
+def test_priority_and_timeout(engine_of: Engines, folder_of: Callable[..., Any], client_of: Any) -> None:
+    """As Triton's client sends them: a level, and microseconds."""
+    assert infer(client_of(engine_of(CLASSIFIER)), CLASSIFIER, TEXT, parameters={"priority": 1}).status_code == 200
+    with Engine(folder_of(CLASSIFIER), name="slow", max_delay=0.2) as engine:
+        client = client_of(engine)
+        assert infer(client, "slow", TEXT, parameters={"timeout": 1000}).status_code == 504
+        assert infer(client, "slow", TEXT, parameters={"timeout": 60_000_000}).status_code == 200
+
+
+def test_many_dimensions_and_nested_data_cost_little(engine_of: Engines, client_of: Any) -> None:
+    client = client_of(engine_of(CLASSIFIER))
+    for shape, data in (([2**31 - 1] * 180_000, [1]), ([1, 1], [[[[[[[5]]]]]]] * 100_000), ([1, 1], [5] * 900_000)):
+        start = time.perf_counter()
+        response = infer(client, CLASSIFIER, {**IDS, "shape": shape, "data": data})
+        assert response.status_code in (413, 422)
+        assert len(response.content) < 4000
+        assert time.perf_counter() - start < 5  # it was 36
+
+
+@pytest.mark.parametrize("length", ["9" * 5000, "", "x", "-1", "999", "1.0"])
 def test_broken_lengths(engine_of: Engines, client_of: Any, length: str) -> None:
     body = json.dumps({"inputs": [TEXT]})
     headers = {"inference-header-content-length": length}

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import gzip
 import time
+import tracemalloc
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -262,3 +265,47 @@ def test_before_and_after(stuck: Engine) -> None:
 def test_without_an_engine() -> None:
     with pytest.raises(ValueError, match="at least one engine"):
         create_app({})
+
+
+@pytest.mark.parametrize("text", ["9" * 400, "9" * 5000])
+def test_a_deadline_of_many_digits(engine_of: Engines, client_of: Any, text: str) -> None:
+    response = client_of(engine_of(CLASSIFIER)).post("/", content=BODY, headers={"x-deadline-ms": text})
+    assert (response.status_code, response.json()["error_type"]) == (400, "Malformed")
+
+
+COMPRESSED: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "deflate": zlib.compress}
+
+
+@pytest.mark.parametrize("encoding", COMPRESSED)
+def test_compressed_bodies(engine_of: Engines, client_of: Any, encoding: str) -> None:
+    client, compress = client_of(engine_of(CLASSIFIER), max_body_bytes=100_000), COMPRESSED[encoding]
+    headers = {"content-encoding": encoding}
+    assert client.post("/", content=compress(BODY), headers=headers).json() == client.post("/", content=BODY).json()
+    large = client.post("/", content=compress(BODY + b" " * 100_000), headers=headers)
+    assert (large.status_code, large.json()["error_type"]) == (413, "TooLarge")
+    for broken in (BODY, b"", compress(BODY)[:-1], compress(BODY) + b"a"):
+        response = client.post("/", content=broken, headers=headers)
+        assert (response.status_code, response.json()["error_type"]) == (400, "Malformed")
+    other = client.post("/", content=BODY, headers={"content-encoding": "br"})
+    assert (other.status_code, other.json()["error_type"]) == (415, "UnknownEncoding")
+
+
+def test_an_answered_error_keeps_no_body(engine_of: Engines) -> None:
+    """Without waiting for the garbage collector: the body ends with its response."""
+    wire = Wire(engine_of(CLASSIFIER))
+
+    async def main() -> None:
+        for size in (3_000, 300_000):  # tokenized by the event loop and by a thread
+            body = b'{"inputs": "%b"}' % (b"word " * size)
+            assert (await wire.post(body))[0] in (413, 422)
+        await asyncio.sleep(0.05)
+
+    gc.collect()
+    gc.disable()
+    try:
+        tracemalloc.start()
+        asyncio.run(main())
+        assert tracemalloc.get_traced_memory()[0] < 500_000
+    finally:
+        tracemalloc.stop()
+        gc.enable()
