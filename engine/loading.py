@@ -56,19 +56,27 @@ class Place(NamedTuple):
         return tokenizer
 
 
-def find(model: str | Path, *, subfolder: str = "", **where: Any) -> Place:
+def find(model: str | Path, architecture: str | None = None, *, subfolder: str = "", **where: Any) -> Place:
     """Where a checkpoint's files are, and what its sentence-transformers files say; neither weights nor vocabulary are
     read.
 
     Args:
         model: folder or hub id.
+        architecture: what it will be loaded as; None: as its files say.
         subfolder, where: as in `resolve_file`.
 
     Raises:
-        OSError: no such folder or repository.
+        OSError: no such folder or repository; or one that may make vectors, and the network is down and the cache does
+            not know whether it has sentence-transformers files.
         CheckpointError: a sentence-transformers file is malformed, or asks for what is not supported.
     """
-    sentence = sentence_files.read(partial(resolve_file, model, subfolder=subfolder, **where))
+    try:
+        sentence = sentence_files.read(partial(resolve_file, model, subfolder=subfolder, **where))
+    except FileNotFoundError:
+        config = DistilBertConfig.from_pretrained(model, subfolder=subfolder, **where)
+        if (architecture or checkpoint.architecture_of(config)) in (None, "DistilBertModel", "DistilBertForMaskedLM"):
+            raise
+        sentence = None
     inner = [part for part in (subfolder, sentence.folder if sentence else "") if part]
     return Place(model, {**where, "subfolder": "/".join(inner)}, sentence)
 
@@ -102,7 +110,7 @@ def load(
     """
     place = None
     if isinstance(model, str | Path):
-        place = find(model, **where)
+        place = find(model, architecture, **where)
         model = getattr(models, architecture or place.architecture()).from_pretrained(
             model, backend=backend, dtype=dtype, num_threads=num_threads, **place.where
         )

@@ -21,6 +21,7 @@ from distilrt import models, packed
 from distilrt.checkpoint import architecture_of
 from distilrt.config import DistilBertConfig
 from distilrt.errors import InvalidInput
+from distilrt.loading import find
 from distilrt.tokenizer import DistilBertTokenizer
 from distilrt.tokenizer_auto import load_tokenizer
 
@@ -138,8 +139,10 @@ def verify(
     texts = list(TEXTS if texts is None else texts)
     if not texts:
         raise InvalidInput("verify needs at least one text; leave texts out for the built-in ones")
-    config = DistilBertConfig.from_pretrained(model)
-    architecture = architecture_of(config) or "DistilBertModel"
+    place = find(model)
+    if Path(model).is_dir():  # transformers reads an old sentence encoder only from the transformer's own folder
+        model = Path(model) / place.where["subfolder"]
+    config, architecture = DistilBertConfig.from_pretrained(model), place.architecture()
     folder = packed.find(model)
     if folder is not None:
         index = packed.check(folder)

@@ -106,6 +106,7 @@ def test_old_files(made: Made, tmp_path: Path) -> None:
     same_vectors(packed, [*TEXTS, "a b c d e f g h i j"], old)
     facts = json.loads(CliRunner().invoke(app(), ["info", "--model", str(old), "--json"]).stdout)["model"]
     assert (facts["architecture"], facts["max_input_tokens"]) == ("DistilBertModel", 10)
+    assert distilrt.verify(old).ok
 
     older = tmp_path / "older"  # sentence-transformers itself does not know this name any more
     shutil.copytree(old, older)
