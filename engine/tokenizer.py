@@ -196,7 +196,8 @@ class DistilBertTokenizer(TokenizerVocabulary):
         try:
             tokenizer: DistilBertTokenizer = made(source, **{"name_or_path": str(name_or_folder), **saved, **options})
             with refusing("a character that the vocabulary lacks"):
-                tokenizer.backend_tokenizer.encode_batch([_UNKNOWN, (_UNKNOWN, _UNKNOWN)])
+                for pair in (None, _UNKNOWN):
+                    tokenizer.backend_tokenizer.encode(_UNKNOWN, pair)
         except ValueError as error:
             if options:
                 raise

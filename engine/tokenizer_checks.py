@@ -133,8 +133,10 @@ def check_saved(path: Path | None, saved: Mapping[str, Any], vocabulary: bool) -
     if vocabulary:
         kind = model.get("type", "WordPiece")
         _require(kind == "WordPiece", path, "model.type", "'WordPiece' (a DistilBERT tokenizer has no other)", kind)
-    if isinstance(vocab, dict):
-        fits = all(map(_is_text, vocab)) and all(map(_is_id, vocab.values()))
+    if isinstance(vocab, dict):  # of up to a million tokens, so not one by one
+        ids = vocab.values()
+        fits = _is_text("".join(vocab)) and set(map(type, ids)) <= {int}
+        fits = fits and _is_id(min(ids, default=0)) and _is_id(max(ids, default=0))
     else:
         fits = isinstance(vocab, list) and (not vocabulary or all(map(_is_text, vocab)))
     _require(fits, path, "model.vocab", f"an object of tokens and ids of 0 to {_LARGEST_ID}", vocab)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import AddedToken, Tokenizer
 from tokenizers.decoders import Decoder
@@ -45,6 +45,7 @@ class TokenizerVocabulary:
     mask_token: str | None
     mask_token_id: int | None
 
+    backend = "tokenizers"
     is_fast = True
     pad_token_type_id = 0
 
@@ -111,6 +112,14 @@ class TokenizerVocabulary:
             named = {**self._named, key: "" if value is None else str(as_token(value))}
             self._named = {name: named[name] for name in SPECIAL_NAMES if named.get(name)}
         self._refresh(self.backend_tokenizer)
+
+    if not TYPE_CHECKING:  # a type checker would take every name
+
+        def __getattr__(self, name: str) -> Any:
+            raise AttributeError(
+                f"distilrt's {type(self).__name__} has no {name!r}; a tokenizer of transformers may have it, and "
+                "distilrt's models take its encodings too"
+            )
 
     def add_tokens(self, new_tokens: Token | Sequence[Token], special_tokens: bool = False) -> int:
         """Add tokens to the end of the vocabulary; a model needs an embedding for each.

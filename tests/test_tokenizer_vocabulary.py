@@ -127,6 +127,9 @@ def test_errors() -> None:
         ours.pad_token = 5  # type: ignore[assignment]
     with pytest.raises(ValueError, match="return_special_tokens_mask"):
         ours.get_special_tokens_mask([5, 6])
+    with pytest.raises(AttributeError, match=r"no 'apply_chat_template'.*transformers may"):
+        ours.apply_chat_template([])  # type: ignore[attr-defined]
+    assert not hasattr(ours, "train_new_from_iterator")
     alike(fresh())
 
 
