@@ -183,15 +183,14 @@ class DistilBertTokenizer(TokenizerVocabulary):
             CheckpointError: a file is not what its name says; the message names the file and the field.
             TypeError, ValueError: a keyword of `options` is not as described.
         """
-        source, saved = read(
-            name_or_folder,
-            cls._as_it_stands,
-            revision=revision,
-            subfolder=subfolder,
-            token=token,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-        )
+        place: dict[str, Any] = {
+            "revision": revision,
+            "subfolder": subfolder,
+            "token": token,
+            "cache_dir": cache_dir,
+            "local_files_only": local_files_only,
+        }
+        source, saved = read(name_or_folder, cls._as_it_stands, **place)
         made: Any = cls  # the subclass takes another kind of source
         try:
             tokenizer: DistilBertTokenizer = made(source, **{"name_or_path": str(name_or_folder), **saved, **options})
@@ -199,9 +198,10 @@ class DistilBertTokenizer(TokenizerVocabulary):
                 for pair in (None, _UNKNOWN):
                     tokenizer.backend_tokenizer.encode(_UNKNOWN, pair)
         except ValueError as error:
-            if options:
-                raise
-            raise CheckpointError(f"the tokenizer in {name_or_folder} can't be used: {error}") from None
+            if not options:
+                raise CheckpointError(f"the tokenizer in {name_or_folder} can't be used: {error}") from None
+            cls.from_pretrained(name_or_folder, **place)  # raises where the files alone are at fault
+            raise
         return tokenizer
 
     def save_pretrained(self, folder: str | PathLike[str]) -> tuple[str, ...]:

@@ -112,8 +112,9 @@ def test_tokens_that_do_not_fit_together(tmp_path: Path) -> None:
     home = write(tmp_path, sources())
     for change in ({"cls_token": ""}, {"sep_token": "two words"}, {"unk_token": "[LOST]"}):
         write(home, {"tokenizer_config.json": {**CONFIG, "tokenizer_class": "BertTokenizer", **change}})
-        with pytest.raises(CheckpointError, match=rf"{home}.*can't be used"):
-            load_tokenizer(home)
+        for options in ({}, {"model_max_length": 9}):
+            with pytest.raises(CheckpointError, match=rf"{home}.*can't be used"):
+                load_tokenizer(home, **options)
     with pytest.raises(ValueError, match="two words") as error:
         DistilBertTokenizer.from_pretrained(
             write(tmp_path / "good", {"vocab.txt": "\n".join(TOY)}), cls_token="two words"
