@@ -17,21 +17,23 @@ from distilrt.tokenizer import DistilBertTokenizer
 
 # What transformers' pipelines also take, and where it is here.
 _ELSEWHERE = {
-    "device": "choose with backend=",
-    "device_map": "choose with backend=",
-    "torch_dtype": "it is called dtype",
-    "framework": "there is only one",
-    "num_workers": "leave it out: inputs are tokenized by several threads already",
     "model_kwargs": "pass them to from_pretrained, and the model here",
-    "trust_remote_code": "distilrt runs no code from checkpoints",
+    "config": "pass it to from_pretrained, and the model here",
     "return_all_scores": "it is called top_k=None",
     "topk": "it is called top_k",
     "grouped_entities": "it is called aggregation_strategy='simple'",
     "ignore_subwords": "it is called aggregation_strategy='first'",
     "multi_class": "it is called multi_label",
 }
-# Under what name transformers takes the tokenizer's parameters where it does not take them by themselves.
-_FOLDS = {"fill-mask": "tokenizer_kwargs", "feature-extraction": "tokenize_kwargs"}
+# What they take and what means nothing here: there is one kind of tokenizer, nothing is padded, no code is run, and
+# several threads tokenize anyway.
+_WITHOUT_EFFECT = frozenset({
+    "num_workers", "framework", "use_fast", "trust_remote_code", "binary_output", "processor", "feature_extractor",
+    "image_processor", "padding_side", "pad_to_multiple_of", "return_attention_mask", "return_token_type_ids",
+    "verbose",
+})  # fmt: skip
+# Under what names transformers takes the tokenizer's parameters where it does not take them by themselves.
+_FOLDS = ("tokenizer_kwargs", "tokenize_kwargs")
 
 
 def pipeline(
@@ -40,7 +42,10 @@ def pipeline(
     tokenizer: DistilBertTokenizer | str | Path | None = None,
     *,
     backend: str = "auto",
+    device: Any = None,
+    device_map: Any = None,
     dtype: Any = "auto",
+    torch_dtype: Any = None,
     num_threads: int | None = None,
     revision: str | None = None,
     subfolder: str = "",
@@ -60,10 +65,13 @@ def pipeline(
         model: folder or hub id of a checkpoint, or a loaded model of `distilrt`.
         tokenizer: the same for the tokenizer; None: the model's.
         backend, dtype, num_threads: how to compute, as in the models' `from_pretrained`; not for a loaded model.
+        device: the same choice in torch's words: "cpu" or -1, "cuda" or a device's number, or a `torch.device`.
+        device_map, torch_dtype: other names of `device` and `dtype`; the map "auto" leaves the choice to `backend`.
         revision, subfolder, token, cache_dir, local_files_only: where to look for both.
         batch_size: sequences computed together at most; None: what `max_tokens` allows.
         max_tokens: tokens computed together. Answers depend on neither.
-        params: defaults of the task's parameters, see the classes in `distilrt.tasks`.
+        params: defaults of the task's parameters, see the classes in `distilrt.tasks`. What transformers' pipelines
+            take besides is accepted where it means nothing here, `num_workers` say.
 
     Raises:
         OSError: a checkpoint or file of it is not there.
@@ -72,11 +80,17 @@ def pipeline(
     """
     chosen = tasks.find(task)
     _unfolded(chosen, params)
+    place = _place(device, device_map)
+    if place and backend == "auto" and isinstance(model, str | Path):
+        backend = place.partition(":")[0]
     loaded, tokenizer, sentence = load(
-        model, tokenizer, chosen.architecture, backend=backend, dtype=str(dtype).removeprefix("torch."),
+        model, tokenizer, chosen.architecture, backend=backend,
+        dtype=str(dtype if torch_dtype is None else torch_dtype).removeprefix("torch."),
         num_threads=num_threads, revision=revision, subfolder=subfolder, token=token, cache_dir=cache_dir,
         local_files_only=local_files_only,
     )  # fmt: skip
+    if place:
+        loaded.to(place)
     return Pipeline(chosen.of(sentence), loaded, tokenizer, params, batch_size=batch_size, max_tokens=max_tokens)
 
 
@@ -87,7 +101,8 @@ class Pipeline:
     the answers are taken, which come in its order. Exceptions to this are transformers' own, see `__call__`.
 
     Attributes:
-        task, model, tokenizer: what it was made of.
+        task: the task's name.
+        model, tokenizer: what it was made of.
         params: the task's parameters where a call names none.
     """
 
@@ -106,7 +121,8 @@ class Pipeline:
         Raises:
             ValueError, TypeError: as `pipeline`.
         """
-        self.task, self.model, self.tokenizer = task, model, tokenizer
+        self.task, self.model, self.tokenizer = task.name, model, tokenizer
+        self._task = task
         self.params = _unfolded(task, params)
         self._batching: dict[str, Any] = {"batch_size": batch_size, "max_tokens": max_tokens}
         known = {name: value for name, value in self.params.items() if name in task.params}
@@ -119,6 +135,7 @@ class Pipeline:
 
         Args:
             args: the inputs, of the kind that the task takes (see `distilrt.tasks`): one, a list, or another iterable.
+                text-classification takes a tuple of two strings for a pair of texts;
                 question-answering also takes a question and a context, as two arguments or by these names;
                 zero-shot-classification takes its candidate_labels second.
             batch_size: in place of the pipeline's.
@@ -134,16 +151,17 @@ class Pipeline:
             InvalidInput: an input that cannot be answered; in a batch the message starts with its index.
             ValueError, TypeError: a parameter that there is not, or a value that is not allowed.
         """
-        name = self.task.name
+        name = self.task
         inputs = _inputs(name, args, params)
-        given = self.params | _unfolded(self.task, params)
+        given = self.params | _unfolded(self._task, params)
         form: Callable[[Any], Any] = _as_tensor if given.pop("return_tensors", None) else _same
         batching = self._batching if batch_size is None else self._batching | {"batch_size": batch_size}
 
         def answers(items: Iterable[Any], **options: Any) -> Iterator[Any]:
-            return map(form, tasks.run(self.model, self.tokenizer, self.task, items, given, **batching, **options))
+            return map(form, tasks.run(self.model, self.tokenizer, self._task, items, given, **batching, **options))
 
-        if isinstance(inputs, str | Mapping):
+        pair = name == "text-classification" and isinstance(inputs, tuple) and list(map(type, inputs)) == [str, str]
+        if pair or isinstance(inputs, str | Mapping):
             [answer] = answers([inputs], return_errors=True)
             if isinstance(answer, InvalidInput):
                 raise answer
@@ -156,8 +174,31 @@ class Pipeline:
         found = list(_with_progress(answers(inputs), len(inputs)))
         return found[0] if len(found) == 1 and name in ("fill-mask", "question-answering") else found
 
+    def predict(self, X: Any) -> Any:  # noqa: N803, the name of scikit-learn, whose interface this is
+        """The answers to inputs."""
+        return self(X)
+
+    def transform(self, X: Any) -> Any:  # noqa: N803
+        """The same."""
+        return self(X)
+
+    @property
+    def device(self) -> Any:
+        """Where the model computes, as its own attribute says."""
+        return self.model.device
+
+    @property
+    def dtype(self) -> Any:
+        """What the model computes in, as its own attribute says."""
+        return self.model.dtype
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write model and tokenizer where the reference and `pipeline` can read them."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
     def __repr__(self) -> str:
-        return f"Pipeline(task={self.task.name!r}, model={self.model.architecture}, params={self.params})"
+        return f"Pipeline(task={self.task!r}, model={self.model.architecture}, params={self.params})"
 
 
 def _inputs(task: str, args: tuple[Any, ...], params: dict[str, Any]) -> Any:
@@ -171,8 +212,9 @@ def _inputs(task: str, args: tuple[Any, ...], params: dict[str, Any]) -> Any:
     if task == "zero-shot-classification" and len(args) == 2:
         params["candidate_labels"] = args[1]
         args = args[:1]
-    if not args and "inputs" in params:
-        return params.pop("inputs")
+    given = "sequences" if task == "zero-shot-classification" and "sequences" in params else "inputs"
+    if not args and given in params:
+        return params.pop(given)
     if len(args) != 1:
         raise TypeError(f"{task} takes its inputs as one positional argument, found {len(args)}")
     return args[0]
@@ -190,24 +232,48 @@ def _questions(question: Any, context: Any) -> Any:
     return [{"question": one, "context": other} for one, other in zip(question, contexts, strict=True)]
 
 
+def _place(device: Any, device_map: Any) -> str | None:
+    """The device that a caller asks for, as torch names it; None: any.
+
+    Raises:
+        ValueError: two devices, or none that there is a backend for.
+    """
+    if device_map not in (None, "auto"):
+        named = set(device_map.values()) if isinstance(device_map, Mapping) else {device_map}
+        if device is not None or len(named) != 1:
+            raise ValueError(f"a pipeline is on one device; give it as device, found device={device!r} and "
+                             f"device_map={device_map!r}")  # fmt: skip
+        [device] = named
+    if device is None:
+        return None
+    if type(device) is int:
+        device = "cpu" if device < 0 else f"cuda:{device}"
+    if str(device).partition(":")[0] not in ("cpu", "cuda"):
+        raise ValueError(f"device must be 'cpu', -1, 'cuda' or the number of a CUDA device, found {device!r}")
+    return str(device)
+
+
 def _unfolded(task: tasks.Task, params: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters without the folds that transformers has for those of the tokenizer; all names known.
+    """The parameters without the folds that transformers has for those of the tokenizer, and without those that mean
+    nothing here; all names known.
 
     Raises:
         ValueError: an unknown name, or one given twice.
     """
     unfolded: dict[str, Any] = {}
-    fold = _FOLDS.get(task.name)
     known = {*task.params, *(["return_tensors"] if task.name == "feature-extraction" else [])}
-    for name, value in [*params.items(), *(params.get(fold or "") or {}).items()]:
-        if name in _ELSEWHERE:
+    folds = [fold for fold in _FOLDS if fold in params]
+    for name, value in [*params.items(), *(pair for fold in folds for pair in (params[fold] or {}).items())]:
+        if name in folds or (name in _WITHOUT_EFFECT and name not in known):
+            continue
+        if name in _ELSEWHERE and value:
             raise ValueError(f"{task.name} has no parameter {name!r}: {_ELSEWHERE[name]}")
-        if name == fold:
+        if name in _ELSEWHERE:
             continue
         if name not in known:
             raise ValueError(f"{task.name} has no parameter {name!r}; it has {', '.join(sorted(known))}")
         if name in unfolded:
-            raise ValueError(f"{name} is given twice, by itself and in {fold}")
+            raise ValueError(f"{name} is given twice, by itself and in {folds[0]}")
         unfolded[name] = value
     return unfolded
 

@@ -14,8 +14,12 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from transformers.pipelines.text_classification import ClassificationFunction
+from transformers.pipelines.token_classification import AggregationStrategy
+from transformers.tokenization_utils_base import TruncationStrategy
 
 import distilrt
+from distilrt import tasks
 from distilrt.errors import InvalidInput
 from distilrt.pipelines import Pipeline, pipeline
 from tests.golden import make_question_answering as golden
@@ -146,7 +150,7 @@ def test_batch_size_bounds_a_batch(pipes: Any, monkeypatch: pytest.MonkeyPatch) 
     class Model:
         config, architecture, backend = ours.model.config, ours.model.architecture, Watched()
 
-    pipe = Pipeline(ours.task, Model(), ours.tokenizer, {}, batch_size=3)
+    pipe = Pipeline(tasks.find(ours.task), Model(), ours.tokenizer, {}, batch_size=3)
     assert len(pipe(["a"] * 10)) == 10
     assert sizes == [3, 3, 3, 1]
     assert len(pipe(["a"] * 10, batch_size=8)) == 10
@@ -183,6 +187,16 @@ def test_inputs_are_read_as_answers_are_taken(folder_of: Folders) -> None:
         ("feature-extraction", {"truncation": True}),
         ("feature-extraction", {"tokenize_kwargs": {"truncation": True, "max_length": 5}}),
         ("zero-shot-classification", {"hypothesis_template": "It is {}.", "multi_label": True}),
+        ("text-classification", {"function_to_apply": "SIGMOID"}),
+        ("text-classification", {"function_to_apply": ClassificationFunction.NONE}),
+        ("text-classification", {"truncation": TruncationStrategy.LONGEST_FIRST, "max_length": 4}),
+        ("text-classification", {"truncation": False, "max_length": 4}),
+        ("text-classification", {"return_token_type_ids": False, "padding_side": "left"}),
+        ("fill-mask", {"targets": ["Paris", "LONDON", "paris"], "top_k": 3}),
+        ("fill-mask", {"tokenizer_kwargs": {"add_special_tokens": False}}),
+        ("token-classification", {"aggregation_strategy": "FIRST"}),
+        ("token-classification", {"aggregation_strategy": AggregationStrategy.SIMPLE, "ignore_labels": {"B-PER"}}),
+        ("zero-shot-classification", {"truncation": True, "tokenizer_kwargs": {"padding": True}}),
     ],
     ids=str,
 )
@@ -195,6 +209,58 @@ def test_parameters(pipes: Any, task: str, params: dict[str, Any]) -> None:
     assert_same(ours(inputs[0], **params_of(task)), theirs(inputs[0], **params_of(task)))
     if task == "text-classification" and "top_k" in params:
         assert_same(ours(inputs[0], top_k=3), theirs(inputs[0], top_k=3))
+
+
+def test_pairs_of_texts(pipes: Any) -> None:
+    ours, theirs = pipes("text-classification")
+    pair = {"text": "Ada wrote", "text_pair": "programs"}
+    right = theirs(pair)
+    assert_same(ours([[["Ada wrote", "programs"]]]), theirs([[["Ada wrote", "programs"]]]))
+    assert_same(ours(("Ada wrote", "programs")), right)
+    assert_same(ours([("Ada wrote", "programs")] * 2), [right, right])
+    assert_same(list(ours(iter([("Ada wrote", "programs")]))), [right])
+    for bad in ([["Ada wrote", "programs"]], [("a", "b", "c")], [[["a"]]]):
+        with pytest.raises(InvalidInput, match="input 0: "):
+            ours(bad)
+
+
+def test_texts_without_special_tokens(pipes: Any) -> None:
+    ours, theirs = pipes("text-classification")
+    assert_same(ours(TEXTS[:3], add_special_tokens=False), theirs(TEXTS[:3], add_special_tokens=False))
+    with pytest.raises(InvalidInput, match="input 1: the text has no tokens"):
+        ours(["a", ""], add_special_tokens=False)
+    ours, theirs = pipes("feature-extraction")
+    params = {"tokenize_kwargs": {"add_special_tokens": False}}
+    assert_same(ours(TEXTS[0], **params), theirs(TEXTS[0], **params))
+
+
+@pytest.mark.parametrize("device", ["cpu", -1, torch.device("cpu")])
+def test_what_callers_of_transformers_pass_and_read(folder_of: Folders, device: Any, tmp_path: Path) -> None:
+    folder = folder_of("DistilBertForSequenceClassification", num_labels=3)
+    ours = pipeline("text-classification", folder, device=device, torch_dtype=torch.float32, num_workers=0,
+                    framework="pt", use_fast=True, trust_remote_code=False, model_kwargs={})  # fmt: skip
+    theirs = transformers.pipeline("text-classification", model=str(folder), device=device)
+    assert (ours.task, ours.device, ours.dtype) == (theirs.task, str(theirs.device), "float32")
+    assert_same(ours.predict(TEXTS), theirs(TEXTS))
+    assert_same(ours.transform(TEXTS), theirs(TEXTS))
+    assert_same(pipeline("text-classification", ours.model, ours.tokenizer, device_map="cpu")("a"), theirs("a"))
+    ours.save_pretrained(tmp_path)
+    assert_same(pipeline("text-classification", tmp_path, device_map="auto")(TEXTS), theirs(TEXTS))
+
+
+def test_zero_shot_texts_by_the_name_of_transformers(pipes: Any) -> None:
+    ours, theirs = pipes("zero-shot-classification")
+    assert_same(ours(sequences=TEXTS[0], **LABELS), theirs(sequences=TEXTS[0], **LABELS))
+    params = {**LABELS, "hypothesis_template": "{}: it is a {}"}  # each place is the label's
+    answer = ours(TEXTS[0], **params)
+    for label, score in zip(answer["labels"], answer["scores"], strict=True):
+        [other] = (label_ for label_ in LABELS["candidate_labels"] if label_ != label)
+        params = {"candidate_labels": [f"{label}: it is a {label}", f"{other}: it is a {other}"]}
+        right = theirs(TEXTS[0], **params, hypothesis_template="{}")
+        assert right["scores"][right["labels"].index(f"{label}: it is a {label}")] == pytest.approx(score, abs=1e-4)
+    for bad in ("no place", "{0}", "{:>100000000}", "{0.x}"):
+        with pytest.raises(ValueError, match=r"a text with \{\} in the label's place"):
+            ours(TEXTS[0], **LABELS, hypothesis_template=bad)
 
 
 WORDS = ["Ada", "Lovelace", "wrote", "hyperparameterizations", "in", "Zürich", "☃"]
@@ -287,9 +353,12 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"model": "./nowhere"}, OSError, "does not exist"),
     ({"tokenizer": 7}, TypeError, "tokenizer must be .* found int"),
     ({"topk": 3}, ValueError, "no parameter 'topk': it is called top_k"),
-    ({"device": 0}, ValueError, "no parameter 'device': choose with backend="),
-    ({"num_workers": 2}, ValueError, "leave it out"),
-    ({"top": 3}, ValueError, "no parameter 'top'; it has function_to_apply, max_length"),
+    ({"device": "meta"}, ValueError, "device must be 'cpu', -1, 'cuda' or .*, found 'meta'"),
+    ({"device": "cpu", "device_map": "cpu"}, ValueError, "one device"),
+    ({"backend": "cpu", "device": "cuda:0"}, ValueError, "can't be moved to 'cuda:0'"),
+    ({"model_kwargs": {"x": 1}}, ValueError, "pass them to from_pretrained"),
+    ({"return_all_scores": True}, ValueError, "it is called top_k=None"),
+    ({"top": 3}, ValueError, "no parameter 'top'; it has add_special_tokens, function_to_apply"),
     ({"top_k": 0}, ValueError, "top_k must be"),
     ({"max_tokens": 0}, ValueError, "max_tokens must be"),
     ({"batch_size": True}, ValueError, "batch_size must be"),

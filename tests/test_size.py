@@ -24,7 +24,7 @@ MADE = [  # task, inputs, parameters, texts, characters
     ("feature-extraction", ["abc", [1, 2, 3, 4]], {"prompt": "p" * 10}, 2, 27),
     ("sentence-similarity", [{"source_sentence": "a", "sentences": ["b", "c"]}], {"prompt": "p" * 10}, 3, 37),
     ("zero-shot-classification", ["abc"], {"candidate_labels": ["x", "yz"], "hypothesis_template": "{} {}"}, 2, 26),
-    ("zero-shot-classification", ["abc"], {"candidate_labels": "x,yz"}, 2, 50),
+    ("zero-shot-classification", ["abc"], {"candidate_labels": "x,yz"}, 2, 48),
     ("multiple-choice", [{"prompt": "p" * 10, "choices": ["a", "b"]}], {}, 2, 24),
 ]
 

@@ -7,9 +7,10 @@ from typing import Any
 
 from distilrt import tasks
 from distilrt.engine import Engine
-from distilrt.server.errors import TooLarge
+from distilrt.errors import TooLarge
 
 MOST_NUMBERS = 2**25  # in JSON, some hundreds of MB; in binary twice as many
+MOST_ENTRIES = 2**20  # objects of a few fields; hundreds of MB until they are JSON
 MOST_CANDIDATES = 2**15  # so that a mask in a short text may have the whole vocabulary
 
 
@@ -32,13 +33,25 @@ def check_answer(rows: int, width: int, binary: bool = False) -> None:
                        f"{most} are allowed, send fewer or shorter inputs at once")  # fmt: skip
 
 
-def check_candidates(texts: Iterable[tuple[str, int]], top_k: Any) -> None:
+def check_entries(entries: int) -> None:
+    """Refuse what would have, or has, too many entries: labels of texts, or weights of tokens.
+
+    Raises:
+        TooLarge: more than are allowed.
+    """
+    if entries > MOST_ENTRIES:
+        raise TooLarge(f"the answer has {entries} entries or more, at most {MOST_ENTRIES} are allowed; send fewer or "
+                       "shorter inputs at once")  # fmt: skip
+
+
+def check_candidates(task: str, texts: Iterable[tuple[str, int]], top_k: Any) -> None:
     """Refuse to list too many candidates, `top_k` for each of the places in some texts. One costs the more, the longer
     its text: it is read in windows, or written out with each candidate.
 
     Raises:
         TooLarge: more than are allowed.
     """
+    top_k = tasks.find(task).params["top_k"].default if top_k is None else top_k
     places = sum(number * (1 + len(text) // 256) for text, number in texts)
     if type(top_k) is int and places * top_k > MOST_CANDIDATES:
         raise TooLarge(f"top_k must be at most {MOST_CANDIDATES // places} for inputs of this number and length, found "

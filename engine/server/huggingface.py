@@ -16,7 +16,7 @@ from starlette.routing import Route
 from distilrt import tasks
 from distilrt.engine import Engine
 from distilrt.server import embedding_inputs
-from distilrt.server.answers import check_answer, check_candidates, most_tokens
+from distilrt.server.answers import check_answer, check_candidates, check_entries, most_tokens
 from distilrt.server.embedding_inputs import Direction
 from distilrt.server.errors import Unprocessable
 from distilrt.server.operation import Operation
@@ -107,14 +107,17 @@ def _check_size(engine: Engine, task: str, items: list[Any], params: dict[str, A
     if task == "feature-extraction" and not params.get("pooling"):
         rows = sum(most_tokens(engine, item, params["prompt"]) for item in items)
         check_answer(rows, engine.model.config.hidden_size)
+    elif task == "text-classification":
+        top_k = params["top_k"]
+        check_entries(len(items) * (engine.model.config.num_labels if top_k is None else 1))
     elif task == "fill-mask":
         mask = engine.tokenizer.mask_token
         check_candidates(
-            ((item, item.count(mask)) for item in items if mask and isinstance(item, str)), params.get("top_k")
+            task, ((item, item.count(mask)) for item in items if mask and isinstance(item, str)), params.get("top_k")
         )
     elif task == "question-answering":
         contexts = (item.get("context") for item in items if isinstance(item, dict))
-        check_candidates(((text, 1) for text in contexts if isinstance(text, str)), params.get("top_k"))
+        check_candidates(task, ((text, 1) for text in contexts if isinstance(text, str)), params.get("top_k"))
 
 
 def _formed(task: str, inputs: Any, params: dict[str, Any], found: Any) -> Any:

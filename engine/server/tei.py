@@ -17,10 +17,11 @@ from starlette.routing import Route
 import distilrt
 from distilrt import tasks
 from distilrt.engine import Engine
+from distilrt.errors import TooLarge
 from distilrt.server import embedding_inputs
-from distilrt.server.answers import check_answer, most_tokens
+from distilrt.server.answers import MOST_ENTRIES, check_answer, check_entries, most_tokens
 from distilrt.server.embedding_inputs import prompt
-from distilrt.server.errors import Empty, Failure, TooLarge, Unprocessable
+from distilrt.server.errors import Empty, Failure, Unprocessable
 from distilrt.server.operation import Operation
 from distilrt.server.serving import Call, Handler, Serving
 from distilrt.server.tei_types import (
@@ -38,6 +39,8 @@ from distilrt.server.tei_types import (
     Tokenize,
     Weight,
 )
+
+_TOKEN_CHARACTERS = 16  # seldom has a token more
 
 
 def shape(failure: Failure) -> Error:
@@ -76,6 +79,7 @@ async def _predict(call: Call) -> Response:
     items = [_sequence(item) for item in ([inputs] if single else inputs)]
     if not items:
         raise Empty("there must be at least one input, the list is empty")
+    check_entries(len(items) * engine.model.config.num_labels)
     params = {**body.params(), "top_k": None, "function_to_apply": "none" if body.raw_scores else None}
     found = await call.answer(engine, "text-classification", items, params)
     found = [[{"score": label["score"], "label": label["label"]} for label in labels] for labels in found]
@@ -116,7 +120,14 @@ async def _embed_sparse(call: Call) -> Response:
     engine = call.serving.having("sparse-embedding")
     items = embedding_inputs.items(body.inputs)
     params = {**body.params(), "prompt": prompt(engine, body.prompt_name, items)}
-    return call.reply(await call.answer(engine, "sparse-embedding", items, params))
+    _check_number(call, items)
+    weights: list[Any] = []
+    # A text may have a weight for each token of the vocabulary, though few models give it so many.
+    at_once = max(1, MOST_ENTRIES // engine.model.config.vocab_size)
+    for start in range(0, len(items), at_once):
+        weights += await call.answer(engine, "sparse-embedding", items[start : start + at_once], params)
+        check_entries(sum(map(len, weights)))
+    return call.reply(weights)
 
 
 async def _rerank(call: Call) -> Response:
@@ -152,12 +163,22 @@ async def _tokenize(call: Call) -> Response:
     _check_number(call, texts)
     before = prompt(engine, body.prompt_name, [])
     texts = [before + text for text in texts]
+    most = call.serving.settings.max_tokens
+    if sum(map(len, texts)) > _TOKEN_CHARACTERS * most:
+        raise TooLarge(f"the texts have more than {_TOKEN_CHARACTERS * most} characters; send them in parts")
     # Many or long texts must not keep the event loop.
-    encoded = await asyncio.to_thread(engine.tokenizer, texts, add_special_tokens=body.add_special_tokens)
-    return call.reply([
+    return call.reply(await asyncio.to_thread(_tokens, engine, texts, body.add_special_tokens, most))
+
+
+def _tokens(engine: Engine, texts: list[str], add_special_tokens: bool, most: int) -> list[list[dict[str, Any]]]:
+    encoded = engine.tokenizer(texts, add_special_tokens=add_special_tokens)
+    number = sum(map(len, encoded["input_ids"]))
+    if number > most:
+        raise TooLarge(f"the texts have {number} tokens, at most {most} are allowed; send them in parts")
+    return [
         [_token(engine, text, index, span) for index, span in zip(encoding.ids, encoding.offsets, strict=True)]
         for text, encoding in zip(texts, encoded.encodings or [], strict=True)
-    ])  # fmt: skip
+    ]
 
 
 def _token(engine: Engine, text: str, index: int, span: tuple[int, int]) -> dict[str, Any]:
@@ -178,6 +199,9 @@ async def _decode(call: Call) -> Response:
     else:
         raise Unprocessable("ids must be the token ids of a text, or a list of such lists; this is a list of both")
     _check_number(call, rows)
+    most = call.serving.settings.max_tokens
+    if sum(map(len, rows)) > most:
+        raise TooLarge(f"the body has more than the {most} token ids that are allowed; send them in parts")
     texts = await asyncio.to_thread(engine.tokenizer.batch_decode, rows, body.skip_special_tokens)
     return call.reply(texts if rows else [])
 

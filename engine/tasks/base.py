@@ -6,9 +6,11 @@ sequences may be computed beside those of any other input of the same architectu
 
 from __future__ import annotations
 
+import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -33,11 +35,13 @@ FIRST, ALL = slice(0, 1), slice(None)
 
 @dataclass(frozen=True, slots=True)
 class Param:
-    """One parameter of a task: its default, which values it accepts, and the words for these in an error."""
+    """One parameter of a task: its default, which values it accepts, the words for these in an error, and what a task
+    reads in place of an accepted value, which is accepted too."""
 
     default: Any
     allowed: str  # completes "… must be"
     accepts: Callable[[Any], bool]
+    read: Callable[[Any], Any] = lambda value: value
 
 
 def one_of(*values: Any) -> Param:
@@ -45,13 +49,22 @@ def one_of(*values: Any) -> Param:
     return Param(values[0], " or ".join(map(repr, values)), lambda value: _among(value, values))
 
 
+def named(*values: str | None) -> Param:
+    """A parameter with these names, in upper case or lower, the first of which is the default."""
+
+    def lower(value: Any) -> Any:
+        return value.lower() if isinstance(value, str) else value
+
+    return Param(values[0], " or ".join(map(repr, values)), lambda value: _among(lower(value), values), lower)
+
+
 def count(default: Any, *also: Any, least: int = 1) -> Param:
     """A parameter with integers of at least `least`, its default, and `also` these values."""
-    named = [value for value in (default, *also) if type(value) is not int]
+    others = [value for value in (default, *also) if type(value) is not int]
     return Param(
         default,
-        " or ".join([f"an integer of at least {least}", *map(repr, named)]),
-        lambda value: (type(value) is int and value >= least) or _among(value, named),
+        " or ".join([f"an integer of at least {least}", *map(repr, others)]),
+        lambda value: (type(value) is int and value >= least) or _among(value, others),
     )
 
 
@@ -64,11 +77,14 @@ def _among(value: Any, values: Iterable[Any]) -> bool:
     return any(type(value) is type(known) and value == known for known in values)  # 1 is no True
 
 
-# For tasks that cut a text only when asked.
+MOST_ENTRIES = 2**15  # of a parameter that is a list of labels or tokens
+
+# How a text is read, for tasks that cut one only when asked.
 CUT: Mapping[str, Param] = {
-    "truncation": one_of(False, True, "longest_first", "only_first", "only_second"),
+    "truncation": one_of(None, False, True, "longest_first", "only_first", "only_second", "do_not_truncate"),
     "max_length": count(None, least=2),
     "truncation_side": one_of(None, "right", "left"),
+    "add_special_tokens": one_of(True, False),
 }
 PROMPT = Param(None, "a string", lambda value: value is None or isinstance(value, str))
 # Accepted for the sake of transformers' callers, and without effect: nothing here is ever padded.
@@ -106,7 +122,7 @@ class Task(ABC):
             ValueError: no such parameter, a value that is not allowed, or one that this model cannot serve.
         """
         if unknown := [name for name in params if name not in self.params]:
-            raise ValueError(f"{self.name} has no parameter {unknown[0]!r}; it has {', '.join(self.params)}")
+            raise ValueError(f"{self.name} has no parameter {unknown[0]!r:.80}; it has {', '.join(self.params)}")
         settled = {
             name: self._value(name, param, params.get(name, param.default)) for name, param in self.params.items()
         }
@@ -118,11 +134,12 @@ class Task(ABC):
         return settled
 
     def _value(self, name: str, param: Param, value: Any) -> Any:
+        value = value.value if isinstance(value, Enum) else value  # transformers' options
         if value is None and not param.accepts(None):
             value = param.default
         if not param.accepts(value):
-            raise ValueError(f"{self.name}: {name} must be {param.allowed}, found {value!r}")
-        return value
+            raise ValueError(f"{self.name}: {name} must be {param.allowed}, found {reprlib.repr(value)}")
+        return param.read(value)
 
     def size(self, inputs: Sequence[Any], params: Mapping[str, Any]) -> Size:
         """What a tokenizer has to read for these inputs, each repetition counted. It is found without copying a text,
@@ -249,12 +266,14 @@ class Task(ABC):
 
     def tokenizing(self, params: Params, limit: int) -> dict[str, Any]:
         """How to call the tokenizer where the model reads `limit` tokens; unless overridden, cutting when asked."""
-        if not params["truncation"] and params["max_length"] is None:
-            return {}
+        cut, special = params["truncation"], {"add_special_tokens": params["add_special_tokens"]}
+        if cut in (False, "do_not_truncate") or (cut is None and params["max_length"] is None):
+            return special
         return {
-            "truncation": params["truncation"] or True,
+            "truncation": cut or True,
             "max_length": min(params["max_length"] or limit, limit),
             "truncation_side": params["truncation_side"],
+            **special,
         }
 
     def select(self, tokenizer: DistilBertTokenizer, params: Params, ids: list[int]) -> Selection:
@@ -337,8 +356,10 @@ def check_ids(ids: list[int], config: DistilBertConfig, limit: int, foreign: boo
 
     Raises:
         TooLong: more tokens than `limit`, what the model reads.
-        InvalidInput: a token that it doesn't know; not looked for where there can be none, with `foreign` False.
+        InvalidInput: no token, or one that it doesn't know; that is not looked for with `foreign` False.
     """
+    if not ids:
+        raise InvalidInput("the text has no tokens; leave add_special_tokens at True, or send some text")
     if len(ids) > limit:
         raise TooLong(f"the text has {len(ids)} tokens, this model reads at most {limit}; "
                       "ask for truncation, or split it")  # fmt: skip

@@ -95,7 +95,8 @@ class FeatureExtraction(TextOrIds, _Embedding):
     mean; or by itself "mean", "cls" (the first token), "max", "mean_sqrt_len_tokens", "weightedmean" or "lasttoken".
     `dimensions`: keep so many numbers of each vector, the first (Matryoshka embeddings); None: all, or as the files
     say. `normalize`: scale each vector to length 1. `prompt`: put it before a text; None: with "sentence" that which
-    the files make the default. `truncation`, `max_length`, `truncation_side`: as in the tokenizer.
+    the files make the default. `truncation`, `max_length`, `truncation_side`, `add_special_tokens`: as in the
+    tokenizer.
     """
 
     name = "feature-extraction"
@@ -143,7 +144,7 @@ class SentenceSimilarity(_Embedding):
 
     `pooling`: "sentence", as these files say, or else the mean; or a mode as in feature-extraction. `prompt`: put it
     before each text; None: with "sentence" that which the files make the default. `truncation`, `max_length`,
-    `truncation_side`: as in the tokenizer.
+    `truncation_side`, `add_special_tokens`: as in the tokenizer.
     """
 
     name = "sentence-similarity"

@@ -11,6 +11,7 @@ from distilrt.config import DistilBertConfig
 from distilrt.errors import InvalidInput
 from distilrt.tasks.base import (
     CUT,
+    MOST_ENTRIES,
     PADDING,
     Param,
     Params,
@@ -31,27 +32,31 @@ class FillMask(Task):
     """A string with mask tokens to a list of `{"score", "token", "token_str", "sequence"}`, one list a mask if several.
 
     `top_k`: how many tokens. `targets`: a token of the vocabulary or a list of them, to look at no others.
-    `truncation`, `max_length`, `truncation_side`: as in the tokenizer. `padding`: without effect.
+    `truncation`, `max_length`, `truncation_side`, `add_special_tokens`: as in the tokenizer. `padding`: without effect.
     """
 
     name = "fill-mask"
     architecture = "DistilBertForMaskedLM"
     params: ClassVar[Mapping[str, Param]] = {
         "top_k": count(5),
-        "targets": Param(None, "a token or a list of tokens", lambda value: value is None or _targets(value) != []),
+        "targets": Param(
+            None,
+            f"a token or a list of at most {MOST_ENTRIES} tokens",
+            lambda value: value is None or isinstance(value, np.ndarray) or 1 <= len(_targets(value)) <= MOST_ENTRIES,
+            lambda value: value if value is None or isinstance(value, np.ndarray) else _targets(value),
+        ),
         **CUT,
         "padding": PADDING,
     }
 
-    def check(self, tokenizer: DistilBertTokenizer, config: DistilBertConfig, params: Params) -> None:
-        """There must be a mask token, and the targets must be tokens."""
+    def settle(self, tokenizer: DistilBertTokenizer, config: DistilBertConfig, params: Mapping[str, Any]) -> Params:
+        """There must be a mask token, and the targets must be tokens; they become an array of their ids."""
         if tokenizer.mask_token is None:
             raise ValueError("fill-mask needs a tokenizer with a mask token; this one has none")
-        for target in _targets(params["targets"]):
-            if tokenizer.backend_tokenizer.token_to_id(target) is None:
-                pieces = ", ".join(map(repr, tokenizer.tokenize(target))) or "nothing"
-                raise InvalidInput(f"target {target!r} is no token of this model, which splits it into {pieces}; "
-                                   "targets must be single tokens of its vocabulary")  # fmt: skip
+        settled = super().settle(tokenizer, config, params)
+        if isinstance(settled["targets"], list):
+            settled["targets"] = np.unique([_target(tokenizer, target) for target in settled["targets"]])
+        return settled
 
     def texts(self, item: Any, params: Params) -> list[Text]:
         """The text."""
@@ -68,13 +73,14 @@ class FillMask(Task):
         """The tokens by falling probability."""
         tokenizer, ids, masks = prepared.tokenizer, prepared.sequences[0], prepared.rows[0]
         assert isinstance(masks, list)
-        targets = set(tokenizer.convert_tokens_to_ids(_targets(prepared.params["targets"])))
-        allowed = np.array(sorted(targets) or range(outputs[0].shape[1]))
+        targets, scores = prepared.params["targets"], softmax(outputs[0])
+        if targets is not None:
+            scores = scores[:, targets]
         answers = []
-        for row, probabilities in zip(masks, softmax(outputs[0])[:, allowed], strict=True):
+        for row, probabilities in zip(masks, scores, strict=True):
             found = []
             for place in _largest(probabilities, prepared.params["top_k"]):
-                token = int(allowed[place])
+                token = place if targets is None else int(targets[place])
                 filled = [old for old in [*ids[:row], token, *ids[row + 1 :]] if old != tokenizer.pad_token_id]
                 found.append(
                     {
@@ -87,6 +93,19 @@ class FillMask(Task):
                 )
             answers.append(found)
         return answers[0] if len(answers) == 1 else answers
+
+
+def _target(tokenizer: DistilBertTokenizer, target: str) -> int:
+    """The id of a token, or of the one that the tokenizer makes of a text, as of `"Paris"` where it lowers the case."""
+    found = tokenizer.backend_tokenizer.token_to_id(target)
+    if found is not None:
+        return found
+    ids = tokenizer(target, add_special_tokens=False, truncation=True, max_length=8)["input_ids"]
+    if len(ids) == 1 and ids[0] != tokenizer.unk_token_id:
+        return int(ids[0])
+    pieces = ", ".join(map(repr, tokenizer.convert_ids_to_tokens(ids))) or "nothing"
+    raise InvalidInput(f"target {target!r:.80} is no token of this model, which splits it into {pieces}; "
+                       "targets must be single tokens of its vocabulary")  # fmt: skip
 
 
 def _targets(value: Any) -> list[str]:

@@ -34,7 +34,7 @@ class MultipleChoice(Task):
     choices, what the cross entropy of `DistilBertForMultipleChoice` is taken of. transformers has no pipeline for it;
     prompt and choices are the words of its documentation.
 
-    `truncation`, `max_length`, `truncation_side`: as in the tokenizer, of each pair.
+    `truncation`, `max_length`, `truncation_side`, `add_special_tokens`: as in the tokenizer, of each pair.
     """
 
     name = "multiple-choice"

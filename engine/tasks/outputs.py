@@ -29,7 +29,7 @@ class Outputs(TextOrIds):
     For an engine of any model, whose own task computes the head; `run` has no use for it.
 
     `rows`: "all" tokens', or the "first" token's, which is the one that a sequence classifier reads. `truncation`,
-    `max_length`, `truncation_side`: as in the tokenizer.
+    `max_length`, `truncation_side`, `add_special_tokens`: as in the tokenizer.
     """
 
     name = "outputs"

@@ -24,7 +24,7 @@ class SparseEmbedding(TextOrIds):
     SpladePooling says otherwise: their sum, or the logarithm taken twice.
 
     `prompt`: put it before a text; None: that which the checkpoint makes the default, or none. `truncation`,
-    `max_length`, `truncation_side`: as in the tokenizer.
+    `max_length`, `truncation_side`, `add_special_tokens`: as in the tokenizer.
     """
 
     name = "sparse-embedding"

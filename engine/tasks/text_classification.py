@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from distilrt.config import DistilBertConfig
+from distilrt.errors import InvalidInput
 from distilrt.tasks.base import (
     CUT,
     FIRST,
@@ -22,8 +23,9 @@ from distilrt.tasks.base import (
     as_fields,
     as_text,
     count,
-    one_of,
+    named,
     softmax,
+    strings,
 )
 from distilrt.tokenizer import DistilBertTokenizer
 
@@ -37,18 +39,19 @@ _FUNCTIONS: dict[str, Callable[[Rows], Rows]] = {
 
 
 class TextClassification(Task):
-    """A string or `{"text", "text_pair"}` to `{"label", "score"}`, or to a list of these where `top_k` is given.
+    """A string, `{"text", "text_pair"}`, `[["text", "text_pair"]]` or a tuple of two strings, which are a pair, to
+    `{"label", "score"}`, or to a list of these where `top_k` is given.
 
     `top_k`: how many labels, best first; None: all. `function_to_apply`: from logits to scores; None: what suits the
-    config's `problem_type` and number of labels. `truncation`, `max_length`, `truncation_side`: as in the tokenizer.
-    `padding`: without effect.
+    config's `problem_type` and number of labels. `truncation`, `max_length`, `truncation_side`, `add_special_tokens`:
+    as in the tokenizer. `padding`: without effect.
     """
 
     name = "text-classification"
     architecture = "DistilBertForSequenceClassification"
     params: ClassVar[Mapping[str, Param]] = {
         "top_k": count(_BEST, None),
-        "function_to_apply": one_of(None, *_FUNCTIONS),
+        "function_to_apply": named(None, *_FUNCTIONS),
         **CUT,
         "padding": PADDING,
     }
@@ -57,6 +60,12 @@ class TextClassification(Task):
         """The text or the pair."""
         if isinstance(item, str):
             return [item]
+        listed = item[0] if isinstance(item, list) and len(item) == 1 else None
+        if isinstance(item, tuple) or isinstance(listed, list):
+            pair = strings(item if listed is None else listed)
+            if len(pair) != 2:
+                raise InvalidInput("a pair must be two strings, a text and its text_pair")
+            return [(pair[0], pair[1])]
         text, pair = as_fields(item, "text", optional="text_pair", instead="a string")
         text = as_text(text, "text")
         return [(text, as_text(pair, "text_pair")) if pair else text]

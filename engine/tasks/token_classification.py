@@ -12,6 +12,7 @@ from tokenizers import Encoding
 from distilrt.config import DistilBertConfig
 from distilrt.errors import InvalidInput
 from distilrt.tasks.base import (
+    MOST_ENTRIES,
     Param,
     Params,
     Prepared,
@@ -21,6 +22,7 @@ from distilrt.tasks.base import (
     as_text,
     count,
     longest,
+    named,
     one_of,
     softmax,
     strings,
@@ -59,8 +61,17 @@ class TokenClassification(Task):
     name = "token-classification"
     architecture = "DistilBertForTokenClassification"
     params: ClassVar[Mapping[str, Param]] = {
-        "aggregation_strategy": one_of("none", "simple", *_WORD_SCORES),
-        "ignore_labels": Param(("O",), "a list of labels", lambda value: isinstance(value, list | tuple)),
+        "aggregation_strategy": named("none", "simple", *_WORD_SCORES),
+        "ignore_labels": Param(
+            ("O",),
+            f"a list of at most {MOST_ENTRIES} labels",
+            lambda value: (
+                isinstance(value, list | tuple | set | frozenset)
+                and len(value) <= MOST_ENTRIES
+                and all(isinstance(label, str) for label in value)
+            ),
+            frozenset,
+        ),
         "stride": count(None, least=0),
         "is_split_into_words": one_of(False, True),
         "delimiter": Param(" ", "a string", lambda value: isinstance(value, str)),
@@ -99,12 +110,11 @@ class TokenClassification(Task):
         """Entities in the order of the text."""
         strategy, ignored = prepared.params["aggregation_strategy"], prepared.params["ignore_labels"]
         labels, tokenizer = prepared.config.label_names(), prepared.tokenizer
-        text, word_starts = prepared.source, None
-        if prepared.params["is_split_into_words"]:
-            text, word_starts = _joined_words(prepared.source, prepared.params["delimiter"])
+        words = prepared.source if prepared.params["is_split_into_words"] else [prepared.source]
+        starts = _word_starts(words, prepared.params["delimiter"])
         entities: list[Entity] = []
         for encoding, logits in zip(prepared.encodings, outputs, strict=True):
-            tokens = _tokens(text, encoding, softmax(logits), tokenizer.unk_token_id, word_starts)
+            tokens = _tokens(words, starts, encoding, softmax(logits), tokenizer.unk_token_id)
             if strategy in _WORD_SCORES:
                 found = [_word(tokenizer, word, _WORD_SCORES[strategy], labels) for word in _words(tokens)]
             else:
@@ -115,26 +125,25 @@ class TokenClassification(Task):
         return entities if len(outputs) == 1 else _without_overlaps(entities)
 
 
-def _joined_words(words: list[str], delimiter: str) -> tuple[str, list[int]]:
-    """The text that the words make, and where in it each starts."""
-    starts = accumulate((len(word) + len(delimiter) for word in words[:-1]), initial=0)
-    return delimiter.join(words), list(starts)
+def _word_starts(words: list[str], delimiter: str) -> list[int]:
+    """Where each word starts in the text that the words make, joined by `delimiter`."""
+    return list(accumulate((len(word) + len(delimiter) for word in words[:-1]), initial=0))
 
 
 def _tokens(
-    text: str, encoding: Encoding, scores: Rows, unk_token_id: int | None, word_starts: list[int] | None
+    words: list[str], starts: list[int], encoding: Encoding, scores: Rows, unk_token_id: int | None
 ) -> list[_Token]:
-    """The tokens of the text itself, without special ones; with `word_starts`, offsets are those in each word."""
+    """The tokens of the words themselves, without special ones. Offsets of the encoding are those in a word; a text is
+    one word."""
     columns = zip(encoding.ids, encoding.tokens, encoding.offsets, encoding.special_tokens_mask, strict=True)
-    tokens = []
+    tokens, numbers = [], encoding.word_ids if len(words) > 1 else None
     for place, (token_id, word, (start, end), special) in enumerate(columns):
         if not special:
-            if word_starts is not None:
-                shift = word_starts[encoding.word_ids[place] or 0]
-                start, end = start + shift, end + shift
+            owner = numbers[place] or 0 if numbers else 0
             unknown = token_id == unk_token_id
             continues = not unknown and len(word) != end - start
-            tokens.append(_Token(text[start:end] if unknown else word, scores[place], start, end, place, continues))
+            shown = words[owner][start:end] if unknown else word
+            tokens.append(_Token(shown, scores[place], start + starts[owner], end + starts[owner], place, continues))
     return tokens
 
 

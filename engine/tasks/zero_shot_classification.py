@@ -12,7 +12,9 @@ import numpy as np
 
 from distilrt.config import DistilBertConfig
 from distilrt.tasks.base import (
+    CUT,
     FIRST,
+    PADDING,
     Param,
     Params,
     Prepared,
@@ -33,14 +35,18 @@ class ZeroShotClassification(Task):
     """A string to `{"sequence", "labels", "scores"}`, best label first.
 
     `candidate_labels`: a list of labels, or a string of labels with commas. `hypothesis_template`: a text with `{}` in
-    the label's place. `multi_label`: score each label by itself. Too long a text is cut, a hypothesis never.
+    the label's place, as often as it has that. `multi_label`: score each label by itself. `truncation`, `padding`:
+    without effect, too long a text is cut, a hypothesis never.
     """
 
     name = "zero-shot-classification"
     architecture = "DistilBertForSequenceClassification"
     params: ClassVar[Mapping[str, Param]] = {
         "candidate_labels": Param(
-            None, "labels in a list, or in a string with commas", lambda value: _labels(value) != []
+            None,
+            "labels in a list, or in a string with commas",
+            lambda value: _labels(value) != [],
+            lambda value: _labels(value),
         ),
         "hypothesis_template": Param(
             "This example is {}.",
@@ -48,6 +54,8 @@ class ZeroShotClassification(Task):
             lambda value: isinstance(value, str) and "{}" in value,
         ),
         "multi_label": one_of(False, True),
+        "truncation": CUT["truncation"],
+        "padding": PADDING,
     }
 
     def size_of(self, item: Any, params: Mapping[str, Any]) -> Size:
@@ -68,7 +76,7 @@ class ZeroShotClassification(Task):
     def texts(self, item: Any, params: Params) -> list[Text]:
         """The text with each hypothesis."""
         text, template = as_text(item, empty=False), params["hypothesis_template"]
-        return [(text, template.replace("{}", label)) for label in _labels(params["candidate_labels"])]
+        return [(text, template.replace("{}", label)) for label in params["candidate_labels"]]
 
     def tokenizing(self, params: Params, limit: int) -> dict[str, Any]:
         """Cut the text only."""
@@ -80,7 +88,7 @@ class ZeroShotClassification(Task):
 
     def answer(self, prepared: Prepared, outputs: Sequence[Rows]) -> dict[str, Any]:
         """Probabilities among the labels; or of entailment against contradiction for each."""
-        labels, logits = _labels(prepared.params["candidate_labels"]), np.concatenate(outputs)
+        labels, logits = prepared.params["candidate_labels"], np.concatenate(outputs)
         entailment = _entailment(prepared.config)
         if prepared.params["multi_label"] or len(labels) == 1:
             contradiction = 0 if entailment else -1

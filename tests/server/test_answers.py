@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from distilrt.engine import Engine
+from distilrt.errors import TooLarge
 from distilrt.server.answers import MOST_CANDIDATES, MOST_NUMBERS, check_answer, check_candidates, most_tokens
-from distilrt.server.errors import TooLarge
 
 TEXT = "Ada Lovelace wrote programs, 東京!"
 
@@ -36,13 +36,13 @@ def test_large_answers() -> None:
 
 @pytest.mark.parametrize("top_k", [None, "", True, 2.5, -1, MOST_CANDIDATES])
 def test_few_candidates(top_k: Any) -> None:
-    check_candidates([("a [MASK]", 1)], top_k)
-    check_candidates([], 10**9)
-    check_candidates([("no mask", 0)], 10**9)
+    check_candidates("fill-mask", [("a [MASK]", 1)], top_k)
+    check_candidates("fill-mask", [], 10**9)
+    check_candidates("fill-mask", [("no mask", 0)], 10**9)
 
 
 def test_many_candidates() -> None:
     """Places count, and the length of their texts."""
-    check_candidates([("a", 1), ("b" * 256, 3)], MOST_CANDIDATES // 7)
+    check_candidates("fill-mask", [("a", 1), ("b" * 256, 3)], MOST_CANDIDATES // 7)
     with pytest.raises(TooLarge, match=r"top_k must be at most 4681 for .*, found 4682; send fewer or shorter ones"):
-        check_candidates([("a", 1), ("b" * 256, 3)], MOST_CANDIDATES // 7 + 1)
+        check_candidates("fill-mask", [("a", 1), ("b" * 256, 3)], MOST_CANDIDATES // 7 + 1)
