@@ -116,7 +116,8 @@ class BaseModel(Placed):
         where: dict[str, Any] = {"revision": revision, "subfolder": subfolder, "token": token,
                                  "cache_dir": cache_dir, "local_files_only": local_files_only}  # fmt: skip
         config = DistilBertConfig.from_pretrained(model, **where) if config is None else DistilBertConfig.of(config)
-        config = config.replace(**changes)
+        if changes:
+            config = config.replace(**changes)
         weights: Mapping[str, Array]
         folder = packed.find(model, subfolder)
         calibration = None

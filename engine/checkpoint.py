@@ -200,7 +200,7 @@ def check_architecture(model: str | Path, architecture: str, config: DistilBertC
         try:
             config.label_names()
         except ValueError as error:
-            raise CheckpointError(f"config.json of {model}: {error}") from None
+            raise CheckpointError(f"the config of {model} does not fit {architecture}: {error}") from None
     if config.folded_bert and architecture in _BERT_UNFIT:
         fit = ", ".join(name for name in HEADS if name not in _BERT_UNFIT)
         raise CheckpointError(f"{model} is a BERT and can't run as {architecture}: {_BERT_UNFIT[architecture]}. "

@@ -213,7 +213,8 @@ class DistilBertConfig:
         assert self.id2label is not None
         if self.id2label.keys() != set(range(len(self.id2label))):
             raise ValueError(f"config.id2label must number {len(self.id2label)} labels 0 to {len(self.id2label) - 1}, "
-                             f"found {', '.join(map(str, sorted(self.id2label)))}; correct config.json")  # fmt: skip
+                             f"found {', '.join(map(str, sorted(self.id2label)))}; "
+                             "correct config.json, or give id2label")  # fmt: skip
         return [self.id2label[i] for i in range(len(self.id2label))]
 
     def replace(self, **changes: Any) -> DistilBertConfig:

@@ -171,7 +171,7 @@ def write(folder: str | Path, model: Any, resolve: Callable[[str], Path | None] 
 def in_memory(model: Any) -> PackedWeights:
     """What a packed folder of a model on the CPU backend would hold, without the folder."""
     file = TensorsInMemory(_tensors(model))
-    return PackedWeights(model.weights.source, file, model.config, model.architecture, model.dtype, model.backend.kept,
+    return PackedWeights("memory", file, model.config, model.architecture, model.dtype, model.backend.kept,
                          model.backend.calibration)  # fmt: skip
 
 
