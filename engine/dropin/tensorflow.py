@@ -129,11 +129,12 @@ class _TensorFlowModel(tf.Module):  # type: ignore[misc]
         return {}
 
     @property
-    def variables(self) -> NoReturn:
-        """Refused: there is nothing to train."""
-        raise TypeError("distilrt only infers and has no variables; state_dict() has the weights as arrays")
+    def variables(self) -> tuple[()]:
+        """None: the weights are not TensorFlow's, so a Keras model that holds this one has only its own to train."""
+        return ()
 
-    trainable_variables = trainable_weights = non_trainable_variables = variables
+    trainable_variables = non_trainable_variables = variables
+    trainable_weights = non_trainable_weights = variables
 
     def __getattr__(self, name: str) -> NoReturn:
         if name in _KERAS:
@@ -168,7 +169,7 @@ class TFDistilBertModel(models.DistilBertModel, _TensorFlowModel):
 class TFDistilBertForMaskedLM(models.DistilBertForMaskedLM, _TensorFlowModel):
     """Scores for each word, `logits` `[batch_size, seq_len, vocab_size]`; see the module for arguments.
 
-    `loss` `[1]`: mean over the `labels` `[batch_size, seq_len]` that are not -100; at masked positions they must be.
+    `loss` `[1]`: mean over the `labels` `[batch_size, seq_len]` that are not -100, those at masked positions included.
     """
 
     _output = outputs.MaskedLMOutput
@@ -289,6 +290,9 @@ def _sorted_out(arguments: dict[str, Any]) -> dict[str, Any]:
 def _tensor(name: str, value: Any) -> Any:
     if isinstance(value, (tf.RaggedTensor, tf.SparseTensor)):
         raise TypeError(f"{name} is a {type(value).__name__}; pad it with to_tensor(), and give an attention_mask")
+    if any(cls.__name__ == "KerasTensor" for cls in type(value).__mro__):
+        raise TypeError(f"{name} is a KerasTensor, which has no values yet; call this model in the call() of a layer "
+                        "of your own, or in a keras.layers.Lambda")  # fmt: skip
     return tf.convert_to_tensor(value)
 
 

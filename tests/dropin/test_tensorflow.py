@@ -212,8 +212,7 @@ IDS = [[1, 2], [3, 4]]
         (lambda m: m(np.zeros((1, 81), int)), TooLong, "positions 0 to 79"),
         (lambda m: m(IDS, labels=[0, 3]), InvalidInput, "a label is 3; labels must be 0 to 2"),
         (lambda m: m(IDS, labels=[0]), InvalidInput, r"labels must have shape \[2\]"),
-        (lambda m: m.trainable_variables, TypeError, "no variables"),
-        (lambda m: m.variables, TypeError, "no variables"),
+        (lambda m: m(tf.keras.Input((None,), dtype="int32")), TypeError, "is a KerasTensor.*keras.layers.Lambda"),
         (lambda m: m.fit(IDS), AttributeError, "no 'fit': it is not a Keras model"),
         (lambda m: m.nonsense, AttributeError, "no attribute 'nonsense'"),
         (lambda m: m.train(), TypeError, "only infers"),
@@ -224,6 +223,29 @@ def test_refusals(call: Call, error: type[Exception], message: str, tiny: Callab
     model, _ = random_model(NAMES[2], tiny)
     with pytest.raises(error, match=message):
         call(model)
+
+
+def test_part_of_a_keras_model(tiny: Callable[..., DistilBertConfig]) -> None:
+    encoder, plain = random_model(NAMES[0], tiny)
+
+    class Classifier(tf.keras.Model):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder, self.scores = encoder, tf.keras.layers.Dense(2)
+
+        def call(self, ids: Any) -> Any:
+            return self.scores(self.encoder(ids).last_hidden_state[:, 0])
+
+    model = Classifier()
+    model(tf.constant(IDS))
+    kernel, bias = (weight.numpy() for weight in model.trainable_variables)
+    expected = plain(np.array(IDS)).last_hidden_state[:, 0] @ kernel + bias
+    for found in (model(tf.constant(IDS)).numpy(), model.predict(np.array(IDS), verbose=0)):
+        np.testing.assert_allclose(found, expected, atol=BOUND)
+    model.summary(print_fn=lambda *_, **__: None)
+    model.compile("adam", "mse")
+    model.fit(np.array(IDS), np.zeros((2, 2)), verbose=0)
+    assert encoder.trainable_variables == encoder.variables == ()
 
 
 def test_question_positions_outside_and_legacy_loss(tiny: Callable[..., DistilBertConfig]) -> None:
