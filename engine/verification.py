@@ -151,11 +151,10 @@ def verify(
     if against is not None:
         _check_against(against, config, architecture)
     tokenizer = load_tokenizer(model)
-    encoded = tokenizer(
-        texts, padding=True, truncation=True, max_length=config.max_position_embeddings, return_tensors="np"
-    )
-    inputs = {name: encoded[name] for name in ("input_ids", "attention_mask")}
-    mask = inputs["attention_mask"].astype(bool)
+    rows = tokenizer(texts, truncation=True, max_length=config.max_position_embeddings)["input_ids"]
+    mask = np.arange(max(map(len, rows))) < np.array([[len(row)] for row in rows])
+    inputs = {"input_ids": np.zeros(mask.shape, np.int64), "attention_mask": mask.astype(np.int64)}
+    inputs["input_ids"][mask] = np.concatenate(rows)  # not every tokenizer has a token to pad with
     if architecture == "DistilBertForMultipleChoice":
         inputs = {name: array[None] for name, array in inputs.items()}  # the texts as the choices of one question
 

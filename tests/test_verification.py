@@ -15,6 +15,7 @@ import distilrt
 from distilrt import _C, checkpoint, models, packed, verification
 from distilrt.config import DistilBertConfig
 from distilrt.errors import InvalidInput
+from tests.test_tokenizer_files import write
 
 HEADS = ["DistilBertModel", "DistilBertForMaskedLM", "DistilBertForSequenceClassification",
          "DistilBertForQuestionAnswering", "DistilBertForTokenClassification",
@@ -67,12 +68,17 @@ def test_token_ids(make_folder: Any, tmp_path_factory: pytest.TempPathFactory) -
     folder = make_folder("DistilBertModel")
     config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     for change in ({"tokenizer_class": "PreTrainedTokenizerFast"}, {"do_lower_case": False}):
-        (folder / "tokenizer_config.json").write_text(json.dumps(config | change), encoding="utf-8")
+        write(folder, {"tokenizer_config.json": config | change})
         report = verification.verify(folder, ["One."])
         assert report.ok
         assert report.other_tokens == ()
+    saved = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    write(folder, {"tokenizer.json": saved | {"padding": None}})
+    write(folder, {"tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast"}})
+    assert verification.verify(folder, ["One.", "One more."]).ok
+    write(folder, {"tokenizer_config.json": config | {"do_lower_case": False}})
     original = shutil.copytree(folder, tmp_path_factory.mktemp("original"), dirs_exist_ok=True)
-    (original / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    write(original, {"tokenizer_config.json": config})
     report = verification.verify(folder, ["One.", "two"], against=original)
     assert not report.ok
     assert all(row.ok for row in report.rows)
