@@ -8,6 +8,7 @@ whose head it is for. Scores follow the config's `problem_type`, where text-embe
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 import msgspec
@@ -17,7 +18,7 @@ from starlette.routing import Route
 import distilrt
 from distilrt import tasks
 from distilrt.engine import Engine
-from distilrt.errors import TooLarge
+from distilrt.errors import InvalidInput, TooLarge
 from distilrt.server import embedding_inputs
 from distilrt.server.answers import MOST_ENTRIES, check_answer, check_entries, most_tokens
 from distilrt.server.embedding_inputs import prompt
@@ -125,7 +126,11 @@ async def _embed_sparse(call: Call) -> Response:
     # A text may have a weight for each token of the vocabulary, though few models give it so many.
     at_once = max(1, MOST_ENTRIES // engine.model.config.vocab_size)
     for start in range(0, len(items), at_once):
-        weights += await call.answer(engine, "sparse-embedding", items[start : start + at_once], params)
+        try:
+            weights += await call.answer(engine, "sparse-embedding", items[start : start + at_once], params)
+        except InvalidInput as error:  # which counts from the part's first text
+            found = re.match(r"input (\d+)(: .*)", str(error), re.DOTALL)
+            raise type(error)(f"input {int(found[1]) + start}{found[2]}" if found else str(error)) from None
         check_entries(sum(map(len, weights)))
     return call.reply(weights)
 

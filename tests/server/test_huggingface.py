@@ -134,7 +134,7 @@ def test_prompts(prompted: Engine, client_of: Any) -> None:
 
 
 def test_answers_that_would_be_too_large(engine_of: Engines, client_of: Any) -> None:
-    encoder = client_of(engine_of("DistilBertModel"), max_body_bytes=10**8)
+    encoder = client_of(engine_of("DistilBertModel"), max_body_bytes=10**8, max_tokens=2**15)
     many = ["word " * 40] * 11_000  # each may have 64 tokens of 48 numbers
     response = encoder.post("/", json={"inputs": many[:2000], "truncate": True, "parameters": {"pooling": "mean"}})
     assert response.status_code == 413  # of tokens, as anywhere
@@ -144,6 +144,7 @@ def test_answers_that_would_be_too_large(engine_of: Engines, client_of: Any) -> 
     assert "48 for each of up to 704000 tokens" in response.json()["error"]
     masks = client_of(engine_of("DistilBertForMaskedLM"))
     assert len(ask(masks, "[MASK]", parameters={"top_k": 30522})) == 30522
+    assert masks.post("/", json={"inputs": ["[MASK]" * 500] * 20}).status_code == 413  # five for each, unasked
     response = masks.post("/", json={"inputs": ["[MASK] [MASK]"], "parameters": {"top_k": 30522}})
     assert response.status_code == 413
     assert "top_k must be at most 16384 for inputs of this number and length, found 30522" in response.json()["error"]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import distilrt
 from distilrt.engine import Engine
-from distilrt.server import tei
+from distilrt.server import answers, tei
 from distilrt.server.tei_types import Error
 
 Engines = Callable[..., Engine]
@@ -117,6 +117,27 @@ def test_embed_all(engine_of: Engines, client_of: Any) -> None:
     engine = engine_of("sentence_encoder")
     found = ask(client_of(engine), "/embed_all", inputs=TEXTS)
     assert found == [vectors[0] for vectors in engine("feature-extraction", TEXTS)]
+
+
+def test_answers_are_bounded(engine_of: Engines, client_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = engine_of(MASKS)
+    vocabulary = engine.model.config.vocab_size
+    whole = ask(client_of(engine), "/embed_sparse", inputs=TEXTS * 3)
+    monkeypatch.setattr(tei, "MOST_ENTRIES", 2 * vocabulary)  # two texts at once
+    monkeypatch.setattr(answers, "MOST_ENTRIES", sum(map(len, whole)))
+    client = client_of(engine)
+    found = ask(client, "/embed_sparse", inputs=TEXTS * 3)
+    assert [[weight["index"] for weight in weights] for weights in found] == [
+        [weight["index"] for weight in weights] for weights in whole
+    ]
+    status, _, message = refused(client, "/embed_sparse", inputs=[*TEXTS * 2, "a b", LONG], truncate=False)
+    assert (status, message[:23]) == (422, "input 5: the text has 9")
+    assert refused(client, "/embed_sparse", inputs=TEXTS * 4)[0] == 413
+    small = client_of(engine, max_tokens=20)
+    assert len(ask(small, "/tokenize", inputs=["a b c"] * 4)) == 4
+    assert refused(small, "/tokenize", inputs=["a b c"] * 5)[0] == 413
+    assert refused(small, "/tokenize", inputs="a" * 321)[0] == 413
+    assert refused(small, "/decode", ids=[[5] * 21])[0] == 413
 
 
 def test_embed_sparse(engine_of: Engines, client_of: Any) -> None:
