@@ -109,7 +109,8 @@ void batch_attention(const py::array& query, const py::array& key, const py::arr
   }
   require(out.writeable(), "out must be writeable");
   for (py::ssize_t axis = 0; axis < out.ndim(); ++axis)
-    require(out.strides(axis) != 0 || out.shape(axis) <= 1, "out must have memory of its own for every element");
+    require(out.strides(axis) != 0 || out.shape(axis) <= 1 || out.size() == 0,
+            "out must have memory of its own for every element");
   const BatchAttention batch{.query = heads_view("query", query, dtype, asked, ""),
                              .key = heads_view("key", key, dtype, kept, like),
                              .value = heads_view("value", value, dtype, kept, like),

@@ -43,3 +43,5 @@ def test_attention_needs_memory_for_every_element() -> None:
     out = np.lib.stride_tricks.as_strided(np.zeros(16, np.float32), rows.shape, (64, 64, 0, 4))
     with pytest.raises(ValueError, match="out must have memory of its own for every element"):
         _C.attention(rows, rows, rows, out=out, scale=1.0)
+    none = rows[:, :, :0]
+    _C.attention(none, rows, rows, out=np.empty((1, 1, 0, 16), np.float32), scale=1.0)
