@@ -6,6 +6,7 @@ stdout as JSON lines and all else to stderr. Needs the extra `cli`.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import platform
@@ -55,7 +56,7 @@ def run(
     chosen, params = tasks.find(task), dict(map(_param, param or []))
     if texts and source:
         raise typer.BadParameter("give texts or --input, not both")
-    if not texts and source is None and sys.stdin.isatty():
+    if not texts and source is None and sys.stdin is not None and sys.stdin.isatty():
         raise typer.BadParameter("nothing to read: give texts, --input FILE, or lines on stdin")
     if source not in (None, "-") and output is not None and os.path.realpath(source) == os.path.realpath(output):
         raise typer.BadParameter("--output would overwrite --input")
@@ -209,6 +210,9 @@ def main(arguments: list[str] | None = None) -> None:
     if "typer" not in globals():
         print("distilrt: the command line needs more packages: pip install 'distilrt[cli]'", file=sys.stderr)
         raise SystemExit(2)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a locale that lacks a character is no reason to fail
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()(args=arguments, prog_name="distilrt")
     except (DistilrtError, OSError, ValueError, ImportError) as error:
@@ -239,7 +243,11 @@ def _opened(path: str, mode: str) -> AbstractContextManager[IO[bytes]]:
     """A file, or for - stdin or stdout, which stay open."""
     if path != "-":
         return open(path, mode)
-    return nullcontext((sys.stdin if mode == "rb" else sys.stdout).buffer)
+    stream = sys.stdin if mode == "rb" else sys.stdout
+    if stream is None:
+        name, option = ("stdin", "--input") if mode == "rb" else ("stdout", "--output")
+        raise OSError(f"{name} is closed; give {option} FILE")
+    return nullcontext(stream.buffer)
 
 
 def _versions() -> dict[str, str | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import asdict, dataclass, field
@@ -276,3 +277,37 @@ def test_verify_says_what_verification_found(monkeypatch: pytest.MonkeyPatch, ok
     for word in ("calibrated with a file", "kept in higher precision: layer.9.qkv"):
         assert word in table.stdout
     assert json.loads(printed.stdout) == json.loads(json.dumps(_Report(ok).to_dict()))
+
+
+ODD = {"stdin": "run text-classification -m {} <&-", "stdout": "run text-classification -m {} good >&-"}
+
+
+@pytest.mark.parametrize("closed", ODD)
+def test_closed_streams(folder: str, closed: str) -> None:
+    command = " ".join(COMMAND) + " " + ODD[closed].format(folder)
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"distilrt: {closed} is closed; give --")
+
+
+def test_a_reader_that_goes_away(folder: str) -> None:
+    command = f"yes good | head -20000 | {' '.join(COMMAND)} run text-classification -m {folder} | head -1"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    assert "Traceback" not in done.stderr
+    assert len(done.stdout.splitlines()) == 1
+
+
+def test_a_locale_of_ascii(folder: str) -> None:
+    done = subprocess.run([*COMMAND, "info", "-m", folder], capture_output=True,
+                          env=os.environ | {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"})  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_an_interrupted_import() -> None:
+    code = ("import sys, distilrt.__main__ as entry\n"
+            "class Stop:\n"
+            "    def find_spec(self, name, *rest):\n"
+            "        if name == 'distilrt.cli': raise KeyboardInterrupt\n"
+            "sys.meta_path.insert(0, Stop()); entry.main()")  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "")

@@ -48,6 +48,8 @@ def status_of(serving: Serving) -> str:
         return "draining"
     if not serving.warm:
         return f"failed to warm up: {serving.trouble}" if serving.trouble else "warming up"
+    if serving.files.changed():
+        return "a model's file was changed in place since it was opened; start a new process"
     failing = [name for name, engine in serving.engines.items() if not engine.ready]
     for name in failing:
         with suppress(DistilrtError):

@@ -28,6 +28,7 @@ from distilrt.request import Request, Timing
 from distilrt.server import errors, json_bodies
 from distilrt.server.memory import Budget
 from distilrt.server.operation import Described, Operation
+from distilrt.server.served_files import ServedFiles
 from distilrt.server.settings import Settings
 
 _Body = TypeVar("_Body")
@@ -56,6 +57,7 @@ class Serving:
         trouble: why warming up failed, if it did.
         responses: how many, by route and status.
         budget: of the bytes of large bodies.
+        files: that the models are mapped from.
         described: the routes that have a description.
         observers: who is told of each response once it is sent.
     """
@@ -67,6 +69,7 @@ class Serving:
         self.warm = self.draining = False
         self.trouble: str | None = None
         self.responses: Counter[tuple[str, int]] = Counter()
+        self.files = ServedFiles(self.engines.values())
         self.budget = Budget(_BODIES * settings.max_body_bytes)
         self.described: list[Described] = []
         self.observers: list[Observer] = []

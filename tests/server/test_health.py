@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -76,3 +78,21 @@ def test_an_engine_that_does_not_warm_up(engine: Engine, monkeypatch: pytest.Mon
         response = client.post("/", json={"inputs": "a"})
         assert response.status_code == 503
         assert "no room" in response.json()["error"]
+
+
+def test_a_file_that_is_changed_in_place(folder_of: Callable[..., Path], client_of: Any, tmp_path: Path) -> None:
+    """A replaced one is not the one that is mapped."""
+    shutil.copytree(folder_of("DistilBertForSequenceClassification"), tmp_path / "a")
+    weights = tmp_path / "a" / "model.safetensors"
+    with Engine(tmp_path / "a", name="a") as engine:
+        client = client_of(engine)
+        assert client.get("/readyz").status_code == 200
+        shutil.copy(weights, tmp_path / "new")
+        weights.rename(tmp_path / "old")
+        (tmp_path / "new").rename(weights)
+        assert client.get("/readyz").status_code == 200
+        (tmp_path / "old").rename(weights)
+        os.utime(weights)
+        response = client.get("/readyz")
+        assert response.status_code == 503
+        assert "changed in place" in response.json()["status"]
