@@ -33,8 +33,9 @@ _SEEDS: list[tuple[str, Any]] = [
     ("/invocations", {"inputs": "a", "parameters": {"pooling": "mean"}}),
     ("/vertex", {"instances": ["a", {"inputs": "b"}], "parameters": {"top_k": 1}}),
 ]
-_ODD: list[Any] = [None, -1, 0, 2**31, 10**18, 2**64, 1e300, 1.5, True, "", "x", "a" * 5000, [], {}, [[]], {"a": 1}, "\0",
-                   "[MASK] [MASK]", "{:>9}", "{0!r:>{0}}", "{0.__len__}", "\ud7ff", [["a"]], "softmax", [None]]  # fmt: skip
+_ODD: list[Any] = [None, -1, 0, 2**31, 10**18, 2**64, 1e300, 1.5, True, "", "x", "a" * 5000, [], {}, [[]],
+                   {"a": 1}, "\0", "[MASK] [MASK]", "{:>9}", "{0!r:>{0}}", "{0.__len__}", "\ud7ff", [["a"]], "softmax",
+                   [None]]  # fmt: skip
 _BODY = b'{"inputs":"hi"}'
 _STREAMS = [
     b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 15\r\nx-deadline-ms: 100\r\nx-priority: 1\r\n\r\n" + _BODY,
@@ -44,8 +45,8 @@ _STREAMS = [
     b"HEAD / HTTP/1.0\r\n\r\n",
 ]
 _PIECES = [b"\r\n", b"\n", b"\r", b"\0", b" ", b":", b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n",
-           b"Expect: 100-continue\r\n", b"Connection: upgrade\r\n", b"Upgrade: h2c\r\n", b"HTTP/9.9", b"\xff\xfe", b"%00",
-           b"..", b"0\r\n\r\n", b"FFFFFFFF\r\n", b"Connection: close\r\n", b"Authorization: \r\n"]  # fmt: skip
+           b"Expect: 100-continue\r\n", b"Connection: upgrade\r\n", b"Upgrade: h2c\r\n", b"HTTP/9.9", b"\xff\xfe",
+           b"%00", b"..", b"0\r\n\r\n", b"FFFFFFFF\r\n", b"Connection: close\r\n", b"Authorization: \r\n"]  # fmt: skip
 
 
 def bodies(seed: int, number: int, model: str) -> Iterator[tuple[str, bytes]]:

@@ -33,6 +33,8 @@ SLOWER, MOST_MB = 3.0, 1000.0
 SMALL = b'{"inputs":"The cat sat on the mat."}'
 _MEANT = {503, 504}  # answers of 5xx that say what the client can do
 
+_INFER = "/v2/models/model/infer"
+
 HOSTILE: dict[str, tuple[str, bytes]] = {
     "text of 2 MB": ("/embed", b'{"inputs":"%b"}' % (b"the cat " * 248_000)),
     "punctuation": ("/embed", b'{"inputs":"%b"}' % (b"!" * 1_900_000)),
@@ -40,12 +42,12 @@ HOSTILE: dict[str, tuple[str, bytes]] = {
     "2048 texts": ("/embed", json.dumps({"inputs": ["the cat " * 121] * 2048, "truncate": True}).encode()),
     "ids": ("/embed", b'{"inputs":[' + b",".join([b"5"] * 990_000) + b"]}"),
     "exponents": ("/", b'{"inputs":[' + b",".join([b"1e300"] * 330_000) + b"]}"),
-    "nested data": ("/v2/models/model/infer", b'{"inputs":[{"name":"input_ids","shape":[1,1],"datatype":"INT64","data":['
+    "nested data": (_INFER, b'{"inputs":[{"name":"input_ids","shape":[1,1],"datatype":"INT64","data":['
                     + b",".join([b"[[[[[[[5]]]]]]]"] * 120_000) + b"]}]}"),
-    "dimensions": ("/v2/models/model/infer", b'{"inputs":[{"name":"input_ids","datatype":"INT64","data":[1],"shape":['
+    "dimensions": (_INFER, b'{"inputs":[{"name":"input_ids","datatype":"INT64","data":[1],"shape":['
                    + b",".join([b"2147483647"] * 180_000) + b"]}]}"),
     "parameters": ("/", b'{"inputs":"a","parameters":{' + b",".join(b'"%d":1' % i for i in range(180_000)) + b"}}"),
-    "prompt times inputs": ("/", json.dumps({"inputs": ["a"] * 100, "parameters": {"prompt": "a " * 500_000}}).encode()),
+    "prompt times inputs": ("/", b'{"inputs":["a"%b],"parameters":{"prompt":"%b"}}' % (b',"a"' * 99, b"a " * 500_000)),
     "vectors of 30,000 tokens": ("/embed_all", json.dumps({"inputs": ["cat " * 500] * 60}).encode()),
     "tokenize": ("/tokenize", json.dumps({"inputs": "the cat " * 25_000}).encode()),
 }  # fmt: skip
