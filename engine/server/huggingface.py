@@ -18,7 +18,7 @@ from distilrt.engine import Engine
 from distilrt.server import embedding_inputs
 from distilrt.server.answers import check_answer, check_candidates, check_entries, most_tokens
 from distilrt.server.embedding_inputs import Direction
-from distilrt.server.errors import Unprocessable
+from distilrt.server.errors import TooLarge, Unprocessable
 from distilrt.server.operation import Operation
 from distilrt.server.serving import Call, Serving
 
@@ -67,6 +67,9 @@ async def answer(call: Call, payload: Payload) -> Any:
     engine = call.serving.engine(call.path.get("model"))
     task, params = _task(engine, payload), {**(payload.parameters or {}), **_beside(payload)}
     items = payload.inputs if isinstance(payload.inputs, list) else [payload.inputs]
+    most = call.serving.settings.max_inputs
+    if len(items) > most:  # before each is looked at
+        raise TooLarge(f"the body has {len(items)} inputs, at most {most} are allowed; send them in parts")
     if task == "text-classification":
         params.setdefault("top_k", None)  # all labels
     if task == "feature-extraction" and engine.pooling and "pooling" not in params:

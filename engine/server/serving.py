@@ -34,7 +34,7 @@ from distilrt.server.settings import Settings
 _Body = TypeVar("_Body")
 _Result = TypeVar("_Result")
 _SMALL = 65536  # bytes of a body that is on no account; a connection reads as many before it is asked to
-_BODIES = 16  # of the largest size, that are on their way at once
+_BODIES = 8  # of the largest size, that are on their way at once
 _MOST_DIGITS = 15  # of a header's number
 _PATIENCE = 0.02  # seconds before somebody listens for a client that hangs up, which costs a task
 
