@@ -186,28 +186,27 @@ class Engine:
         found = self._checked(task, priority, deadline)
         with self._counted(found.name):
             reading = self._reading(found, inputs, params, limits)
-            if reading.cost <= _INLINE:
-                return self.submit(
-                    task, inputs, params, client=client, priority=priority, deadline=deadline, limits=limits
-                )
-            request = Request(
-                found.name,
-                [],
-                [],
-                partial(self._answer, reading),
-                texts=reading.parts(),
-                keep=found.keep,
-                client=client,
-                priority=priority,
-                deadline=None if deadline is None else start + deadline,
-            )
+        if reading.cost <= _INLINE:
+            return self.submit(task, inputs, params, client=client, priority=priority, deadline=deadline, limits=limits)
+        request = Request(
+            found.name,
+            [],
+            [],
+            partial(self._answer, reading),
+            texts=reading.parts(),
+            keep=found.keep,
+            client=client,
+            priority=priority,
+            deadline=None if deadline is None else start + deadline,
+        )
+        with self._counted(found.name):
             self._worker.enqueue(request)
         return request
 
     def read(
         self,
         texts: Sequence[str],
-        tokenize: Callable[[Sequence[str]], list[Any]],
+        tokenize: Callable[[Sequence[str]], list[list[Any]]],
         *,
         client: str = "",
         priority: int = 0,
@@ -218,11 +217,11 @@ class Engine:
 
         Args:
             texts: any number.
-            tokenize: from some of the texts to the list of their results; called from any thread.
-            client, priority, deadline, limits: as in `submit`, but tokens are not counted.
+            tokenize: from some of the texts to the list of each one's tokens; called from any thread.
+            client, priority, deadline, limits: as in `submit`.
 
         Returns:
-            A future of the list of all results, in order. It raises as `enqueue`'s, and what `tokenize` raises.
+            A future of the list of all texts' tokens, in order. It raises as `enqueue`'s, and what `tokenize` raises.
 
         Raises:
             TooLarge, Overloaded, NotReady: as `submit`.
@@ -230,14 +229,21 @@ class Engine:
         if limits is not None:
             limits.check(len(texts), sum(map(len, texts)))
         found: list[Any] = []
+        counts: list[int] = []
+
+        def part(start: int, stop: int) -> list[list[Any]]:
+            tokens = tokenize(texts[start:stop])
+            counts.append(sum(map(len, tokens)))
+            if limits is not None:
+                limits.check_tokens(counts)
+            return tokens
 
         def join(parts: list[list[Any]]) -> tuple[list[list[int]], list[Any]]:
             found.extend(result for part in parts for result in part)
             return [], []
 
         parts = [
-            Part(cost, partial(tokenize, texts[start:stop]))
-            for start, stop, cost in cut([len(text) + EACH for text in texts])
+            Part(cost, partial(part, start, stop)) for start, stop, cost in cut([len(text) + EACH for text in texts])
         ]
         request = Request(
             "",

@@ -33,6 +33,12 @@ class Limits(NamedTuple):
             raise TooLarge(f"the request has {characters} characters to read, those read repeatedly counted each time; "
                            f"at most {self.characters} are allowed; send it in parts")  # fmt: skip
 
+    def check_tokens(self, counts: Sequence[int]) -> None:
+        """Raise TooLarge where the parts that are tokenized have more."""
+        if (tokens := sum(counts)) > self.tokens:
+            raise TooLarge(f"the texts have {tokens} tokens or more, at most {self.tokens} are allowed; "
+                           "send them in parts")  # fmt: skip
+
 
 class Reading:
     """The inputs of one request.
@@ -107,8 +113,8 @@ class Reading:
                 raise numbered(item, index) if self._listed else type(item)(*item.args)
             prepared.append(item)
         self._counts.append(sum(len(ids) for item in prepared for ids in item.sequences))
-        if most is not None and (tokens := sum(self._counts)) > most:
-            raise TooLarge(f"the texts have {tokens} tokens or more, at most {most} are allowed; send them in parts")
+        if self._limits is not None:
+            self._limits.check_tokens(self._counts)
         return prepared
 
     def _join(self, parts: list[list[tasks.Prepared]]) -> tuple[list[list[int]], list[Any]]:

@@ -154,17 +154,17 @@ def test_cancelling_what_is_awaited(folder_of: Folders, words: int) -> None:
 
 
 class Held:
-    """Tokenizes texts to their lengths, but not before it is let."""
+    """Tokenizes texts to their length alone, but not before it is let."""
 
     def __init__(self) -> None:
         self.entered, self.gate = threading.Semaphore(0), threading.Semaphore(0)
         self.texts: list[str] = []
 
-    def __call__(self, texts: Sequence[str]) -> list[int]:
+    def __call__(self, texts: Sequence[str]) -> list[list[int]]:
         self.texts += texts
         self.entered.release()
         assert self.gate.acquire(timeout=PATIENCE)
-        return [len(text) for text in texts]
+        return [[len(text)] for text in texts]
 
 
 @pytest.fixture
@@ -187,7 +187,9 @@ def test_texts_are_tokenized_in_parts_for_clients_in_turn(classifier: Engine, he
     urgent = classifier.read(["c"], held, client="greedy", priority=1)
     assert classifier.unread == (5, 9 * (PART + EACH) + 3 * (900 + EACH) + 1 + EACH)
     held.gate.release(1000)
-    assert (greedy.result(PATIENCE), other.result(PATIENCE), urgent.result(PATIENCE)) == ([PART] * 9, [900] * 3, [1])
+    assert (greedy.result(PATIENCE), other.result(PATIENCE), urgent.result(PATIENCE)) == (
+        [[PART]] * 9, [[900]] * 3, [[1]],
+    )  # fmt: skip
     order = [text[0] for text in held.texts]
     assert order[:3] == ["f", "f", "c"]
     assert order.index("b") <= 4

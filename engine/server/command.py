@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
+import os
 import sys
 import time
 from contextlib import ExitStack, suppress
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
     from starlette.applications import Starlette
 
+_STUCK = 1.0  # seconds for threads to end once nobody waits for them
 _SWITCH_INTERVAL = (
     0.0005  # seconds for which a thread may keep the interpreter; a batch's start should not wait for 5 ms
 )
@@ -42,13 +45,13 @@ def serve(
     api_key: Annotated[str | None, typer.Option(help="Key that requests must bring; better in the variable.")] = None,
     truncate: Annotated[bool | None, typer.Option(help="Cut texts that are too long, unless told otherwise.")] = None,
     max_inputs: Annotated[int | None, typer.Option(help="Texts of a request.", show_default="2048")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Tokens of a request.", show_default="32768")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Tokens of a request.", show_default="262144")] = None,
     max_body_bytes: Annotated[int | None, typer.Option(help="Bytes of a body.", show_default="2000000")] = None,
     max_batch_tokens: Annotated[
         int | None, typer.Option(help="Tokens computed together.", show_default="512, on a GPU 16384")
     ] = None,
     max_queue_tokens: Annotated[
-        int | None, typer.Option(help="Tokens that may wait.", show_default="what is computed in 0.2 s")
+        int | None, typer.Option(help="Tokens that may wait.", show_default="what is computed in 10 s")
     ] = None,
     max_delay: Annotated[
         float | None, typer.Option(help="Seconds that a batch may wait for more.", show_default="0")
@@ -105,7 +108,7 @@ def serve(
         for text in models:
             name, source = _named(text)
             engine = Engine(source, name=name, backend=backend, num_threads=threads, **options)
-            stack.callback(engine.close)
+            stack.callback(engine.close, drain=False, timeout=_STUCK)
             if engine.name in engines:
                 raise typer.BadParameter(f"two models are called {engine.name!r}; give one another name: NAME=MODEL")
             engines[engine.name] = engine
@@ -113,6 +116,11 @@ def serve(
         gc.collect()
         gc.freeze()  # what is loaded stays: no collection walks through it again while requests wait
         _run(application, settings, engines, sockets)
+        # Nobody waits for an answer any more, and a thread in a long call must not hold the process.
+        ended = [engine.close(drain=False, timeout=_STUCK) for engine in engines.values()]
+        if not all(ended):
+            os._exit(0)
+        faulthandler.cancel_dump_traceback_later()
 
 
 def _run(app: Starlette, settings: Settings, engines: dict[str, Engine], sockets: list[socket]) -> None:
@@ -137,6 +145,8 @@ def _run(app: Starlette, settings: Settings, engines: dict[str, Engine], sockets
                 self.should_exit = True
                 return
             app.state.serving.draining = True
+            # Whatever hangs then, with the interpreter's lock or without: say where, and end.
+            faulthandler.dump_traceback_later(settings.drain_delay + settings.drain_timeout + 3 * _STUCK, exit=True)
             self.draining_from = time.monotonic()
 
         async def on_tick(self, counter: int) -> bool:

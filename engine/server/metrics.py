@@ -84,6 +84,7 @@ class _Collector(Collector):
                 ("queue_requests", "Requests in the queue now."),
                 ("queue_sequences", "Sequences in the queue now."),
                 ("queue_tokens", "Tokens in the queue now."),
+                ("queue_characters", "Characters of long requests that wait to be tokenized."),
                 ("ready", "Whether the engine takes requests and its last batch was computed."),
                 ("tokens_per_second", "Tokens a second of full batches, as last measured."),
             )
@@ -95,7 +96,7 @@ class _Collector(Collector):
                 requests.add_metric([model, task, outcome], number)
             padding.add_metric([model], counters.padding_avoided)
             failed.add_metric([model], counters.failed_batches)
-            values = (*engine.waiting, engine.ready, facts["tokens_per_second"] or 0)
+            values = (*engine.waiting, engine.unread[1], engine.ready, facts["tokens_per_second"] or 0)
             for gauge, value in zip(gauges.values(), values, strict=True):
                 gauge.add_metric([model], float(value))
             names = ("architecture", "task", "backend", "dtype")

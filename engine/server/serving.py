@@ -236,7 +236,8 @@ class Call:
     async def tokenized(
         self, engine: Engine, texts: Sequence[str], tokenize: Callable[[Sequence[str]], list[Any]]
     ) -> list[Any]:
-        """What `tokenize` makes of texts, in turn with everybody's, under the limits of `answer`. Raises as that."""
+        """The tokens that `tokenize` makes of each text, in turn with everybody's and under the limits of `answer`.
+        Raises as that."""
         return list(await self._patiently(engine.read(texts, tokenize, **self._terms())))
 
     async def aside(self, size: int, work: Callable[[], _Result]) -> _Result:

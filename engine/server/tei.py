@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -171,11 +173,11 @@ async def _tokenize(call: Call) -> Response:
     most = call.serving.settings.max_tokens
     if sum(map(len, texts)) > _TOKEN_CHARACTERS * most:
         raise TooLarge(f"the texts have more than {_TOKEN_CHARACTERS * most} characters; send them in parts")
-    # Many or long texts must not keep the event loop.
-    return call.reply(await asyncio.to_thread(_tokens, engine, texts, body.add_special_tokens, most))
+    tokenize = partial(_tokens, engine, add_special_tokens=body.add_special_tokens, most=most)
+    return call.reply(await call.tokenized(engine, texts, tokenize))
 
 
-def _tokens(engine: Engine, texts: list[str], add_special_tokens: bool, most: int) -> list[list[dict[str, Any]]]:
+def _tokens(engine: Engine, texts: Sequence[str], *, add_special_tokens: bool, most: int) -> list[list[dict[str, Any]]]:
     encoded = engine.tokenizer(texts, add_special_tokens=add_special_tokens)
     number = sum(map(len, encoded["input_ids"]))
     if number > most:
