@@ -6,7 +6,9 @@ never goes back, and calls from one thread at a time. It knows nothing of models
 A batch is whatever waits, up to a number of tokens (the policy of text-embeddings-inference's queue, which needs no
 timer), with a bounded look for shorter sequences that fill what the next one leaves. Clients share each priority by
 fair queueing: the client that was served the fewest tokens goes next. One that was away starts a batch before the
-average of those who wait, so that it goes first, but nobody saves up turns.
+average of those who wait, so that it goes first, but nobody saves up turns. The requests of one client, which may stand
+for many behind a proxy, go in the order in which they would be done if they shared its turns evenly: those of up to a
+batch keep their order and pass larger ones, and none is done later than by even shares.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ class Waiting:
         client: who sent the request; clients share the queue fairly.
     """
 
-    __slots__ = ("arrived", "client", "deadline", "lengths", "number", "owner", "pending", "priority", "tokens")
+    __slots__ = ("arrived", "client", "deadline", "finish", "lengths", "number", "owner", "pending", "priority",
+                 "tokens")  # fmt: skip
 
     def __init__(
         self, owner: Any, lengths: Sequence[int], priority: int = 0, deadline: float | None = None, client: str = ""
@@ -44,7 +47,11 @@ class Waiting:
         self.tokens = sum(lengths)  # that wait
         self.pending = deque(range(len(lengths)))  # the sequences that wait
         self.arrived = 0.0
+        self.finish = 0.0  # the time, on its client's clock, at which even shares would have served it
         self.number = 0
+
+    def __lt__(self, other: Waiting) -> bool:
+        return (self.finish, self.number) < (other.finish, other.number)
 
     @property
     def left(self) -> int:
@@ -53,13 +60,14 @@ class Waiting:
 
 
 class _Flow:
-    """The requests of one client at one priority that wait, oldest first."""
+    """The requests of one client at one priority that wait, as a heap."""
 
-    __slots__ = ("client", "queue", "served", "tokens")
+    __slots__ = ("client", "clock", "queue", "served", "tokens")
 
     def __init__(self, client: str) -> None:
         self.client = client
-        self.queue: deque[Waiting] = deque()
+        self.clock = 0.0  # tokens that a request which always waited would have got by even shares
+        self.queue: list[Waiting] = []
         self.served = 0.0  # tokens, and those that others were served on average while this client was away
         self.tokens = 0  # that wait
 
@@ -88,7 +96,8 @@ class _Level:
                 start = self.served - self._batch
                 self.flows = {name: each for name, each in self.flows.items() if each.queue or each.served > start}
             flow = self.flows[waiting.client] = _Flow(waiting.client)
-        flow.queue.append(waiting)
+        waiting.finish = flow.clock + max(waiting.tokens, self._batch)
+        heapq.heappush(flow.queue, waiting)
         flow.tokens += waiting.tokens
         self.tokens += waiting.tokens
         if len(flow.queue) == 1:
@@ -98,6 +107,7 @@ class _Level:
     def remove(self, waiting: Waiting) -> None:
         flow = self.flows[waiting.client]
         flow.queue.remove(waiting)
+        heapq.heapify(flow.queue)
         flow.tokens -= waiting.tokens
         self.tokens -= waiting.tokens
         if not flow.queue:
@@ -110,7 +120,7 @@ class _Level:
         waiting = flow.queue[0]
         index = waiting.pending.popleft()
         if not waiting.pending:
-            flow.queue.popleft()
+            heapq.heappop(flow.queue)
         return flow, waiting, index
 
     def settle(self, flow: _Flow) -> None:
@@ -125,13 +135,13 @@ class _Level:
         if not flow.queue:
             heapq.heappush(self.heap, (flow.served, waiting.number, flow))
         if not waiting.pending:
-            flow.queue.appendleft(waiting)
+            heapq.heappush(flow.queue, waiting)
         waiting.pending.appendleft(index)
 
 
 class Batcher:
     """The queue of an engine, in sequences. Its order: priority, but see `MAX_AGE`; then the client served least; then
-    arrival.
+    the request that even shares would serve first.
 
     Attributes:
         max_batch_tokens: of a batch; a longer sequence gets a batch of its own.
@@ -214,8 +224,10 @@ class Batcher:
         """When the next batch is to be taken: the time, maybe past; None: nothing waits."""
         if not self.sequences:
             return None
-        oldest = min(flow.queue[0].arrived for level in self._levels.values() for _, _, flow in level.heap)
-        return oldest if self.tokens >= self.max_batch_tokens else oldest + self.max_delay
+        flows = [flow for level in self._levels.values() for _, _, flow in level.heap]
+        if self.tokens >= self.max_batch_tokens or not self.max_delay:
+            return min(flow.queue[0].arrived for flow in flows)
+        return self.max_delay + min(waiting.arrived for flow in flows for waiting in flow.queue)
 
     def take(self, now: float) -> list[tuple[Waiting, int]]:
         """The next batch, as (request, number of its sequence); empty only where nothing waits.
@@ -252,6 +264,7 @@ class Batcher:
 
     def _leave(self, level: _Level, flow: _Flow, waiting: Waiting, size: int) -> None:
         flow.served += size
+        flow.clock += size / (len(flow.queue) + (not waiting.pending))
         for counted in (flow, level, waiting, self):
             counted.tokens -= size
         self.sequences -= 1

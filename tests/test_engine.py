@@ -203,7 +203,7 @@ def test_whoever_hangs_up_is_not_tokenized(classifier: Engine, held: Held) -> No
         assert held.entered.acquire(timeout=PATIENCE)  # two of three parts
     assert waiting.cancel()
     assert halfway.cancel()
-    assert classifier.unread == (0, 0)
+    assert classifier.unread[1] == 0  # one thread may have taken both parts, and the other be at its first text
     held.gate.release(2)
     assert classifier("text-classification", [TEXT] * 500)  # behind it in the same threads
     assert len(held.texts) == 4
