@@ -56,6 +56,10 @@ class TokenizerBackends:
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_copies": {}}
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.base.encode_special_tokens = self._split_special_tokens  # the Rust library pickles without it
+
     def encode(
         self, texts: Any, pairs: Any, batched: bool, words: bool, special: bool, setting: Setting
     ) -> list[Encoding]:

@@ -16,6 +16,7 @@ from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Dropout, LayerNorm, Pooling
 from sentence_transformers.sparse_encoder.modules import SpladePooling
 from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 from typer.testing import CliRunner
 
 import distilrt
@@ -191,6 +192,20 @@ def test_token_ids_have_no_prompt_to_leave_out(made: Made) -> None:
                            prompt="")  # fmt: skip
         assert ids == text
         assert engine("feature-extraction", [tokenizer(TEXTS[0])["input_ids"]], pooling="sentence") == [ids]
+
+
+def test_a_prompt_to_leave_out_that_no_special_token_ends(made: Made) -> None:
+    options: dict[str, Any] = {"prompts": PROMPTS, "default_prompt_name": "query", "include_prompt": False}
+    folder = made("max", **options)
+    rust = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    rust.post_processor = TemplateProcessing(single="$A", pair="$A $B:1", special_tokens=[])
+    with Engine(folder) as engine:
+        bare = engine("feature-extraction", TEXTS, pooling="sentence", add_special_tokens=False)
+    rust.save(str(folder / "tokenizer.json"))
+    edit(folder / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
+    same_vectors(folder)
+    with Engine(folder) as engine:
+        assert engine("feature-extraction", TEXTS, pooling="sentence") == bare
 
 
 def test_a_mode_by_itself_leaves_the_modules_out(made: Made) -> None:

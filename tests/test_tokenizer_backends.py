@@ -54,6 +54,12 @@ def test_copies() -> None:
     assert "vocab_size=30522" in repr(ours)
 
 
+def test_copies_that_split_special_tokens() -> None:
+    ours, reference = loaded(model_folder(), split_special_tokens=True)
+    for twin in (pickle.loads(pickle.dumps(ours)), copy.deepcopy(ours)):
+        assert twin("a [SEP]")["input_ids"] == reference("a [SEP]")["input_ids"]
+
+
 def test_smallest_limits() -> None:
     ours, _ = full()
     assert ours("a b", truncation=True, max_length=2).tokens() == ["[CLS]", "[SEP]"]

@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from distilrt.config import DistilBertConfig
 from distilrt.errors import InvalidInput
@@ -72,7 +73,7 @@ class _Embedding(Task):
         if encoder.include_prompt or not params["prompt"]:
             return _ROWS.get(encoder.pooling, ALL)
         # The last token is always pooled: words that meet at the prompt's end may become fewer tokens than it has.
-        start = min(_prompt_tokens(tokenizer, params["prompt"]), len(ids) - 1)
+        start = min(_prompt_tokens(tokenizer, params), len(ids) - 1)
         return slice(start, start + 1) if encoder.pooling == ("cls",) else slice(start, None)
 
     def vector(self, prepared: Prepared, number: int, rows: Rows, **options: Any) -> Vector:
@@ -170,7 +171,14 @@ class SentenceSimilarity(_Embedding):
         return [float(value) for value in SIMILARITY[self.encoder.similarity](source, np.stack(others))]
 
 
-@lru_cache(maxsize=16)
-def _prompt_tokens(tokenizer: DistilBertTokenizer, prompt: str) -> int:
+def _prompt_tokens(tokenizer: DistilBertTokenizer, params: Params) -> int:
     """How many tokens a text starts with that are a prompt's: the one that starts every text too, none that ends it."""
-    return len(tokenizer(prompt)["input_ids"]) - 1
+    ids = _prompt_ids(tokenizer, tokenizer.backend_tokenizer, params["prompt"], params["add_special_tokens"])
+    return len(ids) - any(token in tokenizer.all_special_ids for token in ids[-1:])
+
+
+@lru_cache(maxsize=16)
+def _prompt_ids(tokenizer: DistilBertTokenizer, rust: Tokenizer, prompt: str, special: bool) -> list[int]:
+    """The token ids of a prompt; `rust` is the tokenizer's own, another one as soon as tokens are added to it."""
+    ids: list[int] = tokenizer(prompt, add_special_tokens=special)["input_ids"]
+    return ids
