@@ -210,6 +210,8 @@ def main(arguments: list[str] | None = None) -> None:
     if "typer" not in globals():
         print("distilrt: the command line needs more packages: pip install 'distilrt[cli]'", file=sys.stderr)
         raise SystemExit(2)
+    if sys.stderr is None:  # closed: what is said is lost, and must not go to stdout instead
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a locale that lacks a character is no reason to fail
             stream.reconfigure(errors="backslashreplace")

@@ -340,7 +340,7 @@ class Engine:
     @property
     def unread(self) -> tuple[int, int]:
         """Requests that are not tokenized yet, and the characters of them whose turn has not come."""
-        return self._worker.queues.reading, self._worker.queues.texts.tokens
+        return len(self._worker.queues.reading), self._worker.queues.texts.tokens
 
     def describe(self) -> dict[str, Any]:
         """What is served and how, JSON-ready: names, tasks, labels, limits, backend, and the tokens a second of full

@@ -42,7 +42,7 @@ class Queues:
     def __init__(self, tokens: Batcher, max_queue_tokens: int | None) -> None:
         self.tokens, self.texts = tokens, Batcher(PART)
         self.rate: float | None = None
-        self.reading = 0
+        self.reading: set[Request] = set()
         self._max_queue_tokens = max_queue_tokens
         self._pid = os.getpid()
         self._closing = False
@@ -98,33 +98,32 @@ class Queues:
                 self._put(request, "tokens")
             else:
                 self._admit(request.priority, request.client, waiting.tokens // CHARACTERS)
-                self.reading += 1
+                self.reading.add(request)
                 self._put(request, "texts")
 
     def tokenized(self, request: Request, index: int, found: object, seconds: float) -> bool:
-        """Note what a part of a request's texts gave; whether it was the last one and the request still goes on."""
+        """Note what a part of a request's texts gave. With the last one the request is queued for computing, whatever
+        waits, since it was let in with its texts; True where it has nothing to be computed.
+        """
         with self._lock:
             request.tokenize_seconds += seconds
             request.found[index] = found
             request.left -= 1
-            return request.open and not request.left
-
-    def compute(self, request: Request) -> None:
-        """Queue a request whose texts are tokenized, whatever waits: it was let in with them."""
-        with self._lock:
-            if request.open:
-                assert request.texts is not None
-                request.fill(*request.texts.join(request.found))
-                self._read()
-                if request.sequences:
-                    self._put(request, "tokens")
+            if request.left or not request.open:
+                return False
+            assert request.texts is not None
+            request.fill(*request.texts.join(request.found))
+            self._read(request)
+            if request.sequences:
+                self._put(request, "tokens")
+            return not request.sequences
 
     def settle(self, request: Request) -> bool:
         """Take what waits of a request out of the queues; True for the first caller, who decides how it ends."""
         with self._lock:
             first, request.open = request.open, False
-            if first and request.texts is not None and request.queue is not None:
-                self._read()
+            if first and request in self.reading:
+                self._read(request)
             if request.queue is not None:
                 request.queue.discard(request.waiting)
             request.waiting.owner = (
@@ -150,11 +149,11 @@ class Queues:
                 turn.wait(None if due is None else min(due, queue.first_deadline()) - now)
 
     def close(self, drain: bool) -> list[Request]:
-        """Take no more requests, and without `drain` give up, and return, those that wait."""
+        """Take no more requests, and without `drain` give up, and return, those that wait or are tokenized."""
         with self._lock:
             self._closing = True
             self._wake()
-            return [] if drain else [waiting.owner for waiting in self.texts.clear() + self.tokens.clear()]
+            return [] if drain else [*self.reading, *(waiting.owner for waiting in self.tokens.clear())]
 
     def _admit(self, priority: int, client: str, tokens: int) -> None:
         if self._closing:
@@ -179,8 +178,8 @@ class Queues:
         request.queue.add(request.waiting, time.monotonic())
         self._turns[kind].notify()
 
-    def _read(self) -> None:
-        self.reading -= 1
+    def _read(self, request: Request) -> None:
+        self.reading.remove(request)
         if self._closing and not self.reading:
             self._wake()
 

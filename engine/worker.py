@@ -128,9 +128,7 @@ class Worker:
             self._fail(request, _because("a text could not be tokenized", cause), "failed")
             return
         if self.queues.tokenized(request, index, found, time.monotonic() - start):
-            self.queues.compute(request)
-            if not request.sequences:
-                self._finish(request)
+            self._finish(request)
 
     def _work(self) -> None:
         while self._step("tokens", self._run):

@@ -290,6 +290,12 @@ def test_closed_streams(folder: str, closed: str) -> None:
     assert done.stderr.startswith(f"distilrt: {closed} is closed; give --")
 
 
+def test_a_closed_stderr_moves_no_message_to_stdout() -> None:
+    command = f"{' '.join(COMMAND)} info -m nowhere/to/be/found 2>&-"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+
+
 def test_a_reader_that_goes_away(folder: str) -> None:
     command = f"yes good | head -20000 | {' '.join(COMMAND)} run text-classification -m {folder} | head -1"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)

@@ -15,7 +15,7 @@ import pytest
 from distilrt.batcher import Batcher
 from distilrt.errors import BackendError, DeadlineExceeded, NotReady, Overloaded
 from distilrt.queues import LEAST_QUEUE, QUEUE_MEMORY, QUEUE_SECONDS
-from distilrt.request import Request
+from distilrt.request import Part, Parts, Request
 from distilrt.worker import Worker
 
 PATIENCE = 60  # seconds, for what takes milliseconds
@@ -299,6 +299,49 @@ def test_closing_without_draining(make: Any, computing: Computing) -> None:
     assert running.result(PATIENCE) == [1]
     closing.join(PATIENCE)
     assert not closing.is_alive()
+
+
+def test_closing_without_draining_while_a_text_is_tokenized(make: Any) -> None:
+    worker, entered, gate = make(), threading.Event(), threading.Event()
+
+    def tokenize() -> list[int]:
+        entered.set()
+        assert gate.wait(PATIENCE)
+        return [1]
+
+    one = Request("sum", [], [], list, texts=Parts([Part(9, tokenize)], lambda parts: (parts, [None])))
+    worker.enqueue(one)
+    assert entered.wait(PATIENCE)
+    assert not worker.close(drain=False, timeout=0.01)
+    assert isinstance(one.exception(0), NotReady)
+    gate.set()
+    assert worker.close(drain=False)
+
+
+def test_whoever_hangs_up_when_the_last_part_is_tokenized_ends_no_thread(
+    make: Any, computing: Computing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = make()
+    note = worker.queues.tokenized
+
+    def noted_and_gone(one: Request, *given: Any) -> Any:
+        last = note(one, *given)
+        one.cancel()
+        return last
+
+    def texts() -> Request:
+        one = Request("sum", [], [], list, texts=Parts([Part(9, lambda: [1])], lambda parts: (parts, [None])))
+        worker.enqueue(one)
+        return one
+
+    monkeypatch.setattr(worker.queues, "tokenized", noted_and_gone)
+    for _ in range(3):
+        with pytest.raises(CancelledError):
+            texts().result(PATIENCE)
+    monkeypatch.undo()
+    computing.let(4)
+    assert texts().result(PATIENCE) == [1]
+    assert not worker.queues.reading
 
 
 def test_closing_from_a_callback(make: Any, computing: Computing) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -161,7 +162,7 @@ class SentenceSimilarity(_Embedding):
         """All sentences, the source first."""
         source, sentences = as_fields(item, "source_sentence", "sentences")
         if not isinstance(sentences, list | tuple) or not sentences:
-            raise InvalidInput(f"'sentences' must be a list of at least one string, found {sentences!r:.80}")
+            raise InvalidInput(f"'sentences' must be a list of at least one string, found {reprlib.repr(sentences)}")
         named = [as_text(sentence, f"sentences[{i}]") for i, sentence in enumerate(sentences)]
         return [params["prompt"] + text for text in (as_text(source, "source_sentence"), *named)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -51,7 +52,7 @@ class MultipleChoice(Task):
         """The prompt with each choice."""
         prompt, choices = as_fields(item, "prompt", "choices")
         if not isinstance(choices, list | tuple) or not choices:
-            raise InvalidInput(f"'choices' must be a list of at least one string, found {choices!r:.80}")
+            raise InvalidInput(f"'choices' must be a list of at least one string, found {reprlib.repr(choices)}")
         prompt = as_text(prompt, "prompt")
         return [(prompt, as_text(choice, f"choices[{i}]")) for i, choice in enumerate(choices)]
 

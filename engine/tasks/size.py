@@ -21,15 +21,20 @@ def characters(value: Any) -> int:
 
     A list that begins with an integer is token ids, for no task reads texts in such a list.
     """
-    if isinstance(value, str):
-        return len(value)
-    if isinstance(value, Mapping):
-        value = [*value.values()]
-    if not isinstance(value, list | tuple) or not value:
-        return 1
-    if type(value[0]) is int:
-        return len(value)
-    return sum(1 + (len(item) if isinstance(item, str) else characters(item)) for item in value)
+    number, rest = 0, [value]  # and no recursion, since anybody nests lists as deep as it goes
+    while rest:
+        value = rest.pop()
+        if isinstance(value, Mapping):
+            value = [*value.values()]
+        if isinstance(value, str):
+            number += len(value)
+        elif not isinstance(value, list | tuple) or not value:
+            number += 1
+        else:
+            number += len(value)
+            if type(value[0]) is not int:
+                rest.extend(value)
+    return number
 
 
 def check_windows(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, ClassVar, NamedTuple
@@ -93,7 +94,7 @@ class TokenClassification(Task):
         if not params["is_split_into_words"]:
             return [as_text(item)]
         if not strings(item):
-            raise InvalidInput(f"expected a list of words, found {item!r:.80}")
+            raise InvalidInput(f"expected a list of words, found {reprlib.repr(item)}")
         return [item]
 
     def tokenizing(self, params: Params, limit: int) -> dict[str, Any]:

@@ -241,3 +241,20 @@ def test_nothing_that_is_sent_breaks_the_server(engine_of: Engines, client_of: A
         response.json()
 
     attempt()
+
+
+@pytest.mark.parametrize(("architecture", "body"), [
+    (CLASSIFIER, '{"inputs": DEEP}'),
+    ("DistilBertModel", '{"inputs": {"source_sentence": "a", "sentences": DEEP}}'),
+    ("DistilBertModel", '{"inputs": "a", "parameters": {"prompt": DEEP}}'),
+    ("DistilBertForTokenClassification", '{"inputs": [["a", DEEP]], "parameters": {"is_split_into_words": true}}'),
+    (CHOICES, '{"inputs": {"prompt": "a", "choices": DEEP}}'),
+])  # fmt: skip
+@pytest.mark.parametrize("deep", [("[", "", "]"), ('{"a":', "1", "}")])
+def test_what_is_nested_deeply(
+    engine_of: Engines, client_of: Any, architecture: str, body: str, deep: tuple[str, str, str]
+) -> None:
+    client, (start, middle, end) = client_of(engine_of(architecture)), deep
+    for depth in (600, *range(900, 1000, 10)):  # from some depth on it is refused as no JSON
+        content = body.replace("DEEP", start * depth + middle + end * depth)
+        assert client.post("/", content=content).status_code in (400, 422), depth
