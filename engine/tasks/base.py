@@ -21,6 +21,7 @@ from distilrt.config import DistilBertConfig
 from distilrt.errors import InvalidInput, TooLarge, TooLong
 from distilrt.sentence_encoder import SentenceEncoder
 from distilrt.tasks.size import Size, characters, check_windows
+from distilrt.tasks.text_start import start_of
 from distilrt.tokenizer import DistilBertTokenizer
 
 Rows = npt.NDArray[Any]  # floats, [rows, width]
@@ -233,10 +234,13 @@ class Task(ABC):
         max_tokens: int | None,
     ) -> list[list[tuple[Encoding, list[int]]]]:
         """The encodings of each group's texts, with their token ids, in one call of the tokenizer."""
-        texts, options = (
-            [text for group in groups for text in group],
-            self.tokenizing(params, longest(tokenizer, config)),
-        )
+        limit = longest(tokenizer, config)
+        options = self.tokenizing(params, limit)
+        texts = [text for group in groups for text in group]
+        side = options.get("truncation_side") or tokenizer.truncation_side
+        if "stride" not in options and (side == "right" or "truncation" not in options):
+            # One token more than the model reads, so that a text too long is still seen to be.
+            texts = [_start_of(tokenizer, text, limit + 1) for text in texts]
         if max_tokens is not None and "stride" in options:
             check_windows(tokenizer, texts, options["max_length"], options["stride"], max_tokens)
         encoded = tokenizer(texts, return_attention_mask=False, return_token_type_ids=False, **options)
@@ -351,6 +355,13 @@ def softmax(logits: Rows) -> Rows:
     return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
 
 
+def _start_of(tokenizer: DistilBertTokenizer, text: Text, tokens: int) -> Text:
+    """`start_of` of a text, or of both of a pair: how a pair is cut depends on the first `tokens` of each alone."""
+    if isinstance(text, tuple):
+        return start_of(tokenizer, text[0], tokens), start_of(tokenizer, text[1], tokens)
+    return start_of(tokenizer, text, tokens) if isinstance(text, str) else text
+
+
 def check_ids(ids: list[int], config: DistilBertConfig, limit: int, foreign: bool = True) -> None:
     """Refuse what `pack` would, but before other inputs share the batch.
 
@@ -361,7 +372,7 @@ def check_ids(ids: list[int], config: DistilBertConfig, limit: int, foreign: boo
     if not ids:
         raise InvalidInput("the text has no tokens; leave add_special_tokens at True, or send some text")
     if len(ids) > limit:
-        raise TooLong(f"the text has {len(ids)} tokens, this model reads at most {limit}; "
+        raise TooLong(f"the text has at least {len(ids)} tokens, this model reads at most {limit}; "
                       "ask for truncation, or split it")  # fmt: skip
     if foreign and max(ids) >= config.vocab_size:
         raise InvalidInput(f"the text has token {max(ids)}, this model knows 0 to {config.vocab_size - 1}; "
