@@ -17,7 +17,7 @@ demo: .venv/core.stamp .venv/model.stamp
 	$(BIN)/python benches/demo.py
 
 test: .venv/test.stamp .venv/model.stamp lint type
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4
 
 # What is too heavy for `make test`; run both.
 test-all: sanitize sanitize-threads test-tensorflow test-ray test-browser test-transformers4 test-whole test-soak

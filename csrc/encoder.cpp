@@ -120,7 +120,7 @@ void Encoder::check(const BatchView& batch) const {
   int64_t row = 0;
   for (int64_t s = 0; s < batch.num_seqs; ++s) {
     const int64_t length = static_cast<int64_t>(batch.cu_seqlens[s + 1]) - batch.cu_seqlens[s];
-    if (batch.cu_seqlens[s] != row || batch.key_lengths[s] < 0 || batch.key_lengths[s] > length)
+    if (length < 1 || batch.cu_seqlens[s] != row || batch.key_lengths[s] < 0 || batch.key_lengths[s] > length)
       throw std::invalid_argument(
           "cu_seqlens must start at 0 and rise; key_lengths must be 0 to the sequence's length");
     row += length;

@@ -96,7 +96,8 @@ def test_ptx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: bool) -> 
     assert ("broken off" in err) == stopped
 
 
-def test_changes_of_several_runs(tmp_path: Path) -> None:
-    code, _, err = run("changes", f"{tmp_path}/a.json,{tmp_path}/b.json", "c.json", "--peer", "x")
+def test_changes_of_several_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where there are none
+    code, _, err = run("changes", "a.json,b.json", "c.json", "--peer", "x")
     assert code == 2
     assert "a.json" in err
