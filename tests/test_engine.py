@@ -300,7 +300,7 @@ def test_a_bad_input_harms_nobody(classifier: Engine) -> None:
     good = classifier.submit("text-classification", TEXT)
     with pytest.raises(InvalidInput, match=r"^input 1: expected a string"):
         classifier.submit("text-classification", [TEXT, {"txt": 1}, TEXT])
-    with pytest.raises(TooLong, match=r"^the text has 2002 tokens"):
+    with pytest.raises(TooLong, match=r"^the text has at least \d+ tokens"):
         classifier.submit("text-classification", "a " * 2000)
     assert [good.result(PATIENCE)] == expected(classifier, "text-classification", [TEXT], {})
     assert classifier.counters.requests["text-classification", "invalid"] == 2
