@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <optional>
 #include <stdexcept>
 #include <type_traits>
@@ -93,6 +94,9 @@ void batch_attention(const py::array& query, const py::array& key, const py::arr
           "key must have shape [batch_size, num_heads, keys, head_dim] with at "
           "least one key, found " +
               shape_of(key));
+  // More would overflow the size of the scratch memory; an array that repeats one key can have them.
+  require(key.shape(2) <= std::numeric_limits<int32_t>::max(),
+          "key must have at most 2147483647 keys, found " + shape_of(key));
   const std::vector<py::ssize_t> asked(query.shape(), query.shape() + 4);
   const std::vector<py::ssize_t> kept{asked[0], asked[1], key.shape(2), asked[3]};
   const std::string like = "the shape [batch_size, num_heads, keys, head_dim] with query's sizes";

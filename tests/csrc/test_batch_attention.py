@@ -194,6 +194,7 @@ X = np.zeros((2, 3, 5, 16), np.float32)
         ({"out": X.astype(np.float64)}, "out must be float32 like query"),
         ({"query": X[0]}, r"query must have shape \[batch_size, num_heads, queries, head_dim\], found \[3, 5, 16\]"),
         ({"key": X[:, :, :0]}, r"at least one key, found \[2, 3, 0, 16\]"),
+        ({"key": np.broadcast_to(X[:1, :1, :1, :1], (1, 1, 2**56, 1))}, "at most 2147483647 keys, found"),
         ({"key": X[:1]}, r"key must have the shape \[batch_size, num_heads, keys, head_dim\] with query's sizes"),
         ({"value": X[:, :, :4]}, r"value must have the shape .*, found \[2, 3, 4, 16\]"),
         ({"out": X[:, :2].copy()}, r"out must have query's shape, found \[2, 2, 5, 16\]"),
