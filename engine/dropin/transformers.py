@@ -29,6 +29,7 @@ from distilrt.dropin.parameters import ModuleFile
 from distilrt.dropin.pooler import pooled
 from distilrt.dropin.watch import Watch
 from distilrt.outputs import selected_states
+from distilrt.uncompiled import uncompiled
 
 _WAY_OUT = "use .to_transformers(), which gives the original back"
 _HEADS = ("Model", *(name.removeprefix("DistilBert") for name in checkpoint.HEADS if "For" in name))
@@ -118,6 +119,7 @@ class AcceleratedModel(Accelerated):
                     self._load()
         return self._engine
 
+    @uncompiled
     def _is_stale(self) -> bool:
         return self._structure.changed() or self._watch.changed(self._structure.parameters())
 
