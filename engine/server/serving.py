@@ -26,6 +26,7 @@ from distilrt.errors import DeadlineExceeded, NotReady, detached
 from distilrt.reading import Limits
 from distilrt.request import Request, Timing
 from distilrt.server import errors, json_bodies
+from distilrt.server.list_response import ListResponse
 from distilrt.server.memory import Budget
 from distilrt.server.operation import Described, Operation
 from distilrt.server.served_files import ServedFiles
@@ -37,6 +38,8 @@ _SMALL = 65536  # bytes of a body that is on no account; a connection reads as m
 _BODIES = 8  # of the largest size, that are on their way at once
 _MOST_DIGITS = 15  # of a header's number
 _PATIENCE = 0.02  # seconds before somebody listens for a client that hangs up, which costs a task
+
+_LONG = 4096  # tokens whose answers may take long to encode; vectors of all of them take some 0.1 s
 
 Handler = Callable[["Call"], Awaitable[Response]]
 Observer = Callable[["Call", str, int], None]  # told of each response: its call, route and status
@@ -247,6 +250,8 @@ class Call:
     def reply(self, content: Any, status: int = 200) -> Response:
         """A JSON response with the timing headers of what was answered: text-embeddings-inference's names, in
         milliseconds, and the same with `-us`, in microseconds. Content may hold NumPy arrays."""
+        if isinstance(content, list) and status == 200 and self.tokens > _LONG:
+            return ListResponse(content, self.timings())
         body = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
         return Response(body, status, self.timings(), media_type="application/json")
 
