@@ -91,7 +91,9 @@ def pipeline(
     )  # fmt: skip
     if place:
         loaded.to(place)
-    return Pipeline(chosen.of(sentence), loaded, tokenizer, params, batch_size=batch_size, max_tokens=max_tokens)
+    made = Pipeline(chosen.of(sentence), loaded, tokenizer, params, batch_size=batch_size, max_tokens=max_tokens)
+    made._has_modules = sentence is not None
+    return made
 
 
 class Pipeline:
@@ -123,6 +125,7 @@ class Pipeline:
         """
         self.task, self.model, self.tokenizer = task.name, model, tokenizer
         self._task = task
+        self._has_modules = False  # whether a sentence-transformers folder says more than model and tokenizer do
         self.params = _unfolded(task, params)
         self._batching: dict[str, Any] = {"batch_size": batch_size, "max_tokens": max_tokens}
         known = {name: value for name, value in self.params.items() if name in task.params}
@@ -193,7 +196,16 @@ class Pipeline:
         return self.model.dtype
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write model and tokenizer where the reference and `pipeline` can read them."""
+        """Write model and tokenizer where the reference and `pipeline` can read them.
+
+        Raises:
+            TypeError: the pipeline follows a sentence-transformers folder, of which this would be a part only.
+        """
+        if self._has_modules:
+            raise TypeError(
+                "this pipeline follows a sentence-transformers folder, and model and tokenizer are only a part of it; "
+                "copy the folder or use `distilrt pack`, or save pipe.model and pipe.tokenizer alone"
+            )
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 

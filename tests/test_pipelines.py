@@ -417,3 +417,10 @@ def _without_delay(method: Any) -> Any:
         method(self, *args, **options | {"delay": 0, "file": sys.stderr})
 
     return shown_at_once
+
+
+def test_a_part_of_a_sentence_encoder_is_not_saved_for_the_whole(sentence_encoder: Path, tmp_path: Path) -> None:
+    pipe = pipeline("feature-extraction", str(sentence_encoder), num_threads=1)
+    with pytest.raises(TypeError, match="only a part of it; copy the folder or use"):
+        pipe.save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())

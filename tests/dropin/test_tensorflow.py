@@ -228,7 +228,7 @@ def test_refusals(call: Call, error: type[Exception], message: str, tiny: Callab
 def test_part_of_a_keras_model(tiny: Callable[..., DistilBertConfig]) -> None:
     encoder, plain = random_model(NAMES[0], tiny)
 
-    class Classifier(tf.keras.Model):  # type: ignore[misc]
+    class Classifier(tf.keras.Model):  # type: ignore[misc, name-defined, unused-ignore]
         def __init__(self) -> None:
             super().__init__()
             self.encoder, self.scores = encoder, tf.keras.layers.Dense(2)
