@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -101,3 +102,11 @@ def test_errors_keep_no_texts_alive() -> None:
         assert watched() is None
     finally:
         gc.enable()
+
+
+def test_a_token_beyond_the_vocabulary_of_the_model_is_refused(tiny: Callable[..., DistilBertConfig]) -> None:
+    """Before it shares a batch with others, however few tokens the tokenizer has."""
+    names = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+    tokenizer = DistilBertTokenizer({name: index for index, name in enumerate(names)} | {"a": 1000})
+    with pytest.raises(InvalidInput, match="input 1: the text has token 1000, this model knows 0 to 100"):
+        tasks.find("text-classification").prepare(tokenizer, tiny(), ["b", "a"], {})

@@ -211,12 +211,12 @@ class Task(ABC):
             if len(inputs) == 1:
                 return [InvalidInput(str(error))]
             return [self._prepare_each(tokenizer, config, [item], params, max_tokens)[0] for item in inputs]
-        limit, foreign = longest(tokenizer, config), len(tokenizer) > config.vocab_size
+        limit = longest(tokenizer, config)
 
         def prepared(item: Any, parts: list[tuple[Encoding, list[int]]]) -> Prepared:
             encodings, sequences = [encoding for encoding, _ in parts], [ids for _, ids in parts]
             for ids in sequences:
-                check_ids(ids, config, limit, foreign)
+                check_ids(ids, config, limit)
             rows = [self.select(tokenizer, params, ids) for ids in sequences]
             return Prepared(item, params, tokenizer, config, encodings, sequences, rows)
 
@@ -362,18 +362,18 @@ def _start_of(tokenizer: DistilBertTokenizer, text: Text, tokens: int) -> Text:
     return start_of(tokenizer, text, tokens) if isinstance(text, str) else text
 
 
-def check_ids(ids: list[int], config: DistilBertConfig, limit: int, foreign: bool = True) -> None:
+def check_ids(ids: list[int], config: DistilBertConfig, limit: int) -> None:
     """Refuse what `pack` would, but before other inputs share the batch.
 
     Raises:
         TooLong: more tokens than `limit`, what the model reads.
-        InvalidInput: no token, or one that it doesn't know; that is not looked for with `foreign` False.
+        InvalidInput: no token, or one that it doesn't know.
     """
     if not ids:
         raise InvalidInput("the text has no tokens; leave add_special_tokens at True, or send some text")
     if len(ids) > limit:
         raise TooLong(f"the text has at least {len(ids)} tokens, this model reads at most {limit}; "
                       "ask for truncation, or split it")  # fmt: skip
-    if foreign and max(ids) >= config.vocab_size:
+    if max(ids) >= config.vocab_size:
         raise InvalidInput(f"the text has token {max(ids)}, this model knows 0 to {config.vocab_size - 1}; "
                            "use the model's own tokenizer")  # fmt: skip
