@@ -12,7 +12,7 @@ from benches.serving.hostile import exchange
 from distilrt.engine import Engine
 
 
-@pytest.mark.parametrize(("seed", "number"), [(1, 400), pytest.param(2, 50_000, marks=pytest.mark.whole)])
+@pytest.mark.parametrize(("seed", "number"), [(1, 400), pytest.param(2, 10_000, marks=pytest.mark.whole)])
 def test_mutated_bodies(engine_of: Callable[..., Engine], client_of: Any, seed: int, number: int) -> None:
     names = ("DistilBertForSequenceClassification", "DistilBertModel", "DistilBertForMaskedLM")
     client = client_of(*map(engine_of, names))
@@ -22,7 +22,7 @@ def test_mutated_bodies(engine_of: Callable[..., Engine], client_of: Any, seed: 
         assert response.status_code == 200 or "error" in response.json()
 
 
-@pytest.mark.parametrize(("seed", "number"), [(1, 40), pytest.param(2, 6_000, marks=pytest.mark.whole)])
+@pytest.mark.parametrize(("seed", "number"), [(1, 40), pytest.param(2, 1_500, marks=pytest.mark.whole)])
 def test_mutated_streams(address: str, seed: int, number: int) -> None:
     port = int(address.rpartition(":")[2])
     for data in fuzz.streams(seed, number):
