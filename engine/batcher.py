@@ -69,7 +69,7 @@ class _Flow:
         self.clock = 0.0  # tokens that a request which always waited would have got by even shares
         self.queue: list[Waiting] = []
         self.served = 0.0  # tokens, and those that others were served on average while this client was away
-        self.tokens = 0  # that wait
+        self.tokens = 0  # number of tokens that wait
 
 
 class _Level:

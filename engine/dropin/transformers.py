@@ -77,9 +77,9 @@ class AcceleratedModel(Accelerated):
     _request: tuple[str, str, bool]
     _reference: Any  # the transformers class whose forward is computed
     _number: int  # by which operators find this model
-    _lock: threading.Lock  # of loading
-    _structure: structure.Structure  # of the original, when _engine was made
-    _watch: Watch  # of its parameters, likewise
+    _lock: threading.Lock  # held while the engine is loaded
+    _structure: structure.Structure  # what the original's modules were when _engine was made
+    _watch: Watch  # what the original's parameters were then
     _engine: Any
     _names: tuple[str, ...]  # positional arguments
     _known: frozenset[str]  # supported arguments

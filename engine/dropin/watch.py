@@ -23,7 +23,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 _SAMPLES = 8  # words of each tensor that every look compares
 _ROWS, _COLUMNS = 64, 127  # a block in words of 8 bytes; the odd width lets a swap of two rows of a weight be noticed
 _BLOCK = _ROWS * _COLUMNS
-_BLOCKS_A_SECOND = 80e6 / (8 * _BLOCK)  # of computing; a hundredth of what one core reads
+_BLOCKS_A_SECOND = 80e6 / (8 * _BLOCK)  # blocks compared a second of computing: a hundredth of what one core reads
 _ODD = np.random.default_rng(0).integers(0, 2**62, _BLOCK) * 2 + 1  # odd, so that no product hides a difference
 
 _version, _address = operator.attrgetter("_version"), torch.Tensor.data_ptr
