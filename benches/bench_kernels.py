@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
+from distilrt.backends.cuda.devices import cuda_device, why_not_cuda
 from distilrt.bench.gpu.ops import NAMES, ops, time_op
 from distilrt.bench.gpu.timing import Clock
-from distilrt.config import DistilBertConfig
-from distilrt.devices import cuda_device, why_not_cuda
+from distilrt.model.config import DistilBertConfig
 
 pytestmark = pytest.mark.skipif(why_not_cuda() is not None, reason=f"no CUDA device: {why_not_cuda()}")
 TOKENS = (16, 128, 1024, 5632)

@@ -9,7 +9,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from distilrt.config import DistilBertConfig
     from distilrt.dropin import accelerate
     from distilrt.dropin.tensorflow import (
         TFDistilBertForMaskedLM as TFDistilBertForMaskedLM,
@@ -23,8 +22,8 @@ if TYPE_CHECKING:
     from distilrt.dropin.tensorflow import (
         TFDistilBertModel as TFDistilBertModel,
     )
-    from distilrt.engine import Engine
-    from distilrt.models import (
+    from distilrt.model.config import DistilBertConfig
+    from distilrt.model.models import (
         DistilBertForMaskedLM,
         DistilBertForMultipleChoice,
         DistilBertForQuestionAnswering,
@@ -33,21 +32,22 @@ if TYPE_CHECKING:
         DistilBertModel,
     )
     from distilrt.pipelines import pipeline
-    from distilrt.tokenizer import DistilBertTokenizer
+    from distilrt.runtime.engine import Engine
+    from distilrt.text.tokenizer import DistilBertTokenizer
     from distilrt.verification import verify
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "DistilBertConfig": "config",
-    "DistilBertTokenizer": "tokenizer",
-    "DistilBertModel": "models",
-    "DistilBertForMaskedLM": "models",
-    "DistilBertForSequenceClassification": "models",
-    "DistilBertForQuestionAnswering": "models",
-    "DistilBertForTokenClassification": "models",
-    "DistilBertForMultipleChoice": "models",
-    "Engine": "engine",
+    "DistilBertConfig": "model.config",
+    "DistilBertTokenizer": "text.tokenizer",
+    "DistilBertModel": "model.models",
+    "DistilBertForMaskedLM": "model.models",
+    "DistilBertForSequenceClassification": "model.models",
+    "DistilBertForQuestionAnswering": "model.models",
+    "DistilBertForTokenClassification": "model.models",
+    "DistilBertForMultipleChoice": "model.models",
+    "Engine": "runtime.engine",
     "verify": "verification",
     "pipeline": "pipelines",
     "accelerate": "dropin",

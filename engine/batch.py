@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from distilrt.config import DistilBertConfig
 from distilrt.errors import InvalidInput, TooLong
+from distilrt.model.config import DistilBertConfig
 
 IntArray = npt.NDArray[np.int32]
 IndexArray = npt.NDArray[np.int64]

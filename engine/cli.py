@@ -18,16 +18,19 @@ from functools import partial
 from importlib import metadata
 from typing import IO, Annotated, Any
 
-from distilrt import __version__, backends, checkpoint, env, models, packed, tasks
+from distilrt import __version__, env, tasks
+from distilrt.backends import base as backends
+from distilrt.backends.cuda.devices import DTYPES, describe_cuda, why_not_cuda
 from distilrt.batch import pack
-from distilrt.calibration import of_checkpoint
-from distilrt.config import DistilBertConfig
+from distilrt.checkpoint import checkpoint, packed
+from distilrt.checkpoint.calibration import of_checkpoint
+from distilrt.checkpoint.hub import resolve_file
 from distilrt.cpu_count import usable_cores
-from distilrt.devices import DTYPES, describe_cuda, why_not_cuda
 from distilrt.errors import DistilrtError, InvalidInput
-from distilrt.hub import resolve_file
-from distilrt.loading import find, load
+from distilrt.model import models
+from distilrt.model.config import DistilBertConfig
 from distilrt.narrower import faster
+from distilrt.runtime.loading import find, load
 from distilrt.server.command import serve
 
 with suppress(ModuleNotFoundError):  # main says what to install

@@ -12,8 +12,8 @@ from typing import Any
 
 from distilrt import tasks
 from distilrt.errors import InvalidInput
-from distilrt.loading import load
-from distilrt.tokenizer import DistilBertTokenizer
+from distilrt.runtime.loading import load
+from distilrt.text.tokenizer import DistilBertTokenizer
 
 # What transformers' pipelines also take, and where it is here.
 _ELSEWHERE = {

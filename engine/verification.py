@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from distilrt import models, packed
-from distilrt.checkpoint import architecture_of
-from distilrt.config import DistilBertConfig
+from distilrt.checkpoint import packed
+from distilrt.checkpoint.checkpoint import architecture_of
 from distilrt.errors import InvalidInput
-from distilrt.loading import find
-from distilrt.tokenizer import DistilBertTokenizer
-from distilrt.tokenizer_auto import load_tokenizer
+from distilrt.model import models
+from distilrt.model.config import DistilBertConfig
+from distilrt.runtime.loading import find
+from distilrt.text.tokenizer import DistilBertTokenizer
+from distilrt.text.tokenizer_auto import load_tokenizer
 
 Outputs = dict[str, npt.NDArray[Any]]
 

@@ -1,6 +1,6 @@
 """The activations as functions of the linear kernels' epilogue, in float32.
 
-Reference: `distilrt.reference.activation`.
+Reference: `distilrt.model.reference.activation`.
 """
 
 from __future__ import annotations

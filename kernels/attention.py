@@ -3,7 +3,7 @@
 One program handles blocks of queries of one sequence and head and walks over the sequence's keys; scores stay in
 registers (Dao et al. 2022, arXiv:2205.14135). Blocks of keys start at the sequence's own first row, so a result doesn't
 depend on batch mates. Bytes moved: the rows of qkv once (re-read from L2) and out once. Reference:
-`distilrt.reference.attention`.
+`distilrt.model.reference.attention`.
 
 Which block of which sequence a program has is found on the device: block numbers of sequence i start at
 `cu_seqlens[i] // BLOCK_M + i`, which rises with i by at least the sequence's blocks, so counting the sequences whose

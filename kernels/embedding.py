@@ -1,6 +1,6 @@
 """`LayerNorm(words[input_ids] + positions[position_ids])`: the first op of the encoder.
 
-Bytes moved: one row of each table in and one row out for each token. Reference: `distilrt.reference.embed`.
+Bytes moved: one row of each table in and one row out for each token. Reference: `distilrt.model.reference.embed`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`LayerNorm(x + residual)`, where x may still be the partial sums of a split product.
 
 `(x - mean) / sqrt(variance + eps) * gamma + beta` over each row, statistics in float32 from the row in registers (two
-passes). Bytes moved: each input and the output once. Reference: `distilrt.reference.layer_norm`.
+passes). Bytes moved: each input and the output once. Reference: `distilrt.model.reference.layer_norm`.
 """
 
 from __future__ import annotations

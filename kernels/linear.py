@@ -1,9 +1,9 @@
 """`activation(x @ weight.T + bias) + residual`, the product of every linear layer, and its split form for few tokens.
 
 Bytes moved: x, weight, residual and out once each from and to memory (tiles are re-read from L2); the weight dominates
-below about 200 tokens. Reference: `distilrt.reference.linear` and `activation`. Sums are float32; float32 products are
-exact unless tf32 is asked for. Every output is one chain of sums over k in rising order, so it doesn't depend on other
-rows.
+below about 200 tokens. Reference: `distilrt.model.reference.linear` and `activation`. Sums are float32; float32
+products are exact unless tf32 is asked for. Every output is one chain of sums over k in rising order, so it doesn't
+depend on other rows.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ the slices' sums are added in a fixed order at the end. So blocks can be small e
 part of the weight, and no chain of products is long. `norm` is nothing, or the layer norm that comes before: then every
 program normalises the few rows itself, which saves a kernel.
 
-Bytes moved: the weight once; x by every program, from L2. Reference: `distilrt.reference.linear`, `layer_norm` and
-`activation`.
+Bytes moved: the weight once; x by every program, from L2. Reference: `distilrt.model.reference.linear`, `layer_norm`
+and `activation`.
 """
 
 from __future__ import annotations

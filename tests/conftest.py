@@ -21,9 +21,9 @@ import pytest
 import torch
 import transformers
 
-from distilrt import checkpoint
-from distilrt.config import DistilBertConfig
-from distilrt.tokenizer import DistilBertTokenizer
+from distilrt.checkpoint import checkpoint
+from distilrt.model.config import DistilBertConfig
+from distilrt.text.tokenizer import DistilBertTokenizer
 
 torch.set_num_threads(1)
 # A busy machine must not fail a test, every run tries the same examples, and nothing is left in the checkout.

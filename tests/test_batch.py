@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distilrt.batch import pack, pack_padded
-from distilrt.config import DistilBertConfig
 from distilrt.errors import InvalidInput, TooLong
+from distilrt.model.config import DistilBertConfig
 
 CONFIG = DistilBertConfig(dim=32, n_heads=2, vocab_size=100, max_position_embeddings=16)
 

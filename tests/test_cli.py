@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from distilrt import models, narrower, tasks, verification
+from distilrt import narrower, tasks, verification
 from distilrt.cli import app, main
-from distilrt.config import DistilBertConfig
-from distilrt.tokenizer import DistilBertTokenizer
+from distilrt.model import models
+from distilrt.model.config import DistilBertConfig
+from distilrt.text.tokenizer import DistilBertTokenizer
 
 COMMAND = (sys.executable, "-m", "distilrt")
 LINES = [f"{'very ' * (i % 7)}good {i}" for i in range(40)]

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from distilrt import checkpoint
-from distilrt.config import DistilBertConfig
+from distilrt.checkpoint import checkpoint
+from distilrt.model.config import DistilBertConfig
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

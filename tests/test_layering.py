@@ -11,14 +11,11 @@ ROOT = Path(__file__).parents[1]
 
 # Lower rows may import higher ones, and modules of one row each other; never the other way.
 ROWS = [
-    "errors env cpu_count devices uncompiled",
-    "hub hub_upload json_files weights tensor_files h5",
-    "config",
-    "checkpoint batch encoding tokenizer* workspace outputs array_kinds",
-    "kernels _C reference packed quantization sentence_encoder sentence_files",
-    "calibration backends",
-    "heads losses input_embeddings load_arguments placement base_model models tasks loading batcher counters request "
-    "queues reading worker engine",
+    "errors env cpu_count uncompiled",
+    "checkpoint model batch text",
+    "kernels _C",
+    "backends",
+    "tasks runtime",
     "verification pipelines narrower",
     "cli __main__ server dropin scale bench",
 ]

@@ -14,8 +14,8 @@ import torch
 import transformers
 
 import distilrt
-from distilrt import models
-from distilrt.config import DistilBertConfig
+from distilrt.model import models
+from distilrt.model.config import DistilBertConfig
 from distilrt.uncompiled import uncompiled
 
 IDS = torch.tensor([[1, 2, 3], [4, 5, 6]])

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 
 import distilrt
-from distilrt import _C, checkpoint, models, packed, verification
-from distilrt.config import DistilBertConfig
+from distilrt import _C, verification
+from distilrt.checkpoint import checkpoint, packed
 from distilrt.errors import InvalidInput
-from tests.test_tokenizer_files import write
+from distilrt.model import models
+from distilrt.model.config import DistilBertConfig
+from tests.text.test_tokenizer_files import write
 
 HEADS = ["DistilBertModel", "DistilBertForMaskedLM", "DistilBertForSequenceClassification",
          "DistilBertForQuestionAnswering", "DistilBertForTokenClassification",

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from distilrt import models, packed
 from distilrt.bench.artefacts import artefact, last_line, make_checkpoint, worker_environment
+from distilrt.checkpoint import packed
+from distilrt.model import models
 
 HERE = Path(__file__).parent
 PATIENCE = 180.0  # seconds to be ready

@@ -1,6 +1,7 @@
 """The CPU backend: weights packed once into the native encoder, one native call a batch.
 
-Which linear layers make one packed GEMM, `distilrt.packed` knows; arithmetic, threads and workspace are in csrc/.
+Which linear layers make one packed GEMM, `distilrt.checkpoint.packed` knows; arithmetic, threads and workspace are in
+csrc/.
 """
 
 from __future__ import annotations
@@ -12,17 +13,17 @@ import numpy as np
 import numpy.typing as npt
 
 from distilrt import _C, env
-from distilrt.backends import HostBackend
+from distilrt.backends.base import HostBackend
 from distilrt.batch import Batch, IndexArray
-from distilrt.config import LAYER_NORM_EPS, DistilBertConfig
+from distilrt.checkpoint.packed import PackedWeights, linears
+from distilrt.checkpoint.tensor_files import from_bfloat16, to_bfloat16
+from distilrt.checkpoint.weights import Weights
 from distilrt.cpu_count import usable_cores
 from distilrt.errors import BackendError
-from distilrt.packed import PackedWeights, linears
-from distilrt.tensor_files import from_bfloat16, to_bfloat16
-from distilrt.weights import Weights
+from distilrt.model.config import LAYER_NORM_EPS, DistilBertConfig
 
 if TYPE_CHECKING:  # it loads the tokenizer, which a packed folder answers without
-    from distilrt.calibration import Calibration
+    from distilrt.checkpoint.calibration import Calibration
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -150,7 +151,7 @@ class CpuBackend(HostBackend):
         return self._encoder.layer_norm(name, _plain(rows))
 
     def linear_parts(self, name: str) -> Mapping[str, Any]:
-        """Views of a packed linear layer by the native encoder's name, for `distilrt.packed`."""
+        """Views of a packed linear layer by the native encoder's name, for `distilrt.checkpoint.packed`."""
         return self._encoder.linear_parts(name)
 
     def describe(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """`backend="reference"`: the NumPy model behind the Backend protocol, in float32 or float64.
 
-Slow and exact: what the other backends are measured against. All arithmetic is in `distilrt.reference`; this module
-only holds the weights.
+Slow and exact: what the other backends are measured against. All arithmetic is in `distilrt.model.reference`; this
+module only holds the weights.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from distilrt import reference
-from distilrt.backends import HostBackend
+from distilrt.backends.base import HostBackend
 from distilrt.batch import Batch, IndexArray
-from distilrt.config import DistilBertConfig
 from distilrt.errors import BackendError
+from distilrt.model import reference
+from distilrt.model.config import DistilBertConfig
 
 DTYPES = ("float32", "float64")
 

@@ -15,9 +15,9 @@ from distilrt.bench import roofline as rooflines
 from distilrt.bench import startup as starting
 from distilrt.bench.artefacts import make_checkpoint
 from distilrt.bench.progress import Bar, Say
-from distilrt.config import DistilBertConfig
 from distilrt.cpu_count import usable_cores
 from distilrt.errors import BackendError
+from distilrt.model.config import DistilBertConfig
 
 app = typer.Typer(help="Speed of distilrt beside other engines on this machine.", add_completion=False)
 
@@ -144,8 +144,8 @@ def tiles(
     """Time the tiles of the GPU kernels and print the fastest as entries for kernels/tiles.py; exit code 2: no GPU."""
     if self_test:
         os.environ["TRITON_INTERPRET"] = "1"  # Triton looks when the kernels are defined
+    from distilrt.backends.cuda.devices import cuda_device
     from distilrt.bench import tiles as tuning
-    from distilrt.devices import cuda_device
 
     config = DistilBertConfig()
     if self_test:

@@ -15,9 +15,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from distilrt import checkpoint as checkpoints
 from distilrt.bench import workloads
-from distilrt.config import DistilBertConfig
+from distilrt.checkpoint import checkpoint as checkpoints
+from distilrt.model.config import DistilBertConfig
 
 ARCHITECTURE = "DistilBertForSequenceClassification"
 CALIBRATION_SEQUENCES = 64

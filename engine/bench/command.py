@@ -12,15 +12,16 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from distilrt import checkpoint as checkpoints
-from distilrt import env, packed
+from distilrt import env
 from distilrt.bench import findings as finding
 from distilrt.bench import latencies, roofline, samples, scenarios, targets, terminal, wire
 from distilrt.bench.progress import Bar
-from distilrt.config import DistilBertConfig
+from distilrt.checkpoint import checkpoint as checkpoints
+from distilrt.checkpoint import packed
+from distilrt.checkpoint.hub import resolve_file
 from distilrt.cpu_count import usable_cores
-from distilrt.hub import resolve_file
-from distilrt.tokenizer_auto import load_tokenizer
+from distilrt.model.config import DistilBertConfig
+from distilrt.text.tokenizer_auto import load_tokenizer
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distilrt" / "bench"
 

@@ -17,13 +17,13 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from distilrt import models
 from distilrt.bench import peers
 from distilrt.bench.child import PeerError
 from distilrt.bench.progress import Say
 from distilrt.bench.worker import SETTLE, Worker
 from distilrt.bench.workloads import Inputs, Workload, make_inputs
-from distilrt.config import DistilBertConfig
+from distilrt.model import models
+from distilrt.model.config import DistilBertConfig
 
 Logits = npt.NDArray[np.floating[Any]]
 _Item = TypeVar("_Item")

@@ -16,7 +16,7 @@ from typing import Any
 
 from distilrt import __version__
 from distilrt.bench import report
-from distilrt.config import DistilBertConfig
+from distilrt.model.config import DistilBertConfig
 
 Row = dict[str, Any]
 VERSION = 2  # of the JSON

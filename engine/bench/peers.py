@@ -81,7 +81,7 @@ class Distilrt(_Engine):
         return self._logits(batch, batch.cu_seqlens[:-1])
 
     def _logits(self, batch: Any, first_rows: Any) -> Logits:
-        from distilrt import heads
+        from distilrt.model import heads
 
         backend = self._model.backend
         if self.first_rows_only:

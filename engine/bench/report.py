@@ -15,7 +15,7 @@ from distilrt.bench import peers
 from distilrt.bench.compare import Timing
 from distilrt.bench.roofline import Roofline
 from distilrt.bench.workloads import encoder_weights
-from distilrt.config import DistilBertConfig
+from distilrt.model.config import DistilBertConfig
 
 Row = dict[str, Any]
 FIELDS = ("date", "commit", "cpu", "isa", "threads", "load", "workload", "dtype", "engine", "version", "rounds",

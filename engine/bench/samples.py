@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from distilrt import tasks
-from distilrt.config import DistilBertConfig
 from distilrt.errors import InvalidInput
-from distilrt.loading import find
-from distilrt.tokenizer import DistilBertTokenizer
+from distilrt.model.config import DistilBertConfig
+from distilrt.runtime.loading import find
+from distilrt.text.tokenizer import DistilBertTokenizer
 
 # Tokens of a text are log-normal, as in natural text: exp(normal(mean, deviation)), here of 256 texts.
 MIXES = {"queries": (2.3, 0.4), "mixed": (4.0, 0.9), "reviews": (5.3, 0.6)}

@@ -21,7 +21,7 @@ from distilrt.bench.samples import Samples
 from distilrt.bench.session import Session
 from distilrt.bench.targets import OURS, PEERS, Spec
 from distilrt.bench.turns import LEAD, SHORTEST, WINDOWS
-from distilrt.config import DistilBertConfig
+from distilrt.model.config import DistilBertConfig
 
 SCENARIOS = ("single", "multi", "server", "offline", "peak")
 CHECKED = 8  # answers compared with float32's, of each workload

@@ -98,7 +98,7 @@ class Distilrt:
 
     def __init__(self, spec: Spec) -> None:
         from distilrt import __version__
-        from distilrt.engine import Engine
+        from distilrt.runtime.engine import Engine
 
         self._warm = False
         self._engine = Engine(spec.model, backend=spec.backend, dtype=spec.dtype, num_threads=spec.threads)
@@ -149,9 +149,9 @@ class Peer:
     blocking = True
 
     def __init__(self, spec: Spec) -> None:
-        from distilrt.config import DistilBertConfig
         from distilrt.cpu_count import usable_cores
-        from distilrt.tokenizer_auto import load_tokenizer
+        from distilrt.model.config import DistilBertConfig
+        from distilrt.text.tokenizer_auto import load_tokenizer
 
         self.threads: int | None = spec.threads or usable_cores()
         self._peer = peers.create(spec.name, spec.dtype)

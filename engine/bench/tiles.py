@@ -14,18 +14,18 @@ from typing import Any
 import torch
 from triton.runtime.errors import OutOfResources
 
-from distilrt.backends.graphs import ladder, top_tokens
+from distilrt.backends.cuda.devices import cuda_device
+from distilrt.backends.cuda.graphs import ladder, top_tokens
 from distilrt.bench.gpu.timing import Clock, Work
 from distilrt.bench.launches import measured
 from distilrt.bench.progress import Say
-from distilrt.config import LAYER_NORM_EPS, DistilBertConfig
-from distilrt.devices import cuda_device
 from distilrt.kernels import tiles
 from distilrt.kernels.attention import attention
 from distilrt.kernels.launch import chip_of
 from distilrt.kernels.layer_norm import residual_layer_norm
 from distilrt.kernels.linear import linear, linear_split
 from distilrt.kernels.narrow_linear import norm_linear
+from distilrt.model.config import LAYER_NORM_EPS, DistilBertConfig
 
 WEIGHT_BYTES = 256 << 20  # of all copies of a weight that one graph reads in turn: more than any L2
 SECONDS = 0.05  # for one candidate

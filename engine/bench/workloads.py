@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from distilrt.config import DistilBertConfig
+from distilrt.model.config import DistilBertConfig
 
 DEFAULT = ("1x8", "1x16", "1x32", "1x64", "1x128", "1x256", "1x512", "8x128", "32x128",
            "mixed", "mixed-sorted", "mixed-single")  # fmt: skip

@@ -17,9 +17,9 @@ import transformers
 from transformers import AttentionInterface, AttentionMaskInterface, masking_utils
 
 from distilrt import _C, env
-from distilrt.config import HEAD_DIM_RANGE
 from distilrt.cpu_count import usable_cores
 from distilrt.errors import InvalidInput
+from distilrt.model.config import HEAD_DIM_RANGE
 
 if int(transformers.__version__.split(".")[0]) < 5:
     raise ImportError(f"attn_implementation='distilrt' needs transformers 5, found {transformers.__version__}, whose "

@@ -19,15 +19,17 @@ import numpy as np
 import torch
 from torch.fx import GraphModule, Node
 
-from distilrt import backends, env, heads
+from distilrt import env
+from distilrt.backends import base as backends
 from distilrt.batch import pack_padded
-from distilrt.config import DistilBertConfig
 from distilrt.dropin import ops
 from distilrt.dropin.fx_nodes import method_of
 from distilrt.dropin.recognise import Encoder, encoders
 from distilrt.dropin.recognise_heads import Head, head_of, takes_first
 from distilrt.dropin.watch import Watch
 from distilrt.errors import InvalidInput
+from distilrt.model import heads
+from distilrt.model.config import DistilBertConfig
 
 _IN_PLACE = {operator.setitem, operator.iadd, operator.isub, operator.imul, operator.imatmul, operator.itruediv,
              operator.ifloordiv, operator.imod, operator.ipow, operator.iand, operator.ior, operator.ixor}  # fmt: skip

@@ -9,8 +9,8 @@ import torch
 from torch.fx import Node
 from torch.nn import functional
 
-from distilrt.config import LAYER_NORM_EPS
 from distilrt.dropin.fx_nodes import Different, as_node, call_of, number_of, value_of
+from distilrt.model.config import LAYER_NORM_EPS
 
 
 def linear_of(node: Node, name: str) -> tuple[dict[str, Node], Node]:

@@ -64,7 +64,7 @@ def forward(
     """A model's forward as one operator of the graph that is being captured.
 
     Args:
-        number: from `register`, of an object whose `engine` is a model of `distilrt.models`.
+        number: from `register`, of an object whose `engine` is a model of `distilrt.model.models`.
         config: the engine's config.
         architecture: the engine's.
         arguments: the engine's tensor arguments by name.

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from distilrt.tensor_files import FloatArray, Spec, Stored
+from distilrt.checkpoint.tensor_files import FloatArray, Spec, Stored
 
 
 class ModuleFile:
-    """A module's `state_dict()` as a `distilrt.weights.TensorFile`."""
+    """A module's `state_dict()` as a `distilrt.checkpoint.weights.TensorFile`."""
 
     def __init__(self, module: torch.nn.Module) -> None:
         self._state = {name: tensor.detach() for name, tensor in module.state_dict().items()}

@@ -17,7 +17,7 @@ from distilrt.dropin.recognise import Encoder
 class Head:
     """What turns the last hidden states into scores."""
 
-    kind: str  # name of the function in `distilrt.heads` that computes it
+    kind: str  # name of the function in `distilrt.model.heads` that computes it
     weights: dict[str, Node]  # the reference's name to the placeholder of the parameter
     activation: str  # only of masked_lm
     scores: Node

@@ -1,8 +1,8 @@
 """The reference's TensorFlow classes, which transformers 5 no longer has: TensorFlow tensors in and out.
 
-`from_pretrained` and everything else but the call is that of the classes in `distilrt.models`: any format is read,
-`tf_model.h5` too, and needs no TensorFlow for it. The call has the arguments, the fields and the losses of transformers
-4.57's TensorFlow classes:
+`from_pretrained` and everything else but the call is that of the classes in `distilrt.model.models`: any format is
+read, `tf_model.h5` too, and needs no TensorFlow for it. The call has the arguments, the fields and the losses of
+transformers 4.57's TensorFlow classes:
 
     input_ids: `[batch_size, seq_len]` tensor, array or list of lists; or a dict of arguments; or a list or tuple of
         tensors and arrays, the arguments in order.
@@ -25,8 +25,8 @@ from typing import Any, ClassVar, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from distilrt import losses, models, outputs
 from distilrt.errors import InvalidInput
+from distilrt.model import losses, models, outputs
 
 try:
     import tensorflow as tf

@@ -21,14 +21,16 @@ from typing import Any, NoReturn
 import torch
 from transformers import modeling_outputs
 
-from distilrt import checkpoint, env, models
-from distilrt.config import DistilBertConfig
+from distilrt import env
+from distilrt.checkpoint import checkpoint
 from distilrt.dropin import ops, structure
 from distilrt.dropin.copies import Accelerated, Namespace, accelerated_copy, frozen
 from distilrt.dropin.parameters import ModuleFile
 from distilrt.dropin.pooler import pooled
 from distilrt.dropin.watch import Watch
-from distilrt.outputs import selected_states
+from distilrt.model import models
+from distilrt.model.config import DistilBertConfig
+from distilrt.model.outputs import selected_states
 from distilrt.uncompiled import uncompiled
 
 _WAY_OUT = "use .to_transformers(), which gives the original back"
@@ -149,7 +151,7 @@ class AcceleratedModel(Accelerated):
 
         Raises:
             TypeError: an argument that is not supported, inputs that are no tensors or that need gradients.
-            InvalidInput, TooLong: a wrong shape, dtype or value, see `distilrt.models`.
+            InvalidInput, TooLong: a wrong shape, dtype or value, see `distilrt.model.models`.
         """
         if args:
             kwargs = _bound(self._names, args, kwargs)

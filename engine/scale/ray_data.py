@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from distilrt import tasks
 from distilrt.errors import InvalidInput
-from distilrt.loading import load
-from distilrt.sentence_encoder import SentenceEncoder
-from distilrt.tokenizer import DistilBertTokenizer
+from distilrt.model.sentence_encoder import SentenceEncoder
+from distilrt.runtime.loading import load
+from distilrt.text.tokenizer import DistilBertTokenizer
 
 Columns = dict[str, npt.NDArray[Any]]
 

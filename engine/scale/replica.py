@@ -13,8 +13,8 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from distilrt.engine import Engine
 from distilrt.errors import Overloaded
+from distilrt.runtime.engine import Engine
 from distilrt.server import errors
 from distilrt.server.app import create_app
 from distilrt.server.serving import Call

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from distilrt import tasks
-from distilrt.engine import Engine
 from distilrt.errors import TooLarge
+from distilrt.runtime.engine import Engine
 
 MOST_NUMBERS = 2**25  # in JSON, some hundreds of MB; in binary twice as many
 MOST_ENTRIES = 2**20  # objects of a few fields; hundreds of MB until they are JSON

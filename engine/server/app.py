@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from distilrt.engine import Engine
+from distilrt.runtime.engine import Engine
 from distilrt.server import (
     errors,
     health,

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from distilrt import env
-from distilrt.engine import Engine
 from distilrt.narrower import advice
+from distilrt.runtime.engine import Engine
 from distilrt.server.settings import Settings
 from distilrt.server.sockets import bound
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from distilrt.engine import Engine
+from distilrt.runtime.engine import Engine
 from distilrt.server.errors import Empty, Unprocessable
 
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]

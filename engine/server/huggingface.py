@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from distilrt import tasks
-from distilrt.engine import Engine
+from distilrt.runtime.engine import Engine
 from distilrt.server import embedding_inputs
 from distilrt.server.answers import check_answer, check_candidates, check_entries, most_tokens
 from distilrt.server.embedding_inputs import Direction

@@ -17,8 +17,8 @@ from prometheus_client.registry import Collector
 from starlette.responses import Response
 from starlette.routing import Route
 
-from distilrt.counters import Histogram
-from distilrt.engine import Engine
+from distilrt.runtime.counters import Histogram
+from distilrt.runtime.engine import Engine
 from distilrt.server.operation import Operation
 from distilrt.server.serving import Call, Serving
 

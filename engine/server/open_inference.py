@@ -15,8 +15,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 import distilrt
-from distilrt.batcher import PRIORITIES
-from distilrt.engine import Engine
+from distilrt.runtime.batcher import PRIORITIES
+from distilrt.runtime.engine import Engine
 from distilrt.server import health
 from distilrt.server.errors import Failure, Malformed, UnknownModel, Unprocessable
 from distilrt.server.operation import Operation

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Route
 
-from distilrt.engine import Engine
+from distilrt.runtime.engine import Engine
 from distilrt.server.health import status_of
 from distilrt.server.operation import Operation
 from distilrt.server.serving import Call, Handler, Serving

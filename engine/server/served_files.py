@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from contextlib import suppress
 
-from distilrt.engine import Engine
+from distilrt.runtime.engine import Engine
 
 
 class ServedFiles:

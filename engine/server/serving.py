@@ -21,10 +21,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from distilrt.engine import Engine
 from distilrt.errors import DeadlineExceeded, NotReady, detached
-from distilrt.reading import Limits
-from distilrt.request import Request, Timing
+from distilrt.runtime.engine import Engine
+from distilrt.runtime.reading import Limits
+from distilrt.runtime.request import Request, Timing
 from distilrt.server import errors, json_bodies
 from distilrt.server.list_response import ListResponse
 from distilrt.server.memory import Budget

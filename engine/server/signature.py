@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from distilrt import heads
-from distilrt.engine import Engine
+from distilrt.model import heads
+from distilrt.runtime.engine import Engine
 from distilrt.server.answers import check_answer, most_tokens
 from distilrt.server.errors import Unprocessable
 

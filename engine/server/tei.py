@@ -19,8 +19,8 @@ from starlette.routing import Route
 
 import distilrt
 from distilrt import tasks
-from distilrt.engine import Engine
 from distilrt.errors import InvalidInput, TooLarge
+from distilrt.runtime.engine import Engine
 from distilrt.server import embedding_inputs
 from distilrt.server.answers import MOST_ENTRIES, check_answer, check_entries, most_tokens
 from distilrt.server.embedding_inputs import prompt

@@ -17,12 +17,12 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding
 
-from distilrt.config import DistilBertConfig
 from distilrt.errors import InvalidInput, TooLarge, TooLong
-from distilrt.sentence_encoder import SentenceEncoder
+from distilrt.model.config import DistilBertConfig
+from distilrt.model.sentence_encoder import SentenceEncoder
 from distilrt.tasks.size import Size, characters, check_windows
 from distilrt.tasks.text_start import start_of
-from distilrt.tokenizer import DistilBertTokenizer
+from distilrt.text.tokenizer import DistilBertTokenizer
 
 Rows = npt.NDArray[Any]  # floats, [rows, width]
 Params = dict[str, Any]
@@ -113,7 +113,7 @@ class Task(ABC):
     """
 
     name: ClassVar[str]
-    architecture: ClassVar[str]  # the class in `distilrt.models`, a key of `distilrt.checkpoint.HEADS`
+    architecture: ClassVar[str]  # the class in `distilrt.model.models`, a key of `distilrt.checkpoint.checkpoint.HEADS`
     params: ClassVar[Mapping[str, Param]]
 
     def settle(self, tokenizer: DistilBertTokenizer, config: DistilBertConfig, params: Mapping[str, Any]) -> Params:

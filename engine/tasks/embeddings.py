@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 import numpy as np
 from tokenizers import Tokenizer
 
-from distilrt.config import DistilBertConfig
 from distilrt.errors import InvalidInput
-from distilrt.sentence_encoder import POOLING, SIMILARITY, SentenceEncoder, Vector, unit
+from distilrt.model.config import DistilBertConfig
+from distilrt.model.sentence_encoder import POOLING, SIMILARITY, SentenceEncoder, Vector, unit
 from distilrt.tasks.base import (
     ALL,
     CUT,
@@ -32,7 +32,7 @@ from distilrt.tasks.base import (
 )
 from distilrt.tasks.size import Size, characters
 from distilrt.tasks.token_ids import TextOrIds
-from distilrt.tokenizer import DistilBertTokenizer
+from distilrt.text.tokenizer import DistilBertTokenizer
 
 SENTENCE = "sentence"  # the pooling that stands for all that the checkpoint's sentence encoder does
 _PLAIN = {mode: SentenceEncoder(pooling=(mode,)) for mode in POOLING}

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from distilrt.config import DistilBertConfig
 from distilrt.errors import InvalidInput
+from distilrt.model.config import DistilBertConfig
 from distilrt.tasks.base import (
     CUT,
     MOST_ENTRIES,
@@ -25,7 +25,7 @@ from distilrt.tasks.base import (
     softmax,
     strings,
 )
-from distilrt.tokenizer import DistilBertTokenizer
+from distilrt.text.tokenizer import DistilBertTokenizer
 
 
 class FillMask(Task):

@@ -24,7 +24,7 @@ from distilrt.tasks.base import (
     softmax,
 )
 from distilrt.tasks.size import Size, characters
-from distilrt.tokenizer import DistilBertTokenizer
+from distilrt.text.tokenizer import DistilBertTokenizer
 
 
 class MultipleChoice(Task):

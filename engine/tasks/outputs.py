@@ -20,7 +20,7 @@ from distilrt.tasks.base import (
     one_of,
 )
 from distilrt.tasks.token_ids import TextOrIds
-from distilrt.tokenizer import DistilBertTokenizer
+from distilrt.text.tokenizer import DistilBertTokenizer
 
 
 class Outputs(TextOrIds):

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 from tokenizers import Encoding
 
-from distilrt.config import DistilBertConfig
+from distilrt.model.config import DistilBertConfig
 from distilrt.tasks.base import (
     PADDING,
     Param,
@@ -27,7 +27,7 @@ from distilrt.tasks.base import (
     one_of,
     softmax,
 )
-from distilrt.tokenizer import DistilBertTokenizer
+from distilrt.text.tokenizer import DistilBertTokenizer
 
 _CONTEXT = 1  # the sequence of a pair
 

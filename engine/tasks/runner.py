@@ -11,13 +11,13 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from distilrt import heads
-from distilrt.backends import Backend
+from distilrt.backends.base import Backend
 from distilrt.batch import pack
-from distilrt.config import DistilBertConfig
 from distilrt.errors import InvalidInput
+from distilrt.model import heads
+from distilrt.model.config import DistilBertConfig
 from distilrt.tasks.base import ALL, Params, Prepared, Rows, Selection, Task, numbered
-from distilrt.tokenizer import DistilBertTokenizer
+from distilrt.text.tokenizer import DistilBertTokenizer
 
 MAX_TOKENS = 4096
 _CHUNK = 64  # inputs of one call of the tokenizer
@@ -25,7 +25,7 @@ _BATCHES = 4  # of a window; the more, the better batches fill, and the more is 
 
 
 class Model(Protocol):
-    """What a task needs of a model, e.g. of those in `distilrt.models`."""
+    """What a task needs of a model, e.g. of those in `distilrt.model.models`."""
 
     config: DistilBertConfig
     backend: Backend

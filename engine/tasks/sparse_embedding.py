@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from distilrt.config import DistilBertConfig
-from distilrt.sentence_encoder import SentenceEncoder
+from distilrt.model.config import DistilBertConfig
+from distilrt.model.sentence_encoder import SentenceEncoder
 from distilrt.tasks.base import CUT, PROMPT, Param, Params, Prepared, Rows, Text, as_text
 from distilrt.tasks.size import Size, characters
 from distilrt.tasks.token_ids import TextOrIds
-from distilrt.tokenizer import DistilBertTokenizer
+from distilrt.text.tokenizer import DistilBertTokenizer
 
 
 class SparseEmbedding(TextOrIds):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
-from distilrt.tokenizer import DistilBertTokenizer
+from distilrt.text.tokenizer import DistilBertTokenizer
 
 _CHARACTERS = 8  # of a token at the first try; English has about 4.5
 _GROWTH = 4  # of the start when it has too few tokens

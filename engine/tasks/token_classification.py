@@ -10,8 +10,8 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from tokenizers import Encoding
 
-from distilrt.config import DistilBertConfig
 from distilrt.errors import InvalidInput
+from distilrt.model.config import DistilBertConfig
 from distilrt.tasks.base import (
     MOST_ENTRIES,
     Param,
@@ -28,7 +28,7 @@ from distilrt.tasks.base import (
     softmax,
     strings,
 )
-from distilrt.tokenizer import DistilBertTokenizer
+from distilrt.text.tokenizer import DistilBertTokenizer
 
 Entity = dict[str, Any]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from distilrt.config import DistilBertConfig
 from distilrt.errors import InvalidInput
+from distilrt.model.config import DistilBertConfig
 from distilrt.tasks.base import Params, Prepared, Task, check_ids, longest, or_error
-from distilrt.tokenizer import DistilBertTokenizer
+from distilrt.text.tokenizer import DistilBertTokenizer
 
 
 class TextOrIds(Task):

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from distilrt.config import DistilBertConfig
+from distilrt.model.config import DistilBertConfig
 from distilrt.tasks.base import (
     CUT,
     FIRST,
@@ -28,7 +28,7 @@ from distilrt.tasks.base import (
     strings,
 )
 from distilrt.tasks.size import Size, characters
-from distilrt.tokenizer import DistilBertTokenizer
+from distilrt.text.tokenizer import DistilBertTokenizer
 
 
 class ZeroShotClassification(Task):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from distilrt.bench import artefacts, claims, distillation, report, startup
-from distilrt.config import DistilBertConfig
+from distilrt.model.config import DistilBertConfig
 
 ROOT = Path(__file__).parents[2]
 

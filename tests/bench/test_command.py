@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from distilrt import cli, models
+from distilrt import cli
 from distilrt.bench import command, findings
-from distilrt.tokenizer import DistilBertTokenizer
+from distilrt.model import models
+from distilrt.text.tokenizer import DistilBertTokenizer
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +79,7 @@ def test_packed_model(classifier: str, tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def cli_pack(model: str, out: str) -> None:
-    from distilrt import packed
+    from distilrt.checkpoint import packed
 
     loaded = models.DistilBertForSequenceClassification.from_pretrained(model, backend="cpu", dtype="int8")
     packed.write(out, loaded)

@@ -13,7 +13,7 @@ from distilrt.bench import __main__ as commands
 from distilrt.bench import artefacts, compare, distillation, ptx, roofline, startup, workloads
 from distilrt.bench.compare import Engine, Timing
 from distilrt.bench.ptx import Cost, Row
-from distilrt.config import DistilBertConfig
+from distilrt.model.config import DistilBertConfig
 
 RESULTS = ["--record", "--results"]
 

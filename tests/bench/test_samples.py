@@ -9,8 +9,8 @@ import pytest
 
 from distilrt import tasks
 from distilrt.bench import samples
-from distilrt.config import DistilBertConfig
-from distilrt.tokenizer import DistilBertTokenizer
+from distilrt.model.config import DistilBertConfig
+from distilrt.text.tokenizer import DistilBertTokenizer
 
 
 @pytest.mark.parametrize(("workload", "texts", "length", "batch"), [("1x16", 64, 16, 1), ("8x64", 64, 64, 8),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distilrt import reference
+from distilrt.model import reference
 
 LENGTHS = [1, 2, 63, 64, 65, 127, 511, 512]
 

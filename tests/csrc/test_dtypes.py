@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distilrt import _C, reference
-from distilrt.config import ACTIVATIONS
+from distilrt import _C
+from distilrt.model import reference
+from distilrt.model.config import ACTIVATIONS
 
 SHAPES = [(1, 1, 1), (1, 768, 768), (2, 3, 5), (5, 17, 33), (7, 65, 63), (64, 36, 36), (65, 96, 384), (129, 48, 1537),
           (130, 100, 3071)]  # fmt: skip

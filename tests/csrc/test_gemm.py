@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distilrt import reference
-from distilrt.config import ACTIVATIONS
+from distilrt.model import reference
+from distilrt.model.config import ACTIVATIONS
 
 SHAPES = [
     (1, 1, 1),

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distilrt import reference
-from distilrt.config import LAYER_NORM_EPS
+from distilrt.model import reference
+from distilrt.model.config import LAYER_NORM_EPS
 
 WIDTHS = [1, 2, 15, 16, 17, 32, 36, 63, 64, 65, 384, 768, 1023, 1024]
 

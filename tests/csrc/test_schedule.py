@@ -10,8 +10,8 @@ import pytest
 from distilrt import _C
 from distilrt.backends.cpu import CpuBackend
 from distilrt.batch import pack
-from distilrt.checkpoint import random_weights
-from distilrt.config import DistilBertConfig
+from distilrt.checkpoint.checkpoint import random_weights
+from distilrt.model.config import DistilBertConfig
 
 CONFIG = DistilBertConfig(dim=48, n_heads=2, n_layers=2, hidden_dim=100, vocab_size=60)
 # Shared out in every way: too short to divide, a sequence or several on each thread, leftovers done together.

@@ -18,9 +18,9 @@ import torch
 import transformers
 from torch import nn
 
-from distilrt.config import DistilBertConfig
 from distilrt.dropin import compile as backend
 from distilrt.dropin import ops
+from distilrt.model.config import DistilBertConfig
 
 HEADS = ["DistilBertModel", *(f"DistilBertFor{task}" for task in (
     "MaskedLM", "SequenceClassification", "QuestionAnswering", "TokenClassification", "MultipleChoice"))]  # fmt: skip

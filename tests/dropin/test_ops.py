@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import distilrt
-from distilrt import models
-from distilrt.config import DistilBertConfig
 from distilrt.dropin import ops
+from distilrt.model import models
+from distilrt.model.config import DistilBertConfig
 
 HEADS = ["DistilBertModel", *(f"DistilBertFor{task}" for task in (
     "MaskedLM", "SequenceClassification", "QuestionAnswering", "TokenClassification", "MultipleChoice"))]  # fmt: skip

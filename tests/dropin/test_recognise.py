@@ -10,9 +10,9 @@ import torch
 import transformers
 from torch.nn import functional
 
-from distilrt.checkpoint import expected_shapes
-from distilrt.config import DistilBertConfig
+from distilrt.checkpoint.checkpoint import expected_shapes
 from distilrt.dropin.recognise import Encoder, encoders
+from distilrt.model.config import DistilBertConfig
 
 Change = Callable[..., Any]
 

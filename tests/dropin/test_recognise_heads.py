@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from distilrt.config import DistilBertConfig
 from distilrt.dropin.recognise import encoders
 from distilrt.dropin.recognise_heads import Head, head_of
+from distilrt.model.config import DistilBertConfig
 from tests.dropin.test_recognise import model_of
 
 IDS = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])

@@ -18,7 +18,7 @@ import transformers
 
 from distilrt import accelerate
 from distilrt.errors import CheckpointError
-from distilrt.tokenizer import DistilBertTokenizer
+from distilrt.text.tokenizer import DistilBertTokenizer
 
 TOLERANCE = 1e-5  # of embeddings of length 1
 TEXTS = [

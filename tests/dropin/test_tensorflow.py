@@ -12,9 +12,9 @@ import numpy.typing as npt
 import pytest
 
 import distilrt
-from distilrt import models, outputs
-from distilrt.config import DistilBertConfig
 from distilrt.errors import InvalidInput, TooLong
+from distilrt.model import models, outputs
+from distilrt.model.config import DistilBertConfig
 
 tf = pytest.importorskip("tensorflow", reason="needs TensorFlow: make test-tensorflow")
 

@@ -20,8 +20,9 @@ import pytest
 import torch
 import transformers
 
-from distilrt import accelerate, backends
-from distilrt.checkpoint import HEADS
+from distilrt import accelerate
+from distilrt.backends import base as backends
+from distilrt.checkpoint.checkpoint import HEADS
 from distilrt.errors import BackendError, CheckpointError, InvalidInput, TooLong
 
 OLD = transformers.__version__.startswith("4")

@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from distilrt import DistilBertConfig, DistilBertTokenizer, checkpoint
+from distilrt import DistilBertConfig, DistilBertTokenizer
+from distilrt.checkpoint import checkpoint
 
 ANSWERS = Path(__file__).with_name("question_answering.json")
 ARCHITECTURE = "DistilBertForQuestionAnswering"

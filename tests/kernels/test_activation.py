@@ -9,9 +9,9 @@ import torch
 import triton
 import triton.language as tl
 
-from distilrt import reference
-from distilrt.config import ACTIVATIONS
 from distilrt.kernels import activation
+from distilrt.model import reference
+from distilrt.model.config import ACTIVATIONS
 
 
 @triton.jit  # type: ignore[untyped-decorator]

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from distilrt import reference
 from distilrt.kernels import launch, tiles
 from distilrt.kernels.attention import attention
+from distilrt.model import reference
 from tests.kernels.conftest import LENGTHS, Close, double, empty, ints
 
 Normal = Callable[..., torch.Tensor]

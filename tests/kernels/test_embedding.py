@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from distilrt import reference
-from distilrt.config import LAYER_NORM_EPS
 from distilrt.kernels.embedding import embed
+from distilrt.model import reference
+from distilrt.model.config import LAYER_NORM_EPS
 from tests.kernels.conftest import LENGTHS, Close, double, empty, ints
 
 Normal = Callable[..., torch.Tensor]

@@ -5,10 +5,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from distilrt import reference
-from distilrt.config import LAYER_NORM_EPS
 from distilrt.kernels import launch, tiles
 from distilrt.kernels.layer_norm import layer_norm, residual_layer_norm
+from distilrt.model import reference
+from distilrt.model.config import LAYER_NORM_EPS
 from tests.kernels.conftest import LENGTHS, Close, double, empty, ints
 
 Normal = Callable[..., torch.Tensor]

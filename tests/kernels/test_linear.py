@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from distilrt import reference
-from distilrt.config import ACTIVATIONS
 from distilrt.kernels import launch, tiles
 from distilrt.kernels.linear import linear, linear_split
+from distilrt.model import reference
+from distilrt.model.config import ACTIVATIONS
 from tests.kernels.conftest import LENGTHS, Array, Close, double, empty, ints
 
 Normal = Callable[..., torch.Tensor]

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from distilrt import reference
-from distilrt.config import LAYER_NORM_EPS
 from distilrt.kernels import launch, tiles
 from distilrt.kernels.linear import linear
 from distilrt.kernels.narrow_linear import norm_linear
+from distilrt.model import reference
+from distilrt.model.config import LAYER_NORM_EPS
 from tests.kernels.conftest import Close, double, empty, ints
 
 Normal = Callable[..., torch.Tensor]

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from distilrt import batch
-from distilrt.config import DistilBertConfig
 from distilrt.kernels import packing
 from distilrt.kernels.packing import pack, unpack
+from distilrt.model.config import DistilBertConfig
 from tests.kernels.conftest import empty, ints
 
 CONFIG = DistilBertConfig(dim=32, n_heads=2, n_layers=1, hidden_dim=32, vocab_size=50, max_position_embeddings=2000)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from distilrt import reference
 from distilrt.kernels.row_attention import row_attention
+from distilrt.model import reference
 from tests.kernels.conftest import LENGTHS, Close, double, empty, ints
 
 Normal = Callable[..., torch.Tensor]

@@ -15,7 +15,7 @@ import pytest
 from huggingface_hub import InferenceClient
 from starlette.testclient import TestClient
 
-from distilrt.engine import Engine
+from distilrt.runtime.engine import Engine
 from distilrt.server.app import create_app
 from distilrt.server.settings import Settings
 

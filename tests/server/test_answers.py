@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from distilrt.engine import Engine
 from distilrt.errors import TooLarge
+from distilrt.runtime.engine import Engine
 from distilrt.server.answers import MOST_CANDIDATES, MOST_NUMBERS, check_answer, check_candidates, most_tokens
 
 TEXT = "Ada Lovelace wrote programs, 東京!"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from distilrt.engine import Engine
+from distilrt.runtime.engine import Engine
 from distilrt.server import errors, open_inference, openai, tei
 from distilrt.server.errors import Failure
 

@@ -14,8 +14,8 @@ from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError
 
 import distilrt
-from distilrt import models
-from distilrt.tokenizer import DistilBertTokenizer
+from distilrt.model import models
+from distilrt.text.tokenizer import DistilBertTokenizer
 
 TEXT = "Ada Lovelace wrote programs in London."
 TEXTS = [TEXT, "The cat sat on the mat.", "ok"]

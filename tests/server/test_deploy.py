@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from distilrt.engine import Engine
+from distilrt.runtime.engine import Engine
 from distilrt.server.command import serve
 from distilrt.server.settings import Settings
 

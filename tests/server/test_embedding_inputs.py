@@ -13,7 +13,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 
-from distilrt.engine import Engine
+from distilrt.runtime.engine import Engine
 from distilrt.server.embedding_inputs import items, prompt
 from distilrt.server.errors import Empty, Unprocessable
 

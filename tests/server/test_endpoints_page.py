@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from distilrt.engine import Engine
+from distilrt.runtime.engine import Engine
 
 PAGE = (Path(__file__).parents[2] / "docs" / "endpoints.md").read_text()
 REQUESTS = re.findall(r"^\$ curl -s localhost:8080(\S+)(?: -d '(.*)')?$", PAGE, re.M)

@@ -9,7 +9,7 @@ import pytest
 
 from benches.serving import fuzz
 from benches.serving.hostile import exchange
-from distilrt.engine import Engine
+from distilrt.runtime.engine import Engine
 
 
 @pytest.mark.parametrize(("seed", "number"), [(1, 400), pytest.param(2, 10_000, marks=pytest.mark.whole)])

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from distilrt.backends.cpu import CpuBackend
-from distilrt.engine import Engine
 from distilrt.errors import BackendError
+from distilrt.runtime.engine import Engine
 from distilrt.server.app import create_app
 
 CLASSIFIER = "DistilBertForSequenceClassification"

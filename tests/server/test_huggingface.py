@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from distilrt.engine import Engine
+from distilrt.runtime.engine import Engine
 
 Engines = Callable[..., Engine]
 CLASSIFIER = "DistilBertForSequenceClassification"

@@ -9,7 +9,7 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from distilrt.engine import Engine
+from distilrt.runtime.engine import Engine
 
 PAGES = Path(__file__).parents[2] / "docs"
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distilrt.engine import Engine
+from distilrt.runtime.engine import Engine
 
 Engines = Callable[..., Engine]
 TEXTS = ["Ada Lovelace wrote programs.", "ok"]

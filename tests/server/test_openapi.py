@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from schemathesis import checks
 from schemathesis.core.result import Ok
 
-from distilrt.engine import Engine
+from distilrt.runtime.engine import Engine
 
 Engines = Callable[..., Engine]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from distilrt.engine import Engine
+from distilrt.runtime.engine import Engine
 from distilrt.server import page
 
 Engines = Callable[..., Engine]

@@ -16,9 +16,9 @@ from typing import Any
 import orjson
 import pytest
 
-from distilrt.engine import Engine
 from distilrt.errors import DeadlineExceeded
-from distilrt.queues import PART
+from distilrt.runtime.engine import Engine
+from distilrt.runtime.queues import PART
 from distilrt.server.app import create_app
 from distilrt.server.serving import Call
 from distilrt.server.settings import Settings

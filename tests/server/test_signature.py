@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from distilrt.engine import Engine
+from distilrt.runtime.engine import Engine
 from distilrt.server.errors import Unprocessable
 from distilrt.server.signature import Signature
 

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import distilrt
-from distilrt.engine import Engine
+from distilrt.runtime.engine import Engine
 from distilrt.server import answers, tei
 from distilrt.server.tei_types import Error
 

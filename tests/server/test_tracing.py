@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from distilrt.engine import Engine
+from distilrt.runtime.engine import Engine
 from distilrt.server import tracing
 
 Engines = Callable[..., Engine]

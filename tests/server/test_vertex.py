@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from distilrt.engine import Engine
+from distilrt.runtime.engine import Engine
 
 Engines = Callable[..., Engine]
 

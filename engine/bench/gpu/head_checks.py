@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from distilrt import checkpoint, models
 from distilrt.bench.gpu.kernel_checks import Check, Scale
-from distilrt.config import DistilBertConfig
+from distilrt.checkpoint import checkpoint
 from distilrt.kernels.launch import DTYPE_NAMES
+from distilrt.model import models
+from distilrt.model.config import DistilBertConfig
 
 
 def config_of(scale: Scale) -> DistilBertConfig:

@@ -16,10 +16,8 @@ import numpy as np
 import torch
 import torch.nn.functional as functional
 
-from distilrt import reference
 from distilrt.batch import pack_padded
-from distilrt.checkpoint import HEADS
-from distilrt.config import ACTIVATIONS, LAYER_NORM_EPS, DistilBertConfig
+from distilrt.checkpoint.checkpoint import HEADS
 from distilrt.kernels import (
     attention,
     embedding,
@@ -32,6 +30,8 @@ from distilrt.kernels import (
     tiles,
 )
 from distilrt.kernels.launch import DTYPE_NAMES
+from distilrt.model import reference
+from distilrt.model.config import ACTIVATIONS, LAYER_NORM_EPS, DistilBertConfig
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 Check = dict[str, Any]  # name, error, bound, ok

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 
 from distilrt.bench.gpu.timing import Clock
-from distilrt.config import LAYER_NORM_EPS, DistilBertConfig
 from distilrt.kernels import tiles
 from distilrt.kernels.attention import attention
 from distilrt.kernels.embedding import embed
@@ -26,6 +25,7 @@ from distilrt.kernels.narrow_linear import norm_linear
 from distilrt.kernels.packing import pack, unpack
 from distilrt.kernels.pooling import first_rows, gather, mean
 from distilrt.kernels.row_attention import row_attention
+from distilrt.model.config import LAYER_NORM_EPS, DistilBertConfig
 
 WEIGHT_BYTES = 128 << 20  # of all copies of a weight: more than any L2
 NAMES = ("embed", "linear qkv", "linear out_proj", "linear ffn_in", "linear ffn_out", "linear_split", "norm_linear",

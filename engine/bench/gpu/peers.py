@@ -12,7 +12,7 @@ import torch
 from distilrt.bench.gpu.runs import padded
 from distilrt.bench.gpu.timing import Clock
 from distilrt.bench.workloads import Workload
-from distilrt.config import DistilBertConfig
+from distilrt.model.config import DistilBertConfig
 
 # What torch.compile gets time for first; it takes up to a minute a shape.
 COMPILE_ORDER = ("1x16", "1x128", "32x128", "8x128", "256x128", "mixed", "32x512", "1x512", "1x8", "1x4")

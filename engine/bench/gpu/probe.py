@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
+from distilrt.backends.cuda.devices import cuda_device, describe_cuda
 from distilrt.bench.gpu.report import environment, file_name
 from distilrt.bench.gpu.timing import Clock, Times, ceilings
-from distilrt.devices import cuda_device, describe_cuda
 from distilrt.kernels.launch import chip_of, launch_options
 from distilrt.kernels.probes import barrier_kernel, read_kernel, touch_kernel
 
@@ -72,7 +72,7 @@ def measure(device: torch.device, *, tiny: bool = False) -> Iterator[dict[str, A
     """A row for each figure: what, value, unit, and for times the quartiles.
 
     Args:
-        device: from `distilrt.devices.cuda_device`.
+        device: from `distilrt.backends.cuda.devices.cuda_device`.
         tiny: as little work as shows that it runs.
     """
     clock = Clock(device, 1.0)

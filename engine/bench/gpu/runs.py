@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from distilrt.backends.cuda import CudaBackend
-from distilrt.backends.parts import divide
+from distilrt.backends.cuda.backend import CudaBackend
+from distilrt.backends.cuda.parts import divide
 from distilrt.batch import Batch, pack
 from distilrt.bench.gpu.timing import Ceilings, Clock, Work, floor_us
 from distilrt.bench.workloads import Workload
-from distilrt.config import DistilBertConfig
+from distilrt.model.config import DistilBertConfig
 
 MIXED = 64  # sequences of the workload of mixed lengths
 

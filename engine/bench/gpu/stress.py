@@ -140,8 +140,8 @@ def sanitized(tool: str, checkpoint: Path, seconds: float) -> tuple[bool, str]:
 
 def tiny_forward(checkpoint: Path) -> None:
     """Both roads of a small model, for a sanitizer to watch."""
-    from distilrt import models
-    from distilrt.devices import cuda_device
+    from distilrt.backends.cuda.devices import cuda_device
+    from distilrt.model import models
 
     device = cuda_device()
     for dtype in ("float32", "bfloat16"):

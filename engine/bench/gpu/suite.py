@@ -22,7 +22,7 @@ from typing import Any
 
 from distilrt.bench.artefacts import last_line, make_checkpoint, worker_environment
 from distilrt.bench.gpu.report import environment, file_name, summary
-from distilrt.config import DistilBertConfig
+from distilrt.model.config import DistilBertConfig
 
 TOTAL = 470.0  # seconds, of the 480 that the suite may take
 # Seconds of each part; those of one line run side by side.
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None, *, root: Path | None = None) ->
     if options.part:
         _run_part(options)
         return 0
-    from distilrt.devices import describe_cuda
+    from distilrt.backends.cuda.devices import describe_cuda
 
     facts = describe_cuda()
     if facts["device"] is None and not options.self_test:
@@ -153,8 +153,8 @@ Rows = Iterator[tuple[str, Any]]
 def _kernels(dtype: str, checkpoint: Path, *, end: float, tiny: bool) -> Rows:
     import torch
 
+    from distilrt.backends.cuda.devices import cuda_device
     from distilrt.bench.gpu import kernel_checks
-    from distilrt.devices import cuda_device
 
     scale = kernel_checks.TINY if tiny else kernel_checks.REAL
     seed = int.from_bytes(os.urandom(4), "little")
@@ -168,8 +168,8 @@ def _kernels(dtype: str, checkpoint: Path, *, end: float, tiny: bool) -> Rows:
 
 
 def _heads(checkpoint: Path, *, end: float, tiny: bool) -> Rows:
+    from distilrt.backends.cuda.devices import cuda_device
     from distilrt.bench.gpu import head_checks, kernel_checks
-    from distilrt.devices import cuda_device
 
     seed = int.from_bytes(os.urandom(4), "little")
     yield "facts", {"seed of heads": seed}
@@ -193,7 +193,7 @@ def _extension(root: Path | None, checkpoint: Path, *, end: float, tiny: bool) -
 
 
 def _model(checkpoint: Path, dtype: str) -> Any:
-    from distilrt import models
+    from distilrt.model import models
 
     return models.DistilBertForSequenceClassification.from_pretrained(checkpoint, backend="cuda", dtype=dtype)
 
@@ -208,8 +208,8 @@ def _warm(dtype: str, checkpoint: Path, *, end: float, tiny: bool) -> Rows:
 def _ours(checkpoint: Path, *, end: float, tiny: bool) -> Rows:
     import torch
 
+    from distilrt.backends.cuda.devices import cuda_device
     from distilrt.bench.gpu import ops, runs, stress, timing
-    from distilrt.devices import cuda_device
 
     device = cuda_device()
     clock = timing.Clock(device, 0.4)
@@ -253,8 +253,8 @@ def _exact(name: str, ok: bool) -> dict[str, Any]:
 
 
 def _sdpa(checkpoint: Path, *, end: float, tiny: bool) -> Rows:
+    from distilrt.backends.cuda.devices import cuda_device
     from distilrt.bench.gpu import peers, runs, timing
-    from distilrt.devices import cuda_device
 
     config, device = DistilBertConfig.from_pretrained(checkpoint), cuda_device()
     for dtype in ("bfloat16", "float16")[: 1 if tiny else 2]:
@@ -264,8 +264,8 @@ def _sdpa(checkpoint: Path, *, end: float, tiny: bool) -> Rows:
 
 
 def _compiled(checkpoint: Path, *, end: float, tiny: bool) -> Rows:
+    from distilrt.backends.cuda.devices import cuda_device
     from distilrt.bench.gpu import peers, runs, timing
-    from distilrt.devices import cuda_device
 
     config, device = DistilBertConfig.from_pretrained(checkpoint), cuda_device()
     model = peers.load(checkpoint, "bfloat16", device)

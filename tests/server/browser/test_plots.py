@@ -8,7 +8,7 @@ import time
 import urllib.request
 from typing import Any
 
-from distilrt.counters import FINE_SECONDS
+from distilrt.runtime.counters import FINE_SECONDS
 
 
 def sent(url: str, count: int) -> None:

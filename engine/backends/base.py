@@ -1,0 +1,175 @@
+"""What a backend is, and how one is chosen.
+
+A backend owns the weights in its own layout and computes on packed rows; it knows nothing of padding, heads or text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy.typing as npt
+
+from distilrt import env
+from distilrt.backends.cuda.devices import cuda_device, why_not_cuda
+from distilrt.batch import Batch, IndexArray
+from distilrt.checkpoint.packed import PackedWeights
+from distilrt.model.config import DistilBertConfig
+
+if TYPE_CHECKING:
+    from distilrt.checkpoint.calibration import Calibration
+
+NAMES = ("reference", "cpu", "cuda")
+Head = Callable[["Backend", Any], Any]  # from a backend and its rows to rows, see `distilrt.model.heads`
+
+
+class Backend(Protocol):
+    """One loaded model on one device. Safe to call from many threads.
+
+    `rows` are of the backend's own kind: NumPy arrays where it computes on the host, tensors where it does not. All of
+    `forward`, `linear` and `layer_norm` speak that kind, so that a head runs where its rows are; `to_numpy` ends it.
+    """
+
+    name: str
+    dtype: str
+    device: str  # "cpu" or torch's name of the device
+
+    def forward(self, batch: Batch, all_layers: bool = False, wanted: IndexArray | None = None) -> Any:
+        """Run the encoder.
+
+        Args:
+            batch: packed rows.
+            all_layers: return every layer's hidden states.
+            wanted: `[n]` rising row numbers that a head reads; the others are not returned, and the last layer need
+                not finish them. Not with `all_layers`.
+
+        Returns:
+            The last layer's hidden states `[total_tokens, hidden_size]`, or `[n, hidden_size]` of the wanted rows;
+            with `all_layers`, the embedding output and every layer's, `[num_layers + 1, total_tokens, hidden_size]`.
+        """
+        ...
+
+    def answer(self, batch: Batch, wanted: IndexArray | None = None, head: Head | None = None) -> npt.NDArray[Any]:
+        """Encoder and head: `to_numpy` of the head's output for what `forward` returns, or of that itself.
+
+        A backend that knows the model's head since it was made may run both as one.
+        """
+        ...
+
+    def run_padded(
+        self,
+        input_ids: Any,
+        attention_mask: Any,
+        position_ids: Any,
+        inputs_embeds: Any,
+        *,
+        segments: Any = None,
+        head: Head | None = None,
+        first_only: bool = False,
+        all_layers: bool = False,
+    ) -> tuple[Any, tuple[Any, ...] | None] | None:
+        """Encoder and head over a padded batch that lies where the backend computes, without the host.
+
+        Args:
+            input_ids, attention_mask, position_ids, inputs_embeds: as `distilrt.batch.pack_padded` takes them.
+            segments: token types, all of which must be 0 where nothing is masked.
+            head: None: the hidden states.
+            first_only: the head reads position 0 of each sequence alone.
+            all_layers: return hidden states too.
+
+        Returns:
+            The head's output `[batch_size, seq_len, width]`, or `[batch_size, width]` of the first rows; and the
+            padded hidden states of embeddings and layers, if wanted. None: the inputs lie elsewhere, use `forward`.
+        """
+        ...
+
+    def linear(self, name: str, rows: Any, activation: str | None = None) -> Any:
+        """`activation(rows @ weight.T + bias)` with a head's layer, e.g. `name="pre_classifier"`; rows `[n, in]`."""
+        ...
+
+    def layer_norm(self, name: str, rows: Any) -> Any:
+        """Layer norm of rows `[n, hidden_size]` with a head's parameters, e.g. `name="vocab_layer_norm"`."""
+        ...
+
+    def to_numpy(self, rows: Any) -> npt.NDArray[Any]:
+        """Rows of the backend's own kind as an array, float32 (float64 where the backend computes in that)."""
+        ...
+
+    def describe(self) -> Mapping[str, Any]:
+        """What is in use, for `info`: device or instruction set, threads, bytes of weights and workspace."""
+        ...
+
+
+class HostBackend:
+    """What backends on NumPy rows have in common."""
+
+    device = "cpu"
+    forward: Callable[..., npt.NDArray[Any]]
+
+    def answer(self, batch: Batch, wanted: IndexArray | None = None, head: Head | None = None) -> npt.NDArray[Any]:
+        """The head's output for what `forward` returns, or that itself."""
+        rows = self.forward(batch, wanted=wanted)
+        output: npt.NDArray[Any] = rows if head is None else head(self, rows)  # type: ignore[arg-type]
+        return output
+
+    def run_padded(self, *inputs: Any, **options: Any) -> None:
+        """None: packing is done on the host."""
+        return
+
+    def to_numpy(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The rows themselves."""
+        return rows
+
+
+def chosen(name: str, weights: Mapping[str, npt.NDArray[Any]]) -> str:
+    """The backend that `name` means: "auto" is `DISTILRT_BACKEND` if set, else "cuda" where there is a device that it
+    runs on, else "cpu". A packed folder serves the CPU alone.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if name == "auto":
+        name = env.backend() or ("cpu" if isinstance(weights, PackedWeights) or why_not_cuda() else "cuda")
+    if name not in NAMES:
+        raise ValueError(f"backend must be one of auto, {', '.join(NAMES)}, found {name!r}")
+    return name
+
+
+def create(
+    name: str,
+    config: DistilBertConfig,
+    weights: Mapping[str, npt.NDArray[Any]],
+    *,
+    dtype: str = "auto",
+    num_threads: int | None = None,
+    calibration: Calibration | None = None,
+    head: Head | None = None,
+    first_only: bool = False,
+) -> Backend:
+    """Load `weights` (canonical names, see `distilrt.checkpoint.checkpoint`) into the backend called `name`.
+
+    Args:
+        name: "reference", "cpu", "cuda" or "auto", see `chosen`.
+        dtype: "auto" or a dtype that the backend has.
+        num_threads: CPU threads; None: `DISTILRT_NUM_THREADS`, else what affinity and cgroup allow.
+        calibration: how the CPU quantizes for int8; None: without example texts.
+        head: the model's; a GPU runs it with the encoder as one. None: it is not known yet, or there is none.
+        first_only: that head reads position 0 of each sequence alone.
+
+    Raises:
+        ValueError: an unknown name, dtype or thread count.
+        BackendError: the backend or dtype is not available on this machine.
+    """
+    name = chosen(name, weights)
+    if name == "reference":
+        from distilrt.backends.reference import ReferenceBackend
+
+        return ReferenceBackend(config, weights, dtype=dtype)
+    if name == "cpu":
+        from distilrt.backends.cpu import CpuBackend
+
+        return CpuBackend(config, weights, dtype=dtype, num_threads=num_threads, calibration=calibration)
+    device = cuda_device()  # says what is missing before the import of what needs it
+    from distilrt.backends.cuda.backend import CudaBackend
+
+    return CudaBackend(config, weights, device, dtype=dtype, head=head, first_only=first_only)

@@ -1,0 +1,412 @@
+"""The GPU backend: packed batches through captured graphs, heads on the device, at the edge NumPy arrays or tensors.
+
+A batch packed on the host goes over in one copy from pinned memory; one that already lies on the device is packed
+there (`distilrt.backends.cuda.inputs`), and no value of it comes to the host. Longer batches than the largest bucket
+run in parts of whole sequences. What is launched, `distilrt.backends.cuda.encoder` knows. A bucket has two forms: the
+last layer finishes all rows, or the few that a head reads. The model's own head is captured with the form that it
+reads.
+"""
+
+from __future__ import annotations
+
+import threading
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from distilrt import env
+from distilrt.backends.base import Head
+from distilrt.backends.cuda.devices import DTYPES, tf32_wanted
+from distilrt.backends.cuda.encoder import DeviceEncoder, Rows, Stage
+from distilrt.backends.cuda.graphs import Bucket, Graphs, pick
+from distilrt.backends.cuda.inputs import Errors, Padded, check
+from distilrt.backends.cuda.parts import Part, divide
+from distilrt.backends.cuda.warm_up import warm_up
+from distilrt.batch import Batch, IndexArray
+from distilrt.errors import BackendError
+from distilrt.kernels.layer_norm import layer_norm
+from distilrt.kernels.linear import linear
+from distilrt.kernels.packing import unpack
+from distilrt.kernels.pooling import gather
+from distilrt.model.config import LAYER_NORM_EPS, DistilBertConfig
+
+
+class CudaBackend:
+    """DistilBERT on a GPU. Safe to call from many threads and streams; forwards of one model follow one another.
+
+    Everything runs on the caller's current stream. Tensors that are returned come from torch's caching allocator;
+    nothing else is allocated after loading, and only `to_numpy` waits for the device.
+    """
+
+    name = "cuda"
+
+    def __init__(
+        self,
+        config: DistilBertConfig,
+        weights: Mapping[str, npt.NDArray[Any]],
+        device: torch.device,
+        *,
+        dtype: str = "auto",
+        head: Head | None = None,
+        first_only: bool = False,
+    ) -> None:
+        """Copy `weights` (canonical names) to the device, allocate the workspace and capture the graphs.
+
+        Graphs are captured now and not when a bucket is first met: a capture compiles kernels, takes memory and must
+        not meet other work of the model, none of which belongs into somebody's request. float32 products use tf32 if
+        torch's own are allowed to now (`distilrt.backends.cuda.devices.tf32_wanted`).
+
+        Args:
+            config: the model's shape.
+            weights: canonical names to float32 arrays.
+            device: from `distilrt.backends.cuda.devices.cuda_device`; a CPU only while Triton interprets, then without
+                graphs.
+            dtype: "float32", "float16", "bfloat16", or "auto": what the checkpoint has.
+            head: the model's, to be captured behind the encoder; but not one over the vocabulary, whose output is as
+                large as thousands of hidden states. None: there is none.
+            first_only: that head reads position 0 of each sequence alone.
+
+        Raises:
+            BackendError: another dtype, or the device has too little free memory.
+        """
+        if dtype == "auto":
+            own = getattr(weights, "dtype", "float32")
+            dtype = own if own in DTYPES else "float32"
+        if dtype not in DTYPES:
+            raise BackendError(
+                f"backend 'cuda' has dtype {', '.join(DTYPES)} (auto: the checkpoint's own), found {dtype!r}"
+            )
+        self.dtype, self.device = dtype, str(device)
+        self._device, self._on_gpu = device, device.type == "cuda"
+        self._config, self._torch_dtype = config, getattr(torch, dtype)
+        self._lock = threading.Lock()
+        self._head = None if "vocab_projector.weight" in weights else head
+        self._first_only = first_only
+        limit = env.gpu_memory()
+        try:
+            with self._guard():
+                self._encoder = DeviceEncoder(
+                    config, weights, dtype, device, None if limit is None else limit << 20, tf32_wanted()
+                )
+                self._errors = Errors(device)
+                self._numbers = torch.arange(self._encoder.buckets[-1].tokens, device=device)
+                self._graphs = None
+                if self._on_gpu:
+                    self._encoder.workspace.fill(0)  # an empty batch for the captures
+                    forms = (False, True) if self._head is None else (first_only,)
+                    keys = [(bucket, few) for bucket in self._encoder.buckets[::-1] for few in forms]
+                    self._graphs = Graphs(keys, self._launch)
+                    self._done: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
+                    warm_up(self, head, first_only=first_only)
+        except RuntimeError as error:  # torch's allocator has a class for it, CUDA and Triton only say so
+            if not isinstance(error, torch.OutOfMemoryError) and "out of memory" not in str(error).lower():
+                raise
+            self._free(error)
+            raise BackendError(
+                f"{device} has too little free memory to load this model: {error}. Free some, lower "
+                "DISTILRT_GPU_MEMORY, take a narrower dtype, or use backend='cpu'"
+            ) from None
+
+    def forward(self, batch: Batch, all_layers: bool = False, wanted: IndexArray | None = None) -> torch.Tensor:
+        """The last hidden states `[total_tokens, hidden_size]`, all layers' with one axis more, or the wanted rows.
+
+        Raises:
+            ValueError: wanted rows that do not rise or are not there.
+            InvalidInput: an earlier batch of tensors was wrong (see `run_padded`).
+            TooLong: a sequence has more rows than the largest bucket.
+        """
+        parts = self._parts(batch, wanted)
+        layers = (self._config.num_layers + 1,) if all_layers else ()
+        out = self._empty(*layers, parts[-1].out.stop if parts else 0, self._config.hidden_size)
+        with self._turn():
+            for part in parts:
+                values = out[..., part.out, :]
+                if all_layers:
+                    self._send(part, batch, wanted)
+                    self._encoder.launch(
+                        part.bucket, embeds=self._embeds(part, batch), visit=partial(_copy_layer, values)
+                    )
+                    continue
+                stage, _ = self._run(part, batch, wanted)
+                if wanted is None or part.few:
+                    values.copy_(stage.hidden[: len(values)])
+                else:
+                    gather(values, stage.hidden, self._encoder.buffers[part.bucket].index[: len(values)])
+        return out
+
+    def answer(
+        self, batch: Batch, wanted: IndexArray | None = None, head: Head | None = None
+    ) -> npt.NDArray[np.float32]:
+        """The head's output `[n, width]` for the rows that `forward` returns, or these themselves; errors as there.
+
+        The model's own head over the rows that it was captured for takes, a bucket, one copy to the device, one graph
+        and one copy back.
+        """
+        parts = self._parts(batch, wanted) if head is not None and head == self._head else []
+        if not parts or any(part.few != self._first_only for part in parts) or (wanted is None) == self._first_only:
+            rows = self.forward(batch, wanted=wanted)
+            return self.to_numpy(rows if head is None else head(self, rows))
+        pinned: list[torch.Tensor] = []
+        with self._turn():
+            for part in parts:
+                _, scores = self._run(part, batch, wanted)
+                assert scores is not None
+                values = scores[: part.out.stop - part.out.start]
+                pinned.append(torch.empty(values.shape, dtype=values.dtype, device="cpu", pin_memory=self._on_gpu))
+                pinned[-1].copy_(values, non_blocking=True)
+        self._wait()
+        return np.concatenate([values.float().numpy() for values in pinned])  # a copy: see `to_numpy`
+
+    def _parts(self, batch: Batch, wanted: IndexArray | None) -> list[Part]:
+        self._errors.raise_known()
+        # Where no graph finishes few rows, all of them are cheaper than launches one by one.
+        few = self._head is None or self._first_only
+        return divide(batch, wanted, self._encoder.buckets, self._device, few=few)
+
+    def _send(self, part: Part, batch: Batch, wanted: IndexArray | None) -> None:
+        rows = None if wanted is None else wanted[part.out]
+        buffers = self._encoder.buffers[part.bucket]
+        buffers.send(batch, part.first, part.end, rows, few=part.few, pinned=self._on_gpu)
+
+    def _embeds(self, part: Part, batch: Batch) -> torch.Tensor | None:
+        """A bucket's word embeddings from the host, where the batch has them in place of ids."""
+        if batch.inputs_embeds is None:
+            return None
+        embeds = self._empty(part.bucket.tokens, self._config.hidden_size, dtype=torch.float32)
+        values = torch.tensor(batch.inputs_embeds[part.rows], device="cpu")
+        embeds[: len(values)].copy_(values, non_blocking=True)
+        return embeds
+
+    def _run(self, part: Part, batch: Batch, wanted: IndexArray | None) -> tuple[Stage, torch.Tensor | None]:
+        """Send a part and run it: the stage with the hidden states, and the head's output if it reads such rows."""
+        self._send(part, batch, wanted)
+        return self._replay((part.bucket, part.few), self._embeds(part, batch))
+
+    def _replay(
+        self, key: tuple[Bucket, bool], embeds: torch.Tensor | None = None
+    ) -> tuple[Stage, torch.Tensor | None]:
+        """A bucket in one form: its graph, or launch by launch where there is none."""
+        if self._graphs is None or embeds is not None or key not in self._graphs:
+            return self._launch(key, embeds)
+        found: tuple[Stage, torch.Tensor | None] = self._graphs.replay(key)
+        return found
+
+    def _launch(
+        self, key: tuple[Bucket, bool], embeds: torch.Tensor | None = None
+    ) -> tuple[Stage, torch.Tensor | None]:
+        bucket, few = key
+        stage = self._encoder.launch(bucket, few=few, embeds=embeds)
+        if self._head is None or few != self._first_only:
+            return stage, None
+        scores, _ = _values(self._head(self, Rows(stage.hidden, stage.num_rows)))
+        return stage, scores
+
+    def run_padded(
+        self,
+        input_ids: Any,
+        attention_mask: Any,
+        position_ids: Any,
+        inputs_embeds: Any,
+        *,
+        segments: Any = None,
+        head: Head | None = None,
+        first_only: bool = False,
+        all_layers: bool = False,
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...] | None] | None:
+        """Encoder and head over tensors that lie on this device, with no copy to the host and no waiting.
+
+        Shapes and dtypes are checked at once. Values are checked by the device: a batch with a bad one gives NaN in
+        all of its outputs, and the next call that finds the news on the host, or `synchronize`, raises InvalidInput.
+
+        Args:
+            input_ids, attention_mask, position_ids, inputs_embeds, segments: tensors, as `Backend.run_padded` says.
+            head, first_only, all_layers: likewise.
+
+        Returns:
+            Float32 tensors, as `Backend.run_padded` says; None where an input is no tensor on this device, or where
+            one padded sequence is longer than the largest bucket.
+
+        Raises:
+            InvalidInput: a wrong shape or dtype; or an earlier batch had a wrong value.
+            TooLong: more positions than the model has, and no mask or positions that could make it right.
+        """
+        self._errors.raise_known()
+        given = (input_ids, attention_mask, position_ids, inputs_embeds, segments)
+        if not all(value is None or (isinstance(value, torch.Tensor) and value.device == self._device)
+                   for value in given):  # fmt: skip
+            return None
+        padded = check(self._config, *given)
+        (batch_size, seq_len), top = padded.shape, self._encoder.buckets[-1]
+        if seq_len > top.tokens:
+            return None
+        step = min(top.seqs, top.tokens // max(seq_len, 1))
+        parts: list[torch.Tensor] = []
+        states: list[tuple[torch.Tensor, ...]] = []
+        with self._turn():
+            word = self._errors.next_word(self._wait)
+            try:
+                for first in range(0, batch_size, step) or (0,):
+                    part = padded.part(first, first + step)
+                    output, layers = self._run_part(part, word, head, first_only, all_layers)
+                    parts.append(output)
+                    states.append(layers)
+                joined = [_joined(parts), *(_joined(layer) for layer in zip(*states, strict=True))]
+                for tensor in joined:
+                    tensor.masked_fill_(word != 0, torch.nan)
+            finally:  # or an error that a head raises here would leave the word to a later batch
+                self._errors.send(word)
+        return joined[0], tuple(joined[1:]) if all_layers else None
+
+    def _run_part(
+        self, padded: Padded, word: torch.Tensor, head: Head | None, first_only: bool, all_layers: bool
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        """The head's padded output, or that of the first rows, and hidden states, of one bucket's sequences."""
+        (batch_size, seq_len), config = padded.shape, self._config
+        tokens = batch_size * seq_len
+        bucket = pick(self._encoder.buckets, tokens, batch_size)
+        b = self._encoder.buffers[bucket]
+        padded.pack_into(b, word, self._numbers, config, keep_first=first_only)
+        embeds = None
+        if padded.embeds is not None:
+            embeds = self._empty(bucket.tokens, config.hidden_size, dtype=torch.float32)
+            gather(embeds, padded.embeds, b.index, num_rows=b.num_tokens)
+        states: list[torch.Tensor] = []
+
+        def unpacked(rows: torch.Tensor) -> torch.Tensor:
+            out = self._empty(batch_size, seq_len, rows.shape[1], dtype=torch.float32)
+            mask = padded.mask if first_only else None  # a masked first position was packed, but is not shown
+            unpack(out, rows[:tokens], b.index[:tokens], attention_mask=mask, num_tokens=b.num_tokens)
+            return out
+
+        scores = None
+        if all_layers:
+            stage = self._encoder.launch(bucket, embeds=embeds, visit=lambda i, rows: states.append(unpacked(rows)))
+        else:
+            stage, scores = self._replay((bucket, first_only), embeds)
+        if scores is not None and head == self._head:
+            values = scores
+        elif first_only:
+            if all_layers:
+                gather(b.few.hidden, stage.hidden, b.wanted[:-1], num_rows=b.few.num_rows)
+            rows = Rows(b.few.hidden, b.few.num_rows)  # the buffers' own size: what is compiled at load
+            values, _ = _values(rows if head is None else head(self, rows))
+        else:
+            rows = Rows(stage.hidden, b.num_tokens)
+            values, _ = _values(rows if head is None else head(self, rows))
+        return (values[:batch_size].to(torch.float32, copy=True) if first_only else unpacked(values)), tuple(states)
+
+    def synchronize(self) -> None:
+        """Wait for the caller's stream, and for the news of wrong values in batches that it ran.
+
+        Raises:
+            InvalidInput: a batch of tensors held a wrong value; its outputs are NaN.
+        """
+        self._wait()
+        self._errors.raise_known()
+
+    def _wait(self) -> None:
+        if self._on_gpu:
+            torch.cuda.current_stream(self._device).synchronize()
+
+    def linear(self, name: str, rows: Any, activation: str | None = None) -> Any:
+        """`activation(rows @ weight.T + bias)` with a head's layer; float32 where it is a head's last, which has none.
+
+        Rows are a tensor `[n, in]`, or `Rows`; so is the result.
+        """
+        weight, bias = self._encoder.linears[name]
+        values, count = _values(rows)
+        out = self._empty(len(values), len(weight), dtype=torch.float32 if activation is None else None)
+        with self._guard():
+            linear(out, values, weight, bias, activation=activation or "", num_tokens=count, tf32=self._encoder.tf32)
+        return out if count is None else Rows(out, count)
+
+    def layer_norm(self, name: str, rows: Any) -> Any:
+        """Layer norm of rows with a head's parameters; rows as in `linear`."""
+        values, count = _values(rows)
+        out = torch.empty_like(values)
+        with self._guard():
+            layer_norm(out, values, *self._encoder.norms[name], eps=LAYER_NORM_EPS, num_tokens=count)
+        return out if count is None else Rows(out, count)
+
+    def to_numpy(self, rows: torch.Tensor) -> npt.NDArray[np.float32]:
+        """A tensor as float32 array, by way of pinned memory; waits for the caller's stream."""
+        pinned = torch.empty(rows.shape, dtype=rows.dtype, device="cpu", pin_memory=self._on_gpu)
+        pinned.copy_(rows, non_blocking=True)
+        self._wait()
+        # A copy, so that an array that its caller keeps pins no memory.
+        array: npt.NDArray[np.float32] = pinned.to(torch.float32, copy=True).numpy()
+        return array
+
+    def describe(self) -> dict[str, Any]:
+        """Device, bytes of weights, workspace and graphs, and the ladder of buckets."""
+        encoder = self._encoder
+        return {
+            "backend": self.name,
+            "dtype": self.dtype,
+            "tf32": encoder.tf32,
+            "device": torch.cuda.get_device_name(self._device) if self._on_gpu else "Triton's interpreter",
+            "weight_bytes": encoder.weight_bytes,
+            "workspace_bytes": encoder.workspace.nbytes,
+            "graph_bytes": 0 if self._graphs is None else self._graphs.nbytes,
+            "bucket_tokens": [bucket.tokens for bucket in encoder.buckets],
+        }
+
+    def _free(self, error: BaseException) -> None:
+        """Give back what a load took that failed with `error`, whose frames hold on to it."""
+        traceback.clear_frames(error.__traceback__)
+        vars(self).clear()
+        torch.cuda.empty_cache()
+
+    def __del__(self) -> None:
+        # The workspace goes back to torch's cache for the stream of the load: no other stream may still work in it.
+        if done := vars(self).get("_done"):
+            with suppress(RuntimeError):
+                done.synchronize()
+
+    def _empty(self, *shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype or self._torch_dtype, device=self._device)
+
+    def _guard(self) -> AbstractContextManager[Any]:
+        """Launches go to the current device, which may be another when a call comes."""
+        return torch.cuda.device(self._device) if self._on_gpu else nullcontext()
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """The workspace for one forward at a time: threads by a lock, streams by an event.
+
+        Raises:
+            BackendError: the caller's stream is being captured.
+        """
+        with self._lock, self._guard(), torch.no_grad():
+            if not self._on_gpu:
+                yield
+                return
+            if torch.cuda.is_current_stream_capturing():
+                raise BackendError(
+                    "this model replays CUDA graphs of its own and can't be captured into another; call it outside of "
+                    "the capture (with torch.compile: any mode without CUDA graphs)"
+                )
+            stream = torch.cuda.current_stream()
+            stream.wait_event(self._done)
+            try:
+                yield
+            finally:
+                self._done.record(stream)
+
+
+def _copy_layer(out: torch.Tensor, index: int, rows: torch.Tensor) -> None:
+    out[index].copy_(rows[: out.shape[1]])
+
+
+def _values(rows: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+    return (rows.values, rows.num_tokens) if isinstance(rows, Rows) else (rows, None)
+
+
+def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))

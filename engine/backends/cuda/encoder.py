@@ -1,0 +1,311 @@
+"""The encoder on a GPU: weights, one workspace, and the kernel launches of a layer in their order.
+
+Buffers of a bucket lie at fixed addresses of the workspace, so that its launches can be captured in a graph and
+replayed with other contents. A launch allocates nothing and waits for nothing. What goes into the buffers, and what is
+done with the rows that come out, is the business of `distilrt.backends.cuda.backend`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from distilrt.backends.cuda.graphs import Bucket, ladder, top_tokens, within
+from distilrt.backends.cuda.workspace import Array, Place, Workspace, lay_out
+from distilrt.batch import Batch, IndexArray, IntArray
+from distilrt.checkpoint.packed import linears
+from distilrt.kernels import tiles
+from distilrt.kernels.attention import attention
+from distilrt.kernels.embedding import embed
+from distilrt.kernels.launch import chip_of
+from distilrt.kernels.layer_norm import residual_layer_norm
+from distilrt.kernels.linear import linear, linear_split
+from distilrt.kernels.narrow_linear import norm_linear
+from distilrt.kernels.row_attention import row_attention
+from distilrt.model.config import LAYER_NORM_EPS, DistilBertConfig
+
+_WORDS = "embeddings.word_embeddings.weight"
+_INTEGERS = ("cu_seqlens", "key_lengths", "wanted", "input_ids", "position_ids", "index")  # of a bucket, as they lie
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows of which only the device knows how many are real."""
+
+    values: torch.Tensor  # [most, width]
+    num_tokens: torch.Tensor  # [1] int32: the first so many
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Where a layer behind its QKV product computes: on all rows of a bucket, or in the last layer on the wanted ones.
+
+    The wanted ones use the first rows of what lies there for all.
+    """
+
+    num_rows: torch.Tensor  # [1] int32: how many rows are real
+    hidden: torch.Tensor  # [rows, hidden_size]: the hidden states, before and after the layer
+    context: torch.Tensor  # [rows, hidden_size]: of the attention, then its normalised sum with the hidden states
+    product: torch.Tensor  # [rows, hidden_size]: of the output projection and of the second FFN layer
+    partials: torch.Tensor  # [parts, rows, hidden_size] float32: the same, still to be summed and normalised
+    ffn: torch.Tensor  # [rows, intermediate_size]
+
+
+@dataclass(frozen=True, slots=True)
+class Buffers:
+    """Views of the workspace for one bucket. `block` is all integers in one piece, in the order of the fields."""
+
+    block: torch.Tensor  # [n] int32
+    cu_seqlens: torch.Tensor  # [seqs + 1]; entries after the last sequence repeat the total
+    key_lengths: torch.Tensor  # [seqs]
+    wanted: torch.Tensor  # [seqs + 1]: wanted rows, of a batch packed here those of padded position 0; how many
+    input_ids: torch.Tensor  # [tokens]
+    position_ids: torch.Tensor  # [tokens]
+    index: torch.Tensor  # [tokens]: wanted rows that are too many for `wanted`; padded positions of a batch packed here
+    num_tokens: torch.Tensor  # [1], the total in cu_seqlens
+    qkv: torch.Tensor  # [tokens, 3 * hidden_size]
+    all: Stage
+    few: Stage  # of at most as many rows as a bucket has sequences
+
+    def send(self, batch: Batch, first: int, end: int, wanted: IndexArray | None, *, few: bool, pinned: bool) -> None:
+        """Fill a bucket's integers with sequences `first` to `end - 1`, in one copy.
+
+        Pinned memory comes from torch's cache, which gives it to nobody else until the copy is done.
+
+        Args:
+            batch: has at least `end` sequences.
+            first, end: those that are sent.
+            wanted: rows of the batch that lie in them.
+            few: the wanted rows go into `wanted`, and their number; else into `index`.
+            pinned: whether the device is a GPU.
+        """
+        start, stop = int(batch.cu_seqlens[first]), int(batch.cu_seqlens[end])
+        rows = None if wanted is None else (wanted - start).astype(np.int32)
+        fields: list[tuple[torch.Tensor, IntArray | None]] = [
+            (self.cu_seqlens, batch.cu_seqlens[first : end + 1] - start),
+            (self.key_lengths, batch.key_lengths[first:end]),
+            (self.wanted, rows if few else None),
+            (self.input_ids, None if batch.input_ids is None else batch.input_ids[start:stop]),
+            (self.position_ids, batch.position_ids[start:stop]),
+            (self.index, None if few else rows),
+        ]
+        origin = self.block.storage_offset()
+        offset, last = next((view.storage_offset() - origin, part) for view, part in fields[::-1] if part is not None)
+        block = torch.empty(offset + len(last), dtype=torch.int32, device="cpu", pin_memory=pinned)
+        host = block.numpy()
+        for view, part in fields:
+            if part is not None:
+                host[view.storage_offset() - origin :][: len(part)] = part
+        host[end - first : self.cu_seqlens.numel()] = stop - start  # the end of the last sequence, repeated
+        if few:
+            host[self.wanted[-1:].storage_offset() - origin] = 0 if rows is None else len(rows)
+        self.block[: len(host)].copy_(block, non_blocking=True)
+
+
+class DeviceEncoder:
+    """Weights and workspace of one model on one device.
+
+    Matrices and tables are in `dtype`; vectors (biases, gains) stay float32, for they cost nothing.
+
+    Args:
+        config: the model's shape.
+        weights: canonical names to float32 arrays.
+        dtype: "float32", "float16" or "bfloat16".
+        device: a CUDA device; or the CPU while Triton interprets.
+        limit: bytes of workspace; None: what the ladder needs.
+        tf32: let tensor cores cut the factors of float32 products to 10 binary digits.
+
+    Raises:
+        BackendError: `limit` is less than one long sequence needs.
+        torch.OutOfMemoryError: the device has too little free memory.
+    """
+
+    def __init__(
+        self,
+        config: DistilBertConfig,
+        weights: Mapping[str, npt.NDArray[Any]],
+        dtype: str,
+        device: torch.device,
+        limit: int | None = None,
+        tf32: bool = False,
+    ) -> None:
+        self._config, self._dtype, self._device = config, dtype, device
+        self.tf32 = tf32 and dtype == "float32"
+        self._products = "tf32" if self.tf32 else dtype  # what `tiles` calls them
+        self._load(weights)
+        self.chip = chip_of(self._words)
+        self._pdl = device.type == "cuda" and self.chip.capability >= 90
+        longest = config.max_position_embeddings
+        top = top_tokens(self.chip.num_sms, config.hidden_size, longest)
+        self.buckets = within(ladder(top), lambda bucket: lay_out(self._places(bucket)).nbytes, limit, longest)
+        # Every bucket has its own layout of the same bytes: only one is in use at a time.
+        layouts = {bucket: lay_out(self._places(bucket)) for bucket in self.buckets}
+        self.workspace = Workspace(max(layout.nbytes for layout in layouts.values()), device)
+        self.buffers = {bucket: _buffers(self.workspace.views(layout)) for bucket, layout in layouts.items()}
+
+    def _load(self, weights: Mapping[str, npt.NDArray[Any]]) -> None:
+        config = self._config
+        self._words = self._put(weights[_WORDS])
+        self._positions = self._put(weights["embeddings.position_embeddings.weight"])
+        self.linears: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        for name, (_, sources) in linears(config.num_layers, weights, self._dtype).items():
+            matrix, *more = (weights[f"{source}.weight"] for source in sources)
+            tied = name == "vocab_projector" and config.tie_word_embeddings and np.array_equal(matrix, weights[_WORDS])
+            bias = np.concatenate([weights[f"{source}.bias"] for source in sources])
+            self.linears[name] = (
+                self._words if tied else self._put(np.concatenate([matrix, *more]) if more else matrix),
+                self._put(bias),
+            )
+        self.norms = {
+            name: (self._put(weights[f"{name}.weight"]), self._put(weights[f"{name}.bias"]))
+            for name in (name.removesuffix(".weight") for name in weights)
+            if name.endswith(("LayerNorm", "layer_norm"))
+        }
+        held = [self._words, self._positions]
+        for pair in (*self.linears.values(), *self.norms.values()):
+            held += pair
+        self.weight_bytes = sum({tensor.data_ptr(): tensor.nbytes for tensor in held}.values())
+
+    def _put(self, array: npt.NDArray[Any]) -> torch.Tensor:
+        dtype = getattr(torch, self._dtype if array.ndim > 1 else "float32")
+        return torch.tensor(array, dtype=torch.float32, device="cpu").to(self._device, dtype)
+
+    def _splits(self, rows: int, k: int) -> int:
+        return tiles.split_k(rows, self._config.hidden_size, k, self._products, self.chip)
+
+    def _narrow(self, rows: int) -> bool:
+        return tiles.is_narrow(rows, self._products)
+
+    def _parts(self, rows: int) -> int:
+        """Partial sums that a product `hidden_size` wide needs, at most."""
+        splits = max(self._splits(rows, k) for k in (self._config.hidden_size, self._config.intermediate_size))
+        return splits if splits > 1 or self._narrow(rows) else 0
+
+    def _places(self, bucket: Bucket) -> list[Place]:
+        config, dtype, tokens, seqs = self._config, self._dtype, bucket.tokens, bucket.seqs
+        return [
+            Array("cu_seqlens", (seqs + 1,), "int32"),
+            Array("key_lengths", (seqs,), "int32"),
+            Array("wanted", (seqs + 1,), "int32"),
+            Array("input_ids", (tokens,), "int32"),
+            Array("position_ids", (tokens,), "int32"),
+            Array("index", (tokens,), "int32"),
+            Array("hidden", (tokens, config.hidden_size), dtype),
+            Array("few_hidden", (seqs, config.hidden_size), dtype),
+            Array("context", (tokens, config.hidden_size), dtype),
+            (
+                Array("product", (tokens, config.hidden_size), dtype),
+                Array("partials", (self._parts(tokens), tokens, config.hidden_size), "float32"),
+                Array("few_partials", (self._parts(seqs), seqs, config.hidden_size), "float32"),
+            ),
+            (
+                Array("qkv", (tokens, 3 * config.hidden_size), dtype),
+                Array("ffn", (tokens, config.intermediate_size), dtype),
+            ),
+        ]
+
+    def launch(
+        self,
+        bucket: Bucket,
+        *,
+        few: bool = False,
+        embeds: torch.Tensor | None = None,
+        visit: Callable[[int, torch.Tensor], None] | None = None,
+    ) -> Stage:
+        """Enqueue the whole encoder over a bucket's buffers, from the integers in them to the last layer's `hidden`.
+
+        Args:
+            bucket: one of `buckets`.
+            few: finish the rows `wanted` alone. Of these the last layer's QKV product still makes all rows: queries of
+                the others cost a twelfth of a layer, a product of their own two more launches.
+            embeds: `[tokens, hidden_size]` in place of the words of `input_ids`.
+            visit: called with 0 and the embedding output, then with 1, 2, … and each layer's, to enqueue a copy; not
+                with `few`.
+
+        Returns:
+            The stage that has the result.
+        """
+        b, config = self.buffers[bucket], self._config
+        common: dict[str, Any] = {"num_tokens": b.num_tokens, "pdl": self._pdl}
+        stage, last = b.all, config.num_layers - 1
+        tokens = b.input_ids if embeds is None else embeds
+        embed(stage.hidden, tokens, b.position_ids, self._words, self._positions, *self.norms["embeddings.LayerNorm"],
+              eps=LAYER_NORM_EPS, **common)  # fmt: skip
+        linear(b.qkv, stage.hidden, *self.linears["layer.0.qkv"], tf32=self.tf32, **common)
+        if visit is not None:
+            visit(0, stage.hidden)
+        for i in range(config.num_layers):
+            name, source = f"layer.{i}", f"transformer.layer.{i}"
+            # Its form may depend on the bucket, never on the sequences in it: batch mates must not matter. A sequence
+            # may be as long as the bucket, for with position_ids it can be longer than the model has positions. What
+            # `visit` enqueued may be a copy, on which no kernel can depend early.
+            if few and i == last:
+                stage = b.few
+                row_attention(stage.context, stage.hidden, b.qkv, b.all.hidden, b.wanted, b.cu_seqlens, b.key_lengths,
+                              config.num_heads, max_seqlen=bucket.tokens, pdl=self._pdl)  # fmt: skip
+            else:
+                attention(stage.context, b.qkv, b.cu_seqlens, b.key_lengths, config.num_heads,
+                          max_seqlen=bucket.tokens, tf32=self.tf32, pdl=self._pdl and visit is None)  # fmt: skip
+            # The context is no longer needed when the normalised sum takes its place.
+            self._add_and_feed(stage, stage.context, f"{name}.out_proj", stage.hidden, f"{source}.sa_layer_norm",
+                               stage.context, f"{name}.ffn_in", stage.ffn, config.activation)  # fmt: skip
+            self._add_and_feed(stage, stage.ffn, f"{name}.ffn_out", stage.context, f"{source}.output_layer_norm",
+                               stage.hidden, None if i == last else f"layer.{i + 1}.qkv", b.qkv, "")  # fmt: skip
+            if visit is not None:
+                visit(i + 1, stage.hidden)
+        return stage
+
+    def _add_and_feed(
+        self,
+        stage: Stage,
+        x: torch.Tensor,
+        name: str,
+        residual: torch.Tensor,
+        norm_name: str,
+        normed: torch.Tensor,
+        next_name: str | None,
+        out: torch.Tensor,
+        activation: str,
+    ) -> None:
+        """`normed = LayerNorm(linear(x) + residual)` and `out = activation(next linear(normed))`, if there is a next.
+
+        Few rows: the next product normalises its input itself, which saves a kernel. Not many: the first product comes
+        in parts, where the chip would else be idle, and the layer norm adds them up. Bias and sum stay float32 before
+        the layer norm in all forms but the residual's own dtype.
+        """
+        common: dict[str, Any] = {"num_tokens": stage.num_rows, "pdl": self._pdl}
+        (weight, bias), norm = self.linears[name], self.norms[norm_name]
+        rows, partials = len(stage.hidden), stage.partials
+        if next_name is not None and self._narrow(rows):
+            product = partials[0]
+            linear(product, x, weight, bias, residual, **common)
+            norm_linear(out, normed, product, *norm, *self.linears[next_name], eps=LAYER_NORM_EPS,
+                        activation=activation, **common)  # fmt: skip
+            return
+        splits = self._splits(rows, weight.shape[1])
+        if splits > 1:
+            linear_split(partials[:splits], x, weight, tf32=self.tf32, **common)
+            residual_layer_norm(normed, partials[:splits], residual, *norm, bias, eps=LAYER_NORM_EPS, **common)
+        else:
+            linear(stage.product, x, weight, tf32=self.tf32, **common)
+            residual_layer_norm(normed, stage.product, residual, *norm, bias, eps=LAYER_NORM_EPS, **common)
+        if next_name is not None:
+            linear(out, normed, *self.linears[next_name], activation=activation, tf32=self.tf32, **common)
+
+
+def _buffers(views: Mapping[str, torch.Tensor]) -> Buffers:
+    integers = {name: views[name] for name in _INTEGERS}
+    first, last = views[_INTEGERS[0]], views[_INTEGERS[-1]]
+    size = last.storage_offset() + last.numel() - first.storage_offset()
+    num_tokens, count, most = first[-1:], views["wanted"][-1:], len(views["few_hidden"])
+    context, product, ffn = (views[name] for name in ("context", "product", "ffn"))
+    return Buffers(
+        block=first.as_strided((size,), (1,)), **integers, num_tokens=num_tokens, qkv=views["qkv"],
+        all=Stage(num_tokens, views["hidden"], context, product, views["partials"], ffn),
+        few=Stage(count, views["few_hidden"], context[:most], product[:most], views["few_partials"], ffn[:most]),
+    )  # fmt: skip

@@ -1,0 +1,211 @@
+"""Padded batches that already lie on the GPU: checked by shape on the host, by value on the device, packed there.
+
+Values must not come to the host, for that would wait for everything before them. So a kernel packs, holds ids and
+positions within their tables, and sets bits of an error word, which follows by itself into pinned memory.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from distilrt.backends.cuda.encoder import Buffers
+from distilrt.errors import InvalidInput, TooLong
+from distilrt.kernels.packing import BAD_ID, BAD_MASK, BAD_POSITION, INTEGERS, pack
+from distilrt.model.config import DistilBertConfig
+
+BAD_SEGMENT = 16
+_MEANINGS = {
+    BAD_ID: "input_ids holds an id that is not in the vocabulary",
+    BAD_POSITION: "a token is at a position that this model does not have",
+    BAD_MASK: "attention_mask holds something other than 0 and 1",
+    BAD_SEGMENT: "token_type_ids is not 0, and this model is a BERT folded into a DistilBERT with no other segment",
+}
+_WORDS = 256
+_PENDING = -1  # on the host: the batch's word has not arrived
+
+
+@dataclass(frozen=True, slots=True)
+class Padded:
+    """Tensors of one device, of fitting shapes. Exactly one of `ids` and `embeds` is set."""
+
+    shape: tuple[int, int]  # batch_size, seq_len
+    ids: torch.Tensor | None  # [batch_size, seq_len] int32 or int64
+    mask: torch.Tensor | None  # [batch_size, seq_len] int64 or uint8
+    positions: torch.Tensor | None  # [batch_size, seq_len] int64
+    embeds: torch.Tensor | None  # [batch_size * seq_len, hidden_size]
+    segments: torch.Tensor | None  # [batch_size, seq_len]
+
+    def part(self, first: int, end: int) -> Padded:
+        """Sequences `first` to `end - 1`, or to the last."""
+        batch_size, seq_len = self.shape
+        end = min(end, batch_size)
+        if (first, end) == (0, batch_size):
+            return self
+        ids, mask, positions, segments = (
+            None if grid is None else grid[first:end] for grid in (self.ids, self.mask, self.positions, self.segments)
+        )
+        embeds = None if self.embeds is None else self.embeds[first * seq_len : end * seq_len]
+        return Padded((end - first, seq_len), ids, mask, positions, embeds, segments)
+
+    def pack_into(
+        self, b: Buffers, errors: torch.Tensor, numbers: torch.Tensor, config: DistilBertConfig, *, keep_first: bool
+    ) -> None:
+        """Enqueue the packing of this batch into a bucket's buffers.
+
+        Args:
+            b: of a bucket that holds it.
+            errors: `[1]`; wrong values set bits of it.
+            numbers: 0, 1, 2, … int64 on the device, at least seq_len: the positions where none are given. So there are
+                fewer kernels to compile than with none.
+            config: gives the limits.
+            keep_first: pack position 0 also where it is masked.
+        """
+        pack(
+            None if self.ids is None else b.input_ids,
+            b.position_ids, b.index, b.cu_seqlens, b.key_lengths, b.wanted, errors,
+            padded_shape=self.shape, padded_ids=self.ids, attention_mask=self.mask,
+            padded_positions=numbers[: self.shape[1]] if self.positions is None else self.positions,
+            keep="first" if keep_first else "keys",
+            vocab_size=config.vocab_size, max_positions=config.max_position_embeddings,
+        )  # fmt: skip
+        if self.segments is not None:
+            others = self.segments != 0 if self.mask is None else (self.segments != 0) & (self.mask == 1)
+            errors |= others.any() * BAD_SEGMENT
+
+
+def check(
+    config: DistilBertConfig,
+    input_ids: torch.Tensor | None,
+    attention_mask: torch.Tensor | None,
+    position_ids: torch.Tensor | None,
+    inputs_embeds: torch.Tensor | None,
+    segments: torch.Tensor | None,
+) -> Padded:
+    """Check what can be known of tensors without their values, with the messages of `distilrt.batch.pack_padded`.
+
+    Raises:
+        InvalidInput: a wrong shape or dtype.
+        TooLong: more positions than the model has, and no mask or positions that could make it right.
+    """
+    if (input_ids is None) == (inputs_embeds is None):
+        raise InvalidInput("give exactly one of input_ids and inputs_embeds")
+    embeds = None
+    if inputs_embeds is not None:
+        width = config.hidden_size
+        if inputs_embeds.dim() != 3 or inputs_embeds.shape[2] != width:
+            raise InvalidInput(f"inputs_embeds must have shape [batch_size, seq_len, {width}], "
+                               f"found {list(inputs_embeds.shape)}")  # fmt: skip
+        if not inputs_embeds.is_floating_point():
+            raise InvalidInput(f"inputs_embeds must hold floating-point numbers, found dtype {_name(inputs_embeds)}")
+        shape = (inputs_embeds.shape[0], inputs_embeds.shape[1])
+        embeds = inputs_embeds.detach().reshape(-1, width).float()
+    else:
+        assert input_ids is not None
+        if input_ids.dim() != 2:
+            raise InvalidInput(f"input_ids must have shape [batch_size, seq_len], found {list(input_ids.shape)}")
+        shape = (input_ids.shape[0], input_ids.shape[1])
+        input_ids = _integers("input_ids", input_ids)
+    batch_size, seq_len = shape
+    if batch_size and not seq_len:
+        raise InvalidInput("the sequences are empty: seq_len is 0; each needs at least one token id")
+    if attention_mask is not None and attention_mask.shape != shape:
+        raise InvalidInput(f"attention_mask must have shape {list(shape)} like the inputs, "
+                           f"found {list(attention_mask.shape)}")  # fmt: skip
+    if segments is not None and segments.shape != shape:
+        raise InvalidInput(f"token_type_ids must have shape {list(shape)} like the inputs, "
+                           f"found {list(segments.shape)}")  # fmt: skip
+    if position_ids is not None:
+        if position_ids.shape not in (shape, (1, seq_len), (seq_len,)):
+            raise InvalidInput(f"position_ids must have shape {list(shape)}, [1, {seq_len}] or [{seq_len}], "
+                               f"found {list(position_ids.shape)}")  # fmt: skip
+        position_ids = _integers("position_ids", position_ids).long().expand(shape)
+    limit = config.max_position_embeddings
+    if seq_len > limit and attention_mask is None and position_ids is None:
+        raise TooLong(f"a token is at position {seq_len - 1}; this model has positions 0 to {limit - 1}. "
+                      "Truncate or split the text")  # fmt: skip
+    mask = None if attention_mask is None else _plain_mask(attention_mask)
+    return Padded(shape, input_ids, mask, position_ids, embeds, segments)
+
+
+class Errors:
+    """A ring of error words on the device, each of which follows into pinned memory behind the call that owns it.
+
+    The host looks whenever a call comes, and waits only where the device is a whole ring of calls behind. Words of good
+    calls stay 0; those that were not are cleared before their next use, on the stream of that use. Calls of `next_word`
+    and `send` must not overlap; `raise_known` may be called from any thread at any time.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._words = torch.zeros((_WORDS, 4), dtype=torch.int32, device=device)  # 16 bytes each, aligned for Triton
+        self._seen = torch.zeros(_WORDS, dtype=torch.int32, device="cpu", pin_memory=device.type == "cuda")
+        self._host = self._seen.numpy()
+        self._lock = threading.Lock()
+        self._dirty: set[int] = set()  # words that may not be 0 on the device though nobody waits for their news
+        self._next = 0
+
+    def next_word(self, wait: Callable[[], None]) -> torch.Tensor:
+        """The next call's word `[1]`, which is 0; its `send` must follow.
+
+        Args:
+            wait: returns when all earlier calls have been done.
+
+        Raises:
+            InvalidInput: news that came while waiting.
+        """
+        self._next = (self._next + 1) % _WORDS
+        if self._host[self._next] == _PENDING:
+            wait()
+            self._dirty.add(self._next)
+        self.raise_known()
+        word = self._words[self._next, :1]
+        if self._next in self._dirty:
+            self._dirty.discard(self._next)
+            word.zero_()
+        self._host[self._next] = _PENDING
+        return word
+
+    def send(self, word: torch.Tensor) -> None:
+        """Enqueue the way to the host of the word that `next_word` gave last."""
+        self._seen[self._next : self._next + 1].copy_(word, non_blocking=True)
+
+    def raise_known(self) -> None:
+        """Raise the errors that have arrived on the host, once.
+
+        Raises:
+            InvalidInput: a batch held a wrong value.
+        """
+        if not (self._host > 0).any():
+            return
+        with self._lock:
+            arrived = (self._host > 0).nonzero()[0]
+            if not arrived.size:
+                return  # another thread was faster
+            bits = int(np.bitwise_or.reduce(self._host[arrived]))
+            self._dirty.update(arrived.tolist())
+            self._host[arrived] = 0
+        found = "; ".join(meaning for bit, meaning in _MEANINGS.items() if bits & bit)
+        raise InvalidInput(f"an earlier batch of tensors on the GPU was wrong, and its outputs are NaN: {found}")
+
+
+def _plain_mask(mask: torch.Tensor) -> torch.Tensor:
+    """The mask contiguous, in int64 or uint8, for which kernels are compiled; what is neither 0 nor 1 becomes 2."""
+    if mask.dtype is torch.bool:
+        return mask.contiguous().view(torch.uint8)
+    if mask.dtype not in (torch.int64, torch.uint8):
+        mask = (mask != 0).to(torch.uint8) + ((mask != 0) & (mask != 1)).to(torch.uint8)
+    return mask.contiguous()
+
+
+def _integers(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype is torch.bool:
+        raise InvalidInput(f"{name} must hold integers, found dtype {_name(tensor)}")
+    return tensor if tensor.dtype in INTEGERS else tensor.long()
+
+
+def _name(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

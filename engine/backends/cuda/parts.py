@@ -1,0 +1,58 @@
+"""How a batch packed on the host is cut among the buckets of a GPU, and in which form each part runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from distilrt.backends.cuda.graphs import Bucket, cut, pick
+from distilrt.batch import Batch, IndexArray
+from distilrt.errors import TooLong
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Whole sequences of a batch that one bucket holds."""
+
+    first: int
+    end: int
+    rows: slice  # of the batch
+    out: slice  # of what is returned: these rows, or the wanted ones among them
+    bucket: Bucket
+    few: bool  # whether the last layer finishes the wanted rows alone
+
+
+def divide(
+    batch: Batch, wanted: IndexArray | None, buckets: Sequence[Bucket], device: object, *, few: bool
+) -> list[Part]:
+    """Cut a batch into parts of whole sequences, each in the smallest bucket that holds it.
+
+    Args:
+        batch: packed rows.
+        wanted: `[n]` rising row numbers; None: all rows.
+        buckets: rising.
+        device: for an error's words.
+        few: a last layer may finish wanted rows alone, where they are no more than a bucket has sequences.
+
+    Raises:
+        ValueError: wanted rows that do not rise or are not there.
+        TooLong: a sequence has more rows than the largest bucket.
+    """
+    longest, most, total = int(np.diff(batch.cu_seqlens).max(initial=0)), buckets[-1].tokens, batch.total_tokens
+    if longest > most:
+        raise TooLong(
+            f"a sequence has {longest} tokens, and the workspace of this model on {device} holds {most}; split it, "
+            "raise or unset DISTILRT_GPU_MEMORY, or use backend='cpu'"
+        )
+    if wanted is not None and (np.diff(wanted, prepend=-1, append=total) <= 0).any():
+        raise ValueError(f"wanted rows must rise and be 0 to {total - 1}, found {wanted.tolist()}")
+    ends, parts = batch.cu_seqlens.tolist(), []
+    for first, end in cut(ends, buckets[-1]):
+        start, stop = ends[first], ends[end]
+        bucket = pick(buckets, stop - start, end - first)
+        low, high = (start, stop) if wanted is None else np.searchsorted(wanted, (start, stop)).tolist()
+        part_few = few and wanted is not None and high - low <= bucket.seqs
+        parts.append(Part(first, end, slice(start, stop), slice(low, high), bucket, part_few))
+    return parts

@@ -1,0 +1,94 @@
+"""Publishing a checkpoint: its files and a model card to a repository of the hub.
+
+What is published is what `save_pretrained` writes, which the reference reads too. It asks the network only through
+`huggingface_hub`.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from distilrt.checkpoint.hub import resolve_file
+
+CARD = "README.md"
+_START, _END = "<!-- distilrt: start -->", "<!-- distilrt: end -->"
+_TASKS = {
+    "DistilBertModel": "feature-extraction",
+    "DistilBertForMaskedLM": "fill-mask",
+    "DistilBertForSequenceClassification": "text-classification",
+    "DistilBertForQuestionAnswering": "question-answering",
+    "DistilBertForTokenClassification": "token-classification",
+    "DistilBertForMultipleChoice": "multiple-choice",
+}
+
+
+def upload(
+    write: Callable[[Path], Any],
+    repo_id: str,
+    *,
+    architecture: str | None = None,
+    private: bool | None = None,
+    token: str | bool | None = None,
+    revision: str | None = None,
+    commit_message: str = "Upload with distilrt",
+    create_pr: bool = False,
+) -> str:
+    """Write files into a folder and upload it as one commit; the repository is made if needed.
+
+    Args:
+        write: called with the folder to fill.
+        repo_id: "name" or "organisation/name".
+        architecture: of a model, whose card gets a section on how to run it here; None: the card is left alone.
+        private: of a repository that is made.
+        token: access token; True or None: the stored one.
+        revision: branch to commit to, which must exist; None: the main one.
+        commit_message: the commit's.
+        create_pr: open a pull request with the commit.
+
+    Returns:
+        The URL of the commit.
+
+    Raises:
+        OSError: the hub refused or cannot be reached.
+    """
+    import huggingface_hub as hub
+
+    api = hub.HfApi(token=token)
+    try:
+        repository = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    except Exception as error:  # the HTTP library, and so the class of its errors, differs between hub versions
+        raise OSError(f"can't make or find the repository {repo_id!r}: {error}. Check the name, the network, and that "
+                      "the token may write there (`hf auth login`, or pass `token`)") from error  # fmt: skip
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write(folder)
+        if architecture is not None:
+            old = resolve_file(repository, CARD, revision=revision, token=token)
+            text = None if old is None else old.read_text(encoding="utf-8")
+            card = model_card(text, repository, architecture)
+            (folder / CARD).write_text(card, encoding="utf-8")
+        try:
+            commit = api.upload_folder(repo_id=repository, folder_path=folder, revision=revision,
+                                       commit_message=commit_message, create_pr=create_pr)  # fmt: skip
+        except Exception as error:
+            raise OSError(f"can't upload to {repository!r}: {error}. Check the network, the revision, and that the "
+                          "token may write there") from error  # fmt: skip
+    return str(commit.commit_url)
+
+
+def model_card(old: str | None, repo_id: str, architecture: str) -> str:
+    """A model card with a section on how to run the model here; of an existing one all else stays as it is."""
+    task = _TASKS[architecture]
+    code = f'from distilrt import pipeline\n\npipe = pipeline("{task}", "{repo_id}")'
+    section = f"{_START}\n## Run with distilrt\n\n```python\n{code}\n```\n{_END}"
+    if old is None:
+        name = repo_id.rpartition("/")[2]
+        head = f"library_name: transformers\npipeline_tag: {task}\ntags:\n- distilbert\n- distilrt"
+        return f"---\n{head}\n---\n\n# {name}\n\n{section}\n"
+    start, end = old.find(_START), old.find(_END)
+    if 0 <= start < end:
+        return old[:start] + section + old[end + len(_END) :]
+    return f"{old.rstrip()}\n\n{section}\n"

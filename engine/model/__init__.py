@@ -1,0 +1,1 @@
+"""The model: its configuration, reference computation, heads and public classes."""

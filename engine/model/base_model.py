@@ -1,0 +1,298 @@
+"""What the six model classes share: loading and saving, one run of the encoder and a head, and the answer.
+
+A model computes but does not learn, and knows nothing of text. There are two roads. Inputs are packed and checked on
+the host, unless all of them are tensors where the backend computes; those are packed there and the host sees none of
+their values (`Backend.run_padded`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from distilrt.backends import base as backends
+from distilrt.batch import Batch, Layout, pack_padded
+from distilrt.checkpoint import checkpoint, packed
+from distilrt.checkpoint import upload as hub_upload
+from distilrt.errors import InvalidInput
+from distilrt.model import heads, reference
+from distilrt.model.array_kinds import as_numpy, as_tensor, is_tensor
+from distilrt.model.config import DistilBertConfig
+from distilrt.model.input_embeddings import InputEmbeddings
+from distilrt.model.load_arguments import settled
+from distilrt.model.outputs import ModelOutput, selected_states
+from distilrt.model.placement import Placed
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from distilrt.checkpoint.calibration import Calibration
+
+Array = npt.NDArray[Any]
+_Output = TypeVar("_Output", bound=ModelOutput)
+_Model = TypeVar("_Model", bound="BaseModel")
+
+
+class BaseModel(Placed):
+    """What the six classes share: loading, the encoder, and the way back to the caller's kind of array.
+
+    Safe to call from many threads.
+
+    Args:
+        config: the model's shape; transformers' `DistilBertConfig` too.
+        weights: canonical names to float32 arrays; None: random, as in the reference.
+        backend: "auto", "reference", "cpu" or "cuda".
+        dtype: "auto", the checkpoint's own, or one that the backend has.
+        num_threads: CPU threads; None: what the machine allows.
+        calibration: how int8 quantizes on the CPU (`distilrt.checkpoint.calibration`); None: without example texts.
+
+    Raises:
+        BackendError: the backend or dtype is not available here.
+    """
+
+    architecture: ClassVar[str]
+    masked_outputs = False  # compute outputs of single positions at masked ones too, where they else are zero
+
+    def __init__(
+        self,
+        config: DistilBertConfig | Any,
+        weights: Mapping[str, Array] | None = None,
+        *,
+        backend: str = "auto",
+        dtype: str = "auto",
+        num_threads: int | None = None,
+        calibration: Calibration | None = None,
+    ) -> None:
+        self.config = config = DistilBertConfig.of(config)
+        self.weights = checkpoint.random_weights(config, self.architecture) if weights is None else weights
+        self._head = heads.of(self.architecture, config)
+        self.backend = backends.create(
+            backend, config, self.weights, dtype=dtype, num_threads=num_threads, calibration=calibration,
+            head=self._head, first_only=self.architecture in heads.FIRST_ONLY,
+        )  # fmt: skip
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path | None = None,
+        backend: str = "auto",
+        dtype: Any = "auto",
+        num_threads: int | None = None,
+        revision: str | None = None,
+        subfolder: str = "",
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        *,
+        config: Any = None,
+        use_safetensors: bool | None = None,
+        strict: bool = False,
+        **arguments: Any,
+    ) -> Self:
+        """Load a folder or a hub id, or open a packed folder.
+
+        Args:
+            dtype: "auto", a name, or a dtype of torch.
+            config: in place of the folder's: one of ours or of transformers, a dict, or a folder or hub id.
+            use_safetensors: True: of the formats of weights only safetensors; False: only the others.
+            strict: refuse a checkpoint with tensors that the model does not use, instead of warning.
+            arguments: fields of the config to be otherwise (`num_labels`, `id2label`, `output_hidden_states` and so
+                on), and what else transformers takes, see `load_arguments`.
+
+        `dtype="int8"` of a float checkpoint on the CPU calibrates first, with built-in texts and the tokenizer beside
+        the weights, which takes seconds; without a tokenizer it does not. A packed folder has that done.
+
+        Raises:
+            OSError: the folder, the repository or a file of it is not there.
+            CheckpointError: the files do not hold this model, or a packed folder is to serve another backend.
+            BackendError: the backend or dtype is not available here.
+            TypeError, ValueError: an argument that there is not, or that can't be followed.
+        """
+        model, backend, dtype, token, changes = settled(model, backend, dtype, token, arguments)
+        where: dict[str, Any] = {"revision": revision, "subfolder": subfolder, "token": token,
+                                 "cache_dir": cache_dir, "local_files_only": local_files_only}  # fmt: skip
+        config = DistilBertConfig.from_pretrained(model, **where) if config is None else DistilBertConfig.of(config)
+        if changes:
+            config = config.replace(**changes)
+        weights: Mapping[str, Array]
+        folder = packed.find(model, subfolder)
+        calibration = None
+        if folder is None:
+            weights = checkpoint.load(
+                model, cls.architecture, config, use_safetensors=use_safetensors, strict=strict, **where
+            )
+            if dtype == "int8" and backends.chosen(backend, weights) == "cpu":
+                from distilrt.checkpoint.calibration import (
+                    of_checkpoint,  # loads the tokenizer, which no other dtype needs
+                )
+
+                calibration = of_checkpoint(model, config, weights, **where)
+        else:
+            config, weights = packed.load(folder, cls.architecture, config)
+        return cls(config, weights, backend=backend, dtype=dtype, num_threads=num_threads, calibration=calibration)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config and weights where the reference and `from_pretrained` can read them."""
+        checkpoint.save(folder, self.config, self.weights, self.architecture)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload what `save_pretrained` writes, and a section of the model card; see `hub_upload.upload`."""
+        return hub_upload.upload(self.save_pretrained, repo_id, architecture=self.architecture, **options)
+
+    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
+        """How many numbers the model has, as transformers counts them; a tied vocabulary projection counts once.
+
+        Args:
+            only_trainable: makes no difference, for all of them are what training made.
+            exclude_embeddings: leave the tables of words and positions out.
+        """
+        shapes = checkpoint.expected_shapes(self.config, self.architecture)
+        if self.config.tie_word_embeddings:
+            shapes.pop("vocab_projector.weight", None)
+        if exclude_embeddings:
+            shapes = {name: shape for name, shape in shapes.items() if not name.endswith("_embeddings.weight")}
+        return sum(math.prod(shape) for shape in shapes.values())
+
+    def state_dict(self) -> dict[str, Array]:
+        """The weights as float32 arrays by the reference's names."""
+        prefix = "" if self.architecture == "DistilBertModel" else "distilbert."
+        encoder = ("embeddings.", "transformer.")
+        names = checkpoint.expected_shapes(self.config, self.architecture)
+        return {prefix + name if name.startswith(encoder) else name: self.weights[name] for name in names}
+
+    def get_input_embeddings(self) -> InputEmbeddings:
+        """The word embeddings, which look up what the model takes as `inputs_embeds`."""
+        return InputEmbeddings(self.weights["embeddings.word_embeddings.weight"], self.config.pad_token_id)
+
+    def __deepcopy__(self, memo: Any) -> Self:
+        return self._shared_as(type(self), self._head)  # nothing of it can change, so that copies may share everything
+
+    def __reduce__(self) -> Any:
+        """With the numbers it computes with, for a process that may lack the checkpoint, and makes its own threads."""
+        weights = self.weights
+        if isinstance(weights, packed.PackedWeights) or (self.backend.name, self.dtype) == ("cpu", "int8"):
+            weights = packed.in_memory(self)  # rounding anew would take the calibration's texts
+        threads = self.backend.describe().get("num_threads")
+        made = partial(type(self), backend=self.backend.name, dtype=self.backend.dtype, num_threads=threads)
+        return made, (self.config, weights)
+
+    def _shared_as(self, cls: type[_Model], head: Any) -> _Model:
+        """A model of another class on the same backend, hence the same memory and threads."""
+        made = object.__new__(cls)
+        vars(made).update(vars(self), _head=head)
+        return made
+
+    def _encode(
+        self,
+        input_ids: Any,
+        attention_mask: Any,
+        inputs_embeds: Any,
+        position_ids: Any,
+        token_type_ids: Any,
+        output_hidden_states: bool | int | list[int] | None,
+        output_attentions: bool | None,
+        *,
+        first_only: bool = False,
+        with_labels: bool = False,
+        keep_masked: bool = False,
+    ) -> Encoded:
+        """Pack, run the encoder and the head over its rows, and unpack what was asked for of its inner states.
+
+        Args:
+            first_only: the head reads position 0 of each sequence alone.
+            with_labels: the caller needs the packed rows for a loss, which is computed on the host.
+            keep_masked: pack masked positions too.
+        """
+        config, head = self.config, self._head
+        given = inputs_embeds if input_ids is None else input_ids
+        want_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        want_attentions = config.output_attentions if output_attentions is None else output_attentions
+        inputs = (input_ids, attention_mask, position_ids, inputs_embeds)
+        segments = token_type_ids if config.folded_bert else None
+        keep_masked = keep_masked or self.masked_outputs
+        if not (with_labels or want_attentions or keep_masked):
+            there = self.backend.run_padded(
+                *inputs, segments=segments, head=head, first_only=first_only, all_layers=bool(want_states)
+            )
+            if there is not None:
+                return Encoded(there[0], hidden_states=there[1] and selected_states(there[1], want_states))
+        batch, layout = pack_padded(config, *map(as_numpy, inputs), keep_first=first_only, keep_masked=keep_masked)
+        if segments is not None:
+            _check_segments(as_numpy(segments), layout)
+        wanted = layout.first_rows if first_only else None
+        unpack = partial(layout.unpack, masked=self.masked_outputs)
+        hidden_states = attentions = None
+        if want_states or want_attentions:
+            every = self.backend.forward(batch, all_layers=True)
+            rows = every[-1] if wanted is None else every[-1][wanted]
+            rows = self.backend.to_numpy(rows if head is None else head(self.backend, rows))
+            states = self.backend.to_numpy(every)
+            if want_states:
+                hidden_states = selected_states(tuple(map(unpack, states)), want_states)
+            if want_attentions:
+                attentions = tuple(
+                    _unpack_attentions(config, self.weights, index, layer, batch, layout)
+                    for index, layer in enumerate(states[:-1])
+                )
+        else:
+            rows = self.backend.answer(batch, wanted, head)
+        padded = rows if first_only else unpack(rows)
+        device = given.device if is_tensor(given) else None
+        return Encoded(padded, rows, layout, device, hidden_states, attentions)
+
+    def _answer(self, output_class: type[_Output], run: Encoded, return_dict: bool | None, **fields: Any) -> _Output:
+        """Head outputs and inner states as the caller's kind of array; a tuple of them if no dict is wanted.
+
+        The type leaves the tuple out: hardly anybody asks for it, and everybody would have to narrow it.
+        """
+        fields |= {"hidden_states": run.hidden_states, "attentions": run.attentions}
+        if fields.get("loss") is not None:
+            fields["loss"] = run.rows.dtype.type(fields["loss"])
+        if run.device is not None:
+            fields = {name: as_tensor(value, run.device) for name, value in fields.items()}
+        output = output_class(**fields)
+        wanted = self.config.return_dict if return_dict is None else return_dict
+        return output if wanted else cast(Any, output.to_tuple())
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One run of the encoder and a head. Packed on the backend's own device it has tensors, and no rows and layout."""
+
+    padded: Any  # the head's output [batch_size, seq_len, width], or of the first rows [batch_size, width]
+    rows: Any = None  # the same, packed: [total_tokens, width] or [batch_size, width]
+    layout: Any = None  # Layout
+    device: Any = None  # torch device to bring arrays to; None: leave them as they are
+    hidden_states: tuple[Any, ...] | None = None  # padded
+    attentions: tuple[Array, ...] | None = None  # padded
+
+
+def _unpack_attentions(
+    config: DistilBertConfig, weights: Mapping[str, Array], index: int, rows: Array, batch: Batch, layout: Layout
+) -> Array:
+    """`[batch_size, num_heads, seq_len, seq_len]` of one layer, zero in rows and columns of masked positions."""
+    batch_size, seq_len = layout.shape
+    padded = np.zeros((batch_size, config.num_heads, seq_len, seq_len), rows.dtype)
+    positions = np.arange(batch.total_tokens) if layout.index is None else layout.index
+    for seq, probs in enumerate(reference.layer_attentions(config, weights, index, rows, batch)):
+        num_keys = probs.shape[2]
+        keys = positions[batch.cu_seqlens[seq] :][:num_keys] - seq * seq_len
+        padded[seq][:, keys[:, None], keys] = probs[:, :num_keys]
+    return padded
+
+
+def _check_segments(token_type_ids: Any, layout: Layout) -> None:
+    segments = np.asarray(token_type_ids)
+    if segments.shape != layout.shape:
+        raise InvalidInput(f"token_type_ids must have shape {list(layout.shape)} like the inputs, "
+                           f"found {list(segments.shape)}")  # fmt: skip
+    if layout.gather(segments).any():
+        raise InvalidInput("token_type_ids must be 0: this model is a BERT folded into a DistilBERT, which has no "
+                           "other segment")  # fmt: skip

@@ -1,0 +1,118 @@
+"""Where, and in what, a model computes, with torch's words for it.
+
+A model stays where and as it was loaded. Of torch's methods that move, cast or train a module, those that would change
+nothing return the model, and the others say how to load it so. Torch itself is never imported.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from distilrt.backends.base import Backend
+
+
+class DtypeName(str):
+    """The name of a dtype, which also equals torch's dtype of that name; `getattr(torch, name)` is that itself."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return str.__eq__(self, str(other).removeprefix("torch."))
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = str.__hash__
+
+
+class DeviceName(str):
+    """The name of a device as torch takes it in `tensor.to`, which also equals torch's device of that name."""
+
+    __slots__ = ()
+
+    @property
+    def type(self) -> str:
+        """ "cpu" or "cuda"."""
+        return self.partition(":")[0]
+
+    @property
+    def index(self) -> int | None:  # type: ignore[override]
+        """The number of the device; None: there is only one."""
+        number = self.partition(":")[2]
+        return int(number) if number else None
+
+    def __eq__(self, other: object) -> bool:
+        return str.__eq__(self, str(other))
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = str.__hash__
+
+
+class Placed:
+    """What torch's modules can be asked about their place, and told."""
+
+    backend: Backend
+    training = False
+
+    @property
+    def dtype(self) -> DtypeName:
+        """The dtype that the backend computes in: `"float32"`, which equals `torch.float32` too."""
+        return DtypeName(self.backend.dtype)
+
+    @property
+    def device(self) -> DeviceName:
+        """Where the model computes: `"cpu"`, or `"cuda:0"`, which equal torch's devices too."""
+        return DeviceName(self.backend.device)
+
+    def to(self, *places: Any, **named: Any) -> Self:
+        """The model itself, if it is on the device and in the dtype that are named, in any of torch's forms."""
+        for place in (*places, *(value for name, value in named.items() if name != "non_blocking")):
+            name = f"cuda:{place}" if type(place) is int else place
+            if place is not None and not (self.dtype == name or self.device == name or self.device.type == str(name)):
+                raise ValueError(f"this model is on {str(self.device)!r} in {self.dtype} and can't be moved to {name!r}"
+                                 "; choose with from_pretrained(…, backend=…, dtype=…)")  # fmt: skip
+        return self
+
+    def cpu(self) -> Self:
+        """The model itself, if it computes there."""
+        return self.to("cpu")
+
+    def cuda(self, device: Any = None) -> Self:
+        """The model itself, if it computes there."""
+        return self.to("cuda" if device is None else device)
+
+    def float(self) -> Self:
+        """The model itself, if it computes in float32."""
+        return self.to("float32")
+
+    def half(self) -> Self:
+        """The model itself, if it computes in float16."""
+        return self.to("float16")
+
+    def bfloat16(self) -> Self:
+        """The model itself, if it computes in bfloat16."""
+        return self.to("bfloat16")
+
+    def eval(self) -> Self:
+        """The model itself, which is always in evaluation mode."""
+        return self
+
+    def train(self, mode: bool = True) -> Self:
+        """Refused, unless `mode` is False."""
+        if mode:
+            raise TypeError("distilrt only infers; train with transformers, save, and load the result here")
+        return self
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Refused, unless `requires_grad` is False."""
+        return self.train(requires_grad)
+
+    def parameters(self) -> NoReturn:
+        """Refused: there is nothing to train."""
+        raise TypeError("distilrt only infers and has no trainable parameters; state_dict() has the weights as arrays, "
+                        "num_parameters() their number, dtype and device what they are in and where")  # fmt: skip

@@ -1,0 +1,1 @@
+"""The engine that serves requests: queues, batches, worker threads."""

@@ -1,0 +1,133 @@
+"""A model and its tokenizer from whatever a caller has: a folder, a hub id, or objects that are loaded already."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tokenizers.normalizers import Lowercase, Normalizer, Sequence
+
+from distilrt.checkpoint import checkpoint, sentence_files
+from distilrt.checkpoint.hub import resolve_file
+from distilrt.model import models
+from distilrt.model.config import DistilBertConfig
+from distilrt.model.sentence_encoder import SentenceEncoder
+from distilrt.text.tokenizer import DistilBertTokenizer
+from distilrt.text.tokenizer_auto import load_tokenizer
+
+
+class Place(NamedTuple):
+    """Where a checkpoint is.
+
+    Attributes:
+        model: folder or hub id.
+        where: of the transformer's own files: revision, subfolder, token, cache_dir, local_files_only.
+        sentence: what its sentence-transformers files say; None: there are none.
+    """
+
+    model: str | Path
+    where: dict[str, Any]
+    sentence: SentenceEncoder | None
+
+    def architecture(self) -> str:
+        """What the sentence-transformers files use it as, or what its config says, or else the bare encoder.
+
+        Raises:
+            OSError, CheckpointError: there is no config, or it is not one.
+        """
+        config = DistilBertConfig.from_pretrained(self.model, **self.where)
+        if self.sentence is not None:
+            return self.sentence.architecture
+        return checkpoint.architecture_of(config) or "DistilBertModel"
+
+    def tokenizer(self) -> DistilBertTokenizer:
+        """Its tokenizer, with the length and the lower case that the sentence-transformers files say.
+
+        Raises:
+            OSError, ValueError: there is none, or a file of it is not one.
+        """
+        length = self.sentence.max_length if self.sentence else None
+        options: dict[str, Any] = {} if length is None else {"model_max_length": length}
+        tokenizer = load_tokenizer(self.model, **self.where, **options)
+        if self.sentence and self.sentence.lower_case:
+            backend = tokenizer.backend_tokenizer
+            normalizers: list[Normalizer] = [Lowercase(), *([backend.normalizer] if backend.normalizer else [])]
+            backend.normalizer = Sequence(normalizers)
+        return tokenizer
+
+
+def find(model: str | Path, architecture: str | None = None, *, subfolder: str = "", **where: Any) -> Place:
+    """Where a checkpoint's files are, and what its sentence-transformers files say; neither weights nor vocabulary are
+    read.
+
+    Args:
+        model: folder or hub id.
+        architecture: what it will be loaded as; None: as its files say.
+        subfolder, where: as in `resolve_file`.
+
+    Raises:
+        OSError: no such folder or repository; or one that may make vectors, and the network is down and the cache does
+            not know whether it has sentence-transformers files.
+        CheckpointError: a sentence-transformers file is malformed, or asks for what is not supported.
+    """
+    try:
+        sentence = sentence_files.read(partial(resolve_file, model, subfolder=subfolder, **where))
+    except FileNotFoundError:
+        config = DistilBertConfig.from_pretrained(model, subfolder=subfolder, **where)
+        if (architecture or checkpoint.architecture_of(config)) in (None, "DistilBertModel", "DistilBertForMaskedLM"):
+            raise
+        sentence = None
+    inner = [part for part in (subfolder, sentence.folder if sentence else "") if part]
+    return Place(model, {**where, "subfolder": "/".join(inner)}, sentence)
+
+
+def load(
+    model: Any,
+    tokenizer: DistilBertTokenizer | str | Path | None,
+    architecture: str | None,
+    *,
+    backend: str,
+    dtype: str,
+    num_threads: int | None,
+    **where: Any,
+) -> tuple[Any, DistilBertTokenizer, SentenceEncoder | None]:
+    """A model of `distilrt.model.models`, its tokenizer, and what the checkpoint's sentence-transformers files say.
+
+    Args:
+        model: folder or hub id of a checkpoint, or a loaded model of `distilrt`.
+        tokenizer: the same for the tokenizer; None: the model's.
+        architecture: what to load a checkpoint as; None: as `Place.architecture`.
+        backend, dtype, num_threads: as in the models' `from_pretrained`; not for a loaded model.
+        where: revision, subfolder, token, cache_dir, local_files_only; for both.
+
+    Returns:
+        The last is None for a loaded model, and where there are no such files.
+
+    Raises:
+        OSError: a checkpoint or file of it is not there.
+        TypeError: neither this nor that, or a choice that comes too late.
+        CheckpointError, BackendError: see the models' `from_pretrained` and `find`.
+    """
+    place = None
+    if isinstance(model, str | Path):
+        place = find(model, architecture, **where)
+        model = getattr(models, architecture or place.architecture()).from_pretrained(
+            model, backend=backend, dtype=dtype, num_threads=num_threads, **place.where
+        )
+        if place.sentence and place.sentence.architecture == "DistilBertModel":
+            place.sentence.width(model.config.hidden_size)
+    elif not isinstance(getattr(model, "config", None), DistilBertConfig):
+        raise TypeError(f"model must be a folder, a hub id or a model of distilrt, found {type(model).__name__}; for "
+                        "transformers' objects there is distilrt.accelerate")  # fmt: skip
+    elif (backend, dtype, num_threads) != ("auto", "auto", None):
+        raise TypeError("backend, dtype and num_threads are chosen when a model is loaded, and this one is; pass "
+                        "them to its from_pretrained, or give a folder or hub id here")  # fmt: skip
+    if isinstance(tokenizer, str | Path):
+        tokenizer = find(tokenizer, **where).tokenizer()
+    elif tokenizer is None and place is not None:
+        tokenizer = place.tokenizer()
+    if not isinstance(tokenizer, DistilBertTokenizer):
+        raise TypeError("tokenizer must be a folder, a hub id or a DistilBertTokenizer of distilrt (and with a loaded "
+                        f"model it must be given), found {type(tokenizer).__name__}")  # fmt: skip
+    return model, tokenizer, place.sentence if place else None

@@ -1,0 +1,224 @@
+"""The threads of an engine: two tokenize long requests part by part, one computes batches, one hands answers out.
+
+They know requests as parts to be tokenized, token ids, and a function that makes an answer of the head's rows; texts
+and tasks are above them.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from distilrt.errors import BackendError, DeadlineExceeded, NotReady, detached
+from distilrt.runtime.batcher import Batcher
+from distilrt.runtime.counters import Counters
+from distilrt.runtime.queues import Kind, Queues
+from distilrt.runtime.request import Request, Timing
+
+_log = logging.getLogger("distilrt")
+
+_READERS = 2  # threads that tokenize; one that has a single long text does not stop the others' texts
+_MEMORY = 0.9  # how much of the measured rate the next full batch leaves
+
+Compute = Callable[[list[list[int]], list[Any]], Sequence[Any]]  # sequences and their selections to the head's rows
+
+
+class Worker:
+    """The threads that empty the queues, and the counters.
+
+    Args:
+        compute: one batch, called from one thread.
+        batcher: the queue of sequences, empty.
+        max_queue_tokens: as in `Queues`.
+        name: of the threads.
+
+    Attributes:
+        queues: what waits, and the measured rate: of batches at least half full.
+        counters: what happened so far.
+        failing: whether the last batch raised.
+    """
+
+    def __init__(self, compute: Compute, batcher: Batcher, *, max_queue_tokens: int | None, name: str) -> None:
+        self.queues = Queues(batcher, max_queue_tokens)
+        self.counters = Counters()
+        self.failing = False
+        self._compute, self._full_batch = compute, batcher.max_batch_tokens
+        self._full_tokens = self._full_seconds = 0.0
+        self._warm = False  # the first full batch also touches all weights and makes the workspace
+        # One batch may wait for its answers while the next is computed; then computing waits too.
+        self._computed: queue.Queue[list[Request] | None] = queue.Queue(maxsize=1)
+        # At exit the interpreter waits for other threads before anybody could close this.
+        targets = [("compute", self._work), ("answer", self._finish_all), *[("tokenize", self._read)] * _READERS]
+        self._threads = [
+            threading.Thread(target=target, name=f"{name}-{part}", daemon=True) for part, target in targets
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def enqueue(self, request: Request) -> None:
+        """Queue a request. Raises as `Queues.enqueue`."""
+        request.settle = self.settle
+        self.queues.enqueue(request)
+
+    def settle(self, request: Request) -> bool:
+        """Decide how a request ends; True for the one caller who then must set its result or exception."""
+        if not self.queues.settle(request):
+            return False
+        if request.set_running_or_notify_cancel():
+            return True
+        self._count(request, "cancelled")
+        return False
+
+    def close(self, drain: bool = True, timeout: float | None = None) -> bool:
+        """Take no more requests, and return when those taken have ended.
+
+        Args:
+            drain: compute what waits; else it fails with NotReady.
+            timeout: seconds to wait for what runs; None: any number.
+
+        Returns:
+            Whether nothing runs any more.
+        """
+        if not self.queues.here:
+            return True  # the threads are the parent's
+        for request in self.queues.close(drain):
+            self._fail(request, NotReady("the engine was closed before it came to this request"), "failed")
+        end = None if timeout is None else time.monotonic() + timeout
+        if threading.current_thread() not in self._threads:  # of which one may drop the last reference to the engine
+            for thread in self._threads:
+                thread.join(None if end is None else max(0.0, end - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def _step(self, kind: Kind, run: Callable[[list[tuple[Request, int]]], None]) -> bool:
+        """One batch; False when there will be no more. A function of its own, so that its variables end with it."""
+        found = self.queues.next(kind)
+        if found is None:
+            return False
+        expired, batch = found
+        for request in expired:
+            seconds = time.monotonic() - request.arrived
+            self._fail(request, DeadlineExceeded(
+                f"the deadline passed after {seconds:.3f} seconds in the queue; give it more time, or send less at once"
+            ), "expired")  # fmt: skip
+        if batch:
+            run(batch)
+        return True
+
+    def _read(self) -> None:
+        while self._step("texts", self._tokenize):
+            pass
+
+    def _tokenize(self, batch: list[tuple[Request, int]]) -> None:
+        for request, index in batch:
+            if request.open:  # a client that hung up meanwhile costs nothing more
+                self._tokenize_part(request, index)
+
+    def _tokenize_part(self, request: Request, index: int) -> None:
+        start = time.monotonic()
+        try:
+            found = request.tokenize(index)
+        except ValueError as error:
+            self._fail(request, detached(error), "invalid")
+            return
+        except Exception as cause:
+            self._fail(request, _because("a text could not be tokenized", cause), "failed")
+            return
+        if self.queues.tokenized(request, index, found, time.monotonic() - start):
+            self._finish(request)
+
+    def _work(self) -> None:
+        while self._step("tokens", self._run):
+            pass
+        self._computed.put(None)
+
+    def _run(self, batch: list[tuple[Request, int]]) -> None:
+        start = time.monotonic()
+        sequences = [request.sequences[index] for request, index in batch]
+        for request, _ in batch:
+            request.started = request.started or start
+        try:
+            outputs = self._compute(sequences, [request.rows[index] for request, index in batch])
+            outputs = [request.keep(rows) for (request, _), rows in zip(batch, outputs, strict=True)]
+        except Exception as cause:
+            self.failing = True
+            with self.counters.lock:
+                self.counters.failed_batches += 1
+            for request in {id(request): request for request, _ in batch}.values():
+                self._fail(request, _because("a batch failed", cause), "failed")
+            return
+        self.failing = False
+        end = time.monotonic()
+        if any(request.task for request, _ in batch):
+            self.counters.batch([len(ids) for ids in sequences], end - start)
+        finished = []
+        for (request, index), rows in zip(batch, outputs, strict=True):
+            request.outputs[index] = rows
+            request.left -= 1
+            if not request.left:
+                finished.append(request)
+                tokens = sum(request.waiting.lengths)
+                queued = request.started - request.arrived - request.tokenize_seconds
+                request.timing = Timing(request.tokenize_seconds, queued, end - request.started, tokens)
+        # A thread more costs a switch, which pays only where there is something to compute meanwhile.
+        if self.queues.tokens.sequences:
+            self._computed.put(finished)
+        else:
+            for request in finished:
+                self._finish(request)
+        self._measure(sum(map(len, sequences)), time.monotonic() - start)
+
+    def _measure(self, tokens: int, seconds: float) -> None:
+        if 2 * tokens < self._full_batch:
+            return
+        if self._warm:
+            self._full_tokens = _MEMORY * self._full_tokens + tokens
+            self._full_seconds = _MEMORY * self._full_seconds + seconds
+            self.queues.rate = self._full_tokens / max(self._full_seconds, 1e-9)
+        self._warm = True
+
+    def _finish_all(self) -> None:
+        while (finished := self._computed.get()) is not None:
+            while finished:
+                self._finish(finished.pop(0))
+
+    def _finish(self, request: Request) -> None:
+        """Make the answer of a computed request and hand it out."""
+        if not request.open:
+            return
+        try:
+            answer = request.answer(request.outputs)
+        except Exception as cause:
+            self._fail(request, _because("the answer could not be made", cause), "failed")
+            return
+        request.outputs = []
+        if self.settle(request):
+            self._count(request, "answered")
+            request.set_result(answer)
+
+    def _fail(self, request: Request, error: Exception, outcome: str) -> None:
+        if self.settle(request):
+            self._count(request, outcome)
+            request.set_exception(error)
+
+    def _count(self, request: Request, outcome: str) -> None:
+        if not request.task:
+            return
+        with self.counters.lock:
+            self.counters.requests[request.task, outcome] += 1
+            if outcome == "answered" and request.timing is not None:
+                self.counters.tokenize_seconds.observe(request.timing.tokenize)
+                self.counters.queue_seconds.observe(request.timing.queue)
+                self.counters.compute_seconds.observe(request.timing.compute)
+                self.counters.request_seconds.observe(sum(request.timing[:3]))
+
+
+def _because(what: str, cause: Exception) -> BackendError:
+    """An error of one request's own: raising an error in two threads would mix their tracebacks."""
+    _log.warning("%s", what, exc_info=cause)  # where it happened is lost with the traceback
+    error = BackendError(f"{what}: {type(cause).__name__}: {cause}")
+    error.__cause__ = detached(cause)
+    return error

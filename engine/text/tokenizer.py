@@ -1,0 +1,434 @@
+"""The DistilBERT tokenizer: text to WordPiece ids and back, over the Rust library `tokenizers`.
+
+It takes the decisions that `transformers.DistilBertTokenizer` takes about special tokens and about what a call takes
+and returns, and knows nothing of models or devices. Its files, what padding and truncation mean, and the Rust objects
+lie in `distilrt.text.tokenizer_files`, `distilrt.text.tokenizer_lengths` and `distilrt.text.tokenizer_backends`.
+
+A tokenizer can be shared by any number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+from tokenizers import AddedToken, Tokenizer
+from tokenizers.models import BPE
+
+from distilrt.checkpoint.upload import upload
+from distilrt.errors import CheckpointError
+from distilrt.text.encoding import BatchEncoding, array_kind, as_lists, as_tensors, check_tensor_type
+from distilrt.text.tokenizer_backends import Setting, refusing, surround, wordpiece
+from distilrt.text.tokenizer_files import NORMALIZATION, OPTIONS, SPECIAL_NAMES, as_token, read, read_vocab, write
+from distilrt.text.tokenizer_lengths import UNLIMITED, check_side, settle
+from distilrt.text.tokenizer_vocabulary import Token, TokenizerVocabulary
+
+Texts = str | Sequence[Any] | npt.NDArray[Any]
+
+_CLEAN_UP = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")  # applied in this order
+_UNKNOWN = "\u1699"  # a letter of Ogham, which hardly any vocabulary has
+
+
+class DistilBertTokenizer(TokenizerVocabulary):
+    """Tokenizer of the DistilBERT family, with the results of `transformers.DistilBertTokenizer`.
+
+    `model_max_length`, `padding_side`, `truncation_side`, `clean_up_tokenization_spaces` and `split_special_tokens` are
+    defaults of calls that may be assigned.
+    """
+
+    _as_it_stands = False  # whether tokenizer.json says how to treat texts, or this class
+
+    def __init__(
+        self,
+        vocab: str | PathLike[str] | Mapping[str, int],
+        *,
+        do_lower_case: bool = True,
+        bos_token: Token | None = None,
+        eos_token: Token | None = None,
+        unk_token: Token = "[UNK]",
+        sep_token: Token = "[SEP]",
+        pad_token: Token | None = "[PAD]",
+        cls_token: Token = "[CLS]",
+        mask_token: Token | None = "[MASK]",
+        extra_special_tokens: Iterable[Token] | Mapping[str, Token] | None = None,
+        additional_special_tokens: Iterable[Token] | None = None,
+        added_tokens_decoder: Mapping[int, AddedToken] | None = None,
+        tokenize_chinese_chars: bool = True,
+        strip_accents: bool | None = None,
+        split_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool = False,
+        model_max_length: int | None = None,
+        model_input_names: Sequence[str] = ("input_ids", "attention_mask"),
+        padding_side: str = "right",
+        truncation_side: str = "right",
+        name_or_path: str = "",
+    ) -> None:
+        """Build a tokenizer from a vocabulary.
+
+        Args:
+            vocab: path of a `vocab.txt` (one token per line), or a mapping from token to id.
+            do_lower_case: lowercase the text first.
+            bos_token, eos_token, unk_token, sep_token, pad_token, cls_token, mask_token: the special tokens; one that
+                `vocab` lacks gets a new id at its end.
+            extra_special_tokens: further tokens that are never split.
+            additional_special_tokens: the same by the name that transformers 4 had for it.
+            added_tokens_decoder: tokens added to the vocabulary before any other, in the order of their ids.
+            tokenize_chinese_chars: make a word of each Chinese character.
+            strip_accents: remove accents; None follows `do_lower_case`.
+            split_special_tokens: treat special tokens that stand in a text as plain text.
+            clean_up_tokenization_spaces: the default of `decode`.
+            model_max_length: the default limit of truncation and padding; None for no limit.
+            model_input_names: what a call returns unless told otherwise.
+            padding_side, truncation_side: "right" or "left".
+            name_or_path: where the tokenizer comes from; kept as an attribute.
+
+        Raises:
+            OSError: there is no such vocabulary file.
+            ValueError, TypeError: the vocabulary or an option is not as described.
+        """
+        self.do_lower_case = do_lower_case
+        self.tokenize_chinese_chars = tokenize_chinese_chars
+        self.strip_accents = strip_accents
+        needed = {"unk_token": unk_token, "sep_token": sep_token, "cls_token": cls_token}
+        if missing := [name for name, value in needed.items() if value is None]:
+            raise TypeError(f"{', '.join(missing)} must be a str or AddedToken, found None")
+        base = wordpiece(
+            read_vocab(vocab),
+            str(as_token(unk_token)),
+            do_lower_case=do_lower_case,
+            tokenize_chinese_chars=tokenize_chinese_chars,
+            strip_accents=strip_accents,
+        )
+        self._set_up(
+            base,
+            dict(zip(SPECIAL_NAMES, (bos_token, eos_token, unk_token, sep_token, pad_token, cls_token, mask_token),
+                     strict=True)),
+            extra_special_tokens=extra_special_tokens or additional_special_tokens,
+            added_tokens_decoder=added_tokens_decoder,
+            split_special_tokens=split_special_tokens,
+            clean_up_tokenization_spaces=clean_up_tokenization_spaces,
+            model_max_length=model_max_length,
+            model_input_names=model_input_names,
+            padding_side=padding_side,
+            truncation_side=truncation_side,
+            name_or_path=name_or_path,
+        )  # fmt: skip
+        surround(base, str(self.cls_token), str(self.sep_token))
+
+    def _set_up(
+        self,
+        base: Tokenizer,
+        named: Mapping[str, Token | None],
+        *,
+        extra_special_tokens: Iterable[Token] | Mapping[str, Token] | None = None,
+        added_tokens_decoder: Mapping[int, AddedToken] | None = None,
+        split_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool = False,
+        model_max_length: int | None = None,
+        model_input_names: Sequence[str] = ("input_ids", "attention_mask"),
+        padding_side: str = "right",
+        truncation_side: str = "right",
+        name_or_path: str = "",
+    ) -> None:
+        """Take a Rust tokenizer that nobody else uses, and what the constructor was told beside it."""
+        check_side("padding_side", padding_side)
+        check_side("truncation_side", truncation_side)
+        self.split_special_tokens = base.encode_special_tokens = split_special_tokens
+        self.clean_up_tokenization_spaces = clean_up_tokenization_spaces
+        self.model_max_length = UNLIMITED if model_max_length is None else model_max_length
+        self.model_input_names = list(model_input_names)
+        self.padding_side = padding_side
+        self.truncation_side = truncation_side
+        self.name_or_path = name_or_path
+        extra = extra_special_tokens.values() if isinstance(extra_special_tokens, Mapping) else extra_special_tokens
+        self._register(
+            base,
+            {name: as_token(value) for name, value in named.items() if value is not None},
+            map(as_token, extra or ()),
+            added_tokens_decoder or {},
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_folder: str | Path,
+        *,
+        revision: str | None = None,
+        subfolder: str = "",
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        use_fast: bool = True,
+        trust_remote_code: bool = False,
+        **options: Any,
+    ) -> DistilBertTokenizer:
+        """Load the tokenizer of a checkpoint.
+
+        The vocabulary and added tokens come from `tokenizer.json`, or else from `vocab.txt`. Normalization follows
+        `tokenizer_config.json` and the defaults of this class even where `tokenizer.json` says otherwise, and of the
+        padding and truncation in `tokenizer.json` only the sides are kept, as in the reference. What follows
+        `tokenizer.json` as it stands is in `distilrt.text.tokenizer_auto`.
+
+        Args:
+            name_or_folder: a folder, or the name of a repository.
+            revision, subfolder, token, cache_dir, local_files_only: where to look for it.
+            use_fast, trust_remote_code: accepted for transformers' sake, and without effect as there.
+            options: keywords of the constructor, which overrule the files.
+
+        Raises:
+            OSError: no such folder or repository, or it has neither `tokenizer.json` nor `vocab.txt`.
+            CheckpointError: a file is not what its name says; the message names the file and the field.
+            TypeError, ValueError: a keyword of `options` is not as described.
+        """
+        place: dict[str, Any] = {
+            "revision": revision,
+            "subfolder": subfolder,
+            "token": token,
+            "cache_dir": cache_dir,
+            "local_files_only": local_files_only,
+        }
+        source, saved = read(name_or_folder, cls._as_it_stands, **place)
+        made: Any = cls  # the subclass takes another kind of source
+        try:
+            tokenizer: DistilBertTokenizer = made(source, **{"name_or_path": str(name_or_folder), **saved, **options})
+            with refusing("a character that the vocabulary lacks"):
+                for pair in (None, _UNKNOWN):
+                    tokenizer.backend_tokenizer.encode(_UNKNOWN, pair)
+        except ValueError as error:
+            if not options:
+                raise CheckpointError(f"the tokenizer in {name_or_folder} can't be used: {error}") from None
+            cls.from_pretrained(name_or_folder, **place)  # raises where the files alone are at fault
+            raise
+        return tokenizer
+
+    def save_pretrained(self, folder: str | PathLike[str]) -> tuple[str, ...]:
+        """Write `tokenizer.json`, `tokenizer_config.json` and `vocab.txt`, which transformers reads too.
+
+        Args:
+            folder: made where it does not exist.
+
+        Returns:
+            The paths written.
+        """
+        names = (*OPTIONS, *NORMALIZATION)
+        return write(folder, "DistilBertTokenizer", {key: getattr(self, key) for key in names}, self.backend_tokenizer)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload what `save_pretrained` writes; see `hub_upload.upload`."""
+        return upload(self.save_pretrained, repo_id, **options)
+
+    def __call__(
+        self,
+        text: Texts,
+        text_pair: Texts | None = None,
+        *,
+        add_special_tokens: bool = True,
+        padding: bool | str = False,
+        truncation: bool | str | None = None,
+        max_length: int | None = None,
+        stride: int = 0,
+        is_split_into_words: bool = False,
+        pad_to_multiple_of: int | None = None,
+        padding_side: str | None = None,
+        truncation_side: str | None = None,
+        split_special_tokens: bool | None = None,
+        return_tensors: str | None = None,
+        return_token_type_ids: bool | None = None,
+        return_attention_mask: bool | None = None,
+        return_overflowing_tokens: bool = False,
+        return_special_tokens_mask: bool = False,
+        return_offsets_mapping: bool = False,
+        return_length: bool = False,
+    ) -> BatchEncoding:
+        """Turn texts into model inputs.
+
+        Args:
+            text: one text or a list of texts; a list of (first, second) tuples is a batch of pairs.
+            text_pair: the second text of each pair; an empty one counts as none where `text` is a single text.
+            add_special_tokens: put `[CLS]` and `[SEP]` around the texts.
+            padding: True or "longest" pads to the longest sequence of the call, "max_length" to `max_length`.
+            truncation: True or "longest_first" cuts the longer of two texts first, "only_first" and "only_second" cut
+                one of them. Unset means cutting where `max_length` is given without `padding`.
+            max_length: limit in tokens, special tokens included; None for `model_max_length`.
+            stride: tokens that overflowing sequences repeat.
+            is_split_into_words: each text is a list of words.
+            pad_to_multiple_of: round padded lengths up to a multiple of this.
+            padding_side: "right" or "left"; None for this tokenizer's `padding_side`.
+            truncation_side: the same for the side that is cut.
+            split_special_tokens: treat special tokens in the texts as plain text; None for the tokenizer's own.
+            return_tensors: "np" or "pt" for arrays of shape [texts, length]; None for lists (flat for a single text).
+            return_token_type_ids, return_attention_mask: None follows `model_input_names`.
+            return_overflowing_tokens: return what was cut off as further sequences, with
+                `overflow_to_sample_mapping` naming the text of each.
+            return_special_tokens_mask, return_offsets_mapping, return_length: add `special_tokens_mask`,
+                `offset_mapping` (characters of each token), `length`.
+
+        Raises:
+            TypeError: a text is not a str; the message names its place.
+            ValueError: an option has no such value, or the texts cannot be cut to `max_length`.
+        """
+        texts, pairs = as_lists(text), as_lists(text_pair)
+        check_tensor_type("return_tensors", return_tensors)
+        batched = isinstance(texts, list | tuple)
+        if batched and is_split_into_words:
+            batched = len(texts) > 0 and isinstance(texts[0], list | tuple)
+        if batched and pairs is not None:
+            if not isinstance(pairs, list | tuple):
+                raise TypeError(f"text is a batch, so text_pair must be a list too, found {type(pairs).__name__}")
+            if len(texts) != len(pairs):
+                raise ValueError(f"text has {len(texts)} entries but text_pair has {len(pairs)}")
+
+        pad, cut, limit = settle(
+            padding, truncation, max_length, pad_to_multiple_of, self.model_max_length, self.pad_token
+        )
+        side, cut_side = padding_side or self.padding_side, truncation_side or self.truncation_side
+        check_side("truncation_side", cut_side)
+        split = self.split_special_tokens if split_special_tokens is None else split_special_tokens
+        setting = Setting(pad, cut, limit, stride, pad_to_multiple_of, side, cut_side, split)
+        encodings = self._backends.encode(texts, pairs, batched, is_split_into_words, add_special_tokens, setting)
+
+        if return_overflowing_tokens:
+            parts = [[encoding, *encoding.overflowing] for encoding in encodings]
+            samples = [index for index, group in enumerate(parts) for _ in group]
+            encodings = [part for group in parts for part in group]
+        columns = (
+            ("input_ids", "ids", True),
+            ("token_type_ids", "type_ids", return_token_type_ids),
+            ("attention_mask", "attention_mask", return_attention_mask),
+            ("special_tokens_mask", "special_tokens_mask", return_special_tokens_mask),
+            ("offset_mapping", "offsets", return_offsets_mapping),
+        )
+        data: dict[str, Any] = {
+            name: [getattr(encoding, column) for encoding in encodings]
+            for name, column, asked in columns
+            if (name in self.model_input_names if asked is None else asked)
+        }
+        if not batched and return_tensors is None and not return_overflowing_tokens:
+            data = {key: rows[0] for key, rows in data.items()}
+        if return_length:
+            data["length"] = [len(encoding) for encoding in encodings]
+        if return_overflowing_tokens:
+            data["overflow_to_sample_mapping"] = samples
+        return BatchEncoding(data if return_tensors is None else as_tensors(data, return_tensors), encodings)
+
+    def encode(self, text: Texts, text_pair: Texts | None = None, **options: Any) -> Any:
+        """The `input_ids` of a call with the same arguments."""
+        return self(text, text_pair, **options)["input_ids"]
+
+    def tokenize(
+        self, text: str, pair: str | None = None, add_special_tokens: bool = False, **options: Any
+    ) -> list[str]:
+        """The tokens of one text or pair; `options` are those of a call."""
+        return self(text, pair, add_special_tokens=add_special_tokens, **options).tokens()
+
+    def decode(
+        self, token_ids: Any, skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool | None = None
+    ) -> Any:
+        """Turn ids back into text.
+
+        Args:
+            token_ids: one id, a sequence of ids, a batch of sequences (lists, arrays or tensors), or an encoding.
+            skip_special_tokens: leave special tokens out.
+            clean_up_tokenization_spaces: remove spaces before punctuation and contractions, which byte-pair tokenizers
+                never do; None for this tokenizer's default.
+
+        Returns:
+            A str, or a list of them for a batch. Ids outside the vocabulary leave no text.
+
+        Raises:
+            ValueError: an id is negative or no integer.
+        """
+        ids = as_lists(token_ids["input_ids"] if isinstance(token_ids, Mapping) else token_ids)
+        if isinstance(ids, list | tuple) and len(ids) > 0 and isinstance(ids[0], list | tuple):
+            return [self.decode(row, skip_special_tokens, clean_up_tokenization_spaces) for row in ids]
+        try:
+            text = self.backend_tokenizer.decode(
+                [ids] if isinstance(ids, int) else ids, skip_special_tokens=skip_special_tokens
+            )
+        except (OverflowError, TypeError) as error:
+            raise ValueError(f"decode needs token ids, integers of 0 or more: {error}") from None
+        clean = (
+            self.clean_up_tokenization_spaces if clean_up_tokenization_spaces is None else clean_up_tokenization_spaces
+        )
+        if clean and not isinstance(self.backend_tokenizer.model, BPE):
+            for pattern in _CLEAN_UP:
+                text = text.replace(pattern, pattern.strip())
+        return text
+
+    def batch_decode(
+        self, sequences: Any, skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool | None = None
+    ) -> list[str]:
+        """`decode` of a batch; always a list."""
+        texts = self.decode(sequences, skip_special_tokens, clean_up_tokenization_spaces)
+        return [texts] if isinstance(texts, str) else texts
+
+    def convert_tokens_to_string(self, tokens: list[str]) -> str:
+        """Join tokens into text."""
+        return " ".join(tokens) if self.decoder is None else str(self.decoder.decode(tokens))
+
+    def pad(
+        self,
+        encoded_inputs: Any,
+        padding: bool | str = True,
+        max_length: int | None = None,
+        *,
+        pad_to_multiple_of: int | None = None,
+        padding_side: str | None = None,
+        return_attention_mask: bool | None = None,
+        return_tensors: str | None = None,
+    ) -> BatchEncoding:
+        """Pad sequences that are encoded already.
+
+        Args:
+            encoded_inputs: one encoding, a batch of them as one mapping of lists, or a list of encodings. It is left
+                as it is. Keys other than the tokenizer's own pass through unpadded.
+            padding, max_length, pad_to_multiple_of, padding_side, return_attention_mask: as in a call.
+            return_tensors: "np" or "pt"; None keeps lists as lists, arrays as arrays and tensors as tensors.
+
+        Raises:
+            ValueError: there are no `input_ids`, or the values differ in batch size.
+        """
+        if not isinstance(encoded_inputs, Mapping):
+            encoded_inputs = {key: [one[key] for one in encoded_inputs] for key in (encoded_inputs or [{}])[0]}
+        if "input_ids" not in encoded_inputs:
+            raise ValueError(f"pad needs input_ids; the encoding has only {list(encoded_inputs)}")
+        if return_tensors is None:
+            return_tensors = array_kind(encoded_inputs["input_ids"])
+        data = {key: as_lists(value) for key, value in encoded_inputs.items()}
+        wants_mask = return_attention_mask
+        if wants_mask is None:
+            wants_mask = "attention_mask" in self.model_input_names
+        single = len(data["input_ids"]) > 0 and not isinstance(data["input_ids"][0], list | tuple)
+        if single:
+            data = {key: [value] for key, value in data.items()}
+        lengths = [len(row) for row in data["input_ids"]]
+        if wants_mask and "attention_mask" not in data:
+            data["attention_mask"] = [[1] * length for length in lengths]
+        if any(len(rows) != len(lengths) for rows in data.values()):
+            raise ValueError(f"batch sizes differ: { ({key: len(rows) for key, rows in data.items()}) }")
+
+        pad, _, limit = settle(padding, False, max_length, pad_to_multiple_of, self.model_max_length, self.pad_token)
+        side = padding_side or self.padding_side
+        check_side("padding_side", side)
+        if pad:
+            target = limit if pad == "max_length" else max(lengths, default=0)
+            target += -target % (pad_to_multiple_of or 1)
+            fill = {"input_ids": self.pad_token_id, "token_type_ids": 0, "special_tokens_mask": 1}
+            if wants_mask:
+                fill["attention_mask"] = 0
+            for key in fill.keys() & data.keys():
+                blanks = [[fill[key]] * (target - length) for length in lengths]
+                rows = zip(data[key], blanks, strict=True)
+                data[key] = [[*row, *blank] if side == "right" else [*blank, *row] for row, blank in rows]
+        if single:
+            data = {key: rows[0] for key, rows in data.items()}
+        return BatchEncoding(data if return_tensors is None else as_tensors(data, return_tensors))
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}(vocab_size={self.vocab_size}, model_max_length={self.model_max_length},"
+            f" padding_side={self.padding_side!r}, truncation_side={self.truncation_side!r})"
+        )

@@ -1,0 +1,90 @@
+"""The tokenizer that a checkpoint's files name: DistilBERT's own, or tokenizer.json as it stands.
+
+The choice is that of `transformers.AutoTokenizer`, which everything that loads a model together with its tokenizer
+follows. `DistilBertTokenizer.from_pretrained` makes no choice, as in the reference.
+"""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
+
+from distilrt.errors import CheckpointError
+from distilrt.text.tokenizer import DistilBertTokenizer
+from distilrt.text.tokenizer_files import OPTIONS, SPECIAL_NAMES, class_name, write
+
+# Classes that are BERT's tokenizer in transformers, without "Fast" at the end; a BERT checkpoint may name none.
+_BERT = (
+    *("", "BertTokenizer", "DistilBertTokenizer", "ConvBertTokenizer", "DPRContextEncoderTokenizer"),
+    *("DPRQuestionEncoderTokenizer", "ElectraTokenizer", "LayoutLMTokenizer", "LxmertTokenizer"),
+    *("MobileBertTokenizer", "RetriBertTokenizer", "SqueezeBertTokenizer"),
+)
+_AS_IT_STANDS = ("PreTrainedTokenizer", "TokenizersBackend", "PythonBackend")
+
+
+class TokenizersBackend(DistilBertTokenizer):
+    """A tokenizer that does what its tokenizer.json says: `transformers.PreTrainedTokenizerFast`.
+
+    A special token that the files do not name is None.
+    """
+
+    _as_it_stands = True
+
+    def __init__(self, rust: Tokenizer, **options: Any) -> None:
+        """Take a Rust tokenizer; its padding and truncation are left out.
+
+        Args:
+            rust: the tokenizer, which nobody else may use.
+            options: keywords of `DistilBertTokenizer` except for those of its normalization.
+
+        Raises:
+            ValueError, TypeError: an option is not as described there.
+        """
+        rust.no_padding()
+        rust.no_truncation()
+        if rust.post_processor is None:
+            rust.post_processor = TemplateProcessing(single="$A:0", pair="$A:0 $B:1", special_tokens=[])
+        extra = options.pop("additional_special_tokens", None)
+        options["extra_special_tokens"] = options.get("extra_special_tokens") or extra
+        self._set_up(rust, {name: options.pop(name, None) for name in SPECIAL_NAMES}, **options)
+
+    def save_pretrained(self, folder: str | PathLike[str]) -> tuple[str, ...]:
+        """Write `tokenizer.json` and `tokenizer_config.json`, which transformers reads too.
+
+        Args:
+            folder: made where it does not exist.
+
+        Returns:
+            The paths written.
+        """
+        options = {key: getattr(self, key) for key in OPTIONS}
+        named = {key: value for key, value in options.items() if value is not None}
+        return write(folder, "PreTrainedTokenizerFast", named, self.backend_tokenizer)
+
+
+def load_tokenizer(model: str | Path, **options: Any) -> DistilBertTokenizer:
+    """The tokenizer that `transformers.AutoTokenizer` would build for a DistilBERT or BERT checkpoint.
+
+    Args:
+        model: folder or hub id.
+        options: keywords of `DistilBertTokenizer.from_pretrained`.
+
+    Raises:
+        OSError: no such folder or repository, or it has no vocabulary.
+        CheckpointError: a file is not what its name says, or names a class that is neither of the two.
+    """
+    keys = ("revision", "subfolder", "token", "cache_dir", "local_files_only")
+    name = class_name(model, **{key: options[key] for key in keys if key in options})
+    if name in _BERT:
+        return DistilBertTokenizer.from_pretrained(model, **options)
+    if name in _AS_IT_STANDS:
+        return TokenizersBackend.from_pretrained(model, **options)
+    raise CheckpointError(
+        f"{model}: tokenizer_class is {name!r}, which distilrt does not have; it has {', '.join(filter(None, _BERT))}, "
+        "and PreTrainedTokenizerFast for a tokenizer.json that says all; if yours does, name that class in "
+        "tokenizer_config.json"
+    )

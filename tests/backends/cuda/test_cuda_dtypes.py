@@ -1,0 +1,128 @@
+"""The GPU backend's dtypes: how near float16 and bfloat16 come, tf32 when asked, a real checkpoint, what is refused."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from distilrt import verification
+from distilrt.backends.base import create
+from distilrt.backends.cuda import backend as cuda
+from distilrt.backends.cuda import encoder as device_encoder
+from distilrt.checkpoint.checkpoint import random_weights, save
+from distilrt.checkpoint.weights import Weights
+from distilrt.errors import BackendError
+from distilrt.kernels import tiles
+from distilrt.model import models
+from distilrt.model.config import DistilBertConfig
+from tests.backends.cuda.cuda_models import config_of, fresh, weights_of
+
+# Rows beyond the real ones are not defined, and the interpreter computes with whatever they hold.
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("architecture", ["DistilBertForMaskedLM", "DistilBertForSequenceClassification"])
+def test_half_dtypes_are_as_near_as_torchs(architecture: str, dtype: str) -> None:
+    """Within twice the error of transformers in the same dtype, over all layers and the output."""
+    rng = fresh()
+    config = config_of(dim=64, num_labels=7)
+    weights = weights_of(config, architecture, rng)
+    ids = rng.integers(0, config.vocab_size, (3, 8))
+    model_class: Any = getattr(models, architecture)
+    exact = model_class(config, weights, backend="reference", dtype="float64")(ids, output_hidden_states=True)
+    actual = model_class(config, weights, backend="cuda", dtype=dtype)(ids, output_hidden_states=True)
+    theirs: Any = getattr(transformers, architecture)(transformers.DistilBertConfig(**config.to_dict())).eval()
+    prefix = ("embeddings.", "transformer.")
+    theirs.load_state_dict(
+        {("distilbert." if n.startswith(prefix) else "") + n: torch.from_numpy(a) for n, a in weights.items()}
+    )
+    with torch.inference_mode():
+        plain = theirs.to(getattr(torch, dtype))(torch.from_numpy(ids), output_hidden_states=True)
+    for name, wanted in exact.items():
+        triples = zip(actual[name], wanted, plain[name], strict=True) if name == "hidden_states" else [
+            (actual[name], wanted, plain[name])]  # fmt: skip
+        for ours, right, torchs in triples:
+            error, allowed = (np.sqrt(np.mean((np.asarray(x) - right) ** 2)) for x in (ours, torchs.float().numpy()))
+            # A few logits can be off by little by luck; a rounding of the largest of them cannot be beaten.
+            floor = np.abs(right).max() * torch.finfo(getattr(torch, dtype)).eps if name == "logits" else 0
+            assert error <= 2 * max(allowed, floor), name
+
+
+def test_dtypes() -> None:
+    config = config_of(n_layers=1)
+    weights = random_weights(config, "DistilBertModel")
+    assert create("cuda", config, weights).dtype == "float32"
+    for dtype in ("float8", "int8", "float64"):
+        with pytest.raises(BackendError, match=f"float32, float16, bfloat16.*found '{dtype}'"):
+            create("cuda", config, weights, dtype=dtype)
+    half = Weights({name: weights[name] for name in weights})
+    for dtype, expected in (("float16", "float16"), ("bfloat16", "bfloat16"), ("float64", "float32")):
+        half.dtype = dtype
+        assert create("cuda", config, half).dtype == expected
+
+
+def test_verify_in_half_precision(tmp_path: Path, sentence_encoder: Path) -> None:
+    """The bound is that of transformers in the same dtype; that of float32 it could not hold."""
+    config = DistilBertConfig(dim=32, n_heads=2, n_layers=1, hidden_dim=32, vocab_size=30522)
+    save(tmp_path, config, random_weights(config, "DistilBertModel"), "DistilBertModel")
+    for name in ("tokenizer.json", "vocab.txt", "tokenizer_config.json"):
+        shutil.copy(sentence_encoder / name, tmp_path / name)
+    report = verification.verify(tmp_path, ["A short text.", "And one a bit longer."], backend="cuda", dtype="bfloat16")
+    assert report.ok
+    assert report.largest.relative > 1e-4
+
+
+def test_real_checkpoint(sentence_encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In large blocks: the interpreter's time goes by their number."""
+    monkeypatch.setattr(tiles, "_FLOAT32", (tiles.LinearTile(16, 128, 128, 4, 2),))
+    tiles._estimated.cache_clear()
+    model: Any = models.DistilBertModel.from_pretrained(sentence_encoder, backend="cuda")
+    exact: Any = models.DistilBertModel.from_pretrained(sentence_encoder, backend="reference", dtype="float64")
+    ids = np.array([[101, 1996, 4937, 2938, 102]])  # "The cat sat"
+    found, wanted = model(ids).last_hidden_state, exact(ids).last_hidden_state
+    tiles._estimated.cache_clear()
+    assert np.abs(found - wanted).max() <= 1e-5 * np.abs(wanted).max()
+
+
+@pytest.fixture
+def precision() -> Iterator[None]:
+    """torch's switch, put back afterwards."""
+    before = torch.get_float32_matmul_precision()
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("asked", ["highest", "high"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.usefixtures("precision")
+def test_tf32_only_when_torch_may(asked: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As torch's switch stood at load: every float32 product of encoder and head, none of another dtype."""
+    config = config_of(n_layers=2)
+    torch.set_float32_matmul_precision(asked)
+    model: Any = models.DistilBertForSequenceClassification(config, backend="cuda", dtype=dtype)
+    torch.set_float32_matmul_precision("high" if asked == "highest" else "highest")
+    wanted = asked == "high" and dtype == "float32"
+    assert model.backend.describe()["tf32"] is wanted
+    seen: list[bool] = []
+    for module, name in ((device_encoder, "linear"), (device_encoder, "attention"), (cuda, "linear")):
+        plain = getattr(module, name)
+
+        def spy(*args: Any, plain: Any = plain, **options: Any) -> None:
+            seen.append(options.get("tf32", False))
+            plain(*args, **options)
+
+        monkeypatch.setattr(module, name, spy)
+    assert torch.isfinite(model(torch.arange(5)[None]).logits).all()
+    # Two layers, attention of the first (the last has `row_attention`, without a product) and the head; of few rows
+    # `norm_linear` does three.
+    products = 8 + 1 + 2 if dtype == "float32" else 5 + 1 + 2
+    assert len(seen) >= products
+    assert set(seen) == {wanted}

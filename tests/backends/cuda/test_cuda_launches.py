@@ -1,0 +1,187 @@
+"""backend.py: what a call enqueues beside its graph, and that nothing is left to compile in a call.
+
+A stand-in for graphs launches what a graph would replay and is not watched meanwhile; all else is the backend's own, in
+Triton's interpreter.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from distilrt.backends.base import create
+from distilrt.backends.cuda import backend as cuda
+from distilrt.backends.cuda import inputs as padded
+from distilrt.backends.cuda.warm_up import warm_up
+from distilrt.batch import pack
+from distilrt.model import models
+from distilrt.tasks import find
+from distilrt.tasks.base import FIRST
+from distilrt.tasks.runner import compute
+from tests.backends.cuda.cuda_models import config_of, fresh, masked, weights_of
+
+# Rows beyond the real ones are not defined, and the interpreter computes with whatever they hold.
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+_KERNELS = ((cuda, "linear"), (cuda, "layer_norm"), (cuda, "gather"), (cuda, "unpack"), (padded, "pack"))
+_NO_LAUNCH = (
+    "view",
+    "empty",
+    "slice",
+    "select",
+    "as_strided",
+    "detach",
+    "expand",
+    "numpy",
+    "alias",
+    "unsqueeze",
+    "lift",
+)
+
+
+class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts our kernels and torch's that a call enqueues; a graph counts as one, whatever it has in it."""
+
+    def __init__(self, backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found: Counter[str] = Counter()
+        self._backend, self._replaying = backend, False
+        for module, name in _KERNELS:
+            plain = getattr(module, name)
+
+            def launcher(*args: Any, plain: Any = plain, name: str = name, **options: Any) -> None:
+                self._in(name, lambda: plain(*args, **options))
+
+            monkeypatch.setattr(module, name, launcher)
+        monkeypatch.setattr(backend, "_graphs", self)
+
+    def __contains__(self, key: Any) -> bool:
+        return True
+
+    def replay(self, key: Any) -> Any:
+        return self._in("graph", lambda: self._backend._launch(key))
+
+    def _in(self, name: str, work: Any) -> Any:
+        if self._replaying:
+            return work()
+        self.found[name] += 1
+        self._replaying = True
+        try:
+            return work()
+        finally:
+            self._replaying = False
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = function.overloadpacket.__name__
+        if not (self._replaying or any(word in name for word in _NO_LAUNCH)):
+            self.found[name] += 1
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    ["DistilBertForSequenceClassification", "DistilBertForTokenClassification", "DistilBertForMultipleChoice"],
+)
+def test_a_batch_of_the_host_takes_a_copy_a_graph_and_a_copy(
+    architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(n_layers=1)
+    rng = fresh()
+    weights = weights_of(config, architecture, rng)
+    model: Any = getattr(models, architecture)(config, weights, backend="cuda")
+    ids = rng.integers(0, 61, (1, 2, 5) if architecture == "DistilBertForMultipleChoice" else (1, 5))
+    expected = model(ids).logits
+    with Watch(model.backend, monkeypatch) as watch:
+        logits = model(ids).logits
+    assert watch.found == {"copy_": 2, "graph": 1}
+    np.testing.assert_array_equal(logits, expected)
+
+
+def test_tasks_take_the_same_road(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In parts too: one copy, graph and copy for each."""
+    config = config_of(n_layers=1, max_position_embeddings=20)
+    rng = fresh()
+    weights = weights_of(config, "DistilBertForSequenceClassification", rng)
+    model: Any = models.DistilBertForSequenceClassification(config, weights, backend="cuda")
+    exact: Any = models.DistilBertForSequenceClassification(config, weights, backend="reference", dtype="float64")
+    model.backend._encoder.buckets = model.backend._encoder.buckets[:1]  # 16 tokens
+    sequences = [rng.integers(0, 61, n).tolist() for n in (9, 6, 10)]
+    with Watch(model.backend, monkeypatch) as watch:
+        found = compute(model, find("text-classification"), sequences, [FIRST] * 3)
+    assert watch.found == {"copy_": 4, "graph": 2}
+    for ours, ids in zip(found, sequences, strict=True):
+        wanted = exact([ids]).logits
+        assert np.abs(ours - wanted).max() <= 1e-5 * np.abs(wanted).max()
+
+
+def test_a_batch_on_the_device_takes_no_head_behind_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packing, the graph, the result's copy; NaN where values were wrong, and the news of that."""
+    config = config_of(n_layers=1)
+    model: Any = models.DistilBertForSequenceClassification(config, backend="cuda")
+    ids = torch.arange(10).reshape(2, 5)
+    expected = model(ids).logits
+    with Watch(model.backend, monkeypatch) as watch:
+        logits = model(ids).logits
+    assert watch.found == {"pack": 1, "graph": 1, "_to_copy": 1, "ne": 1, "masked_fill_": 1, "copy_": 1}
+    assert torch.equal(logits, expected)
+
+
+def test_a_head_that_is_not_the_models_own_runs_behind_the_encoder() -> None:
+    config = config_of(n_layers=1)
+    rng = fresh()
+    weights = weights_of(config, "DistilBertForTokenClassification", rng)
+    model: Any = models.DistilBertForTokenClassification(config, weights, backend="cuda")
+    batch = pack(config, [rng.integers(0, 61, n) for n in (4, 7)])
+    wanted = np.array([0, 4])
+    own, backend = model._head, model.backend
+
+    def twice(backend: Any, rows: Any) -> Any:
+        return own(backend, rows) * 2
+
+    every = backend.answer(batch, None, own)
+    np.testing.assert_array_equal(backend.answer(batch, None, twice), 2 * every)
+    np.testing.assert_array_equal(backend.answer(batch, wanted, own), every[wanted])
+    assert backend.answer(batch).shape == (11, 36)
+    assert backend.answer(pack(config, []), None, own).shape == (0, 2)
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize("architecture", ["DistilBertModel", "DistilBertForMaskedLM"])
+def test_every_kind_of_input_was_met_at_load(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No call gives `pack` a kind of tensor that the warm-up did not: each would wait for a compiler."""
+    config = config_of(n_layers=1, max_position_embeddings=16)
+    rng = fresh()
+    model: Any = getattr(models, architecture)(config, weights_of(config, architecture, rng), backend="cuda")
+    backend = model.backend
+    backend._encoder.buckets = backend._encoder.buckets[:1]
+    kinds: set[Any] = set()
+    plain: Any = vars(padded)["pack"]
+
+    def spy(*args: Any, **options: Any) -> None:
+        names = ("padded_ids", "attention_mask", "padded_positions")
+        kinds.add((options["keep"], *(getattr(options[name], "dtype", None) for name in names)))
+        plain(*args, **options)
+
+    monkeypatch.setattr(padded, "pack", spy)
+    warm_up(backend, model._head, first_only=False)
+    met = set(kinds)
+    mask = masked(rng, 2, 6)
+    ids, grid = torch.from_numpy(rng.integers(0, 61, mask.shape)), torch.from_numpy(mask)
+    expected = model(ids, grid)[0]
+    for dtype in (torch.bool, torch.uint8, torch.int8, torch.int32, torch.float16, torch.float64):
+        assert torch.equal(model(ids.int(), grid.to(dtype))[0], expected)
+    for dtype in (torch.int16, torch.int32, torch.int64):
+        assert torch.equal(model(ids, grid, position_ids=torch.arange(6, dtype=dtype))[0], expected)
+    model(None, grid, torch.zeros(2, 6, 36, dtype=torch.bfloat16))
+    if architecture == "DistilBertModel":
+        model.first_hidden_state(ids, grid)
+    assert kinds == met
+
+
+def test_without_a_batch_nothing_is_asked() -> None:
+    backend: Any = create("cuda", config_of(n_layers=1), weights_of(config_of(n_layers=1), "DistilBertModel", fresh()))
+    assert backend.answer(pack(config_of(), []), np.zeros(0, np.int64)).shape == (0, 36)

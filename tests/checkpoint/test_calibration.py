@@ -1,0 +1,247 @@
+"""calibration.py: what texts settle, what stays in higher precision, and the models that come of it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import distilrt
+from distilrt import _C
+from distilrt.batch import pack
+from distilrt.checkpoint import calibration, checkpoint, packed, quantization
+from distilrt.checkpoint.calibration import THRESHOLD, Calibration, calibrate, of_checkpoint, read_texts
+from distilrt.errors import InvalidInput
+from distilrt.model import models, reference
+from distilrt.model.config import DistilBertConfig
+from distilrt.text.tokenizer import DistilBertTokenizer
+
+CONFIG = DistilBertConfig(dim=54, n_heads=3, n_layers=2, hidden_dim=101, vocab_size=30522)
+Weights = dict[str, npt.NDArray[np.float32]]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(sentence_encoder: Path) -> DistilBertTokenizer:
+    return DistilBertTokenizer.from_pretrained(sentence_encoder)
+
+
+@pytest.fixture(params=_C.available_isas())
+def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each instruction set that this machine can run, forced."""
+    monkeypatch.setenv("DISTILRT_FORCE_ISA", request.param)
+    return str(request.param)
+
+
+def made(seed: int = 0) -> Weights:
+    """Random weights of a size that makes every part matter."""
+    rng = np.random.default_rng(seed)
+    weights = checkpoint.random_weights(CONFIG, "DistilBertModel")
+    return {name: array + rng.normal(0, 0.2, array.shape).astype(np.float32) for name, array in weights.items()}
+
+
+def with_outliers() -> Weights:
+    """The same, with a column of a layer's FFN input so large that int8 loses the others."""
+    weights = made()
+    bias = weights["transformer.layer.1.sa_layer_norm.bias"].copy()
+    bias[7] = 2e4
+    return weights | {"transformer.layer.1.sa_layer_norm.bias": bias}
+
+
+def names() -> list[str]:
+    return list(packed.linears(CONFIG.num_layers, (), "int8"))
+
+
+def test_every_linear_layer_by_what_it_sees(tokenizer: DistilBertTokenizer) -> None:
+    weights = made()
+    found = calibrate(CONFIG, weights, tokenizer)
+    texts = read_texts(calibration.BUILT_IN)
+    assert found.source == f"{len(texts)} built-in texts"
+    assert sorted(found.errors) == sorted(found.linears) == sorted(names())
+    assert found.kept == ()
+    batch = pack(CONFIG, tokenizer(texts)["input_ids"])
+    states = reference.encoder_forward(CONFIG, weights, batch)
+    for i in range(CONFIG.num_layers):
+        linear = found.linears[f"layer.{i}.qkv"]
+        sources = (f"transformer.layer.{i}.attention.{part}_lin.weight" for part in "qkv")
+        weight = np.concatenate([weights[source] for source in sources])
+        # Sums of a whole batch and of one sequence are rounded apart.
+        np.testing.assert_allclose(linear.input_scales, quantization.column_scales(states[i], weight), rtol=1e-4)
+        exact = states[i] @ weight.T
+        ours = quantization.round_rows(states[i] * linear.input_scales) @ linear.weight().T
+        error = np.linalg.norm(ours - exact) / np.linalg.norm(exact - exact.mean(axis=0))
+        assert error == pytest.approx(found.errors[f"layer.{i}.qkv"], rel=1e-2)
+        assert error <= THRESHOLD
+
+
+def test_the_same_texts_give_the_same_outcome(tokenizer: DistilBertTokenizer, tmp_path: Path) -> None:
+    (tmp_path / "texts").write_text("\n  One text.  \n\nAnd another one,\u00a0longer.\r\n", encoding="utf-8")
+    assert read_texts(tmp_path / "texts") == ["One text.", "And another one,\u00a0longer."]
+    first, second = (calibrate(CONFIG, made(), tokenizer, tmp_path / "texts") for _ in range(2))
+    assert first.source == "2 of 2 texts of texts"
+    assert first.errors == second.errors
+    for name, linear in first.linears.items():
+        np.testing.assert_array_equal(linear.codes, second.linears[name].codes)
+        np.testing.assert_array_equal(linear.input_scales, second.linears[name].input_scales)
+    assert calibrate(CONFIG, made(), tokenizer).errors != first.errors
+
+
+def test_long_texts_and_many(tokenizer: DistilBertTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts are cut at the longest sequence, and read up to a number of tokens, but never none."""
+    path = tmp_path / "texts"
+    path.write_text("word " * 1000 + "\n" + "Five short words are enough.\n" * 20)
+    monkeypatch.setattr(calibration, "MAX_TOKENS", 512 + 25)
+    assert calibrate(CONFIG, made(), tokenizer, path).source.startswith("4 of 21 texts")
+    monkeypatch.setattr(calibration, "MAX_TOKENS", 10)
+    assert calibrate(CONFIG, made(), tokenizer, path).source.startswith("1 of 21 texts")
+
+
+def test_bad_files(tokenizer: DistilBertTokenizer, tmp_path: Path) -> None:
+    path = tmp_path / "texts"
+    with pytest.raises(FileNotFoundError, match="texts"):
+        calibrate(CONFIG, made(), tokenizer, path)
+    for data, message in ((b"", "no calibration text"), (b" \n\n", "one a line"), (b"ok\n\xff\n", "must be UTF-8")):
+        path.write_bytes(data)
+        with pytest.raises(InvalidInput, match=message):
+            calibrate(CONFIG, made(), tokenizer, path)
+
+
+def test_tokenizer_of_another_model(tokenizer: DistilBertTokenizer) -> None:
+    config = CONFIG.replace(vocab_size=50)
+    with pytest.raises(InvalidInput, match="input_ids"):
+        calibrate(config, checkpoint.random_weights(config, "DistilBertModel"), tokenizer)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_broken_model_stays_in_higher_precision(tokenizer: DistilBertTokenizer, bad: float) -> None:
+    """From where it is broken on, and says so with its answers."""
+    weights = made()
+    weights["transformer.layer.0.ffn.lin1.weight"][3, 4] = bad
+    found = calibrate(CONFIG, weights, tokenizer)
+    assert list(found.kept) == [name for name in names() if name not in ("layer.0.qkv", "layer.0.out_proj")]
+    model = distilrt.DistilBertModel(CONFIG, weights, backend="cpu", dtype="int8", calibration=found)
+    assert np.isnan(model([[1, 2, 3]]).last_hidden_state).all()
+
+
+def test_weights_and_rows_that_overflow(tokenizer: DistilBertTokenizer) -> None:
+    """Squares of such inputs are infinite, which leaves nothing to round by."""
+    weights = made()
+    weights["transformer.layer.0.ffn.lin1.bias"][3] = 1e30
+    found = calibrate(CONFIG, weights, tokenizer)
+    assert "layer.0.ffn_out" in found.kept
+    assert {"layer.0.qkv", "layer.0.out_proj", "layer.0.ffn_in"} <= set(found.linears)
+
+
+def test_dead_columns_and_layers(tokenizer: DistilBertTokenizer) -> None:
+    weights = made()
+    weights["transformer.layer.0.attention.out_lin.weight"][:] = 0
+    weights["transformer.layer.0.ffn.lin1.weight"][:5] = 0
+    weights["transformer.layer.0.ffn.lin1.bias"][:5] = -100  # gelu of it is 0
+    weights["transformer.layer.1.ffn.lin2.weight"][:, 3] = 0
+    found = calibrate(CONFIG, weights, tokenizer)
+    assert found.errors["layer.0.out_proj"] == 0
+    assert found.kept == ()
+    model = distilrt.DistilBertModel(CONFIG, weights, backend="cpu", dtype="int8", calibration=found)
+    assert np.isfinite(model([[1, 2, 3]]).last_hidden_state).all()
+
+
+@pytest.fixture(scope="module")
+def mixed(tokenizer: DistilBertTokenizer) -> Calibration:
+    return calibrate(CONFIG, with_outliers(), tokenizer)
+
+
+def test_layers_that_int8_does_not_fit_stay_in_higher_precision(isa: str, mixed: Calibration) -> None:
+    """And the others don't; rows alone and together are the same to the bit, and nearer to the exact ones than int8."""
+    assert "layer.1.ffn_in" in mixed.kept
+    assert 4 < len(mixed.linears) < 8
+    weights = with_outliers()
+    options: dict[str, Any] = {"backend": "cpu", "dtype": "int8", "num_threads": 2}
+    model = models.DistilBertModel(CONFIG, weights, calibration=mixed, **options)
+    described = model.backend.describe()
+    assert described["kept"] == list(mixed.kept)
+    assert described["calibration"] == mixed.source
+    higher = "bfloat16" if "bfloat16" in _C.dtypes(isa) else "float32"
+    for name in names():
+        parts = model.backend.linear_parts(name)  # type: ignore[attr-defined]
+        assert parts["dtype"] == (higher if name in mixed.kept else "int8")
+        assert (parts["input_scales"] is None) == (name in mixed.kept)
+    rng = np.random.default_rng(0)
+    sequences = [rng.integers(0, 30522, n) for n in (1, 65, 130, 7)]
+    batch = pack(CONFIG, sequences)
+    exact = reference.encoder_forward(CONFIG, weights, batch, np.float64)[-1]
+    plain = models.DistilBertModel(CONFIG, weights, **options)
+    assert plain.backend.describe()["calibration"] is None
+    model.backend.forward(batch)
+    model.backend._encoder.poison_workspace()  # type: ignore[attr-defined]
+    rows = model.backend.forward(batch)
+    assert np.sqrt(np.mean((rows - exact) ** 2)) <= 0.1 * exact.std()
+    assert np.linalg.norm(rows - exact) < np.linalg.norm(plain.backend.forward(batch) - exact)
+    wanted = np.array([0, 1, 70, 202])
+    np.testing.assert_array_equal(model.backend.forward(batch, wanted=wanted), rows[wanted])
+    np.testing.assert_array_equal(model.backend.forward(pack(CONFIG, sequences[2:3])), rows[66:196])
+
+
+def test_packed_with_layers_in_higher_precision(
+    isa: str, mixed: Calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same answers to the bit, from a folder that every instruction set can open."""
+    model = models.DistilBertModel(CONFIG, with_outliers(), backend="cpu", dtype="int8", calibration=mixed)
+    packed.write(tmp_path / "first", model)
+    opened = models.DistilBertModel.from_pretrained(tmp_path / "first")
+    ids = np.random.default_rng(0).integers(0, 30522, (3, 40))
+    expected = model(ids).last_hidden_state
+    np.testing.assert_array_equal(opened(ids).last_hidden_state, expected)
+    for key in ("kept", "calibration", "packed_bytes"):
+        assert opened.backend.describe()[key] == model.backend.describe()[key]
+    packed.write(tmp_path / "second", opened)
+    first, second = (tmp_path / name / "packed.safetensors" for name in ("first", "second"))
+    assert first.read_bytes() == second.read_bytes()
+    assert distilrt.verify(tmp_path / "first").backend["kept"] == list(mixed.kept)
+    monkeypatch.setenv("DISTILRT_FORCE_ISA", "generic")
+    elsewhere = models.DistilBertModel.from_pretrained(tmp_path / "first")(ids).last_hidden_state
+    assert np.sqrt(np.mean((elsewhere - expected) ** 2)) <= 0.05 * expected.std()
+
+
+def test_checkpoints_with_and_without_a_tokenizer(sentence_encoder: Path, tmp_path: Path) -> None:
+    weights = made()
+    checkpoint.save(tmp_path, CONFIG, weights, "DistilBertModel")
+    options: dict[str, Any] = {"backend": "cpu", "dtype": "int8"}
+    plain = models.DistilBertModel.from_pretrained(tmp_path, **options)
+    assert plain.backend.describe()["calibration"] is None
+    assert of_checkpoint(tmp_path, CONFIG, weights) is None
+    (tmp_path / "texts").write_text("One text.\n")
+    with pytest.raises(OSError, match=r"tokenizer\.json"):
+        of_checkpoint(tmp_path, CONFIG, weights, tmp_path / "texts")
+    expected = models.DistilBertModel(CONFIG, weights, **options)([[1, 2, 3]]).last_hidden_state
+    np.testing.assert_array_equal(plain([[1, 2, 3]]).last_hidden_state, expected)
+    shutil.copy(sentence_encoder / "vocab.txt", tmp_path)
+    calibrated = models.DistilBertModel.from_pretrained(tmp_path, **options)
+    assert "built-in texts" in calibrated.backend.describe()["calibration"]
+    assert "calibration" not in models.DistilBertModel.from_pretrained(tmp_path, backend="cpu").backend.describe()
+
+
+@pytest.fixture(scope="module")
+def real_calibration(sentence_encoder: Path) -> Calibration | None:
+    config = DistilBertConfig.from_pretrained(sentence_encoder)
+    return of_checkpoint(sentence_encoder, config, checkpoint.load(sentence_encoder, "DistilBertModel", config))
+
+
+def test_real_checkpoint_is_nearer_than_without(
+    isa: str, sentence_encoder: Path, real_calibration: Calibration
+) -> None:
+    config = DistilBertConfig.from_pretrained(sentence_encoder)
+    weights = checkpoint.load(sentence_encoder, "DistilBertModel", config)
+    texts = ["Bees dance to tell each other where the flowers are.", "Is this seat taken?",
+             "The invoice of 14 May was paid twice, so we ask for 312.40 back.",
+             "He opened the window, looked down at the empty street, and closed it again. " * 6]  # fmt: skip
+    encoded = DistilBertTokenizer.from_pretrained(sentence_encoder)(texts, padding=True, return_tensors="np")
+    mask = encoded["attention_mask"].astype(bool)
+    exact = models.DistilBertModel(config, weights, backend="reference")(**encoded).last_hidden_state[mask]
+    errors = []
+    for found in (real_calibration, None):
+        model = models.DistilBertModel(config, weights, backend="cpu", dtype="int8", calibration=found)
+        errors.append(np.linalg.norm(model(**encoded).last_hidden_state[mask] - exact))
+    assert errors[0] < 0.8 * errors[1]

@@ -1,0 +1,75 @@
+"""The Rust tokenizers: shared by threads, never changed, and what they refuse."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from distilrt.text.tokenizer import DistilBertTokenizer
+from tests.text.tokenizer_pairs import TEXTS, agree, full, loaded, model_folder, same
+
+
+def test_threads() -> None:
+    ours, reference = loaded(model_folder())
+
+    def call(tokenizer: Callable[..., Any], number: int) -> Any:
+        side = ("left", "right")[number % 2]
+        options = {"max_length": 4 + number % 90, "truncation": True, "padding": "max_length", "padding_side": side}
+        return dict(tokenizer(["words of text " * (number % 23), TEXTS[number % len(TEXTS)]], **options))
+
+    numbers = range(400)
+    expected = [call(reference, number) for number in numbers]
+    start = threading.Barrier(16)
+
+    def work(offset: int) -> list[Any]:
+        start.wait()
+        return [(number, call(ours, number)) for number in (*numbers[offset:], *numbers[:offset])]
+
+    with ThreadPoolExecutor(16) as pool:
+        for results in pool.map(work, range(0, 400, 25)):
+            assert all(result == expected[number] for number, result in results)
+
+
+def test_frozen_backend() -> None:
+    ours, _ = full()
+    before = ours.backend_tokenizer.to_str()
+    ours(TEXTS, truncation=True, max_length=5, padding="max_length", stride=1)
+    assert ours.backend_tokenizer.to_str() == before
+    assert ours.backend_tokenizer.truncation is None
+    assert ours.backend_tokenizer.padding is None
+
+
+def test_copies() -> None:
+    ours, reference = full()
+    ours("a", truncation=True)
+    for twin in (pickle.loads(pickle.dumps(ours)), copy.deepcopy(ours)):
+        same((twin, reference))
+        assert agree((twin, reference), TEXTS, truncation=True, max_length=7, padding=True)
+    assert "vocab_size=30522" in repr(ours)
+
+
+def test_copies_that_split_special_tokens() -> None:
+    ours, reference = loaded(model_folder(), split_special_tokens=True)
+    for twin in (pickle.loads(pickle.dumps(ours)), copy.deepcopy(ours)):
+        assert twin("a [SEP]")["input_ids"] == reference("a [SEP]")["input_ids"]
+
+
+def test_smallest_limits() -> None:
+    ours, _ = full()
+    assert ours("a b", truncation=True, max_length=2).tokens() == ["[CLS]", "[SEP]"]
+    assert ours("a b", "c", truncation=True, max_length=3).tokens() == ["[CLS]", "[SEP]", "[SEP]"]
+    for limit in (0, 1):
+        assert agree(full(), "a b", truncation=True, max_length=limit, add_special_tokens=False)
+
+
+def test_no_unknown_token() -> None:
+    ours = DistilBertTokenizer({"a": 0})
+    assert ours.tokenize("a") == ["a"]
+    with pytest.raises(ValueError, match=r"\[UNK\]"):
+        ours.tokenize("b")
