@@ -109,9 +109,8 @@ sanitize-threads: .venv/test.stamp
 ptx: .venv/test.stamp
 	$(BIN)/python -m distilrt.bench ptx --out docs/kernels.md
 
-loc:
-	@for part in engine kernels csrc tests benches; do \
-	  printf '%-8s %6d lines\n' $$part $$(find $$part -name '*.py' -o -name '*.cpp' -o -name '*.h' | xargs cat | wc -l); done
+loc: .venv/test.stamp
+	@$(BIN)/python tests/test_line_budgets.py
 
 clean:
 	rm -rf .venv .venv-tf .venv-ray .venv-infinity build *.egg-info

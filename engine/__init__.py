@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from distilrt.text.tokenizer import DistilBertTokenizer
     from distilrt.verification import verify
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "DistilBertConfig": "model.config",
