@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# An entry is a module or a package; the longest that fits a module holds. A module imports from its own row and those above.
+# An entry is a module or a package; the longest that fits a module counts. A module imports from its own row and above.
 ROWS = [
     "errors env cpu_count uncompiled",
     "checkpoint text batch model.config model.reference model.sentence_encoder",
