@@ -25,10 +25,10 @@ def items(inputs: str | list[Any]) -> list[Any]:
         return [inputs]
     if not inputs:
         raise Empty("there must be at least one input, the list is empty")
-    numbers = sum(isinstance(item, int) for item in inputs)
-    if numbers == len(inputs):
+    kinds = set(map(type, inputs))
+    if kinds == {int}:
         return [inputs]
-    if numbers:
+    if int in kinds:
         raise Unprocessable("the inputs must be a text, the token ids of one, or a list of texts and lists of token "
                             "ids; this is a list of numbers and others")  # fmt: skip
     return inputs
