@@ -210,11 +210,10 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: None: the process's own.
     """
+    _fill_closed_streams()
     if "typer" not in globals():
         print("distilrt: the command line needs more packages: pip install 'distilrt[cli]'", file=sys.stderr)
         raise SystemExit(2)
-    if sys.stderr is None:  # closed: what is said is lost, and must not go to stdout instead
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a locale that lacks a character is no reason to fail
             stream.reconfigure(errors="backslashreplace")
@@ -223,6 +222,18 @@ def main(arguments: list[str] | None = None) -> None:
     except (DistilrtError, OSError, ValueError, ImportError) as error:
         print("distilrt:", *str(error).split(), file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _fill_closed_streams() -> None:
+    """Open the null device where a standard stream is closed. Else a socket or file would get its number, messages
+    could go there, and libuv ends a process that closes one of these numbers."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def _param(text: str) -> tuple[str, Any]:

@@ -13,7 +13,16 @@ class DistilrtError(Exception):
 
 
 class InvalidInput(DistilrtError, ValueError):
-    """The inputs of one call cannot be computed: wrong ids, shape, mask or dtype."""
+    """The inputs of one call cannot be computed: wrong ids, shape, mask or dtype.
+
+    Attributes:
+        index: of the input in a list of them, which the message then starts with; None: there is no list.
+    """
+
+    index: int | None = None
+
+    def __str__(self) -> str:
+        return super().__str__() if self.index is None else f"input {self.index}: {super().__str__()}"
 
 
 class TooLong(InvalidInput):

@@ -53,6 +53,9 @@ def check_candidates(task: str, texts: Iterable[tuple[str, int]], top_k: Any) ->
     """
     top_k = tasks.find(task).params["top_k"].default if top_k is None else top_k
     places = sum(number * (1 + len(text) // 256) for text, number in texts)
+    if type(top_k) is int and top_k > 0 and places > MOST_CANDIDATES:
+        raise TooLarge(f"the inputs have {places} places for candidates, each counted again for every 256 characters "
+                       f"of its text; at most {MOST_CANDIDATES} are allowed, send fewer or shorter inputs")  # fmt: skip
     if type(top_k) is int and places * top_k > MOST_CANDIDATES:
         raise TooLarge(f"top_k must be at most {MOST_CANDIDATES // places} for inputs of this number and length, found "
                        f"{top_k}; send fewer or shorter ones at once")  # fmt: skip

@@ -171,7 +171,7 @@ def _run(app: Starlette, settings: Settings, engines: dict[str, Engine], sockets
 
     config = uvicorn.Config(
         app, log_config=None, access_log=False, server_header=False,
-        ws="none", http=connection.protocol(settings),
+        ws="none", http=connection.protocol(settings, app.state.serving.responses),
         timeout_keep_alive=settings.keep_alive,  # type: ignore[arg-type]  # it is only added to a time
         timeout_graceful_shutdown=int(settings.drain_timeout) or 1,
     )  # fmt: skip

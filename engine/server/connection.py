@@ -4,6 +4,7 @@ read, and on how many there are; and errors in JSON before there is a request.""
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import Any
 
 import httptools
@@ -48,13 +49,13 @@ class _Transport:
             self._transport.close()
 
 
-def protocol(settings: Settings) -> type[asyncio.Protocol]:
+def protocol(settings: Settings, responses: Counter[tuple[str, int]]) -> type[asyncio.Protocol]:
     """The class of connections under these settings.
 
     A client gets `body_timeout` seconds for a request's headers, from when the connection was made or the request
     began; then 408 ends it. It may stop reading an answer for as long; then the connection is cut. Request lines (414),
     headers, trailers and chunk extensions (431) and pipelined requests (503) have bounds. Beyond `max_connections`, the
-    answer is 503.
+    answer is 503. These refusals are counted in `responses` by route, which is "none", and status.
     """
     patience = settings.body_timeout
 
@@ -201,6 +202,7 @@ def protocol(settings: Settings) -> type[asyncio.Protocol]:
             body = msgspec.json.encode(error)
             head = b"%scontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
             if not self.transport.is_closing():
+                responses["none", status] += 1
                 self.transport.write(head % (STATUS_LINE[status], len(body)) + body)
                 self.transport.close()
 

@@ -60,7 +60,7 @@ class _Collector(Collector):
         serving = self._serving
         responses = CounterMetricFamily(
             "distilrt_http_responses",
-            "Responses by route and status; 499: the client hung up.",
+            "Responses by route and status; route none: refused before a route was found; 499: the client hung up.",
             labels=["route", "code"],
         )
         for (route, code), number in list(serving.responses.items()):

@@ -142,6 +142,11 @@ class _Endpoint:
             detached(error)
             serving.responses[self._path, 499] += 1
             return
+        except asyncio.CancelledError:
+            if not serving.draining:
+                raise
+            response = errors.response(NotReady("the server ends, and the time for what it had taken is over; send the "
+                                                "request to another one"), self._shape)  # fmt: skip
         except Exception as error:
             response = errors.response(error, self._shape)
             detached(error)  # its functions' variables have the body, and the request that has the error

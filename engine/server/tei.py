@@ -8,7 +8,6 @@ whose head it is for. Scores follow the config's `problem_type`, where text-embe
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -42,6 +41,7 @@ from distilrt.server.tei_types import (
     Tokenize,
     Weight,
 )
+from distilrt.tasks.base import numbered
 
 _TOKEN_CHARACTERS = 16  # seldom has a token more
 
@@ -131,8 +131,7 @@ async def _embed_sparse(call: Call) -> Response:
         try:
             weights += await call.answer(engine, "sparse-embedding", items[start : start + at_once], params)
         except InvalidInput as error:  # which counts from the part's first text
-            found = re.match(r"input (\d+)(: .*)", str(error), re.DOTALL)
-            raise type(error)(f"input {int(found[1]) + start}{found[2]}" if found else str(error)) from None
+            raise error if error.index is None else numbered(error, start + error.index) from None
         check_entries(sum(map(len, weights)))
     return call.reply(weights)
 

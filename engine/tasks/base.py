@@ -311,8 +311,10 @@ def longest(tokenizer: DistilBertTokenizer, config: DistilBertConfig) -> int:
 
 
 def numbered(error: InvalidInput, index: int) -> InvalidInput:
-    """The error with the index of the input in front."""
-    return type(error)(f"input {index}: {error}")
+    """The same error of the input with that index."""
+    found = type(error)(*error.args)
+    found.index = index
+    return found
 
 
 def as_text(value: Any, name: str = "", *, empty: bool = True) -> str:

@@ -46,3 +46,5 @@ def test_many_candidates() -> None:
     check_candidates("fill-mask", [("a", 1), ("b" * 256, 3)], MOST_CANDIDATES // 7)
     with pytest.raises(TooLarge, match=r"top_k must be at most 4681 for .*, found 4682; send fewer or shorter ones"):
         check_candidates("fill-mask", [("a", 1), ("b" * 256, 3)], MOST_CANDIDATES // 7 + 1)
+    with pytest.raises(TooLarge, match=rf"^the inputs have 40000 places .*; at most {MOST_CANDIDATES} are allowed"):
+        check_candidates("fill-mask", [("a", 40_000)], 1)

@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import pty
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from distilrt import _C
 from distilrt.cli import main
 from distilrt.narrower import faster
+from distilrt.text.tokenizer import DistilBertTokenizer
 
 CLASSIFIER = "DistilBertForSequenceClassification"
 PATIENCE = 60
@@ -239,3 +241,47 @@ def test_without_the_extra() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2
     assert "pip install 'distilrt[serve]'" in done.stderr
+
+
+@pytest.mark.whole
+def test_it_ends_in_time_whatever_runs(folder_of: Callable[..., Path], tmp_path: Path, serve: Any) -> None:
+    """One text is being tokenized and another computed, each of which takes longer than there is."""
+    folder = folder_of(CLASSIFIER, n_layers=8, max_position_embeddings=6000)
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    DistilBertTokenizer.from_pretrained(folder, model_max_length=6000).save_pretrained(tmp_path)
+    options = ["--drain-delay", "0.2", "--drain-timeout", "1", "--max-body-bytes", "30000000"]
+    with serve("--model", str(tmp_path), *options, DISTILRT_FORCE_ISA="generic") as server:
+        server.until_ready()
+        answers: list[tuple[int, Any]] = []
+        asking = [
+            threading.Thread(
+                target=lambda text: answers.append(server.ask("POST", "/", {"inputs": text})), args=(text,)
+            )
+            for text in ("A" * 25_000_000, "word " * 5900)
+        ]
+        for each in asking:
+            each.start()
+        time.sleep(1.5)
+        start = time.monotonic()
+        code, said = server.end()
+        assert code == 0
+        assert time.monotonic() - start < 0.2 + 1 + 3  # as much as it gives itself for threads that do not end
+        assert "Traceback" not in said
+        for each in asking:
+            each.join(PATIENCE)
+        assert [status for status, _ in answers] == [503, 503]
+
+
+def test_it_ends_without_streams(folder_of: Callable[..., Path]) -> None:
+    """With stdin, stdout and stderr closed, no socket gets their numbers."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "distilrt", "serve", "--port", str(port), "--threads", "1", "--drain-delay", "0",
+               "-m", str(folder_of(CLASSIFIER))]  # fmt: skip
+    with subprocess.Popen(["sh", "-c", 'exec "$@" 0<&- 1>&- 2>&-', "sh", *command]) as process:
+        while process.poll() is None:
+            with suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+                break
+            time.sleep(0.02)
+        process.terminate()
+        assert process.wait(PATIENCE) == 0

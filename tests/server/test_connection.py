@@ -11,8 +11,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 PATIENCE = 30
 
@@ -90,6 +92,27 @@ def test_what_has_no_end(port: int, start: str) -> None:
         for _ in range(300):
             connection.sendall(part)
         assert connection.makefile("rb").readline().split()[1] == status
+
+
+def test_refusals_are_counted(port: int) -> None:
+    def counted() -> dict[str, float]:
+        with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE) as answer:
+            families = {each.name: each for each in text_string_to_metric_families(answer.read().decode())}
+        found = families["distilrt_http_responses"].samples
+        return {each.labels["code"]: each.value for each in found if each.labels["route"] == "none"}
+
+    before = counted()
+    asked = {"414": b"GET /" + b"a" * 10_000, "431": HEAD + b"x: a\r\n" * 200, "408": b"GET", "400": b"\0"}
+    for status, data in asked.items():
+        assert sent(port, data)[0].decode() == status
+    held = [socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) for _ in range(20)]
+    assert sent(port, HEAD)[0] == b"503"
+    for connection in held:
+        connection.close()
+    while answered(port, HEAD + b"connection: close\r\n\r\n") != [b"200"]:
+        pass
+    after = counted()
+    assert all(after[status] > before.get(status, 0) for status in (*asked, "503"))
 
 
 def test_headers_up_to_the_bound(port: int) -> None:
