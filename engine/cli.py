@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
-from functools import partial
 from importlib import metadata
 from typing import IO, Annotated, Any
 
@@ -24,7 +23,7 @@ from distilrt.backends.cuda.devices import DTYPES, describe_cuda, why_not_cuda
 from distilrt.batch import pack
 from distilrt.checkpoint import checkpoint, packed
 from distilrt.checkpoint.calibration import of_checkpoint
-from distilrt.checkpoint.hub import resolve_file
+from distilrt.checkpoint.source import Source
 from distilrt.cpu_count import usable_cores
 from distilrt.errors import DistilrtError, InvalidInput
 from distilrt.model import models
@@ -168,16 +167,16 @@ def pack_model(
     if texts is not None and dtype != "int8":
         raise typer.BadParameter(f"--calibration is for --dtype int8, found {dtype}")
     start = time.perf_counter()
-    place = find(model)
+    place = find(Source(model))
     architecture = place.architecture()
     if texts is None:
-        loaded = getattr(models, architecture).from_pretrained(model, backend="cpu", dtype=dtype, **place.where)
+        loaded = getattr(models, architecture).from_pretrained(place.source, backend="cpu", dtype=dtype)
     else:
-        config = DistilBertConfig.from_pretrained(model, **place.where)
-        weights = checkpoint.load(model, architecture, config, **place.where)
-        calibration = of_checkpoint(model, config, weights, texts, **place.where)
+        config = DistilBertConfig.from_pretrained(place.source)
+        weights = checkpoint.load(place.source, architecture, config)
+        calibration = of_checkpoint(place.source, config, weights, texts)
         loaded = getattr(models, architecture)(config, weights, backend="cpu", dtype=dtype, calibration=calibration)
-    size = packed.write(out, loaded, partial(resolve_file, model))
+    size = packed.write(out, loaded, Source(model))
     facts = loaded.backend.describe()
     print(json.dumps({"folder": out, "architecture": architecture, "dtype": loaded.dtype,
                       **{name: facts[name] for name in ("calibration", "kept") if name in facts}, "bytes": size,
@@ -285,10 +284,10 @@ def _dtypes(isa: str) -> dict[str, list[str]]:
 
 
 def _describe(model: str, backend: str, dtype: str, threads: int | None) -> dict[str, Any]:
-    place = find(model)
+    place = find(Source(model))
     architecture = place.architecture()
     loaded = getattr(models, architecture).from_pretrained(
-        model, backend=backend, dtype=dtype, num_threads=threads, **place.where
+        place.source, backend=backend, dtype=dtype, num_threads=threads
     )
     config, limit = loaded.config, loaded.config.max_position_embeddings
     with suppress(OSError):  # there is no tokenizer

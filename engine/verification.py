@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from distilrt.checkpoint import packed
 from distilrt.checkpoint.checkpoint import architecture_of
+from distilrt.checkpoint.source import Source
 from distilrt.errors import InvalidInput
 from distilrt.model import models
 from distilrt.model.config import DistilBertConfig
@@ -140,11 +141,11 @@ def verify(
     texts = list(TEXTS if texts is None else texts)
     if not texts:
         raise InvalidInput("verify needs at least one text; leave texts out for the built-in ones")
-    place = find(model)
-    if Path(model).is_dir():  # transformers reads an old sentence encoder only from the transformer's own folder
-        model = Path(model) / place.where["subfolder"]
+    place = find(Source(model))
+    # transformers reads an old sentence encoder only from the transformer's own folder
+    model = place.source.folder or model
     config, architecture = DistilBertConfig.from_pretrained(model), place.architecture()
-    folder = packed.find(model)
+    folder = packed.find(Source(model))
     if folder is not None:
         index = packed.check(folder)
         if against is None:
@@ -204,7 +205,7 @@ def _compare(
 
 
 def _check_against(against: str | Path, config: DistilBertConfig, architecture: str) -> None:
-    if packed.find(against) is not None:
+    if packed.find(Source(against)) is not None:
         raise ValueError(f"{against} is packed and has no float weights to compare with; give the checkpoint")
     other = DistilBertConfig.from_pretrained(against)
     shapes = [(each.num_layers, each.hidden_size, each.vocab_size, architecture_of(each) or "DistilBertModel")

@@ -14,6 +14,7 @@ import pytest
 import distilrt
 from distilrt import _C, verification
 from distilrt.checkpoint import checkpoint, packed
+from distilrt.checkpoint.source import Source
 from distilrt.errors import InvalidInput
 from distilrt.model import models
 from distilrt.model.config import DistilBertConfig
@@ -172,14 +173,14 @@ def test_labels_agree(architecture: str, make_folder: Any, monkeypatch: pytest.M
 def test_packed_folder_against_its_checkpoint(make_folder: Any, tmp_path: Path, dtype: str) -> None:
     folder, out = make_folder("DistilBertForSequenceClassification"), tmp_path / "packed"
     model = models.DistilBertForSequenceClassification.from_pretrained(folder, backend="cpu", dtype=dtype)
-    packed.write(out, model, lambda name: folder / name if (folder / name).exists() else None)
+    packed.write(out, model, Source(folder))
     assert verification.verify(out).rows == ()
     report = verification.verify(out, against=folder)
     assert report.ok
     assert report.agreement is not None
     assert [row.output for row in report.rows] == [row.output for row in verification.verify(folder).rows]
     assert report.backend["dtype"] == dtype
-    weights = dict(checkpoint.load(folder, model.architecture, model.config))
+    weights = dict(checkpoint.load(Source(folder), model.architecture, model.config))
     weights["transformer.layer.1.output_layer_norm.weight"] = np.full(48, 3, np.float32)
     checkpoint.save(tmp_path / "other", model.config, weights, model.architecture)
     assert not verification.verify(out, against=tmp_path / "other").ok

@@ -18,6 +18,7 @@ from types import TracebackType
 
 from distilrt.bench.artefacts import artefact, last_line, make_checkpoint, worker_environment
 from distilrt.checkpoint import packed
+from distilrt.checkpoint.source import Source
 from distilrt.model import models
 
 HERE = Path(__file__).parent
@@ -115,9 +116,9 @@ def _beside(folder: Path, onnx: Path) -> Path:
 def _packed(folder: Path) -> Path:
     """The model packed in int8."""
     out = folder.with_name(folder.name + "-int8")
-    if packed.find(out) is None:
+    if packed.find(Source(out)) is None:
         loaded = models.DistilBertForSequenceClassification.from_pretrained(folder, backend="cpu", dtype="int8")
-        packed.write(out, loaded, lambda name: folder / name if (folder / name).exists() else None)
+        packed.write(out, loaded, Source(folder))
     return out
 
 

@@ -18,7 +18,7 @@ from distilrt.bench import latencies, roofline, samples, scenarios, targets, ter
 from distilrt.bench.progress import Bar
 from distilrt.checkpoint import checkpoint as checkpoints
 from distilrt.checkpoint import packed
-from distilrt.checkpoint.hub import resolve_file
+from distilrt.checkpoint.source import Source
 from distilrt.cpu_count import usable_cores
 from distilrt.model.config import DistilBertConfig
 from distilrt.text.tokenizer_auto import load_tokenizer
@@ -67,7 +67,7 @@ def bench(
                           in_flight)  # fmt: skip
     if form not in wire.FORMATS:
         raise ValueError(f"--format must be one of {', '.join(wire.FORMATS)}, found {form!r}")
-    if packed.find(model) and not against:
+    if packed.find(Source(model)) and not against:
         raise ValueError(f"{model} is packed and has no float32 answers to compare with; give the checkpoint that it "
                          "was packed from: --against CHECKPOINT")  # fmt: skip
     for path in (json_file, csv_file, html_file):
@@ -128,14 +128,14 @@ def for_peers(model: str, loads: Sequence[samples.Samples]) -> str:
         raise ValueError(f"peers are measured as text classifiers, and {model} is for {loads[0].task}; "
                          "leave them out or take another checkpoint")  # fmt: skip
     config, architecture = DistilBertConfig.from_pretrained(model), "DistilBertForSequenceClassification"
-    weights = resolve_file(model, "model.safetensors") or resolve_file(model, "config.json")
+    weights = Source(model).file("model.safetensors") or Source(model).file("config.json")
     assert weights is not None
     status = weights.stat()
     key = f"{weights.resolve()} {status.st_size} {status.st_mtime_ns}".encode()
     folder = CACHE / "models" / hashlib.blake2b(key, digest_size=8).hexdigest()
     if not (folder / "config.json").exists():
         load_tokenizer(model).save_pretrained(folder)
-        checkpoints.save(folder, config, checkpoints.load(model, architecture, config), architecture)
+        checkpoints.save(folder, config, checkpoints.load(Source(model), architecture, config), architecture)
     return str(folder)
 
 

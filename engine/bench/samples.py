@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distilrt import tasks
+from distilrt.checkpoint.source import Source
 from distilrt.errors import InvalidInput
 from distilrt.model.config import DistilBertConfig
 from distilrt.runtime.loading import find
@@ -86,8 +87,8 @@ def make(workload: str, model: str, *, file: Path | None = None, batch: int | No
             empty, not UTF-8 or has a line that the task does not take.
         OSError: no such model.
     """
-    place = find(model)
-    config, tokenizer = DistilBertConfig.from_pretrained(model, **place.where), place.tokenizer()
+    place = find(Source(model))
+    config, tokenizer = DistilBertConfig.from_pretrained(place.source), place.tokenizer()
     task = _task(place.architecture()).of(place.sentence)
     params = dict(PARAMS[task.name])
     if file is not None:

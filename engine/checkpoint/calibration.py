@@ -17,9 +17,9 @@ import numpy.typing as npt
 
 from distilrt.batch import pack
 from distilrt.checkpoint import quantization
-from distilrt.checkpoint.hub import resolve_file
 from distilrt.checkpoint.packed import linears
 from distilrt.checkpoint.quantization import FloatArray
+from distilrt.checkpoint.source import Source
 from distilrt.errors import InvalidInput
 from distilrt.model import reference
 from distilrt.model.config import DistilBertConfig
@@ -114,26 +114,20 @@ def calibrate(
 
 
 def of_checkpoint(
-    model: str | Path,
+    source: Source,
     config: DistilBertConfig,
     weights: Mapping[str, npt.NDArray[Any]],
     path: str | Path | None = None,
-    **where: Any,
 ) -> Calibration | None:
     """`calibrate` with the tokenizer that lies beside the weights; None where there is none, and no `path`.
-
-    Args:
-        model: folder or hub id.
-        where: keywords of `resolve_file`.
 
     Raises:
         InvalidInput, OSError: as `calibrate`; texts of a file need a tokenizer.
         ValueError: the tokenizer's files are damaged, or not a DistilBERT's.
     """
-    there = any(resolve_file(model, name, **where) for name in ("tokenizer.json", "vocab.txt"))
-    if not there and path is None:
+    if path is None and not (source.file("tokenizer.json") or source.file("vocab.txt")):
         return None
-    return calibrate(config, weights, load_tokenizer(model, **where), path)
+    return calibrate(config, weights, load_tokenizer(source), path)
 
 
 def _quantize(rows: FloatArray, weight: FloatArray, product: FloatArray) -> tuple[float, Int8Linear | None]:

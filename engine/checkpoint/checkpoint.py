@@ -11,18 +11,17 @@ import logging
 import math
 import re
 from collections.abc import Mapping, Sized
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from distilrt.checkpoint.hub import resolve_file
+from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.tensor_files import FLOAT_DTYPES, FloatArray, Stored, write_safetensors
 from distilrt.checkpoint.weights import Weights, open_tensors
 from distilrt.errors import CheckpointError
 from distilrt.model.config import DistilBertConfig
 
-__all__ = ["HEADS", "Weights", "architecture_of", "expected_shapes", "load", "random_weights", "resolve_file", "save"]
+__all__ = ["HEADS", "Weights", "architecture_of", "expected_shapes", "load", "random_weights", "save"]
 
 _log = logging.getLogger("distilrt.checkpoint")
 Shape = tuple[int, ...]
@@ -148,15 +147,10 @@ def _head(architecture: str) -> Mapping[str, Dims]:
 
 
 def load(
-    model: str | Path,
+    source: Source,
     architecture: str,
     config: DistilBertConfig,
     *,
-    revision: str | None = None,
-    subfolder: str = "",
-    token: str | bool | None = None,
-    cache_dir: str | Path | None = None,
-    local_files_only: bool = False,
     use_safetensors: bool | None = None,
     strict: bool = False,
 ) -> Weights:
@@ -166,7 +160,7 @@ def load(
     Unlike the reference, missing head tensors are an error and never made up.
 
     Args:
-        model: folder or hub id; this and the keyword arguments as in `resolve_file`.
+        source: where the checkpoint is.
         architecture: a key of HEADS.
         config: the checkpoint's config, as `DistilBertConfig.from_pretrained` gives it.
         use_safetensors: True: of the formats only safetensors; False: only the others.
@@ -182,14 +176,12 @@ def load(
         ImportError: a `pytorch_model.bin` without torch, or a `tf_model.h5` without h5py.
         ValueError: an unknown architecture.
     """
-    check_architecture(model, architecture, config)
-    resolve = partial(resolve_file, model, revision=revision, subfolder=subfolder, token=token, cache_dir=cache_dir,
-                      local_files_only=local_files_only)  # fmt: skip
-    stored, path = open_tensors(resolve, model, use_safetensors)
+    check_architecture(str(source), architecture, config)
+    stored, path = open_tensors(source, use_safetensors)
     return assemble(stored, architecture, config, path, strict=strict)
 
 
-def check_architecture(model: str | Path, architecture: str, config: DistilBertConfig) -> None:
+def check_architecture(model: str, architecture: str, config: DistilBertConfig) -> None:
     """Refuse a head that a folded BERT would compute in another way than BERT does, or whose labels have no order.
 
     Raises:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from distilrt import __version__
 from distilrt.checkpoint import sentence_files
 from distilrt.checkpoint.checkpoint import HEADS, check_num_layers, expected_shapes
 from distilrt.checkpoint.json_files import read_object
+from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.tensor_files import (
     FloatArray,
     SafetensorsFile,
@@ -125,19 +126,19 @@ class PackedWeights(Mapping[str, FloatArray]):
         return len(self._shapes)
 
 
-def find(model: str | Path, subfolder: str = "") -> Path | None:
-    """The packed folder that `model` names, if it names one; never on the hub."""
-    folder = Path(model).expanduser() / subfolder
-    return folder if os.fspath(model) and (folder / INDEX).is_file() else None
+def find(source: Source) -> Path | None:
+    """The packed folder that `source` is, if it is one; never on the hub."""
+    folder = source.folder
+    return folder if folder is not None and (folder / INDEX).is_file() else None
 
 
-def write(folder: str | Path, model: Any, resolve: Callable[[str], Path | None] | None = None) -> int:
+def write(folder: str | Path, model: Any, source: Source | None = None) -> int:
     """Write a packed folder. A crash leaves one that doesn't open, never a wrong one.
 
     Args:
         folder: made if needed; an older packed folder is replaced.
         model: of a class of `distilrt.model.models`, on the CPU backend and in the dtype to be packed.
-        resolve: path of a file of its checkpoint by name, to copy what tokenizer and tasks read; None: copy nothing.
+        source: its checkpoint, of which the files that tokenizer and tasks read are copied; None: copy nothing.
 
     Returns:
         The bytes of `packed.safetensors`.
@@ -157,8 +158,8 @@ def write(folder: str | Path, model: Any, resolve: Callable[[str], Path | None] 
     kept, calibration = model.backend.kept, model.backend.calibration
     write_safetensors(target / DATA, _tensors(model))
     model.config.replace(architectures=(model.architecture,)).save_pretrained(target)
-    if resolve is not None:
-        _copy_texts(resolve, target)
+    if source is not None:
+        _copy_texts(source, target)
     index = {"version": VERSION, "dtype": model.dtype, "architecture": model.architecture,
              "panel_width": _PANEL_WIDTH, "folded_bert": model.config.folded_bert, "kept": list(kept),
              "calibration": calibration, "distilrt": __version__,
@@ -303,16 +304,16 @@ def _digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _copy_texts(resolve: Callable[[str], Path | None], target: Path) -> None:
+def _copy_texts(source: Source, target: Path) -> None:
     """Copy what tokenizer and tasks read beside the weights, and remove what an older folder had of these."""
-    modules = sentence_files.at_root(resolve)
-    for name, known in sentence_files.kept(resolve, *_TEXT_FILES).items():
-        source, copy = resolve(known), target / name
-        if source is None:
+    modules = sentence_files.at_root(source)
+    for name, known in sentence_files.kept(source, *_TEXT_FILES).items():
+        original, copy = source.file(known), target / name
+        if original is None:
             copy.unlink(missing_ok=True)
-        elif not (copy.exists() and copy.samefile(source)):
+        elif not (copy.exists() and copy.samefile(original)):
             copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, copy)
+            shutil.copyfile(original, copy)
     (target / sentence_files.MODULES).unlink(missing_ok=True)
     if modules is not None:
         (target / sentence_files.MODULES).write_text(modules, encoding="utf-8")

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from distilrt.checkpoint.json_files import read_object, read_value
+from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.tensor_files import FLOAT_DTYPES, FloatArray
 from distilrt.checkpoint.weights import WEIGHT_FILES, open_tensors
 from distilrt.errors import CheckpointError
@@ -28,8 +29,6 @@ from distilrt.model.sentence_encoder import (
     SentenceEncoder,
     Splade,
 )
-
-Resolve = Callable[[str], Path | None]  # path of a file of the folder by its name, with that of its own folder in front
 
 MODULES, SETTINGS = "modules.json", "config_sentence_transformers.json"
 # The transformer module's own settings; sentence-transformers takes the first that is not empty.
@@ -57,7 +56,7 @@ _ALONE = ("to compute without these modules, load the transformer with distilrt.
 class _Module(NamedTuple):
     kind: str  # the name of its class
     folder: str
-    resolve: Resolve
+    whole: Source  # of the sentence encoder
 
     def __str__(self) -> str:
         return f"{self.folder or '(root)'} of type {self.kind}"
@@ -72,7 +71,7 @@ class _Module(NamedTuple):
         Raises:
             CheckpointError: it is needed and not there.
         """
-        path = self.resolve(self.file(name))
+        path = self.whole.file(self.file(name))
         if path is None and needed:
             raise CheckpointError(f"modules.json names the module {self}, and {self.file(name)} is not there; fetch "
                                   "the whole folder")  # fmt: skip
@@ -85,9 +84,9 @@ class _Module(NamedTuple):
             CheckpointError: one is missing, of another shape, or not of finite numbers.
         """
         try:
-            stored, path = open_tensors(lambda name: self.resolve(self.file(name)), f"module {self}")
+            stored, path = open_tensors(self.whole.within(self.folder))
         except FileNotFoundError as error:
-            raise CheckpointError(f"modules.json: {error}") from error
+            raise CheckpointError(f"modules.json: module {self} has no weights: {error}") from error
         if stored.keys() != shapes.keys():
             raise CheckpointError(f"{path}: module {self} must have the tensors {', '.join(shapes)}, found "
                                   f"{', '.join(stored) or 'none'}")  # fmt: skip
@@ -143,16 +142,16 @@ class _Fields:
                                   f"{', '.join(known) or 'none'}; {_ALONE}")  # fmt: skip
 
 
-def read(resolve: Resolve) -> SentenceEncoder | None:
+def read(source: Source) -> SentenceEncoder | None:
     """What a checkpoint's sentence-transformers files say; None where it has no `modules.json`.
 
     Raises:
         CheckpointError: a file is malformed or missing, or asks for what is not supported.
     """
-    path = resolve(MODULES)
+    path = source.file(MODULES)
     if path is None:
         return None
-    transformer, *modules = _modules(path, resolve)
+    transformer, *modules = _modules(path, source)
     if transformer.kind not in _TRANSFORMERS:
         raise CheckpointError(f"{path}: the first module must be a Transformer, found {transformer}; {_ALONE}")
     found = _transformer(transformer)
@@ -165,38 +164,38 @@ def read(resolve: Resolve) -> SentenceEncoder | None:
         found["splade"] = _splade(modules[0])
     elif modules:
         raise CheckpointError(f"{path}: module {modules[0]} is not supported after a sequence classifier; {_ALONE}")
-    settings = resolve(SETTINGS)
+    settings = source.file(SETTINGS)
     if settings is not None:
         found |= _settings(_Fields(read_object(settings), settings), found)
     return SentenceEncoder(**found)
 
 
-def kept(resolve: Resolve, *own: str) -> dict[str, str]:
+def kept(source: Source, *own: str) -> dict[str, str]:
     """The files beside `modules.json` that answers depend on, `own` of the transformer among them.
 
     Returns:
-        Their names in a folder that has the transformer's at its root, and what `resolve` knows them by.
+        Their names in a folder that has the transformer's at its root, and in `source`.
     """
-    path = resolve(MODULES)
+    path = source.file(MODULES)
     if path is None:
         return dict(zip(own, own, strict=True))
-    transformer, *modules = _modules(path, resolve)
+    transformer, *modules = _modules(path, source)
     names = {name: transformer.file(name) for name in (*own, *TRANSFORMER_SETTINGS)}
     folders = [module for module in modules if module.folder]
     names |= {module.file(name): module.file(name) for module in folders for name in ("config.json", *WEIGHT_FILES)}
     return names | {SETTINGS: SETTINGS}
 
 
-def at_root(resolve: Resolve) -> str | None:
+def at_root(source: Source) -> str | None:
     """The text of `modules.json` with the transformer's own files at the root; None where there is no such file."""
-    path = resolve(MODULES)
+    path = source.file(MODULES)
     if path is None:
         return None
     modules = read_value(path)
     return json.dumps([modules[0] | {"path": ""}, *modules[1:]], indent=2) + "\n"
 
 
-def _modules(path: Path, resolve: Resolve) -> list[_Module]:
+def _modules(path: Path, source: Source) -> list[_Module]:
     """What `modules.json` lists, at least one."""
     listed = read_value(path)
     if not isinstance(listed, list) or not listed:
@@ -215,7 +214,7 @@ def _modules(path: Path, resolve: Resolve) -> list[_Module]:
         if library != "sentence_transformers" or name not in (*_KNOWN, *_TRANSFORMERS):
             raise CheckpointError(f"{path}: module {index} is of type {kind!r:.80}, which is not supported; known are "
                                   f"those of sentence_transformers called {', '.join(_KNOWN)}; {_ALONE}")  # fmt: skip
-        found.append(_Module(name, "/".join(part for part in parts if part not in ("", ".")), resolve))
+        found.append(_Module(name, "/".join(part for part in parts if part not in ("", ".")), source))
     return found
 
 

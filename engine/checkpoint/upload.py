@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from distilrt.checkpoint.hub import resolve_file
+from distilrt.checkpoint.source import Source
 
 CARD = "README.md"
 _START, _END = "<!-- distilrt: start -->", "<!-- distilrt: end -->"
@@ -66,7 +66,7 @@ def upload(
         folder = Path(name)
         write(folder)
         if architecture is not None:
-            old = resolve_file(repository, CARD, revision=revision, token=token)
+            old = Source(repository, revision, token=token).file(CARD)
             text = None if old is None else old.read_text(encoding="utf-8")
             card = model_card(text, repository, architecture)
             (folder / CARD).write_text(card, encoding="utf-8")

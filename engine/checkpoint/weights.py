@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from distilrt.checkpoint.h5 import H5File, TorchNames
 from distilrt.checkpoint.json_files import read_object
+from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.tensor_files import (
     FLOAT_DTYPES,
     FloatArray,
@@ -50,14 +51,11 @@ _FORMATS: tuple[tuple[str, Callable[[Path], TensorFile]], ...] = (
 WEIGHT_FILES = tuple(name for name, _ in _FORMATS)
 
 
-def open_tensors(
-    resolve: Callable[[str], Path | None], model: str | Path, use_safetensors: bool | None = None
-) -> tuple[dict[str, Stored], Path]:
+def open_tensors(source: Source, use_safetensors: bool | None = None) -> tuple[dict[str, Stored], Path]:
     """Open the weights of a checkpoint, of the first format that it has.
 
     Args:
-        resolve: path of a file of the checkpoint by name, as `resolve_file` gives.
-        model: the checkpoint's name, for error messages.
+        source: where the checkpoint is.
         use_safetensors: True: of the formats only safetensors; False: only the others.
 
     Returns:
@@ -70,12 +68,12 @@ def open_tensors(
     """
     formats = [(name, reader) for name, reader in _FORMATS if use_safetensors in (None, reader is _open_safetensors)]
     for filename, reader in formats:
-        path = resolve(filename)
+        path = source.file(filename)
         if path is not None:
-            opened = _open_shards(resolve, path, reader) if path.suffix == ".json" else stored_in(reader(path))
+            opened = _open_shards(source, path, reader) if path.suffix == ".json" else stored_in(reader(path))
             return opened, path
     looked = ", ".join(name for name, _ in formats)
-    raise FileNotFoundError(f"{model} has no weights: looked for {looked}. Other formats must be converted to "
+    raise FileNotFoundError(f"{source} has no weights: looked for {looked}. Other formats must be converted to "
                             "safetensors; if the network is not to be used, they must all be cached")  # fmt: skip
 
 
@@ -84,9 +82,7 @@ def stored_in(file: TensorFile) -> dict[str, Stored]:
     return {name: Stored(file, name, *spec) for name, spec in file.specs.items()}
 
 
-def _open_shards(
-    resolve: Callable[[str], Path | None], index: Path, reader: Callable[[Path], TensorFile]
-) -> dict[str, Stored]:
+def _open_shards(source: Source, index: Path, reader: Callable[[Path], TensorFile]) -> dict[str, Stored]:
     refuse_impostor(index)
     shard_of = read_object(index).get("weight_map")
     if not isinstance(shard_of, dict):
@@ -97,7 +93,7 @@ def _open_shards(
             raise CheckpointError(f"{index} names {shard!r} as a shard; a shard is a plain file name beside the index")
     shards: dict[str, dict[str, Stored]] = {}
     for shard in dict.fromkeys(shard_of.values()):
-        path = resolve(shard)
+        path = source.file(shard)
         if path is None:
             raise FileNotFoundError(f"{index} needs the shard {shard}, which is not there; fetch the whole checkpoint")
         shards[shard] = stored_in(reader(path))

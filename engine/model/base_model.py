@@ -21,6 +21,7 @@ from distilrt.backends import base as backends
 from distilrt.batch import Batch, Layout, pack_padded
 from distilrt.checkpoint import checkpoint, packed
 from distilrt.checkpoint import upload as hub_upload
+from distilrt.checkpoint.source import Source
 from distilrt.errors import InvalidInput
 from distilrt.model import heads, reference
 from distilrt.model.array_kinds import as_numpy, as_tensor, is_tensor
@@ -81,7 +82,7 @@ class BaseModel(Placed):
     @classmethod
     def from_pretrained(
         cls,
-        model: str | Path | None = None,
+        model: str | Path | Source | None = None,
         backend: str = "auto",
         dtype: Any = "auto",
         num_threads: int | None = None,
@@ -116,24 +117,21 @@ class BaseModel(Placed):
             TypeError, ValueError: an argument that there is not, or that can't be followed.
         """
         model, backend, dtype, token, changes = settled(model, backend, dtype, token, arguments)
-        where: dict[str, Any] = {"revision": revision, "subfolder": subfolder, "token": token,
-                                 "cache_dir": cache_dir, "local_files_only": local_files_only}  # fmt: skip
-        config = DistilBertConfig.from_pretrained(model, **where) if config is None else DistilBertConfig.of(config)
+        source = Source.of(model, revision, subfolder, token, cache_dir, local_files_only)
+        config = DistilBertConfig.of(source if config is None else config)
         if changes:
             config = config.replace(**changes)
         weights: Mapping[str, Array]
-        folder = packed.find(model, subfolder)
+        folder = packed.find(source)
         calibration = None
         if folder is None:
-            weights = checkpoint.load(
-                model, cls.architecture, config, use_safetensors=use_safetensors, strict=strict, **where
-            )
+            weights = checkpoint.load(source, cls.architecture, config, use_safetensors=use_safetensors, strict=strict)
             if dtype == "int8" and backends.chosen(backend, weights) == "cpu":
                 from distilrt.checkpoint.calibration import (
                     of_checkpoint,  # loads the tokenizer, which no other dtype needs
                 )
 
-                calibration = of_checkpoint(model, config, weights, **where)
+                calibration = of_checkpoint(source, config, weights)
         else:
             config, weights = packed.load(folder, cls.architecture, config)
         return cls(config, weights, backend=backend, dtype=dtype, num_threads=num_threads, calibration=calibration)

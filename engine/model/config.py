@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from distilrt.checkpoint.json_files import read_object
+from distilrt.checkpoint.source import Source
 from distilrt.errors import CheckpointError
 
 ACTIVATIONS = ("gelu", "relu", "gelu_new", "gelu_pytorch_tanh", "silu")
@@ -280,7 +281,7 @@ class DistilBertConfig:
     @classmethod
     def from_pretrained(
         cls,
-        model: str | Path,
+        model: str | Path | Source,
         *,
         revision: str | None = None,
         subfolder: str = "",
@@ -296,13 +297,13 @@ class DistilBertConfig:
             CheckpointError: the file is not JSON, has a field out of its range, or describes another architecture.
             ValueError, TypeError: as `replace`.
         """
-        from distilrt.checkpoint.hub import resolve_file
-
-        path = resolve_file(model, "config.json", revision=revision, subfolder=subfolder, token=token,
-                            cache_dir=cache_dir, local_files_only=local_files_only)  # fmt: skip
+        source = Source.of(model, revision, subfolder, token, cache_dir, local_files_only)
+        path = source.file("config.json")
         if path is None:
-            raise OSError(f"{model} has no config.json: a checkpoint is a folder or repository with config.json, "
-                          "weights and a tokenizer")  # fmt: skip
+            raise OSError(
+                f"{source} has no config.json: a checkpoint is a folder or repository with config.json, weights and a "
+                "tokenizer"
+            )
         try:
             config = cls.from_dict(read_object(path))
         except CheckpointError:
@@ -321,7 +322,7 @@ class DistilBertConfig:
         """
         if isinstance(config, cls):
             return config
-        if isinstance(config, str | Path):
+        if isinstance(config, str | Path | Source):
             return cls.from_pretrained(config)
         values = config.to_dict() if hasattr(config, "to_dict") else config
         if not isinstance(values, Mapping):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tokenizers.normalizers import Lowercase, Normalizer, Sequence
 
 from distilrt.checkpoint import checkpoint, sentence_files
-from distilrt.checkpoint.hub import resolve_file
+from distilrt.checkpoint.source import Source
 from distilrt.model import models
 from distilrt.model.config import DistilBertConfig
 from distilrt.model.sentence_encoder import SentenceEncoder
@@ -21,13 +20,11 @@ class Place(NamedTuple):
     """Where a checkpoint is.
 
     Attributes:
-        model: folder or hub id.
-        where: of the transformer's own files: revision, subfolder, token, cache_dir, local_files_only.
+        source: of the transformer's own files.
         sentence: what its sentence-transformers files say; None: there are none.
     """
 
-    model: str | Path
-    where: dict[str, Any]
+    source: Source
     sentence: SentenceEncoder | None
 
     def architecture(self) -> str:
@@ -36,7 +33,7 @@ class Place(NamedTuple):
         Raises:
             OSError, CheckpointError: there is no config, or it is not one.
         """
-        config = DistilBertConfig.from_pretrained(self.model, **self.where)
+        config = DistilBertConfig.from_pretrained(self.source)
         if self.sentence is not None:
             return self.sentence.architecture
         return checkpoint.architecture_of(config) or "DistilBertModel"
@@ -49,7 +46,7 @@ class Place(NamedTuple):
         """
         length = self.sentence.max_length if self.sentence else None
         options: dict[str, Any] = {} if length is None else {"model_max_length": length}
-        tokenizer = load_tokenizer(self.model, **self.where, **options)
+        tokenizer = load_tokenizer(self.source, **options)
         if self.sentence and self.sentence.lower_case:
             backend = tokenizer.backend_tokenizer
             normalizers: list[Normalizer] = [Lowercase(), *([backend.normalizer] if backend.normalizer else [])]
@@ -57,14 +54,13 @@ class Place(NamedTuple):
         return tokenizer
 
 
-def find(model: str | Path, architecture: str | None = None, *, subfolder: str = "", **where: Any) -> Place:
+def find(source: Source, architecture: str | None = None) -> Place:
     """Where a checkpoint's files are, and what its sentence-transformers files say; neither weights nor vocabulary are
     read.
 
     Args:
-        model: folder or hub id.
+        source: the folder or repository as a whole.
         architecture: what it will be loaded as; None: as its files say.
-        subfolder, where: as in `resolve_file`.
 
     Raises:
         OSError: no such folder or repository; or one that may make vectors, and the network is down and the cache does
@@ -72,14 +68,13 @@ def find(model: str | Path, architecture: str | None = None, *, subfolder: str =
         CheckpointError: a sentence-transformers file is malformed, or asks for what is not supported.
     """
     try:
-        sentence = sentence_files.read(partial(resolve_file, model, subfolder=subfolder, **where))
+        sentence = sentence_files.read(source)
     except FileNotFoundError:
-        config = DistilBertConfig.from_pretrained(model, subfolder=subfolder, **where)
+        config = DistilBertConfig.from_pretrained(source)
         if (architecture or checkpoint.architecture_of(config)) in (None, "DistilBertModel", "DistilBertForMaskedLM"):
             raise
         sentence = None
-    inner = [part for part in (subfolder, sentence.folder if sentence else "") if part]
-    return Place(model, {**where, "subfolder": "/".join(inner)}, sentence)
+    return Place(source.within(sentence.folder) if sentence else source, sentence)
 
 
 def load(
@@ -99,7 +94,7 @@ def load(
         tokenizer: the same for the tokenizer; None: the model's.
         architecture: what to load a checkpoint as; None: as `Place.architecture`.
         backend, dtype, num_threads: as in the models' `from_pretrained`; not for a loaded model.
-        where: revision, subfolder, token, cache_dir, local_files_only; for both.
+        where: the other fields of a `Source`; for both.
 
     Returns:
         The last is None for a loaded model, and where there are no such files.
@@ -111,9 +106,9 @@ def load(
     """
     place = None
     if isinstance(model, str | Path):
-        place = find(model, architecture, **where)
+        place = find(Source(model, **where), architecture)
         model = getattr(models, architecture or place.architecture()).from_pretrained(
-            model, backend=backend, dtype=dtype, num_threads=num_threads, **place.where
+            place.source, backend=backend, dtype=dtype, num_threads=num_threads
         )
         if place.sentence and place.sentence.architecture == "DistilBertModel":
             place.sentence.width(model.config.hidden_size)
@@ -124,7 +119,7 @@ def load(
         raise TypeError("backend, dtype and num_threads are chosen when a model is loaded, and this one is; pass "
                         "them to its from_pretrained, or give a folder or hub id here")  # fmt: skip
     if isinstance(tokenizer, str | Path):
-        tokenizer = find(tokenizer, **where).tokenizer()
+        tokenizer = find(Source(tokenizer, **where)).tokenizer()
     elif tokenizer is None and place is not None:
         tokenizer = place.tokenizer()
     if not isinstance(tokenizer, DistilBertTokenizer):

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import BPE
 
+from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.upload import upload
 from distilrt.errors import CheckpointError
 from distilrt.text.encoding import BatchEncoding, array_kind, as_lists, as_tensors, check_tensor_type
@@ -154,7 +155,7 @@ class DistilBertTokenizer(TokenizerVocabulary):
     @classmethod
     def from_pretrained(
         cls,
-        name_or_folder: str | Path,
+        name_or_folder: str | Path | Source,
         *,
         revision: str | None = None,
         subfolder: str = "",
@@ -183,24 +184,18 @@ class DistilBertTokenizer(TokenizerVocabulary):
             CheckpointError: a file is not what its name says; the message names the file and the field.
             TypeError, ValueError: a keyword of `options` is not as described.
         """
-        place: dict[str, Any] = {
-            "revision": revision,
-            "subfolder": subfolder,
-            "token": token,
-            "cache_dir": cache_dir,
-            "local_files_only": local_files_only,
-        }
-        source, saved = read(name_or_folder, cls._as_it_stands, **place)
-        made: Any = cls  # the subclass takes another kind of source
+        source = Source.of(name_or_folder, revision, subfolder, token, cache_dir, local_files_only)
+        vocabulary, saved = read(source, cls._as_it_stands)
+        made: Any = cls  # the subclass takes a Rust tokenizer instead of a vocabulary
         try:
-            tokenizer: DistilBertTokenizer = made(source, **{"name_or_path": str(name_or_folder), **saved, **options})
+            tokenizer: DistilBertTokenizer = made(vocabulary, **{"name_or_path": str(source.model), **saved, **options})
             with refusing("a character that the vocabulary lacks"):
                 for pair in (None, _UNKNOWN):
                     tokenizer.backend_tokenizer.encode(_UNKNOWN, pair)
         except ValueError as error:
             if not options:
-                raise CheckpointError(f"the tokenizer in {name_or_folder} can't be used: {error}") from None
-            cls.from_pretrained(name_or_folder, **place)  # raises where the files alone are at fault
+                raise CheckpointError(f"the tokenizer in {source} can't be used: {error}") from None
+            cls.from_pretrained(source)  # raises where the files alone are at fault
             raise
         return tokenizer
 

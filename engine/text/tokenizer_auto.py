@@ -13,6 +13,7 @@ from typing import Any
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 
+from distilrt.checkpoint.source import Source
 from distilrt.errors import CheckpointError
 from distilrt.text.tokenizer import DistilBertTokenizer
 from distilrt.text.tokenizer_files import OPTIONS, SPECIAL_NAMES, class_name, write
@@ -66,25 +67,26 @@ class TokenizersBackend(DistilBertTokenizer):
         return write(folder, "PreTrainedTokenizerFast", named, self.backend_tokenizer)
 
 
-def load_tokenizer(model: str | Path, **options: Any) -> DistilBertTokenizer:
+def load_tokenizer(model: str | Path | Source, **options: Any) -> DistilBertTokenizer:
     """The tokenizer that `transformers.AutoTokenizer` would build for a DistilBERT or BERT checkpoint.
 
     Args:
-        model: folder or hub id.
-        options: keywords of `DistilBertTokenizer.from_pretrained`.
+        model: folder or hub id, or where else the checkpoint is.
+        options: keywords of the constructor of `DistilBertTokenizer`, which overrule the files.
 
     Raises:
         OSError: no such folder or repository, or it has no vocabulary.
         CheckpointError: a file is not what its name says, or names a class that is neither of the two.
     """
-    keys = ("revision", "subfolder", "token", "cache_dir", "local_files_only")
-    name = class_name(model, **{key: options[key] for key in keys if key in options})
+    source = Source.of(model)
+    name = class_name(source)
     if name in _BERT:
-        return DistilBertTokenizer.from_pretrained(model, **options)
+        return DistilBertTokenizer.from_pretrained(source, **options)
     if name in _AS_IT_STANDS:
-        return TokenizersBackend.from_pretrained(model, **options)
+        return TokenizersBackend.from_pretrained(source, **options)
     raise CheckpointError(
-        f"{model}: tokenizer_class is {name!r}, which distilrt does not have; it has {', '.join(filter(None, _BERT))}, "
+        f"{source}: tokenizer_class is {name!r}, which distilrt does not have; it has "
+        f"{', '.join(filter(None, _BERT))}, "
         "and PreTrainedTokenizerFast for a tokenizer.json that says all; if yours does, name that class in "
         "tokenizer_config.json"
     )

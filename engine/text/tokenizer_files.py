@@ -16,7 +16,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import WordPiece
 
-from distilrt.checkpoint.hub import resolve_file
+from distilrt.checkpoint.source import Source
 from distilrt.errors import CheckpointError
 from distilrt.text.tokenizer_backends import refusing
 from distilrt.text.tokenizer_checks import check_added_tokens, check_config, check_saved, is_token
@@ -32,19 +32,15 @@ OPTIONS = (
 NORMALIZATION = ("do_lower_case", "tokenize_chinese_chars", "strip_accents")
 
 
-def class_name(model: str | Path, **place: Any) -> str:
+def class_name(source: Source) -> str:
     """The class that a checkpoint's files name for its tokenizer, without "Fast" at its end; "" where they name none.
-
-    Args:
-        model: a folder or the name of a repository.
-        place: where to look for it, as in `distilrt.checkpoint.hub.resolve_file`.
 
     Raises:
         OSError: no such folder or repository.
         CheckpointError: a file is not what its name says.
     """
     for file in ("tokenizer_config.json", "config.json"):
-        path = resolve_file(model, file, **place)
+        path = source.file(file)
         name = _read_json(path).get("tokenizer_class")
         if name is not None and not isinstance(name, str):
             raise CheckpointError(f"{path}: tokenizer_class must be the name of a class, found {reprlib.repr(name)}")
@@ -53,13 +49,12 @@ def class_name(model: str | Path, **place: Any) -> str:
     return ""
 
 
-def read(model: str | Path, as_it_stands: bool, **place: Any) -> tuple[dict[str, int] | Tokenizer, dict[str, Any]]:
+def read(source: Source, as_it_stands: bool) -> tuple[dict[str, int] | Tokenizer, dict[str, Any]]:
     """Read the tokenizer of a checkpoint.
 
     Args:
-        model: a folder or the name of a repository.
+        source: where the files are.
         as_it_stands: whether to take the Rust tokenizer of `tokenizer.json`, or only its vocabulary.
-        place: where to look for it, as in `distilrt.checkpoint.hub.resolve_file`.
 
     Returns:
         The vocabulary or the Rust tokenizer, and the keywords of the constructor that the files set.
@@ -69,7 +64,7 @@ def read(model: str | Path, as_it_stands: bool, **place: Any) -> tuple[dict[str,
         CheckpointError: a file is not what its name says; the message names the file and the field.
     """
     names = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt")
-    paths = {name: resolve_file(model, name, **place) for name in names}
+    paths = {name: source.file(name) for name in names}
     saved, config, tokens_map, legacy = (_read_json(paths[name]) for name in names[:4])
     check_config(paths["tokenizer_config.json"], config)
     check_config(paths["special_tokens_map.json"], tokens_map)
@@ -84,7 +79,7 @@ def read(model: str | Path, as_it_stands: bool, **place: Any) -> tuple[dict[str,
             config.setdefault("pad_token", saved["padding"].get("pad_token"))
     elif as_it_stands or paths["vocab.txt"] is None:
         wanted = "no tokenizer.json" if as_it_stands else "neither tokenizer.json nor vocab.txt"
-        raise OSError(f"{str(model)!r} has {wanted}; save its tokenizer there first")
+        raise OSError(f"{str(source)!r} has {wanted}; save its tokenizer there first")
 
     options = _options(config, tokens_map, legacy, saved)
     if as_it_stands:

@@ -15,6 +15,7 @@ from distilrt import _C
 from distilrt.batch import pack
 from distilrt.checkpoint import calibration, checkpoint, packed, quantization
 from distilrt.checkpoint.calibration import THRESHOLD, Calibration, calibrate, of_checkpoint, read_texts
+from distilrt.checkpoint.source import Source
 from distilrt.errors import InvalidInput
 from distilrt.model import models, reference
 from distilrt.model.config import DistilBertConfig
@@ -211,10 +212,10 @@ def test_checkpoints_with_and_without_a_tokenizer(sentence_encoder: Path, tmp_pa
     options: dict[str, Any] = {"backend": "cpu", "dtype": "int8"}
     plain = models.DistilBertModel.from_pretrained(tmp_path, **options)
     assert plain.backend.describe()["calibration"] is None
-    assert of_checkpoint(tmp_path, CONFIG, weights) is None
+    assert of_checkpoint(Source(tmp_path), CONFIG, weights) is None
     (tmp_path / "texts").write_text("One text.\n")
     with pytest.raises(OSError, match=r"tokenizer\.json"):
-        of_checkpoint(tmp_path, CONFIG, weights, tmp_path / "texts")
+        of_checkpoint(Source(tmp_path), CONFIG, weights, tmp_path / "texts")
     expected = models.DistilBertModel(CONFIG, weights, **options)([[1, 2, 3]]).last_hidden_state
     np.testing.assert_array_equal(plain([[1, 2, 3]]).last_hidden_state, expected)
     shutil.copy(sentence_encoder / "vocab.txt", tmp_path)
@@ -226,14 +227,16 @@ def test_checkpoints_with_and_without_a_tokenizer(sentence_encoder: Path, tmp_pa
 @pytest.fixture(scope="module")
 def real_calibration(sentence_encoder: Path) -> Calibration | None:
     config = DistilBertConfig.from_pretrained(sentence_encoder)
-    return of_checkpoint(sentence_encoder, config, checkpoint.load(sentence_encoder, "DistilBertModel", config))
+    return of_checkpoint(
+        Source(sentence_encoder), config, checkpoint.load(Source(sentence_encoder), "DistilBertModel", config)
+    )
 
 
 def test_real_checkpoint_is_nearer_than_without(
     isa: str, sentence_encoder: Path, real_calibration: Calibration
 ) -> None:
     config = DistilBertConfig.from_pretrained(sentence_encoder)
-    weights = checkpoint.load(sentence_encoder, "DistilBertModel", config)
+    weights = checkpoint.load(Source(sentence_encoder), "DistilBertModel", config)
     texts = ["Bees dance to tell each other where the flowers are.", "Is this seat taken?",
              "The invoice of 14 May was paid twice, so we ask for 312.40 back.",
              "He opened the window, looked down at the empty street, and closed it again. " * 6]  # fmt: skip

@@ -14,8 +14,8 @@ import safetensors.torch
 import torch
 import transformers
 
-from distilrt.checkpoint import checkpoint
 from distilrt.checkpoint.checkpoint import HEADS, Weights, architecture_of, expected_shapes, load, random_weights, save
+from distilrt.checkpoint.source import Source
 from distilrt.errors import CheckpointError
 from distilrt.model.config import DistilBertConfig
 
@@ -64,7 +64,7 @@ def edited(folder: Path, change: Change | None) -> Path:
 
 
 def opened(folder: Path, architecture: str) -> Weights:
-    return load(folder, architecture, DistilBertConfig.from_pretrained(folder))
+    return load(Source(folder), architecture, DistilBertConfig.from_pretrained(folder))
 
 
 def reread(folder: Path, architecture: str) -> Any:
@@ -277,7 +277,7 @@ def moved(old: str, new: str) -> Change:
 def test_mismatches(change: Change | None, config: dict[str, Any], message: str, tmp_path: Path) -> None:
     saved(tmp_path, BASE, change)
     with pytest.raises(CheckpointError, match=message) as caught:
-        load(tmp_path, BASE, DistilBertConfig.from_pretrained(tmp_path).replace(**config))
+        load(Source(tmp_path), BASE, DistilBertConfig.from_pretrained(tmp_path).replace(**config))
     assert str(tmp_path / "model.safetensors") in str(caught.value)
 
 
@@ -294,10 +294,10 @@ def test_extra_tensors_warn_or_are_refused(
 ) -> None:
     saved(tmp_path, BASE, change)
     changed = DistilBertConfig.from_pretrained(tmp_path).replace(**config)
-    assert load(tmp_path, BASE, changed)[WORDS].shape == (50, 32)
+    assert load(Source(tmp_path), BASE, changed)[WORDS].shape == (50, 32)
     assert re.search(rf"model.safetensors has extra tensors, which {BASE} does not use: .*{named}", caplog.text)
     with pytest.raises(CheckpointError, match=rf"has extra tensors .*{named}"):
-        load(tmp_path, BASE, changed, strict=True)
+        load(Source(tmp_path), BASE, changed, strict=True)
 
 
 def test_misshapen_head_and_renamed_tensor_are_named_as_in_the_file(tmp_path: Path) -> None:
@@ -306,9 +306,9 @@ def test_misshapen_head_and_renamed_tensor_are_named_as_in_the_file(tmp_path: Pa
     with pytest.raises(
         CheckpointError, match=r"tensor classifier.weight of .*expected shape \[4, 32\].*found \[3, 32\]"
     ):
-        load(tmp_path, SEQUENCE, config.replace(num_labels=4))
+        load(Source(tmp_path), SEQUENCE, config.replace(num_labels=4))
     with pytest.raises(CheckpointError, match=rf"{WORDS} \(in the file: distilbert.{WORDS}\)"):
-        load(tmp_path, SEQUENCE, config.replace(vocab_size=49))
+        load(Source(tmp_path), SEQUENCE, config.replace(vocab_size=49))
 
 
 def folded(model: Any) -> dict[str, torch.Tensor]:
@@ -423,14 +423,14 @@ def test_bin_and_hub_cache(tmp_path: Path) -> None:
     model.config.save_pretrained(snapshot)
     torch.save(model.state_dict(), snapshot / "pytorch_model.bin")
     config = DistilBertConfig.from_pretrained("org/tiny", cache_dir=tmp_path, local_files_only=True)
-    weights = load("org/tiny", MLM, config, cache_dir=tmp_path, local_files_only=True)
+    weights = load(Source("org/tiny", cache_dir=tmp_path, local_files_only=True), MLM, config)
     assert_equal(weights, model.state_dict())
     assert weights.source == str(snapshot / "pytorch_model.bin")
     with pytest.raises(OSError, match="not in the local cache"):
-        load("org/tiny", MLM, config, cache_dir=tmp_path, local_files_only=True, revision="v2")
+        load(Source("org/tiny", cache_dir=tmp_path, local_files_only=True, revision="v2"), MLM, config)
     (snapshot / "pytorch_model.bin").unlink()
     with pytest.raises(OSError, match="has no weights"):
-        load("org/tiny", MLM, config, cache_dir=tmp_path, local_files_only=True)
+        load(Source("org/tiny", cache_dir=tmp_path, local_files_only=True), MLM, config)
 
 
 def test_sharded_by_the_reference(tmp_path: Path) -> None:
@@ -481,7 +481,6 @@ def test_architectures() -> None:
     with pytest.raises(CheckpointError, match=r"config.architectures is MyDistilBert; known are DistilBertModel, "):
         architecture_of(config_for(BASE, architectures=["MyDistilBert"]))
     with pytest.raises(ValueError, match=r"architecture must be one of DistilBertModel, .*found 'BertModel'"):
-        load(".", "BertModel", config_for(BASE))
+        load(Source("."), "BertModel", config_for(BASE))
     with pytest.raises(ValueError, match="architecture must be one of"):
         random_weights(config_for(BASE), "BertModel")
-    assert checkpoint.resolve_file.__module__ == "distilrt.checkpoint.hub"

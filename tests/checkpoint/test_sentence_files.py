@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import distilrt
-from distilrt.checkpoint.hub import resolve_file
 from distilrt.checkpoint.sentence_files import read
+from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.tensor_files import write_safetensors
 from distilrt.errors import CheckpointError
 from distilrt.model.sentence_encoder import SentenceEncoder
@@ -46,13 +46,13 @@ def written(folder: Path, changes: Mapping[str, Any]) -> Path:
 
 
 def found(folder: Path, **changes: Any) -> SentenceEncoder:
-    encoder = read(partial(resolve_file, written(folder, changes)))
+    encoder = read(Source(written(folder, changes)))
     assert encoder is not None
     return encoder
 
 
 def test_a_folder_without_modules_says_nothing(tmp_path: Path) -> None:
-    assert read(partial(resolve_file, tmp_path)) is None
+    assert read(Source(tmp_path)) is None
 
 
 def test_what_is_read(tmp_path: Path) -> None:
@@ -147,10 +147,10 @@ def test_weights_that_are_missing_or_not_finite(tmp_path: Path) -> None:
     weight = np.full((4, 48), np.nan, np.float32)
     write_safetensors(weights, {"linear.weight": ("float32", weight), "linear.bias": ("float32", weight[:, 0])})
     with pytest.raises(CheckpointError, match=r"linear\.weight of module 2_Dense of type Dense has numbers"):
-        read(partial(resolve_file, tmp_path))
+        read(Source(tmp_path))
     weights.unlink()
     with pytest.raises(CheckpointError, match="module 2_Dense of type Dense has no weights"):
-        read(partial(resolve_file, tmp_path))
+        read(Source(tmp_path))
 
 
 def test_they_are_refused_by_everything_that_loads(folder_of: Callable[..., Path], tmp_path: Path) -> None:

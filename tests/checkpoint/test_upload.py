@@ -10,8 +10,8 @@ import huggingface_hub
 import pytest
 
 import distilrt
-from distilrt.checkpoint import upload as hub_upload
 from distilrt.checkpoint.checkpoint import HEADS
+from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.upload import model_card
 
 
@@ -23,7 +23,7 @@ class _Hub:
         self.calls: dict[str, Any] = {}
         self.error: Exception | None = None
         monkeypatch.setattr(huggingface_hub, "HfApi", self._api)
-        monkeypatch.setattr(hub_upload, "resolve_file", lambda *args, **options: card)
+        monkeypatch.setattr(Source, "file", lambda source, name: card)
 
     def _api(self, token: Any = None) -> Any:
         self.calls["token"] = token

@@ -16,6 +16,7 @@ import safetensors.torch
 import torch
 from safetensors.numpy import save_file
 
+from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.tensor_files import (
     FLOAT_DTYPES,
     SafetensorsFile,
@@ -27,10 +28,7 @@ DTYPES = {name: getattr(torch, name) for name in FLOAT_DTYPES}
 
 
 def opened(folder: Path) -> Weights:
-    def resolve(name: str) -> Path | None:
-        return folder / name if (folder / name).is_file() else None
-
-    stored, path = open_tensors(resolve, folder)
+    stored, path = open_tensors(Source(folder))
     return Weights(stored, str(path))
 
 
@@ -82,7 +80,7 @@ def test_values_equal_torchs_conversion(tmp_path: Path, dtype: str, form: str) -
     assert len(weights) == 2
     assert "a" in weights
     assert "c" not in weights
-    stored, _ = open_tensors(lambda name: tmp_path / name if (tmp_path / name).is_file() else None, tmp_path)
+    stored, _ = open_tensors(Source(tmp_path))
     for name, tensor in tensors.items():
         array, expected = stored[name].load(), tensor.to(torch.float32).numpy()
         assert array.dtype == np.float32

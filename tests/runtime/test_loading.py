@@ -10,6 +10,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import errors
 
+from distilrt.checkpoint.source import Source
 from distilrt.runtime.loading import find, load
 from distilrt.text.tokenizer import DistilBertTokenizer
 
@@ -51,6 +52,6 @@ def test_without_the_network_only_vectors_need_to_know(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     if needed:
         with pytest.raises(FileNotFoundError, match=r"modules\.json of 'org/tiny' .* the hub can't be reached"):
-            find("org/tiny")
+            find(Source("org/tiny"))
     else:
-        assert find("org/tiny").sentence is None
+        assert find(Source("org/tiny")).sentence is None

@@ -6,7 +6,6 @@ import json
 import pickle
 import shutil
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 
 import distilrt
 from distilrt.checkpoint import packed
-from distilrt.checkpoint.hub import resolve_file
+from distilrt.checkpoint.source import Source
 from distilrt.errors import CheckpointError
 from distilrt.text.tokenizer_auto import TokenizersBackend, load_tokenizer
 from tests.text.test_tokenizer_files import PROBES, VARIANTS, write
@@ -164,7 +163,7 @@ def test_everything_that_loads_a_model_follows(folder_of: Callable[..., Path], t
     theirs = transformers.pipeline("text-classification", str(home), device="cpu")(TEXTS[0])[0]
     wanted = transformers.AutoTokenizer.from_pretrained(home)(TEXTS[0])["input_ids"]
     model = distilrt.DistilBertForSequenceClassification.from_pretrained(home)
-    packed.write(tmp_path / "packed", model, partial(resolve_file, home))
+    packed.write(tmp_path / "packed", model, Source(home))
     for source in (home, tmp_path / "packed"):
         with distilrt.Engine(source, num_threads=1) as engine:
             assert engine.tokenizer(TEXTS[0])["input_ids"] == wanted

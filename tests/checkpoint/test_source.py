@@ -12,7 +12,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import errors
 
-from distilrt.checkpoint.hub import resolve_file
+from distilrt.checkpoint.source import Source
 
 MODEL = "org/tiny"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -56,14 +56,14 @@ def hub_raises(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
 def test_folder(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "config.json").write_text("{}")
-    assert resolve_file(tmp_path, "config.json") is None
-    assert resolve_file(tmp_path / "sub", "config.json") == tmp_path / "sub" / "config.json"
-    assert resolve_file(str(tmp_path), "config.json", subfolder="sub") == tmp_path / "sub" / "config.json"
-    assert resolve_file(tmp_path, "sub") is None  # a folder is no file
+    assert Source(tmp_path).file("config.json") is None
+    assert Source(tmp_path / "sub").file("config.json") == tmp_path / "sub" / "config.json"
+    assert Source(str(tmp_path), subfolder="sub").file("config.json") == tmp_path / "sub" / "config.json"
+    assert Source(tmp_path).file("sub") is None  # a folder is no file
     with pytest.raises(OSError, match="no subfolder 'nix'"):
-        resolve_file(tmp_path, "config.json", subfolder="nix")
+        Source(tmp_path, subfolder="nix").file("config.json")
     with pytest.raises(OSError, match="is a file; give the folder"):
-        resolve_file(tmp_path / "sub" / "config.json", "config.json")
+        Source(tmp_path / "sub" / "config.json").file("config.json")
 
 
 @pytest.mark.usefixtures("no_network")
@@ -73,8 +73,8 @@ def test_existing_folder_wins_over_hub_id(tmp_path: Path, monkeypatch: pytest.Mo
     (folder / "config.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert resolve_file(MODEL, "config.json") == Path("org/tiny/config.json")
-    assert resolve_file("~/org/tiny", "config.json") == folder / "config.json"
+    assert Source(MODEL).file("config.json") == Path("org/tiny/config.json")
+    assert Source("~/org/tiny").file("config.json") == folder / "config.json"
 
 
 @pytest.mark.usefixtures("no_network")
@@ -83,41 +83,41 @@ def test_existing_folder_wins_over_hub_id(tmp_path: Path, monkeypatch: pytest.Mo
 )
 def test_missing_path_never_asks_the_hub(name: str) -> None:
     with pytest.raises(OSError, match="does not exist; give an existing folder, or a hub id") as caught:
-        resolve_file(name, "config.json")
+        Source(name).file("config.json")
     assert repr(name) in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["", "a b", "org/ti--ny", "-tiny", "org/tiny.git", "x" * 120, "org/"])
 def test_malformed_id(name: str) -> None:
     with pytest.raises(OSError, match="neither a folder here nor a valid hub id"):
-        resolve_file(name, "config.json", local_files_only=True)
+        Source(name, local_files_only=True).file("config.json")
 
 
 @pytest.mark.parametrize("revision", [None, "main", COMMIT])
 def test_offline_cache(cache: Path, revision: str | None) -> None:
     where: dict[str, Any] = {"cache_dir": cache, "local_files_only": True, "revision": revision}
-    path = resolve_file(MODEL, "config.json", **where)
+    path = Source(MODEL, **where).file("config.json")
     assert path is not None
     assert path.read_text() == "{}"
-    path = resolve_file(MODEL, "config.json", subfolder="sub", **where)
+    path = Source(MODEL, subfolder="sub", **where).file("config.json")
     assert path is not None
     assert path.read_text() == '{"sub": 1}'
-    assert resolve_file(MODEL, "absent.json", **where) is None
-    assert resolve_file(MODEL, "never-fetched.json", **where) is None
+    assert Source(MODEL, **where).file("absent.json") is None
+    assert Source(MODEL, **where).file("never-fetched.json") is None
     with pytest.raises(OSError, match="not in the local cache and the network is not to be used"):
-        resolve_file("org/other", "config.json", **where)
+        Source("org/other", **where).file("config.json")
 
 
 def test_offline_revision_not_cached(cache: Path) -> None:
     with pytest.raises(OSError, match=r"config.json of 'org/tiny' \(revision 'v2'\) is not in the local cache"):
-        resolve_file(MODEL, "config.json", revision="v2", cache_dir=cache, local_files_only=True)
+        Source(MODEL, revision="v2", cache_dir=cache, local_files_only=True).file("config.json")
 
 
 def test_offline_environment(cache: Path) -> None:
     code = (
-        "from distilrt.checkpoint.hub import resolve_file as find\n"
-        "print(find('org/tiny', 'config.json').read_text(), find('org/tiny', 'never-fetched.json'))\n"
-        "try: find('org/other', 'config.json')\n"
+        "from distilrt.checkpoint.source import Source\n"
+        "print(Source('org/tiny').file('config.json').read_text(), Source('org/tiny').file('never-fetched.json'))\n"
+        "try: Source('org/other').file('config.json')\n"
         "except OSError as error: print(error)\n"
     )
     environment = os.environ | {
@@ -133,10 +133,10 @@ def test_offline_environment(cache: Path) -> None:
 def test_network_down(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub_raises(monkeypatch, errors.LocalEntryNotFoundError("no connection"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    assert resolve_file(MODEL, "absent.json", cache_dir=cache) is None
+    assert Source(MODEL, cache_dir=cache).file("absent.json") is None
     # It may exist on the hub: to say that it does not would silently drop, say, a tokenizer's config.
     with pytest.raises(OSError, match="the hub can't be reached; check the network, or set HF_HUB_OFFLINE=1"):
-        resolve_file(MODEL, "never-fetched.json", cache_dir=cache)
+        Source(MODEL, cache_dir=cache).file("never-fetched.json")
 
 
 @pytest.mark.parametrize(
@@ -152,19 +152,19 @@ def test_hub_errors(kind: str, advice: str, monkeypatch: pytest.MonkeyPatch) -> 
     error_class = getattr(errors, kind)
     hub_raises(monkeypatch, error_class.__new__(error_class))  # their constructors differ between hub versions
     with pytest.raises(OSError, match=f"can't get config.json of 'org/tiny'.*{advice}"):
-        resolve_file(MODEL, "config.json", revision="v9")
+        Source(MODEL, revision="v9").file("config.json")
 
 
 def test_unknown_error_of_the_http_library(monkeypatch: pytest.MonkeyPatch) -> None:
     hub_raises(monkeypatch, RuntimeError("proxy says no"))
     with pytest.raises(OSError, match=r"check the network and the arguments. .proxy says no"):
-        resolve_file(MODEL, "config.json")
+        Source(MODEL).file("config.json")
 
 
 def test_repository_without_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
     kind = getattr(errors, "RemoteEntryNotFoundError", errors.EntryNotFoundError)
     hub_raises(monkeypatch, kind.__new__(kind))
-    assert resolve_file(MODEL, "config.json") is None
+    assert Source(MODEL).file("config.json") is None
 
 
 def test_arguments_reach_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_arguments_reach_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         return str(tmp_path / "config.json")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    path = resolve_file(MODEL, "config.json", revision="r", token="t", cache_dir=tmp_path, local_files_only=True)
+    path = Source(MODEL, revision="r", token="t", cache_dir=tmp_path, local_files_only=True).file("config.json")
     assert path == tmp_path / "config.json"
     assert seen == {"args": (MODEL, "config.json"), "revision": "r", "subfolder": None, "token": "t",
                     "cache_dir": tmp_path, "local_files_only": True}  # fmt: skip
