@@ -237,6 +237,7 @@ class DistilBertTokenizer(TokenizerVocabulary):
         return_special_tokens_mask: bool = False,
         return_offsets_mapping: bool = False,
         return_length: bool = False,
+        verbose: bool = True,
     ) -> BatchEncoding:
         """Turn texts into model inputs.
 
@@ -260,6 +261,7 @@ class DistilBertTokenizer(TokenizerVocabulary):
                 `overflow_to_sample_mapping` naming the text of each.
             return_special_tokens_mask, return_offsets_mapping, return_length: add `special_tokens_mask`,
                 `offset_mapping` (characters of each token), `length`.
+            verbose: accepted because transformers accepts it, and without effect.
 
         Raises:
             TypeError: a text is not a str; the message names its place.
@@ -374,13 +376,14 @@ class DistilBertTokenizer(TokenizerVocabulary):
         padding_side: str | None = None,
         return_attention_mask: bool | None = None,
         return_tensors: str | None = None,
+        verbose: bool = True,
     ) -> BatchEncoding:
         """Pad sequences that are encoded already.
 
         Args:
             encoded_inputs: one encoding, a batch of them as one mapping of lists, or a list of encodings. It is left
                 as it is. Keys other than the tokenizer's own pass through unpadded.
-            padding, max_length, pad_to_multiple_of, padding_side, return_attention_mask: as in a call.
+            padding, max_length, pad_to_multiple_of, padding_side, return_attention_mask, verbose: as in a call.
             return_tensors: "np" or "pt"; None keeps lists as lists, arrays as arrays and tensors as tensors.
 
         Raises:

@@ -124,12 +124,15 @@ def test_the_modules_decide_what_a_folder_is_loaded_as(made: Made) -> None:
     same_vectors(folder)
 
 
-@pytest.mark.parametrize("where", ["settings", "tokenizer", "arguments", "calls"])
-def test_one_length_cuts_refuses_and_is_told(made: Made, where: str) -> None:
+@pytest.mark.parametrize(
+    ("where", "model_max_length"),
+    [("tokenizer", 9), ("settings", 512), ("settings", 5), ("arguments", 5), ("calls", 5)],
+)
+def test_one_length_cuts_refuses_and_is_told(made: Made, where: str, model_max_length: int) -> None:
+    """The length that the folder's own files name wins over the tokenizer's, whichever is smaller."""
     folder, text = made(), "a b c d e f g h i j k"
-    if where == "tokenizer":
-        edit(folder / "tokenizer_config.json", model_max_length=9)
-    else:
+    edit(folder / "tokenizer_config.json", model_max_length=model_max_length)
+    if where != "tokenizer":
         changes: dict[str, dict[str, Any]] = {
             "settings": {"max_seq_length": 9},
             "arguments": {"tokenizer_args": {"model_max_length": 9}},

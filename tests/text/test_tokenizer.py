@@ -70,6 +70,16 @@ def test_batches(pair: Pair) -> None:
     assert agree(pair, ["a", "b"], ["", "b"])
 
 
+def test_verbose_is_accepted() -> None:
+    for verbose in (False, True):
+        assert agree(full(), ["a b", "c"], padding=True, verbose=verbose)
+        ours, reference = full()
+        assert ours.encode("a b", verbose=verbose) == reference.encode("a b", verbose=verbose)
+        assert ours.tokenize("a b", verbose=verbose) == reference.tokenize("a b", verbose=verbose)
+        rows = {"input_ids": [[1, 2], [3]]}
+        assert ours.pad(rows, verbose=verbose) == reference.pad(copy.deepcopy(rows), verbose=verbose)
+
+
 def test_defaults_and_pair_layout() -> None:
     ours, _ = full()
     encoding = ours("hello", "world")
