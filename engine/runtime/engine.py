@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from distilrt import tasks
 from distilrt.errors import Overloaded
@@ -30,6 +30,7 @@ from distilrt.text.tokenizer import DistilBertTokenizer
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+_Input = TypeVar("_Input", str, list[int])
 _BATCH_TOKENS = {"cuda": 16384}  # of a backend; on a CPU more than 512 gain little and wait long
 _INLINE = 2048  # characters that an event loop can tokenize itself in about a millisecond
 
@@ -205,34 +206,35 @@ class Engine:
 
     def read(
         self,
-        texts: Sequence[str],
-        tokenize: Callable[[Sequence[str]], list[list[Any]]],
+        inputs: Sequence[_Input],
+        tokenize: Callable[[Sequence[_Input]], list[list[Any]]],
         *,
         client: str = "",
         priority: int = 0,
         deadline: float | None = None,
         limits: Limits | None = None,
     ) -> Request:
-        """Queue texts that are tokenized, in parts and beside other requests', for their tokens' sake.
+        """Queue texts that are tokenized, in parts and beside other requests', for their tokens' sake; or token ids for
+        their texts' sake.
 
         Args:
-            texts: any number.
-            tokenize: from some of the texts to the list of each one's tokens; called from any thread.
+            inputs: any number of texts, or of lists of token ids.
+            tokenize: from some of them to a list for each one; called from any thread.
             client, priority, deadline, limits: as in `submit`.
 
         Returns:
-            A future of the list of all texts' tokens, in order. It raises as `enqueue`'s, and what `tokenize` raises.
+            A future of the list of all these lists, in order. It raises as `enqueue`'s, and what `tokenize` raises.
 
         Raises:
             TooLarge, Overloaded, NotReady: as `submit`.
         """
         if limits is not None:
-            limits.check(len(texts), sum(map(len, texts)))
+            limits.check(len(inputs), sum(map(len, inputs)))
         found: list[Any] = []
         counts: list[int] = []
 
         def part(start: int, stop: int) -> list[list[Any]]:
-            tokens = tokenize(texts[start:stop])
+            tokens = tokenize(inputs[start:stop])
             counts.append(sum(map(len, tokens)))
             if limits is not None:
                 limits.check_tokens(counts)
@@ -243,7 +245,7 @@ class Engine:
             return [], []
 
         parts = [
-            Part(cost, partial(part, start, stop)) for start, stop, cost in cut([len(text) + EACH for text in texts])
+            Part(cost, partial(part, start, stop)) for start, stop, cost in cut([len(each) + EACH for each in inputs])
         ]
         request = Request(
             "",
@@ -255,7 +257,7 @@ class Engine:
             priority=priority,
             deadline=None if deadline is None else time.monotonic() + deadline,
         )
-        if texts:
+        if inputs:
             self._worker.enqueue(request)
         else:
             request.set_result([])

@@ -7,6 +7,7 @@ Tensors are in JSON or the binary extension; which of them a model takes and giv
 from __future__ import annotations
 
 from functools import partial
+from itertools import chain
 from typing import Annotated, Any
 
 import msgspec
@@ -19,6 +20,7 @@ from distilrt.runtime.batcher import PRIORITIES
 from distilrt.runtime.engine import Engine
 from distilrt.server import health
 from distilrt.server.errors import Failure, Malformed, UnknownModel, Unprocessable
+from distilrt.server.long_response import LongResponse, array_pieces, in_turns, json_pieces
 from distilrt.server.operation import Operation
 from distilrt.server.serving import Call, Handler, Serving
 from distilrt.server.signature import Arrays, Asked, Signature
@@ -192,7 +194,8 @@ async def _infer(call: Call) -> Response:
     signature.check_size(asked, all(binary.values()))
     params = {"rows": signature.rows, "truncation": switches.get("truncation")}
     rows = await call.answer(engine, "outputs", asked.items, params)
-    return _respond(call, engine, body.id, signature.arrays(asked, rows), binary)
+    arrays = await call.aside(sum(row.nbytes for row in rows), partial(signature.arrays, asked, rows))
+    return await _respond(call, engine, body.id, arrays, binary)
 
 
 def _asked(signature: Signature, inputs: list[Tensor], rest: bytes) -> Asked:
@@ -249,7 +252,7 @@ def _checked(given: dict[str, Any], what: str, known: tuple[str, ...]) -> dict[s
     return given
 
 
-def _respond(call: Call, engine: Engine, number: str | None, arrays: Arrays, binary: dict[str, bool]) -> Response:
+async def _respond(call: Call, engine: Engine, number: str | None, arrays: Arrays, binary: dict[str, bool]) -> Response:
     outputs: list[dict[str, Any]] = []
     rest = []
     for name, wanted in binary.items():
@@ -257,14 +260,15 @@ def _respond(call: Call, engine: Engine, number: str | None, arrays: Arrays, bin
         output: dict[str, Any] = {"name": name, "shape": list(found.shape), "datatype": "FP32"}
         if wanted:
             output["parameters"] = {"binary_data_size": found.nbytes}
-            rest.append(found.tobytes())
+            rest.append(array_pieces(found))
         else:
             output["data"] = found.reshape(-1)
         outputs.append(output)
     content = {"model_name": engine.name, "model_version": _VERSION, "outputs": outputs}
-    response = call.reply(content if number is None else {**content, "id": number})
+    if number is not None:
+        content["id"] = number
     if not rest:
-        return response
-    header = bytes(response.body)
-    return Response(b"".join([header, *rest]), 200, {**call.timings(), _LENGTH: str(len(header))},
-                    media_type="application/octet-stream")  # fmt: skip
+        return call.reply(content)
+    header = await in_turns(json_pieces(content))
+    headers = {**call.timings(), _LENGTH: str(sum(map(len, header)))}
+    return LongResponse(chain(header, *rest), headers, "application/octet-stream")

@@ -133,8 +133,9 @@ async def _embeddings(call: Call) -> Response:
     params = {"pooling": tasks.SENTENCE, "normalize": True, "dimensions": body.dimensions,
               "prompt": engine.prompts[""]}  # fmt: skip
     found = await call.answer(engine, "feature-extraction", embedding_inputs.items(body.input), params)
-    vectors = map(_base64, found) if body.encoding_format == "base64" else found
-    data = [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(vectors)]
+    if body.encoding_format == "base64":
+        found = await call.aside(4 * len(found) * len(found[0]), lambda: list(map(_base64, found)))
+    data = [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(found)]
     usage = {"prompt_tokens": call.tokens, "total_tokens": call.tokens}
     return call.reply({"object": "list", "data": data, "model": engine.name, "usage": usage})
 

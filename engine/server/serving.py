@@ -26,7 +26,7 @@ from distilrt.runtime.engine import Engine
 from distilrt.runtime.reading import Limits
 from distilrt.runtime.request import Request, Timing
 from distilrt.server import errors, json_bodies
-from distilrt.server.list_response import ListResponse
+from distilrt.server.long_response import LongResponse, json_pieces
 from distilrt.server.memory import Budget
 from distilrt.server.operation import Described, Operation
 from distilrt.server.served_files import ServedFiles
@@ -34,6 +34,7 @@ from distilrt.server.settings import Settings
 
 _Body = TypeVar("_Body")
 _Result = TypeVar("_Result")
+_Input = TypeVar("_Input", str, list[int])
 _SMALL = 65536  # bytes of a body that is on no account; a connection reads as many before it is asked to
 _BODIES = 8  # of the largest size, that are on their way at once
 _MOST_DIGITS = 15  # of a header's number
@@ -182,6 +183,7 @@ class Call:
         self.priority: int | None = None
         self.timeout: float | None = None
         self._held = 0  # bytes of the budget
+        self._listed = 0  # tokens that were made and not computed
         self._start = time.perf_counter()  # a loop's own clock may have steps of a millisecond
         self._arrived = self._start  # when the whole body was there, from when deadlines count
 
@@ -242,11 +244,13 @@ class Call:
         return await self._patiently(engine.enqueue(task, inputs, params, **self._terms()))
 
     async def tokenized(
-        self, engine: Engine, texts: Sequence[str], tokenize: Callable[[Sequence[str]], list[Any]]
+        self, engine: Engine, inputs: Sequence[_Input], tokenize: Callable[[Sequence[_Input]], list[Any]]
     ) -> list[Any]:
-        """The tokens that `tokenize` makes of each text, in turn with everybody's and under the limits of `answer`.
-        Raises as that."""
-        return list(await self._patiently(engine.read(texts, tokenize, **self._terms())))
+        """What `tokenize` makes of each text or list of token ids, in turn with everybody's and under the limits of
+        `answer`. Raises as that."""
+        found = list(await self._patiently(engine.read(inputs, tokenize, **self._terms())))
+        self._listed = sum(map(len, found))
+        return found
 
     async def aside(self, size: int, work: Callable[[], _Result]) -> _Result:
         """What work in Python on so many bytes of a body gives; that on many is done beside the event loop."""
@@ -255,8 +259,8 @@ class Call:
     def reply(self, content: Any, status: int = 200) -> Response:
         """A JSON response with the timing headers of what was answered: text-embeddings-inference's names, in
         milliseconds, and the same with `-us`, in microseconds. Content may hold NumPy arrays."""
-        if isinstance(content, list) and status == 200 and self.tokens > _LONG:
-            return ListResponse(content, self.timings())
+        if self.long:
+            return LongResponse(json_pieces(content), self.timings())
         body = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
         return Response(body, status, self.timings(), media_type="application/json")
 
@@ -268,6 +272,11 @@ class Call:
     def age(self) -> float:
         """Seconds since the request came."""
         return time.perf_counter() - self._start
+
+    @property
+    def long(self) -> bool:
+        """Whether an answer may take long to encode."""
+        return self.tokens + self._listed > _LONG
 
     @property
     def tokens(self) -> int:

@@ -7,7 +7,6 @@ whose head it is for. Scores follow the config's `problem_type`, where text-embe
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -208,8 +207,11 @@ async def _decode(call: Call) -> Response:
     most = call.serving.settings.max_tokens
     if sum(map(len, rows)) > most:
         raise TooLarge(f"the body has more than the {most} token ids that are allowed; send them in parts")
-    texts = await asyncio.to_thread(engine.tokenizer.batch_decode, rows, body.skip_special_tokens)
-    return call.reply(texts if rows else [])
+
+    def decode(some: Sequence[list[int]]) -> list[list[str]]:
+        return [[text] for text in engine.tokenizer.batch_decode(some, body.skip_special_tokens)]
+
+    return call.reply([text for [text] in await call.tokenized(engine, rows, decode)])
 
 
 def _check_number(call: Call, items: list[Any]) -> None:

@@ -184,6 +184,13 @@ def test_prompts(prompted: Engine, client_of: Any) -> None:
     assert "before a text, not before token ids" in refused(client, "/embed", inputs=[5], prompt_name="query")[2]
 
 
+def test_decode_has_a_deadline(engine_of: Engines, client_of: Any) -> None:
+    """It waits its turn as tokenizing does."""
+    body = {"ids": [[1996] * 100] * 2000}
+    response = client_of(engine_of("DistilBertModel")).post("/decode", json=body, headers={"x-deadline-ms": "1"})
+    assert response.status_code == 504
+
+
 def test_tokenize_and_decode(engine_of: Engines, client_of: Any) -> None:
     client = client_of(engine_of(MASKS))
     text = "The Schrödinger [MASK]"
