@@ -16,7 +16,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import count
 from typing import Any
 
@@ -60,16 +60,31 @@ class Waiting:
 
 
 class _Flow:
-    """The requests of one client at one priority that wait, as a heap."""
+    """The requests of one client at one priority that wait, as a heap. Those that were given up stay in it until they
+    are in front or many, so that giving up costs little; the one in front always waits."""
 
-    __slots__ = ("client", "clock", "queue", "served", "tokens")
+    __slots__ = ("client", "clock", "number", "queue", "served", "tokens")
 
     def __init__(self, client: str) -> None:
         self.client = client
         self.clock = 0.0  # tokens that a request which always waited would have got by even shares
         self.queue: list[Waiting] = []
+        self.number = 0  # of requests that wait
         self.served = 0.0  # tokens, and those that others were served on average while this client was away
         self.tokens = 0  # number of tokens that wait
+
+    def push(self, waiting: Waiting) -> None:
+        heapq.heappush(self.queue, waiting)
+        self.number += 1
+
+    def settle(self) -> None:
+        """Note that one of the requests does not wait any more."""
+        self.number -= 1
+        while self.queue and not self.queue[0].pending:
+            heapq.heappop(self.queue)
+        if len(self.queue) > 2 * self.number + 64:
+            self.queue = [waiting for waiting in self.queue if waiting.pending]
+            heapq.heapify(self.queue)
 
 
 class _Level:
@@ -97,17 +112,17 @@ class _Level:
                 self.flows = {name: each for name, each in self.flows.items() if each.queue or each.served > start}
             flow = self.flows[waiting.client] = _Flow(waiting.client)
         waiting.finish = flow.clock + max(waiting.tokens, self._batch)
-        heapq.heappush(flow.queue, waiting)
+        flow.push(waiting)
         flow.tokens += waiting.tokens
         self.tokens += waiting.tokens
-        if len(flow.queue) == 1:
+        if flow.number == 1:
             flow.served = max(flow.served, self.served - self._batch)
             heapq.heappush(self.heap, (flow.served, waiting.number, flow))
 
     def remove(self, waiting: Waiting) -> None:
+        """Forget a request that was just given up."""
         flow = self.flows[waiting.client]
-        flow.queue.remove(waiting)
-        heapq.heapify(flow.queue)
+        flow.settle()
         flow.tokens -= waiting.tokens
         self.tokens -= waiting.tokens
         if not flow.queue:
@@ -120,7 +135,7 @@ class _Level:
         waiting = flow.queue[0]
         index = waiting.pending.popleft()
         if not waiting.pending:
-            heapq.heappop(flow.queue)
+            flow.settle()
         return flow, waiting, index
 
     def settle(self, flow: _Flow) -> None:
@@ -135,7 +150,7 @@ class _Level:
         if not flow.queue:
             heapq.heappush(self.heap, (flow.served, waiting.number, flow))
         if not waiting.pending:
-            heapq.heappush(flow.queue, waiting)
+            flow.push(waiting)
         waiting.pending.appendleft(index)
 
 
@@ -166,7 +181,7 @@ class Batcher:
 
     def clients(self) -> set[str]:
         """The clients with something that waits."""
-        return {flow.client for level in self._levels.values() for _, _, flow in level.heap}
+        return {flow.client for flow in self._flows()}
 
     def add(self, waiting: Waiting, now: float) -> None:
         """Queue a request's sequences."""
@@ -189,15 +204,15 @@ class Batcher:
         """Give up those of a request's sequences that still wait. Harmless where none does."""
         if not waiting.pending:
             return
-        level = self._levels[waiting.priority]
-        level.remove(waiting)
-        if not level.heap:
-            del self._levels[waiting.priority]
         self.requests -= 1
         self.sequences -= waiting.left
         self.tokens -= waiting.tokens
         self._timed.pop(waiting.number, None)
         waiting.pending.clear()
+        level = self._levels[waiting.priority]
+        level.remove(waiting)
+        if not level.heap:
+            del self._levels[waiting.priority]
 
     def first_deadline(self) -> float:
         """A time before which no request expires."""
@@ -215,7 +230,7 @@ class Batcher:
 
     def clear(self) -> list[Waiting]:
         """Give up, and return, every request with sequences that wait."""
-        everything = [waiting for level in self._levels.values() for _, _, flow in level.heap for waiting in flow.queue]
+        everything = [waiting for flow in self._flows() for waiting in flow.queue if waiting.pending]
         for waiting in everything:
             self.discard(waiting)
         return everything
@@ -224,10 +239,11 @@ class Batcher:
         """When the next batch is to be taken: the time, maybe past; None: nothing waits."""
         if not self.sequences:
             return None
-        flows = [flow for level in self._levels.values() for _, _, flow in level.heap]
         if self.tokens >= self.max_batch_tokens or not self.max_delay:
-            return min(flow.queue[0].arrived for flow in flows)
-        return self.max_delay + min(waiting.arrived for flow in flows for waiting in flow.queue)
+            return min(flow.queue[0].arrived for flow in self._flows())
+        return self.max_delay + min(
+            waiting.arrived for flow in self._flows() for waiting in flow.queue if waiting.pending
+        )
 
     def take(self, now: float) -> list[tuple[Waiting, int]]:
         """The next batch, as (request, number of its sequence); empty only where nothing waits.
@@ -262,9 +278,13 @@ class Batcher:
         self._levels = {priority: level for priority, level in self._levels.items() if level.heap}
         return batch
 
+    def _flows(self) -> Iterator[_Flow]:
+        """Those with something that waits."""
+        return (flow for level in self._levels.values() for _, _, flow in level.heap)
+
     def _leave(self, level: _Level, flow: _Flow, waiting: Waiting, size: int) -> None:
         flow.served += size
-        flow.clock += size / (len(flow.queue) + (not waiting.pending))
+        flow.clock += size / (flow.number + (not waiting.pending))
         for counted in (flow, level, waiting, self):
             counted.tokens -= size
         self.sequences -= 1

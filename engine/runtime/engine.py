@@ -206,7 +206,7 @@ class Engine:
 
     def read(
         self,
-        inputs: Sequence[_Input],
+        texts: Sequence[_Input],
         tokenize: Callable[[Sequence[_Input]], list[list[Any]]],
         *,
         client: str = "",
@@ -218,7 +218,7 @@ class Engine:
         their texts' sake.
 
         Args:
-            inputs: any number of texts, or of lists of token ids.
+            texts: any number of them, or of lists of token ids.
             tokenize: from some of them to a list for each one; called from any thread.
             client, priority, deadline, limits: as in `submit`.
 
@@ -229,12 +229,12 @@ class Engine:
             TooLarge, Overloaded, NotReady: as `submit`.
         """
         if limits is not None:
-            limits.check(len(inputs), sum(map(len, inputs)))
+            limits.check(len(texts), sum(map(len, texts)))
         found: list[Any] = []
         counts: list[int] = []
 
         def part(start: int, stop: int) -> list[list[Any]]:
-            tokens = tokenize(inputs[start:stop])
+            tokens = tokenize(texts[start:stop])
             counts.append(sum(map(len, tokens)))
             if limits is not None:
                 limits.check_tokens(counts)
@@ -245,7 +245,7 @@ class Engine:
             return [], []
 
         parts = [
-            Part(cost, partial(part, start, stop)) for start, stop, cost in cut([len(each) + EACH for each in inputs])
+            Part(cost, partial(part, start, stop)) for start, stop, cost in cut([len(text) + EACH for text in texts])
         ]
         request = Request(
             "",
@@ -257,7 +257,7 @@ class Engine:
             priority=priority,
             deadline=None if deadline is None else time.monotonic() + deadline,
         )
-        if inputs:
+        if texts:
             self._worker.enqueue(request)
         else:
             request.set_result([])

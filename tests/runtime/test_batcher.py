@@ -191,6 +191,28 @@ def test_discarding() -> None:
     assert batcher.take(0) == []
 
 
+@pytest.mark.parametrize("newest_first", [False, True])
+def test_many_are_given_up_in_little_time(newest_first: bool) -> None:
+    """It costs comparisons of requests: some for each, not some for each pair."""
+    compared = 0
+
+    class Counted(Waiting):
+        def __lt__(self, other: Waiting) -> bool:
+            nonlocal compared
+            compared += 1
+            return super().__lt__(other)
+
+    batcher, waiting = Batcher(10), [Counted(None, [1]) for _ in range(4000)]
+    for each in waiting:
+        batcher.add(each, 0)
+    compared = 0
+    for each in reversed(waiting[1:]) if newest_first else waiting[:-1]:
+        batcher.discard(each)
+    assert compared < 40 * len(waiting)
+    assert (batcher.requests, len(batcher._levels[0].flows[""].queue)) == (1, pytest.approx(1, abs=70))
+    assert [each for each, _ in batcher.take(0)] == [waiting[0] if newest_first else waiting[-1]]
+
+
 def test_clearing() -> None:
     batcher = Batcher(10)
     one, other = add(batcher, 6, 6), add(batcher, 4, priority=1)
