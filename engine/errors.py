@@ -1,8 +1,8 @@
 """The engine's own errors. Each message says what was wrong, what is allowed and what to do.
 
 Plain mistakes in arguments raise `ValueError` or `TypeError`, missing files `OSError`; the classes here are for what
-only the engine can know. `InvalidInput`, `TooLong` and `TooLarge` are `ValueError`s too, so generic callers catch them
-as such.
+only the engine can know. Of a request, `InvalidInput` and its subclasses are the caller's fault, and `ValueError`s too,
+so generic callers catch them as such; a `ValueError` of no such class is a fault of the engine's own code.
 """
 
 from __future__ import annotations
@@ -31,6 +31,10 @@ class TooLong(InvalidInput):
 
 class TooLarge(InvalidInput):
     """A request asks for more texts, characters, tokens or numbers than one request may have."""
+
+
+class InvalidParameter(InvalidInput):
+    """There is no task or parameter of that name, its value is not allowed, or the model cannot serve it."""
 
 
 class Overloaded(DistilrtError):

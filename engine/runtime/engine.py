@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from distilrt import tasks
-from distilrt.errors import Overloaded
+from distilrt.errors import DistilrtError, InvalidInput, InvalidParameter, Overloaded
 from distilrt.runtime.batcher import PRIORITIES, Batcher
 from distilrt.runtime.counters import Counters
 from distilrt.runtime.loading import load
 from distilrt.runtime.reading import EACH, Limits, Reading, cut
 from distilrt.runtime.request import Part, Parts, Request
-from distilrt.runtime.worker import Worker
+from distilrt.runtime.worker import Worker, because
 from distilrt.text.tokenizer import DistilBertTokenizer
 
 if TYPE_CHECKING:
@@ -140,7 +140,8 @@ class Engine:
             InvalidInput: an input that the task can't answer; of a list, the message starts with its index.
             TooLong: one that the model can't read whole, where cutting was not asked for; likewise.
             TooLarge: more than `limits` allow.
-            ValueError: a task, parameter, priority or deadline that is not allowed.
+            InvalidParameter: a task, parameter, priority or deadline that is not allowed.
+            BackendError: the engine's own code failed.
             Overloaded: the queue is full; nothing was tokenized, unless it filled up meanwhile.
             NotReady: the engine is closed, or belongs to the process that this one was forked from.
         """
@@ -390,27 +391,35 @@ class Engine:
         """The task, if it and the rest are what `submit` allows."""
         task = tasks.find(name)
         if task.architecture and task.name not in self.tasks:
-            raise ValueError(f"{task.name} needs a {task.architecture}, and {self.name} is a "
-                             f"{self.model.architecture}, which serves {', '.join(self.tasks)}")  # fmt: skip
+            raise InvalidParameter(
+                f"{task.name} needs a {task.architecture}, and {self.name} is a {self.model.architecture}, "
+                f"which serves {', '.join(self.tasks)}"
+            )
         task = self._tasks.get(task.name, task)
         if type(priority) is not int or priority not in PRIORITIES:
-            raise ValueError(f"priority must be an integer from {PRIORITIES[0]} to {PRIORITIES[-1]}, "
-                             f"found {priority!r}")  # fmt: skip
+            raise InvalidParameter(
+                f"priority must be an integer from {PRIORITIES[0]} to {PRIORITIES[-1]}, found {priority!r}"
+            )
         if deadline is not None and not _is_seconds(deadline):
-            raise ValueError(f"deadline must be None or a number of seconds above 0, found {deadline!r}")
+            raise InvalidParameter(f"deadline must be None or a number of seconds above 0, found {deadline!r}")
         return task
 
     @contextmanager
     def _counted(self, task: str) -> Iterator[None]:
-        """Counts requests that are refused."""
+        """Count requests that are refused, and tell the caller's fault from ours."""
         try:
             yield
         except Overloaded:
             self.counters.request(task, "shed")
             raise
-        except ValueError:
+        except InvalidInput:
             self.counters.request(task, "invalid")
             raise
+        except DistilrtError:
+            raise
+        except Exception as cause:
+            self.counters.request(task, "failed")
+            raise because("the inputs could not be tokenized", cause) from cause
 
     def _answer(self, reading: Reading, outputs: list[Any]) -> Any:
         """A method, so that a request on its way keeps its engine."""

@@ -86,7 +86,7 @@ class Reading:
         Raises:
             InvalidInput, TooLong: an input that the task can't answer; of a list, the message starts with its index.
             TooLarge: more tokens than the limits allow.
-            ValueError: a parameter.
+            InvalidParameter: a parameter that is not allowed.
         """
         return self._join([self._prepare(0, len(self._items))])
 

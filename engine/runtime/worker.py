@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from distilrt.errors import BackendError, DeadlineExceeded, NotReady, detached
+from distilrt.errors import BackendError, DeadlineExceeded, InvalidInput, NotReady, detached
 from distilrt.runtime.batcher import Batcher
 from distilrt.runtime.counters import Counters
 from distilrt.runtime.queues import Kind, Queues
@@ -121,11 +121,11 @@ class Worker:
         start = time.monotonic()
         try:
             found = request.tokenize(index)
-        except ValueError as error:
+        except InvalidInput as error:
             self._fail(request, detached(error), "invalid")
             return
         except Exception as cause:
-            self._fail(request, _because("a text could not be tokenized", cause), "failed")
+            self._fail(request, because("a text could not be tokenized", cause), "failed")
             return
         if self.queues.tokenized(request, index, found, time.monotonic() - start):
             self._finish(request)
@@ -148,7 +148,7 @@ class Worker:
             with self.counters.lock:
                 self.counters.failed_batches += 1
             for request in {id(request): request for request, _ in batch}.values():
-                self._fail(request, _because("a batch failed", cause), "failed")
+                self._fail(request, because("a batch failed", cause), "failed")
             return
         self.failing = False
         end = time.monotonic()
@@ -192,7 +192,7 @@ class Worker:
         try:
             answer = request.answer(request.outputs)
         except Exception as cause:
-            self._fail(request, _because("the answer could not be made", cause), "failed")
+            self._fail(request, because("the answer could not be made", cause), "failed")
             return
         request.outputs = []
         if self.settle(request):
@@ -216,9 +216,10 @@ class Worker:
                 self.counters.request_seconds.observe(sum(request.timing[:3]))
 
 
-def _because(what: str, cause: Exception) -> BackendError:
-    """An error of one request's own: raising an error in two threads would mix their tracebacks."""
-    _log.warning("%s", what, exc_info=cause)  # where it happened is lost with the traceback
+def because(what: str, cause: Exception) -> BackendError:
+    """What a caller is told of an error in the engine's own code. Each request gets an error of its own, since raising
+    one in two threads would mix their tracebacks."""
+    _log.error("%s", what, exc_info=cause)  # where it happened is lost with the traceback
     error = BackendError(f"{what}: {type(cause).__name__}: {cause}")
     error.__cause__ = detached(cause)
     return error

@@ -14,7 +14,15 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from distilrt.errors import BackendError, DeadlineExceeded, InvalidInput, NotReady, Overloaded, TooLong
+from distilrt.errors import (
+    BackendError,
+    DeadlineExceeded,
+    InvalidInput,
+    InvalidParameter,
+    NotReady,
+    Overloaded,
+    TooLong,
+)
 from distilrt.errors import TooLarge as RequestTooLarge
 
 _MOST_WORDS = 2000  # characters of a message
@@ -96,9 +104,9 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (DeadlineExceeded, 504),
     (RequestTooLarge, 413),
     (TooLong, 422),
+    (InvalidParameter, 422),
     (InvalidInput, 422),
     (BackendError, 500),
-    (ValueError, 422),  # a parameter that a task doesn't have or allow
 )
 
 
@@ -131,8 +139,7 @@ def failure(error: Exception) -> Failure:
             if status == 500:
                 _log.error("%s", error, exc_info=error)
             headers = {"retry-after": str(_seconds(error))} if status in (429, 503) else {}
-            kind = "InvalidParameter" if known is ValueError else known.__name__
-            return Failure(status, kind, _words(error), headers)
+            return Failure(status, known.__name__, _words(error), headers)
     _log.error("an error that nobody foresaw", exc_info=error)
     return Failure(500, "InternalError", "the server failed; its log says why", {})
 

@@ -221,7 +221,7 @@ class Call:
             return json_bodies.decode(body, decoder, 8 * self.serving.settings.max_inputs + 1024)
         except msgspec.ValidationError as error:
             raise errors.Unprocessable(f"the body is not what this route takes, see /docs: {error}") from None
-        except (ValueError, RecursionError) as error:
+        except (msgspec.DecodeError, orjson.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise errors.Malformed(f"the body must be JSON in UTF-8: {error}") from None
 
     async def answer(self, engine: Engine, task: str, inputs: Any, params: Mapping[str, Any] | None = None) -> Any:
@@ -234,7 +234,7 @@ class Call:
             NotReady: the server is still warming up.
             Gone: the client hung up.
             Unprocessable: a header that is not allowed.
-            DistilrtError, ValueError: as `Engine.submit` and its future.
+            DistilrtError: as `Engine.submit` and its future.
         """
         if not self.serving.warm:
             raise NotReady(self.serving.trouble or "the server is warming up; try again in a moment")

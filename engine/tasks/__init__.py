@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from distilrt.errors import InvalidParameter
 from distilrt.tasks.base import FIRST, Param, Prepared, Task, longest
 from distilrt.tasks.embeddings import SENTENCE, FeatureExtraction, SentenceSimilarity
 from distilrt.tasks.fill_mask import FillMask
@@ -55,10 +56,10 @@ def find(name: str) -> Task:
     """The task of that name, or for "outputs" that which engines of any model have.
 
     Raises:
-        ValueError: there is none.
+        InvalidParameter: there is none.
     """
     if name == _OUTPUTS.name:
         return _OUTPUTS
     if name not in TASKS:
-        raise ValueError(f"task must be one of {', '.join(TASKS)}, found {name!r}")
+        raise InvalidParameter(f"task must be one of {', '.join(TASKS)}, found {name!r}")
     return TASKS[name]

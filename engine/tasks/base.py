@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding
 
-from distilrt.errors import InvalidInput, TooLarge, TooLong
+from distilrt.errors import InvalidInput, InvalidParameter, TooLarge, TooLong
 from distilrt.model.config import DistilBertConfig
 from distilrt.model.sentence_encoder import SentenceEncoder
 from distilrt.tasks.size import Size, characters, check_windows
@@ -120,17 +120,18 @@ class Task(ABC):
         """All parameters, with defaults for those that are not given or None. Settling twice changes nothing.
 
         Raises:
-            ValueError: no such parameter, a value that is not allowed, or one that this model cannot serve.
+            InvalidParameter: no such parameter, a value that is not allowed, or one that this model cannot serve.
         """
         if unknown := [name for name in params if name not in self.params]:
-            raise ValueError(f"{self.name} has no parameter {unknown[0]!r:.80}; it has {', '.join(self.params)}")
+            raise InvalidParameter(f"{self.name} has no parameter {unknown[0]!r:.80}; it has {', '.join(self.params)}")
         settled = {
             name: self._value(name, param, params.get(name, param.default)) for name, param in self.params.items()
         }
         limit = longest(tokenizer, config)
         if (settled.get("max_length") or 0) > limit:
-            raise ValueError(f"max_length must be at most {limit}, what this model reads, "
-                             f"found {settled['max_length']}")  # fmt: skip
+            raise InvalidParameter(
+                f"max_length must be at most {limit}, what this model reads, found {settled['max_length']}"
+            )
         self.check(tokenizer, config, settled)
         return settled
 
@@ -139,7 +140,7 @@ class Task(ABC):
         if value is None and not param.accepts(None):
             value = param.default
         if not param.accepts(value):
-            raise ValueError(f"{self.name}: {name} must be {param.allowed}, found {reprlib.repr(value)}")
+            raise InvalidParameter(f"{self.name}: {name} must be {param.allowed}, found {reprlib.repr(value)}")
         return param.read(value)
 
     def size(self, inputs: Sequence[Any], params: Mapping[str, Any]) -> Size:
@@ -169,7 +170,7 @@ class Task(ABC):
             InvalidInput: an input that the task cannot answer; the message starts with its index.
             TooLong: one that the model cannot read whole, and cutting was not asked for; likewise.
             TooLarge: more tokens than `max_tokens`; windows are counted before they are made.
-            ValueError: a parameter, as in `settle`.
+            InvalidParameter: a parameter, as in `settle`.
         """
         prepared = []
         for index, item in enumerate(self.prepare_each(tokenizer, config, inputs, params, max_tokens)):
@@ -207,7 +208,7 @@ class Task(ABC):
             encoded = iter(self._encode(tokenizer, config, good, params, max_tokens) if good else [])
         except TooLarge:
             raise
-        except ValueError as error:  # the tokenizer's
+        except InvalidInput as error:  # the tokenizer's
             if len(inputs) == 1:
                 return [InvalidInput(str(error))]
             return [self._prepare_each(tokenizer, config, [item], params, max_tokens)[0] for item in inputs]
@@ -257,7 +258,7 @@ class Task(ABC):
         return self
 
     def check(self, tokenizer: DistilBertTokenizer, config: DistilBertConfig, params: Params) -> None:
-        """Refuse, with a ValueError, settled parameters that this model cannot serve."""
+        """Refuse, with an InvalidParameter, settled parameters that this model cannot serve."""
         return
 
     @abstractmethod

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from tokenizers import Tokenizer
 
-from distilrt.errors import InvalidInput
+from distilrt.errors import InvalidInput, InvalidParameter
 from distilrt.model.config import DistilBertConfig
 from distilrt.model.sentence_encoder import POOLING, SIMILARITY, SentenceEncoder, Vector, unit
 from distilrt.tasks.base import (
@@ -120,7 +120,9 @@ class FeatureExtraction(TextOrIds, _Embedding):
         """There must be as many dimensions."""
         width = (self._chosen(params) or SentenceEncoder()).width(config.hidden_size)
         if (params["dimensions"] or 0) > width:
-            raise ValueError(f"dimensions must be at most {width}, those of this model, found {params['dimensions']}")
+            raise InvalidParameter(
+                f"dimensions must be at most {width}, those of this model, found {params['dimensions']}"
+            )
 
     def size_of(self, item: Any, params: Mapping[str, Any]) -> Size:
         """That of the text behind the prompt."""

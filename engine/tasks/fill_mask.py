@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from distilrt.errors import InvalidInput
+from distilrt.errors import InvalidInput, InvalidParameter
 from distilrt.model.config import DistilBertConfig
 from distilrt.tasks.base import (
     CUT,
@@ -52,7 +52,7 @@ class FillMask(Task):
     def settle(self, tokenizer: DistilBertTokenizer, config: DistilBertConfig, params: Mapping[str, Any]) -> Params:
         """There must be a mask token, and the targets must be tokens; they become an array of their ids."""
         if tokenizer.mask_token is None:
-            raise ValueError("fill-mask needs a tokenizer with a mask token; this one has none")
+            raise InvalidParameter("fill-mask needs a tokenizer with a mask token; this one has none")
         settled = super().settle(tokenizer, config, params)
         if isinstance(settled["targets"], list):
             settled["targets"] = np.unique([_target(tokenizer, target) for target in settled["targets"]])

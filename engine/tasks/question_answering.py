@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 from tokenizers import Encoding
 
+from distilrt.errors import InvalidParameter
 from distilrt.model.config import DistilBertConfig
 from distilrt.tasks.base import (
     PADDING,
@@ -59,9 +60,9 @@ class QuestionAnswering(Task):
         limit = longest(tokenizer, config)
         window, stride = _window(params, limit)
         if window > limit:
-            raise ValueError(f"max_seq_len must be at most {limit}, what this model reads, found {window}")
+            raise InvalidParameter(f"max_seq_len must be at most {limit}, what this model reads, found {window}")
         if stride >= window:
-            raise ValueError(f"doc_stride must be less than max_seq_len={window}, found {stride}")
+            raise InvalidParameter(f"doc_stride must be less than max_seq_len={window}, found {stride}")
 
     def texts(self, item: Any, params: Params) -> list[Text]:
         """Question and context."""

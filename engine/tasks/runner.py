@@ -69,7 +69,7 @@ def run(
 
     Raises:
         InvalidInput: a bad input, when its turn comes; the message starts with its index.
-        ValueError: at once: a parameter, `max_tokens` or `batch_size` that is not allowed.
+        ValueError: at once: `max_tokens`, `batch_size` or (InvalidParameter) a parameter that is not allowed.
         TypeError: at once: a model of another class.
     """
     if type(max_tokens) is not int or max_tokens < 1:

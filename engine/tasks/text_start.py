@@ -30,8 +30,11 @@ def start_of(tokenizer: DistilBertTokenizer, text: str, tokens: int) -> str:
         return text
     while _GROWTH * size <= len(text):
         start = text[:size]
-        # The method for several texts lets other threads run meanwhile.
-        [found] = rust.encode_batch([start], add_special_tokens=False)
+        try:
+            # The method for several texts lets other threads run meanwhile.
+            [found] = rust.encode_batch([start], add_special_tokens=False)
+        except TypeError:  # half a surrogate pair, which the tokenizer says of the whole text
+            return text
         words, offsets = found.word_ids, found.offsets
         last = words[-1] if words else None
         whole = len(words)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from tokenizers import Encoding
 
-from distilrt.errors import InvalidInput
+from distilrt.errors import InvalidInput, InvalidParameter
 from distilrt.model.config import DistilBertConfig
 from distilrt.tasks.base import (
     MOST_ENTRIES,
@@ -84,10 +84,13 @@ class TokenClassification(Task):
             return
         room = longest(tokenizer, config) - tokenizer.num_special_tokens_to_add()
         if params["stride"] >= room:
-            raise ValueError(f"stride must be less than {room}, the tokens of text in a window, "
-                             f"found {params['stride']}")  # fmt: skip
+            raise InvalidParameter(
+                f"stride must be less than {room}, the tokens of text in a window, found {params['stride']}"
+            )
         if params["aggregation_strategy"] == "none":
-            raise ValueError("stride needs an aggregation_strategy other than 'none', to merge what windows share")
+            raise InvalidParameter(
+                "stride needs an aggregation_strategy other than 'none', to merge what windows share"
+            )
 
     def texts(self, item: Any, params: Params) -> list[Text]:
         """The text, or its words."""

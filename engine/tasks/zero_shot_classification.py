@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from distilrt.errors import InvalidParameter
 from distilrt.model.config import DistilBertConfig
 from distilrt.tasks.base import (
     CUT,
@@ -114,7 +115,7 @@ def _entailment(config: DistilBertConfig) -> int:
     for label, index in (config.label2id or {}).items():
         if label.lower().startswith("entail"):
             return index
-    raise ValueError(
+    raise InvalidParameter(
         "zero-shot-classification needs a model trained for natural language inference, with a label that starts "
         f"with 'entail' in config.label2id; this one has {', '.join(config.label_names())}"
     )

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 from tokenizers import Encoding
 
+from distilrt.errors import InvalidInput
+
 _PER_SEQUENCE = ("length", "overflow_to_sample_mapping")
 
 
@@ -213,13 +215,13 @@ def check_texts(where: str, value: Any, depth: int) -> None:
 
     Raises:
         TypeError: an entry is not a str, or the lists are nested too deep.
-        ValueError: a str cannot be written as UTF-8.
+        InvalidInput: a str cannot be written as UTF-8.
     """
     if isinstance(value, str):
         try:
             value.encode()
         except UnicodeEncodeError as error:
-            raise ValueError(
+            raise InvalidInput(
                 f"{where} has half a surrogate pair at character {error.start}; replace it,"
                 " for example with text.encode('utf-8', 'replace').decode()"
             ) from None

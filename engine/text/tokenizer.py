@@ -20,7 +20,7 @@ from tokenizers.models import BPE
 
 from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.upload import upload
-from distilrt.errors import CheckpointError
+from distilrt.errors import CheckpointError, InvalidInput
 from distilrt.text.encoding import BatchEncoding, array_kind, as_lists, as_tensors, check_tensor_type
 from distilrt.text.tokenizer_backends import Setting, refusing, surround, wordpiece
 from distilrt.text.tokenizer_files import NORMALIZATION, OPTIONS, SPECIAL_NAMES, as_token, read, read_vocab, write
@@ -265,7 +265,7 @@ class DistilBertTokenizer(TokenizerVocabulary):
 
         Raises:
             TypeError: a text is not a str; the message names its place.
-            ValueError: an option has no such value, or the texts cannot be cut to `max_length`.
+            ValueError: an option has no such value, or (InvalidInput) the texts cannot be cut to `max_length`.
         """
         texts, pairs = as_lists(text), as_lists(text_pair)
         check_tensor_type("return_tensors", return_tensors)
@@ -336,7 +336,7 @@ class DistilBertTokenizer(TokenizerVocabulary):
             A str, or a list of them for a batch. Ids outside the vocabulary leave no text.
 
         Raises:
-            ValueError: an id is negative or no integer.
+            InvalidInput: an id is negative or no integer.
         """
         ids = as_lists(token_ids["input_ids"] if isinstance(token_ids, Mapping) else token_ids)
         if isinstance(ids, list | tuple) and len(ids) > 0 and isinstance(ids[0], list | tuple):
@@ -346,7 +346,7 @@ class DistilBertTokenizer(TokenizerVocabulary):
                 [ids] if isinstance(ids, int) else ids, skip_special_tokens=skip_special_tokens
             )
         except (OverflowError, TypeError) as error:
-            raise ValueError(f"decode needs token ids, integers of 0 or more: {error}") from None
+            raise InvalidInput(f"decode needs token ids, integers of 0 or more: {error}") from None
         clean = (
             self.clean_up_tokenization_spaces if clean_up_tokenization_spaces is None else clean_up_tokenization_spaces
         )

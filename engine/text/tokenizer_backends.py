@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from tokenizers import AddedToken, Encoding, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordPiece
 
+from distilrt.errors import InvalidInput
 from distilrt.text.encoding import check_texts
 from distilrt.text.tokenizer_lengths import integer
 
@@ -78,7 +79,7 @@ class TokenizerBackends:
 
         Raises:
             TypeError: a text is not a str; the message names its place.
-            ValueError: the texts cannot be cut as `setting` says, or not encoded at all.
+            InvalidInput: the texts cannot be cut as `setting` says, or not encoded at all.
         """
         limit = setting.limit
         backend = self.base
@@ -86,14 +87,14 @@ class TokenizerBackends:
             backend = self._configured(setting)
             room = limit - special * backend.num_special_tokens_to_add(False)
             if setting.truncation and setting.stride and setting.stride >= room:
-                raise ValueError(
+                raise InvalidInput(
                     f"stride={setting.stride} must be less than the {room} tokens of text in max_length={limit}"
                 )
         encodings = _encode(backend, texts, pairs, batched, words, special)
         # The Rust library truncates nothing where the special tokens alone exceed the limit.
         too_low = setting.truncation and limit < backend.num_special_tokens_to_add(True)
         if too_low and any(len(one) > limit for one in encodings):
-            raise ValueError(f"max_length={limit} has no room for the special tokens alone; raise it")
+            raise InvalidInput(f"max_length={limit} has no room for the special tokens alone; raise it")
         return encodings
 
     def _configured(self, setting: Setting) -> Tokenizer:
@@ -202,4 +203,4 @@ def _encode(backend: Tokenizer, texts: Any, pairs: Any, batched: bool, words: bo
         if type(error) is not Exception and type(error).__name__ != "PanicException":
             raise
         advice = "; raise max_length, lower stride or choose another truncation" if backend.truncation else ""
-        raise ValueError(f"the text cannot be encoded: {error}{advice}") from None
+        raise InvalidInput(f"the text cannot be encoded: {error}{advice}") from None

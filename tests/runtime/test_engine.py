@@ -20,11 +20,21 @@ import pytest
 import distilrt
 from distilrt import tasks
 from distilrt.backends.cpu import CpuBackend
-from distilrt.errors import BackendError, DeadlineExceeded, InvalidInput, NotReady, Overloaded, TooLarge, TooLong
+from distilrt.errors import (
+    BackendError,
+    DeadlineExceeded,
+    InvalidInput,
+    InvalidParameter,
+    NotReady,
+    Overloaded,
+    TooLarge,
+    TooLong,
+)
 from distilrt.model import models
 from distilrt.runtime.engine import Engine
 from distilrt.runtime.queues import PART
 from distilrt.runtime.reading import EACH, Limits
+from distilrt.tasks.text_classification import TextClassification
 from distilrt.text.tokenizer import DistilBertTokenizer
 
 Folders = Callable[..., Path]
@@ -451,3 +461,46 @@ def test_after_a_fork(classifier: Engine) -> None:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert classifier("text-classification", TEXT)
+
+
+@pytest.mark.parametrize("inputs", [TEXT, "a " * 5000], ids=["at once", "in a thread"])
+@pytest.mark.parametrize("bug", [ValueError("bug"), TypeError("bug"), KeyError("bug")], ids=repr)
+def test_a_fault_of_ours_is_no_fault_of_the_callers(
+    classifier: Engine,
+    bug: Exception,
+    inputs: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def broken(*arguments: Any) -> Any:
+        raise bug
+
+    params = {"truncation": True}
+    with monkeypatch.context() as patch:
+        patch.setattr(TextClassification, "texts", broken)
+        for call in (classifier.submit, classifier.enqueue):
+            with pytest.raises(BackendError, match=f"{type(bug).__name__}: .*bug"):
+                call("text-classification", inputs, params).result(PATIENCE)
+    assert "in broken" in caplog.text
+    assert caplog.text.count("Traceback") == 2
+    assert classifier.counters.requests == {("text-classification", "failed"): 2}
+    assert classifier("text-classification", inputs, **params)
+
+
+@pytest.mark.parametrize("length", [1, 20_000])
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [({"params": {"top_k": 0}}, InvalidParameter), ({"inputs": ["\ud800"]}, InvalidInput)],
+    ids=["parameter", "half a surrogate pair"],
+)
+def test_a_fault_of_the_callers_is_none_of_ours(
+    classifier: Engine, change: dict[str, Any], error: type[Exception], length: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    request = {"task": "text-classification", "inputs": ["a"], "params": {"truncation": True}} | change
+    request["inputs"] = [text * length for text in request["inputs"]]
+    for call in (classifier.submit, classifier.enqueue):
+        with pytest.raises(InvalidInput) as refused:
+            call(**request).result(PATIENCE)
+        assert type(refused.value) is error
+    assert classifier.counters.requests == {("text-classification", "invalid"): 2}
+    assert not caplog.text

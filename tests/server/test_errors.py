@@ -7,7 +7,15 @@ import logging
 import orjson
 import pytest
 
-from distilrt.errors import BackendError, DeadlineExceeded, InvalidInput, NotReady, Overloaded, TooLong
+from distilrt.errors import (
+    BackendError,
+    DeadlineExceeded,
+    InvalidInput,
+    InvalidParameter,
+    NotReady,
+    Overloaded,
+    TooLong,
+)
 from distilrt.server import errors
 
 CASES: list[tuple[Exception, int, str]] = [
@@ -19,7 +27,7 @@ CASES: list[tuple[Exception, int, str]] = [
     (errors.Unprocessable("x"), 422, "Unprocessable"),
     (InvalidInput("x"), 422, "InvalidInput"),
     (TooLong("x"), 422, "TooLong"),
-    (ValueError("x"), 422, "InvalidParameter"),
+    (InvalidParameter("x"), 422, "InvalidParameter"),
     (Overloaded("x", 2.1), 429, "Overloaded"),
     (BackendError("x"), 500, "BackendError"),
     (NotReady("x"), 503, "NotReady"),

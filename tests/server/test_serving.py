@@ -22,6 +22,7 @@ from distilrt.runtime.queues import PART
 from distilrt.server.app import create_app
 from distilrt.server.serving import Call
 from distilrt.server.settings import Settings
+from distilrt.tasks.text_classification import TextClassification
 
 Engines = Callable[..., Engine]
 CLASSIFIER = "DistilBertForSequenceClassification"
@@ -294,6 +295,30 @@ def test_tokenizing_has_limits(engine_of: Engines, client_of: Any) -> None:
     response = client.post("/", json={"inputs": "a " * 40, "parameters": labels})
     assert response.status_code == 413
     assert "characters to read" in response.json()["error"]
+
+
+@pytest.mark.parametrize("step", ["texts", "answer"])
+def test_a_fault_of_ours_is_500_and_logged(
+    engine_of: Engines,
+    client_of: Any,
+    step: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def broken(*arguments: Any) -> Any:
+        raise ValueError("bug")
+
+    client = client_of(engine_of(CLASSIFIER))
+    monkeypatch.setattr(TextClassification, step, broken)
+    for text in ("a", "a " * 3000):
+        caplog.clear()
+        response = client.post("/", json={"inputs": text, "truncate": True})
+        assert response.status_code == 500
+        assert "ValueError: bug" in response.json()["error"]
+        assert "in broken" in caplog.text
+    monkeypatch.undo()
+    assert client.post("/", json={"inputs": "a " * 3000}).status_code == 422
+    assert client.post("/", json={"inputs": "a"}).status_code == 200
 
 
 def test_without_an_engine() -> None:
