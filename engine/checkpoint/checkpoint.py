@@ -17,7 +17,8 @@ import numpy as np
 
 from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.tensor_files import FLOAT_DTYPES, FloatArray, Stored, write_safetensors
-from distilrt.checkpoint.weights import Weights, open_tensors
+from distilrt.checkpoint.weight_files import open_tensors
+from distilrt.checkpoint.weights import Weights
 from distilrt.errors import CheckpointError
 from distilrt.model.config import DistilBertConfig
 

@@ -10,8 +10,6 @@ file serves every instruction set. Nothing here computes.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ import numpy.typing as npt
 from distilrt import __version__
 from distilrt.checkpoint import sentence_files
 from distilrt.checkpoint.checkpoint import HEADS, check_num_layers, expected_shapes
-from distilrt.checkpoint.json_files import read_object
+from distilrt.checkpoint.json_files import read_object, replacing
 from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.tensor_files import (
     FloatArray,
@@ -33,7 +31,7 @@ from distilrt.checkpoint.tensor_files import (
     to_bfloat16,
     write_safetensors,
 )
-from distilrt.checkpoint.weights import WEIGHT_FILES
+from distilrt.checkpoint.weight_files import WEIGHT_FILES
 from distilrt.errors import BackendError, CheckpointError
 from distilrt.model.config import DistilBertConfig
 
@@ -159,14 +157,13 @@ def write(folder: str | Path, model: Any, source: Source | None = None) -> int:
     write_safetensors(target / DATA, _tensors(model))
     model.config.replace(architectures=(model.architecture,)).save_pretrained(target)
     if source is not None:
-        _copy_texts(source, target)
+        sentence_files.copy(source, target, *_TEXT_FILES)
     index = {"version": VERSION, "dtype": model.dtype, "architecture": model.architecture,
              "panel_width": _PANEL_WIDTH, "folded_bert": model.config.folded_bert, "kept": list(kept),
              "calibration": calibration, "distilrt": __version__,
              "bytes": (target / DATA).stat().st_size, "blake2b": _digest(target / DATA)}  # fmt: skip
-    temporary = target / f".{INDEX}.{os.getpid()}.tmp"
-    temporary.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, target / INDEX)
+    with replacing(target / INDEX) as file:
+        file.write(json.dumps(index, indent=2).encode() + b"\n")
     return int(index["bytes"])
 
 
@@ -302,18 +299,3 @@ def _digest(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _copy_texts(source: Source, target: Path) -> None:
-    """Copy what tokenizer and tasks read beside the weights, and remove what an older folder had of these."""
-    modules = sentence_files.at_root(source)
-    for name, known in sentence_files.kept(source, *_TEXT_FILES).items():
-        original, copy = source.file(known), target / name
-        if original is None:
-            copy.unlink(missing_ok=True)
-        elif not (copy.exists() and copy.samefile(original)):
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(original, copy)
-    (target / sentence_files.MODULES).unlink(missing_ok=True)
-    if modules is not None:
-        (target / sentence_files.MODULES).write_text(modules, encoding="utf-8")

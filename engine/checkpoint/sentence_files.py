@@ -1,23 +1,24 @@
-"""The files of a sentence-transformers folder: what they say, as a `SentenceEncoder`, or an error that names the file.
+"""The files of a sentence-transformers folder: what they say, as a `SentenceEncoder`, and copies of them.
 
 A folder is followed whole or refused: a module, mode or field that would change an answer and is not known here is an
-error, never left out. Modules are known by the names of their classes, old and new ones.
+error that names the file, and is never left out. Modules are known by the names of their classes, old and new ones.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from distilrt.checkpoint.json_files import read_object, read_value
 from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.tensor_files import FLOAT_DTYPES, FloatArray
-from distilrt.checkpoint.weights import WEIGHT_FILES, open_tensors
+from distilrt.checkpoint.weight_files import WEIGHT_FILES, open_tensors
 from distilrt.errors import CheckpointError
 from distilrt.model.sentence_encoder import (
     ACTIVATIONS,
@@ -31,90 +32,53 @@ from distilrt.model.sentence_encoder import (
 )
 
 MODULES, SETTINGS = "modules.json", "config_sentence_transformers.json"
-# The transformer module's own settings; sentence-transformers takes the first that is not empty.
-TRANSFORMER_SETTINGS = tuple(f"sentence_{name}_config.json" for name in (
-    "bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet"))  # fmt: skip
-_TRANSFORMERS = {"Transformer": "feature-extraction", "DistilBERT": "feature-extraction",
-                 "BERT": "feature-extraction", "MLMTransformer": "fill-mask"}  # fmt: skip
-# What a transformer module makes by its task: the architecture, the feature that holds it, and the folder's model_type.
+# The transformer module's own settings. sentence-transformers takes the first file that is not empty.
+_MODELS = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+TRANSFORMER_SETTINGS = tuple(f"sentence_{name}_config.json" for name in _MODELS)
+# The class of a transformer module, and the task that it has where its settings name none.
+_TRANSFORMERS = {
+    "Transformer": "feature-extraction",
+    "DistilBERT": "feature-extraction",
+    "BERT": "feature-extraction",
+    "MLMTransformer": "fill-mask",
+}
+# The task of a transformer module, and its architecture, the output that is used, the feature that holds it, and the
+# folder's model_type.
 _TASKS = {
     "feature-extraction": ("DistilBertModel", "last_hidden_state", "token_embeddings", "SentenceTransformer"),
     "fill-mask": ("DistilBertForMaskedLM", "logits", "token_embeddings", "SparseEncoder"),
     "sequence-classification": ("DistilBertForSequenceClassification", "logits", "scores", "CrossEncoder"),
 }
-_POOLING_FLAGS = {"pooling_mode_cls_token": "cls", "pooling_mode_max_tokens": "max", "pooling_mode_mean_tokens": "mean",
-                  "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
-                  "pooling_mode_weightedmean_tokens": "weightedmean",
-                  "pooling_mode_lasttoken": "lasttoken"}  # fmt: skip
-# How a tokenizer is called without a change to what the model reads.
+_POOLING_FLAGS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+_WIDTHS = ("embedding_dimension", "word_embedding_dimension")  # fields that repeat the width of the rows
+# Options of a tokenizer's call that change nothing in what the model reads.
 _HARMLESS = ("padding", "pad_to_multiple_of", "return_tensors", "return_attention_mask", "return_token_type_ids")
 _KNOWN = ("Transformer", "Pooling", "Dense", "Normalize", "LayerNorm", "Dropout", "SpladePooling")
-_ALONE = ("to compute without these modules, load the transformer with distilrt.DistilBertModel.from_pretrained and "
-          "give it with its tokenizer")  # fmt: skip
-
-
-class _Module(NamedTuple):
-    kind: str  # the name of its class
-    folder: str
-    whole: Source  # of the sentence encoder
-
-    def __str__(self) -> str:
-        return f"{self.folder or '(root)'} of type {self.kind}"
-
-    def file(self, name: str) -> str:
-        """The name of one of its files within the whole folder."""
-        return f"{self.folder}/{name}" if self.folder else name
-
-    def config(self, name: str = "config.json", *, needed: bool = False) -> _Fields:
-        """A JSON file of the module; empty where there is none.
-
-        Raises:
-            CheckpointError: it is needed and not there.
-        """
-        path = self.whole.file(self.file(name))
-        if path is None and needed:
-            raise CheckpointError(f"modules.json names the module {self}, and {self.file(name)} is not there; fetch "
-                                  "the whole folder")  # fmt: skip
-        return _Fields({}, self.file(name)) if path is None else _Fields(read_object(path), path)
-
-    def tensors(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, FloatArray]:
-        """Its weights by name, which must be these, of these shapes.
-
-        Raises:
-            CheckpointError: one is missing, of another shape, or not of finite numbers.
-        """
-        try:
-            stored, path = open_tensors(self.whole.within(self.folder))
-        except FileNotFoundError as error:
-            raise CheckpointError(f"modules.json: module {self} has no weights: {error}") from error
-        if stored.keys() != shapes.keys():
-            raise CheckpointError(f"{path}: module {self} must have the tensors {', '.join(shapes)}, found "
-                                  f"{', '.join(stored) or 'none'}")  # fmt: skip
-        found = {}
-        for name, shape in shapes.items():
-            tensor = stored[name]
-            if tensor.shape != shape or tensor.dtype not in FLOAT_DTYPES:
-                raise CheckpointError(f"{path}: {name} of module {self} must be floats of shape {list(shape)}, "
-                                      f"found {tensor.dtype} {list(tensor.shape)}")  # fmt: skip
-            found[name] = tensor.load()
-            if not np.isfinite(found[name]).all():
-                raise CheckpointError(f"{path}: {name} of module {self} has numbers that are not finite; fetch "
-                                      "the file again, or train the model anew")  # fmt: skip
-        return found
+_ALONE = (
+    "to compute without these modules, load the transformer with distilrt.DistilBertModel.from_pretrained and give it "
+    "with its tokenizer"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class _Fields:
-    """A JSON object and the file that it is from."""
+    """A JSON object, and the name of the file that it is from."""
 
     values: Mapping[str, Any]
-    source: str | Path
+    file: str | Path
 
     def get(self, name: str, default: Any, allowed: str, accepts: Callable[[Any], bool]) -> Any:
-        """A field, if `accepts` takes it; `allowed` says in words what that is."""
+        """A field's value if `accepts` takes it; `allowed` says in words what it may be."""
         value = self.values.get(name, default)
         if not accepts(value):
-            raise CheckpointError(f"{self.source}: {name} must be {allowed}, found {value!r:.80}")
+            raise CheckpointError(f"{self.file}: {name} must be {allowed}, found {value!r:.80}")
         return value
 
     def choice(self, name: str, default: Any, *values: Any) -> Any:
@@ -126,20 +90,87 @@ class _Fields:
         return bool(self.get(name, default, "true or false", lambda value: isinstance(value, bool)))
 
     def count(self, name: str) -> int | None:
-        """A field that is a positive number or null."""
+        """A field that is a positive integer or null."""
         found: int | None = self.get(name, None, "null or an integer of at least 1", _is_count_or_none)
         return found
 
     def group(self, name: str) -> _Fields:
-        """A field that is an object itself; empty where it is missing or null."""
+        """A field that is an object itself; an empty one where it is missing or null."""
         value = self.get(name, None, "an object", lambda value: value is None or isinstance(value, dict))
-        return _Fields(value or {}, f"{self.source}: {name}")
+        return _Fields(value or {}, f"{self.file}: {name}")
 
     def refuse_others(self, *known: str) -> None:
-        """Refuse fields beside these."""
+        """Refuse fields that are not `known`."""
         if others := [name for name in self.values if name not in known]:
-            raise CheckpointError(f"{self.source}: {others[0]} is not supported; known are "
-                                  f"{', '.join(known) or 'none'}; {_ALONE}")  # fmt: skip
+            raise CheckpointError(
+                f"{self.file}: {others[0]} is not supported; known are {', '.join(known) or 'none'}; {_ALONE}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _Module:
+    """An entry of `modules.json`.
+
+    Attributes:
+        kind: the name of its class.
+        folder: its folder within the whole one.
+        whole: the source of the whole folder.
+    """
+
+    kind: str
+    folder: str
+    whole: Source
+
+    def __str__(self) -> str:
+        return f"{self.folder or '(root)'} of type {self.kind}"
+
+    def path(self, name: str) -> str:
+        """The path of one of its files within the whole folder."""
+        return f"{self.folder}/{name}" if self.folder else name
+
+    def fields(self, name: str = "config.json", *, needed: bool = False) -> _Fields:
+        """A JSON file of the module; an empty object where it has none.
+
+        Raises:
+            CheckpointError: the file is needed and not there.
+        """
+        path = self.path(name)
+        found = self.whole.file(path)
+        if found is None and needed:
+            raise CheckpointError(
+                f"modules.json names the module {self}, and {path} is not there; fetch the whole folder"
+            )
+        return _Fields({}, path) if found is None else _Fields(read_object(found), found)
+
+    def tensors(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, FloatArray]:
+        """The module's weights by name, which must be these, of these shapes.
+
+        Raises:
+            CheckpointError: a tensor is missing, of another shape, or not of finite numbers.
+        """
+        try:
+            stored, path = open_tensors(self.whole.within(self.folder))
+        except FileNotFoundError as error:
+            raise CheckpointError(f"modules.json: module {self} has no weights: {error}") from error
+        if stored.keys() != shapes.keys():
+            raise CheckpointError(
+                f"{path}: module {self} must have the tensors {', '.join(shapes)}, found {', '.join(stored) or 'none'}"
+            )
+        found = {}
+        for name, shape in shapes.items():
+            tensor = stored[name]
+            if tensor.shape != shape or tensor.dtype not in FLOAT_DTYPES:
+                raise CheckpointError(
+                    f"{path}: {name} of module {self} must be floats of shape {list(shape)}, found {tensor.dtype} "
+                    f"{list(tensor.shape)}"
+                )
+            found[name] = tensor.load()
+            if not np.isfinite(found[name]).all():
+                raise CheckpointError(
+                    f"{path}: {name} of module {self} has numbers that are not finite; fetch the file again, or train "
+                    "the model anew"
+                )
+        return found
 
 
 def read(source: Source) -> SentenceEncoder | None:
@@ -159,8 +190,10 @@ def read(source: Source) -> SentenceEncoder | None:
         found |= _dense(modules, path)
     elif found["architecture"] == "DistilBertForMaskedLM":
         if [module.kind for module in modules] != ["SpladePooling"]:
-            raise CheckpointError(f"{path}: after a transformer for fill-mask there must be one SpladePooling, found "
-                                  f"{', '.join(map(str, modules)) or 'nothing'}")  # fmt: skip
+            raise CheckpointError(
+                f"{path}: after a transformer for fill-mask there must be one SpladePooling, found "
+                f"{', '.join(map(str, modules)) or 'nothing'}"
+            )
         found["splade"] = _splade(modules[0])
     elif modules:
         raise CheckpointError(f"{path}: module {modules[0]} is not supported after a sequence classifier; {_ALONE}")
@@ -170,33 +203,38 @@ def read(source: Source) -> SentenceEncoder | None:
     return SentenceEncoder(**found)
 
 
-def kept(source: Source, *own: str) -> dict[str, str]:
-    """The files beside `modules.json` that answers depend on, `own` of the transformer among them.
+def copy(source: Source, target: Path, *names: str) -> None:
+    """Copy the files beside the transformer's weights that answers depend on, and remove older ones from `target`.
 
-    Returns:
-        Their names in a folder that has the transformer's at its root, and in `source`.
+    Args:
+        source: of the whole folder.
+        target: a folder, which gets the transformer's files at its root.
+        names: files of the transformer to be copied, beside those of sentence-transformers.
     """
-    path = source.file(MODULES)
-    if path is None:
-        return dict(zip(own, own, strict=True))
-    transformer, *modules = _modules(path, source)
-    names = {name: transformer.file(name) for name in (*own, *TRANSFORMER_SETTINGS)}
-    folders = [module for module in modules if module.folder]
-    names |= {module.file(name): module.file(name) for module in folders for name in ("config.json", *WEIGHT_FILES)}
-    return names | {SETTINGS: SETTINGS}
-
-
-def at_root(source: Source) -> str | None:
-    """The text of `modules.json` with the transformer's own files at the root; None where there is no such file."""
-    path = source.file(MODULES)
-    if path is None:
-        return None
-    modules = read_value(path)
-    return json.dumps([modules[0] | {"path": ""}, *modules[1:]], indent=2) + "\n"
+    listed, text = source.file(MODULES), None
+    paths = dict(zip(names, names, strict=True))  # from a path in the target to that in the source
+    if listed is not None:
+        transformer, *modules = _modules(listed, source)
+        paths = {name: transformer.path(name) for name in (*names, *TRANSFORMER_SETTINGS)} | {SETTINGS: SETTINGS}
+        for module in modules:
+            if module.folder:
+                paths |= {module.path(name): module.path(name) for name in ("config.json", *WEIGHT_FILES)}
+        first, *others = read_value(listed)
+        text = json.dumps([first | {"path": ""}, *others], indent=2)
+    for name, path in paths.items():
+        original, copied = source.file(path), target / name
+        if original is None:
+            copied.unlink(missing_ok=True)
+        elif not (copied.exists() and copied.samefile(original)):
+            copied.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(original, copied)
+    (target / MODULES).unlink(missing_ok=True)
+    if text is not None:
+        (target / MODULES).write_text(text + "\n", encoding="utf-8")
 
 
 def _modules(path: Path, source: Source) -> list[_Module]:
-    """What `modules.json` lists, at least one."""
+    """The modules that `modules.json` lists, at least one."""
     listed = read_value(path)
     if not isinstance(listed, list) or not listed:
         raise CheckpointError(f"{path} must hold a list of at least one module, found {listed!r:.80}")
@@ -204,24 +242,27 @@ def _modules(path: Path, source: Source) -> list[_Module]:
     for index, entry in enumerate(listed):
         kind, folder = (entry.get("type"), entry.get("path")) if isinstance(entry, dict) else (None, None)
         if not isinstance(kind, str) or not isinstance(folder, str):
-            raise CheckpointError(f"{path}: module {index} must be an object with the strings type and path, found "
-                                  f"{entry!r:.80}")  # fmt: skip
+            raise CheckpointError(
+                f"{path}: module {index} must be an object with the strings type and path, found {entry!r:.80}"
+            )
         parts = folder.replace("\\", "/").strip("/").split("/")
         if Path(folder).is_absolute() or ".." in parts:
             raise CheckpointError(f"{path}: path of module {index} must lie within the folder, found {folder!r:.80}")
         library, _, name = kind.partition(".")
         name = name.rpartition(".")[2]
         if library != "sentence_transformers" or name not in (*_KNOWN, *_TRANSFORMERS):
-            raise CheckpointError(f"{path}: module {index} is of type {kind!r:.80}, which is not supported; known are "
-                                  f"those of sentence_transformers called {', '.join(_KNOWN)}; {_ALONE}")  # fmt: skip
+            raise CheckpointError(
+                f"{path}: module {index} is of type {kind!r:.80}, which is not supported; known are those of "
+                f"sentence_transformers called {', '.join(_KNOWN)}; {_ALONE}"
+            )
         found.append(_Module(name, "/".join(part for part in parts if part not in ("", ".")), source))
     return found
 
 
 def _transformer(module: _Module) -> dict[str, Any]:
-    """Architecture, folder, max_length and lower_case."""
-    configs: Iterator[_Fields] = (module.config(name) for name in TRANSFORMER_SETTINGS)
-    config = next((found for found in configs if found.values), _Fields({}, module.file(TRANSFORMER_SETTINGS[0])))
+    """The encoder's architecture, folder, max_length and lower_case."""
+    files: Iterator[_Fields] = (module.fields(name) for name in TRANSFORMER_SETTINGS)
+    config = next((found for found in files if found.values), _Fields({}, module.path(TRANSFORMER_SETTINGS[0])))
     task = config.choice("transformer_task", _TRANSFORMERS[module.kind], *_TASKS)
     architecture, output, feature, _ = _TASKS[task]
     for name in ("tokenizer_name_or_path", "query_length", "document_length", "query_expansion"):
@@ -243,24 +284,26 @@ def _transformer(module: _Module) -> dict[str, Any]:
         options.refuse_others("max_length", "truncation", *_HARMLESS)
         options.choice("truncation", True, True, "longest_first")
         length = options.count("max_length") or length
-    return {"architecture": architecture, "folder": module.folder, "max_length": length,
-            "lower_case": config.flag("do_lower_case", False)}  # fmt: skip
+    lower_case = config.flag("do_lower_case", False)
+    return {"architecture": architecture, "folder": module.folder, "max_length": length, "lower_case": lower_case}
 
 
 def _dense(modules: list[_Module], path: Path) -> dict[str, Any]:
-    """Pooling, include_prompt and layers."""
+    """The encoder's pooling, include_prompt and layers."""
     if not modules or modules[0].kind != "Pooling":
-        raise CheckpointError(f"{path}: after the Transformer there must be a Pooling, found "
-                              f"{modules[0] if modules else 'nothing'}; the file is cut, or {_ALONE}")  # fmt: skip
-    config = modules[0].config(needed=True)
-    config.refuse_others("embedding_dimension", "word_embedding_dimension", "pooling_mode", "include_prompt",
-                         *_POOLING_FLAGS)  # fmt: skip
+        found = modules[0] if modules else "nothing"
+        raise CheckpointError(
+            f"{path}: after the Transformer there must be a Pooling, found {found}; the file is cut, or {_ALONE}"
+        )
+    config = modules[0].fields(needed=True)
+    config.refuse_others(*_WIDTHS, "pooling_mode", "include_prompt", *_POOLING_FLAGS)
     flagged = [mode for flag, mode in _POOLING_FLAGS.items() if config.flag(flag, False)]
     modes = config.values.get("pooling_mode", flagged or "mean")
     modes = [modes] if isinstance(modes, str) else modes
     if not isinstance(modes, list) or not modes or any(mode not in [*POOLING] for mode in modes):
-        raise CheckpointError(f"{config.source}: pooling_mode must be one or several of {', '.join(POOLING)}, found "
-                              f"{modes!r:.80}")  # fmt: skip
+        raise CheckpointError(
+            f"{config.file}: pooling_mode must be one or several of {', '.join(POOLING)}, found {modes!r:.80}"
+        )
     layers = [_layer(module, path) for module in modules[1:] if module.kind != "Dropout"]  # which does nothing here
     return {"pooling": tuple(modes), "include_prompt": config.flag("include_prompt", True), "layers": tuple(layers)}
 
@@ -268,7 +311,7 @@ def _dense(modules: list[_Module], path: Path) -> dict[str, Any]:
 def _layer(module: _Module, path: Path) -> Dense | LayerNorm | Normalize:
     if module.kind not in ("Dense", "LayerNorm", "Normalize"):
         raise CheckpointError(f"{path}: module {module} is not supported after a Pooling; {_ALONE}")
-    config = module.config(needed=module.kind != "Normalize")
+    config = module.fields(needed=module.kind != "Normalize")
     for name in ("module_input_name", "module_output_name"):
         config.choice(name, None, None, "sentence_embedding")
     if module.kind == "Normalize":
@@ -286,14 +329,19 @@ def _layer(module: _Module, path: Path) -> Dense | LayerNorm | Normalize:
     if residual and rows != columns:
         shapes["residual.weight"] = (rows, columns)
     weights = module.tensors(shapes)
-    return Dense(str(module), weights["linear.weight"], weights.get("linear.bias"), name.rpartition(".")[2], residual,
-                 weights.get("residual.weight"))  # fmt: skip
+    return Dense(
+        str(module),
+        weights["linear.weight"],
+        weights.get("linear.bias"),
+        name.rpartition(".")[2],
+        residual,
+        weights.get("residual.weight"),
+    )
 
 
 def _splade(module: _Module) -> Splade:
-    config = module.config()
-    config.refuse_others("pooling_strategy", "activation_function", "embedding_dimension", "word_embedding_dimension",
-                         "chunk_size")  # fmt: skip
+    config = module.fields()
+    config.refuse_others(*_WIDTHS, "pooling_strategy", "activation_function", "chunk_size")
     return Splade(
         total=config.choice("pooling_strategy", "max", "max", "sum") == "sum",
         twice=config.choice("activation_function", "relu", "relu", "log1p_relu") == "log1p_relu",
@@ -301,22 +349,22 @@ def _splade(module: _Module) -> Splade:
 
 
 def _settings(config: _Fields, found: Mapping[str, Any]) -> dict[str, Any]:
-    """Prompts, truncate_dim, similarity, and of sparse vectors how many weights are kept."""
-    model_type = next(task[3] for task in _TASKS.values() if task[0] == found["architecture"])
+    """The encoder's prompts, truncate_dim and similarity, and how many weights of a sparse vector are kept."""
+    model_type = next(model_type for name, _, _, model_type in _TASKS.values() if name == found["architecture"])
     config.choice("model_type", model_type, model_type)
     named = {name: text or "" for name, text in config.group("prompts").values.items()}
     if not all(isinstance(text, str) for text in named.values()):
-        raise CheckpointError(f"{config.source}: prompts must be strings, found {named!r:.80}")
+        raise CheckpointError(f"{config.file}: prompts must be strings, found {named!r:.80}")
     # sentence-transformers knows these two in every model; by themselves they are empty.
     default = config.choice("default_prompt_name", None, None, *named, "query", "document")
-    settings: dict[str, Any] = {"prompts": {name: text for name, text in named.items() if name}
-                                | {"": named.get(default or "", "") if default else ""}}  # fmt: skip
+    prompts = {name: text for name, text in named.items() if name}
+    prompts[""] = named.get(default, "") if default else ""
+    similarity = config.choice("similarity_fn_name", None, None, *SIMILARITY) or "cosine"
+    settings = {"prompts": prompts, "truncate_dim": config.count("truncate_dim"), "similarity": similarity}
     most = config.count("max_active_dims")
     if "splade" in found and most is not None:
-        splade: Splade = found["splade"]
-        settings["splade"] = Splade(splade.total, splade.twice, most)
-    similarity = config.choice("similarity_fn_name", None, None, *SIMILARITY)
-    return settings | {"truncate_dim": config.count("truncate_dim"), "similarity": similarity or "cosine"}
+        settings["splade"] = replace(found["splade"], most=most)
+    return settings
 
 
 def _is_count_or_none(value: Any) -> bool:

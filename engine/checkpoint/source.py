@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 # What an error of the hub means to the user. The first class that fits counts.
 _HUB_ADVICE = {
@@ -40,19 +41,9 @@ class Source:
     local_files_only: bool = False
 
     @classmethod
-    def of(
-        cls,
-        model: str | Path | Source,
-        revision: str | None = None,
-        subfolder: str = "",
-        token: str | bool | None = None,
-        cache_dir: str | Path | None = None,
-        local_files_only: bool = False,
-    ) -> Source:
+    def of(cls, model: str | Path | Source, *where: Any) -> Source:
         """The source that the arguments of a `from_pretrained` mean; `model` itself where that is a `Source`."""
-        if isinstance(model, Source):
-            return model
-        return cls(model, revision, subfolder, token, cache_dir, local_files_only)
+        return model if isinstance(model, Source) else cls(model, *where)
 
     def __str__(self) -> str:
         return f"{self.model}/{self.subfolder}" if self.subfolder else str(self.model)

@@ -1,7 +1,7 @@
-"""One file of tensors, memory-mapped: safetensors and PyTorch's pickle, read as stored or as float32, and written.
+"""Files of tensors: what every format gives, and safetensors, which is memory-mapped and also written.
 
-Keras's HDF5 is in `distilrt.checkpoint.h5`; which files make a checkpoint is `distilrt.checkpoint.weights`' business.
-Imports torch only to read a `.bin`.
+PyTorch's pickle is in `distilrt.checkpoint.pickle_file`, and Keras's HDF5 in `distilrt.checkpoint.h5_file`.
+`distilrt.checkpoint.weight_files` knows which files make a checkpoint.
 """
 
 from __future__ import annotations
@@ -9,17 +9,16 @@ from __future__ import annotations
 import json
 import math
 import mmap
-import os
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
+from distilrt.checkpoint.json_files import replacing
 from distilrt.errors import CheckpointError
 
 FloatArray = npt.NDArray[np.float32]
@@ -34,62 +33,65 @@ _FROM_HEADER = {header: name for name, (header, _) in _STORED.items()}
 Spec = tuple[str, tuple[int, ...]]
 
 
-class TensorFile(Protocol):
-    """An open file of tensors, by their names in the file."""
+class TensorFile:
+    """An open file of tensors by their names in the file; each format has its own subclass.
+
+    Attributes:
+        specs: the dtype and shape of each tensor.
+    """
 
     specs: dict[str, Spec]
 
     def raw(self, name: str) -> npt.NDArray[Any]:
         """The stored numbers, read-only and without a copy where possible; bfloat16 as uint16."""
-        ...
+        raise NotImplementedError
 
     def load(self, name: str) -> FloatArray:
         """The numbers as float32; a view of the file where it holds aligned float32."""
-        ...
+        return _as_float32(self.raw(name), self.specs[name][0])
 
     def release(self) -> None:
-        """Give the file's pages back to the operating system; the next access reads them again."""
-        ...
+        """Give the file's mapped pages back to the operating system, if there are any; the next access reads them."""
+
+    def tensors(self) -> dict[str, Stored]:
+        """Every tensor by its name."""
+        return {name: Stored(self, name, *spec) for name, spec in self.specs.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """One tensor in its file."""
+    """One tensor in its file; `shape` is that after a matrix that is `transposed` has been turned."""
 
     file: TensorFile
     name: str
     dtype: str
     shape: tuple[int, ...]
+    transposed: bool = False
 
     def raw(self) -> npt.NDArray[Any]:
         """The stored numbers, see `TensorFile.raw`."""
-        return self.file.raw(self.name)
+        array = self.file.raw(self.name)
+        return array.T if self.transposed else array
 
     def load(self) -> FloatArray:
         """The numbers as float32, see `TensorFile.load`."""
-        return self.file.load(self.name)
+        array = self.file.load(self.name)
+        return np.ascontiguousarray(array.T) if self.transposed else array
 
 
-class TensorsInMemory:
+class TensorsInMemory(TensorFile):
     """Tensors as a file gives them: of each the dtype, one of FLOAT_DTYPES, uint8 or int32, and the stored numbers."""
 
     def __init__(self, tensors: Mapping[str, tuple[str, npt.NDArray[Any]]]) -> None:
-        self._tensors = tensors
-        self.specs: dict[str, Spec] = {name: (dtype, array.shape) for name, (dtype, array) in tensors.items()}
+        self._arrays = tensors
+        self.specs = {name: (dtype, array.shape) for name, (dtype, array) in tensors.items()}
 
     def raw(self, name: str) -> npt.NDArray[Any]:
-        """The array itself, see `TensorFile.raw`."""
-        return self._tensors[name][1]
-
-    def load(self, name: str) -> FloatArray:
-        """The numbers as float32, see `TensorFile.load`."""
-        return _as_float32(self.raw(name), self.specs[name][0])
-
-    def release(self) -> None:
-        """Nothing is kept that could be given back."""
+        """The array itself."""
+        return self._arrays[name][1]
 
 
-class SafetensorsFile:
+class SafetensorsFile(TensorFile):
     """A memory-mapped safetensors file; the library checks the header, the data is mapped here."""
 
     def __init__(self, path: Path) -> None:
@@ -98,26 +100,27 @@ class SafetensorsFile:
             with safe_open(path, framework="np") as opened:
                 self.written_by = (opened.metadata() or {}).get("format")  # "pt", "tf" or another framework
         except SafetensorError as error:
-            raise CheckpointError(f"{path} is not a whole safetensors file: {error}. It is truncated or damaged; "
-                                  "fetch it again") from error  # fmt: skip
+            raise CheckpointError(
+                f"{path} is not a whole safetensors file: {error}. It is truncated or damaged; fetch it again"
+            ) from error
         with path.open("rb") as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         start = 8 + int.from_bytes(self._map[:8], "little")
         header = json.loads(self._map[8:start])
         header.pop("__metadata__", None)
         self._span = {name: [start + at for at in entry["data_offsets"]] for name, entry in header.items()}
-        self.specs: dict[str, Spec] = {
+        self.specs = {
             name: (_FROM_HEADER.get(entry["dtype"], entry["dtype"]), tuple(entry["shape"]))
             for name, entry in header.items()
         }
 
     def raw(self, name: str) -> npt.NDArray[Any]:
-        """A read-only view of the map, see `TensorFile.raw`."""
+        """A read-only view of the map."""
         dtype, shape = self.specs[name]
         return np.frombuffer(self._map, _STORED[dtype][1], math.prod(shape), self._span[name][0]).reshape(shape)
 
     def load(self, name: str) -> FloatArray:
-        """The numbers as float32, see `TensorFile.load`."""
+        """The numbers as float32; the pages of numbers that were converted are given back."""
         raw = self.raw(name)
         array = _as_float32(raw, self.specs[name][0])
         if array is not raw:
@@ -126,82 +129,12 @@ class SafetensorsFile:
         return array
 
     def release(self) -> None:
-        """Unmap all pages from memory, see `TensorFile.release`."""
+        """Give all pages back."""
         self._drop(0, len(self._map))
 
     def _drop(self, start: int, end: int) -> None:
         if hasattr(mmap, "MADV_DONTNEED") and end > start:
             self._map.madvise(mmap.MADV_DONTNEED, start, end - start)
-
-
-class PickleFile:
-    """A PyTorch `.bin`, read without running code from it; memory-mapped unless in the format of before torch 1.6."""
-
-    def __init__(self, path: Path) -> None:
-        refuse_impostor(path)
-        self._path = path
-        with path.open("rb") as file:
-            self._mapped = file.read(4) == b"PK\3\4"  # how torch tells its formats apart
-        state = _read_pickle(path, self._mapped)
-        self._state: Mapping[str, Any] | None = state
-        self.specs: dict[str, Spec] = {
-            name: (str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)) for name, tensor in state.items()
-        }
-
-    def raw(self, name: str) -> npt.NDArray[Any]:
-        """A read-only view of the tensor, see `TensorFile.raw`."""
-        state = self._state  # another thread may release it meanwhile
-        if state is None:
-            state = self._state = _read_pickle(self._path, self._mapped)
-        tensor, dtype = state[name].detach(), self.specs[name][0]
-        if dtype == "bfloat16":
-            import torch
-
-            tensor = tensor.view(torch.int16)
-        array: npt.NDArray[Any] = tensor.numpy().view(_FLOATS[dtype][1])
-        array.flags.writeable = False
-        return array
-
-    def load(self, name: str) -> FloatArray:
-        """The numbers as float32, see `TensorFile.load`."""
-        return _as_float32(self.raw(name), self.specs[name][0])
-
-    def release(self) -> None:
-        """Close the map once the last view of it is gone; the next access opens it again."""
-        if self._mapped:
-            self._state = None
-
-
-def _read_pickle(path: Path, mapped: bool) -> Mapping[str, Any]:
-    try:
-        import torch
-    except ImportError as error:
-        raise ImportError(f"reading {path} needs torch: pip install 'distilrt[torch]', or convert the checkpoint to "
-                          "safetensors, which needs nothing more") from error  # fmt: skip
-    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 6):
-        raise ImportError(f"reading {path} needs torch 2.6 or newer, found {torch.__version__}: older ones can be made "
-                          "to run code from such a file; update torch, or convert to safetensors")  # fmt: skip
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except pickle.UnpicklingError as error:
-        detail = str(error).partition("WeightsUnpickler error:")[2].strip().partition("\n")[0] or "unknown content"
-        raise CheckpointError(
-            f"{path} was refused: it is not a plain pickle of tensors, and reading any other would run code stored in "
-            f"it ({detail}). Use model.safetensors, from a source you trust"
-        ) from error
-    except Exception as error:  # a damaged file fails anywhere in torch's reader
-        raise CheckpointError(f"{path} is not a whole PyTorch file: {type(error).__name__} {error}. It is truncated or "
-                              "damaged; fetch it again") from error  # fmt: skip
-    if not isinstance(state, dict) or not all(
-        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
-    ):
-        raise CheckpointError(f"{path} must hold a flat dict of tensors, found other things in it; save the model's "
-                              "state_dict() alone")  # fmt: skip
-    for name, tensor in state.items():
-        if tensor.is_nested or tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_neg():
-            raise CheckpointError(f"tensor {name} of {path} is sparse, nested, without numbers or a view of another "
-                                  "kind; save plain tensors")  # fmt: skip
-    return state
 
 
 def refuse_impostor(path: Path) -> None:
@@ -228,7 +161,7 @@ def from_bfloat16(bits: npt.NDArray[np.uint16]) -> FloatArray:
 
 def _as_float32(raw: npt.NDArray[Any], dtype: str) -> FloatArray:
     if dtype == "bfloat16":
-        wide = raw.astype(np.uint32)
+        wide = raw.astype(np.uint32, order="C")
         wide <<= 16
         return wide.view(np.float32)
     return np.require(raw, np.float32, ["C_CONTIGUOUS", "ALIGNED"])
@@ -251,16 +184,8 @@ def write_safetensors(path: Path, tensors: Mapping[str, tuple[str, npt.NDArray[A
         header[name] = {"dtype": _STORED[dtype][0], "shape": list(array.shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % 64)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(len(text).to_bytes(8, "little") + text)
-            for name in order:
-                dtype, array = tensors[name]
-                file.write(np.ascontiguousarray(array, _STORED[dtype][1]).data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing(path) as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            dtype, array = tensors[name]
+            file.write(np.ascontiguousarray(array, _STORED[dtype][1]).data)

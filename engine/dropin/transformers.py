@@ -262,7 +262,7 @@ def _engine(model: Any, reference: Any, backend: str, dtype: str, masked_outputs
     architecture = _ARCHITECTURES[reference.__name__]
     config = DistilBertConfig.from_dict(model.config.to_dict())
     checkpoint.check_architecture(f"this {type(model).__name__}", architecture, config)
-    tensors = ModuleFile(model).stored()
+    tensors = ModuleFile(model).tensors()
     weights = checkpoint.assemble(tensors, architecture, config, f"this {type(model).__name__}", strict=True)
     if backend == "auto":
         backend = "cuda" if model.device.type == "cuda" else env.backend() or "cpu"

@@ -10,13 +10,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from distilrt.checkpoint.json_files import read_object
+from distilrt.checkpoint.json_files import read_object, replacing
 from distilrt.checkpoint.source import Source
 from distilrt.errors import CheckpointError
 
@@ -335,9 +334,8 @@ class DistilBertConfig:
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.to_dict(), indent=2, sort_keys=True, ensure_ascii=False)
-        temporary = target / f".config.json.{os.getpid()}.tmp"
-        temporary.write_text(text + "\n", encoding="utf-8")
-        os.replace(temporary, target / "config.json")
+        with replacing(target / "config.json") as file:
+            file.write(text.encode() + b"\n")
 
 
 def _from_bert(values: dict[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from distilrt.checkpoint import checkpoint, packed
 from distilrt.errors import CheckpointError
 from distilrt.model import models
 from distilrt.model.config import DistilBertConfig
-from tests.checkpoint.test_h5 import variables, write_h5
+from tests.checkpoint.test_h5_file import variables, write_h5
 
 NAME = "DistilBertForSequenceClassification"
 MODEL = models.DistilBertForSequenceClassification

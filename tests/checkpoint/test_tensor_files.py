@@ -16,8 +16,8 @@ import safetensors.torch
 import torch
 from safetensors.numpy import load_file, save_file
 
+from distilrt.checkpoint.pickle_file import PickleFile
 from distilrt.checkpoint.tensor_files import (
-    PickleFile,
     SafetensorsFile,
     Stored,
     from_bfloat16,

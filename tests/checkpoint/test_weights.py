@@ -21,7 +21,8 @@ from distilrt.checkpoint.tensor_files import (
     FLOAT_DTYPES,
     SafetensorsFile,
 )
-from distilrt.checkpoint.weights import Weights, open_tensors
+from distilrt.checkpoint.weight_files import open_tensors
+from distilrt.checkpoint.weights import Weights
 from distilrt.errors import CheckpointError
 
 DTYPES = {name: getattr(torch, name) for name in FLOAT_DTYPES}

@@ -12,7 +12,7 @@ from distilrt.dropin.parameters import ModuleFile
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
 def test_tensors_are_as_in_a_file(dtype: str) -> None:
     module = torch.nn.Linear(3, 2).to(getattr(torch, dtype))
-    stored = ModuleFile(module).stored()
+    stored = ModuleFile(module).tensors()
     assert list(stored) == ["weight", "bias"]
     weight = stored["weight"]
     assert (weight.dtype, weight.shape) == (dtype, (2, 3))
@@ -27,7 +27,7 @@ def test_tensors_are_as_in_a_file(dtype: str) -> None:
 
 def test_float32_is_a_view() -> None:
     module = torch.nn.Linear(3, 2)
-    array = ModuleFile(module).stored()["weight"].load()
+    array = ModuleFile(module).tensors()["weight"].load()
     with torch.no_grad():
         module.weight[1, 2] = 7
     assert array[1, 2] == 7
