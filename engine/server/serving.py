@@ -12,6 +12,8 @@ import hmac
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from ipaddress import IPv6Address
 from typing import Any, TypeVar
 
 import msgspec
@@ -168,7 +170,8 @@ class Call:
         serving: the server's state.
         path: the route's parameters.
         method, headers: the request's.
-        client: the address that sent it; "" where there is none, on a socket of the machine itself.
+        client: the address that sent it, of IPv6 the /64 network; "" where there is none, on a socket of the machine
+            itself.
         steps: when, in seconds from the start, something was answered, and its timing.
         priority, timeout: what the body asks for, in seconds; None: what the headers do.
     """
@@ -178,7 +181,7 @@ class Call:
         self.path: dict[str, Any] = scope.get("path_params", {})
         self.method: str = scope["method"]
         self.headers = Headers(scope=scope)
-        self.client: str = (scope.get("client") or ("",))[0]
+        self.client = _network((scope.get("client") or ("",))[0])
         self.steps: list[tuple[float, Timing]] = []
         self.priority: int | None = None
         self.timeout: float | None = None
@@ -429,3 +432,12 @@ class Call:
             timer.cancel()
             for task in listening:
                 task.cancel()
+
+
+def _network(address: str) -> str:
+    """An address, or the /64 network of an IPv6 one, of which a single machine may have every address."""
+    with suppress(ValueError):  # no address, as a proxy may forward
+        found = IPv6Address(address) if ":" in address else None
+        if found is not None and found.ipv4_mapped is None:
+            return str(IPv6Address(int(found) >> 64 << 64)) + "/64"
+    return address

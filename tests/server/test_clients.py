@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +143,18 @@ def test_openai_embeddings(address: str, folders: dict[str, Path], expected: Any
     short = client.embeddings.create(model="org/encoder", input=TEXT, dimensions=16)
     head = np.array(wanted[0][:16])
     np.testing.assert_allclose(short.data[0].embedding, head / np.linalg.norm(head), atol=1e-6)
+
+
+@pytest.mark.whole
+def test_many_openai_requests_at_once(address: str) -> None:
+    """With the package's own retries and the server's defaults, none is lost."""
+
+    async def main() -> list[int]:
+        async with openai.AsyncOpenAI(base_url=f"http://{address}/v1", api_key="none") as client:
+            ask = partial(client.embeddings.create, model="org/encoder", input=["word " * 120] * 8)
+            return [len(answer.data) for answer in await asyncio.gather(*(ask() for _ in range(64)))]
+
+    assert asyncio.run(main()) == [8] * 64
 
 
 def test_openai_errors(address: str) -> None:

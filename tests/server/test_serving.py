@@ -20,7 +20,7 @@ from distilrt.errors import DeadlineExceeded
 from distilrt.runtime.engine import Engine
 from distilrt.runtime.queues import PART
 from distilrt.server.app import create_app
-from distilrt.server.serving import Call
+from distilrt.server.serving import Call, Serving
 from distilrt.server.settings import Settings
 from distilrt.tasks.text_classification import TextClassification
 
@@ -368,3 +368,16 @@ def test_an_answered_error_keeps_no_body(engine_of: Engines) -> None:
     finally:
         tracemalloc.stop()
         gc.enable()
+
+
+@pytest.mark.parametrize(
+    ("address", "client"),
+    [("10.0.0.1", "10.0.0.1"), ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"), ("::ffff:10.0.0.1", "::ffff:10.0.0.1"),
+     ("fe80::1%eth0", "fe80::/64"), ("a:b", "a:b"), (None, "")],
+)  # fmt: skip
+def test_a_client_is_an_address_or_a_network(
+    engine_of: Callable[..., Engine], address: str | None, client: str
+) -> None:
+    engine = engine_of("DistilBertModel")
+    scope = {"type": "http", "method": "GET", "headers": [], "client": address and (address, 1)}
+    assert Call(Serving({engine.name: engine}, Settings()), scope, None).client == client  # type: ignore[arg-type]
