@@ -209,7 +209,8 @@ def test_many_are_given_up_in_little_time(newest_first: bool) -> None:
     for each in reversed(waiting[1:]) if newest_first else waiting[:-1]:
         batcher.discard(each)
     assert compared < 40 * len(waiting)
-    assert (batcher.requests, len(batcher._levels[0].flows[""].queue)) == (1, pytest.approx(1, abs=70))
+    assert batcher.requests == 1
+    assert len(batcher._levels[0].flows[""].queue) <= 70
     assert [each for each, _ in batcher.take(0)] == [waiting[0] if newest_first else waiting[-1]]
 
 

@@ -379,5 +379,5 @@ def test_a_client_is_an_address_or_a_network(
     engine_of: Callable[..., Engine], address: str | None, client: str
 ) -> None:
     engine = engine_of("DistilBertModel")
-    scope = {"type": "http", "method": "GET", "headers": [], "client": address and (address, 1)}
+    scope: dict[str, Any] = {"type": "http", "method": "GET", "headers": [], "client": address and (address, 1)}
     assert Call(Serving({engine.name: engine}, Settings()), scope, None).client == client  # type: ignore[arg-type]
