@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,16 @@ from distilrt.model.config import DistilBertConfig
 IntArray = npt.NDArray[np.int32]
 IndexArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
+
+
+class PaddedInputs(NamedTuple):
+    """A padded batch as a caller gives it, of any kind of array; `pack_padded` says what each is."""
+
+    input_ids: Any
+    attention_mask: Any
+    inputs_embeds: Any
+    position_ids: Any
+    token_type_ids: Any
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from distilrt.cpu_count import usable_cores
 from distilrt.errors import DistilrtError, InvalidInput
 from distilrt.model import models
 from distilrt.model.config import DistilBertConfig
+from distilrt.model.heads import HEADS
 from distilrt.narrower import faster
 from distilrt.runtime.loading import find, load
 from distilrt.server.command import serve
@@ -301,7 +302,7 @@ def _describe(model: str, backend: str, dtype: str, threads: int | None) -> dict
         "parameters": loaded.num_parameters(),
         **{name: getattr(config, name) for name in sizes},
         "max_input_tokens": limit,
-        "labels": config.label_names() if "Classification" in architecture else [],
+        "labels": config.label_names() if HEADS[architecture].has_labels else [],
         **loaded.backend.describe(),
         "faster_dtypes": faster(loaded.backend.describe()),
     }

@@ -23,6 +23,7 @@ from distilrt.checkpoint.source import Source
 from distilrt.errors import InvalidInput
 from distilrt.model import models
 from distilrt.model.config import DistilBertConfig
+from distilrt.model.heads import HEADS
 from distilrt.runtime.loading import find
 from distilrt.text.tokenizer import DistilBertTokenizer
 from distilrt.text.tokenizer_auto import load_tokenizer
@@ -157,7 +158,7 @@ def verify(
     mask = np.arange(max(map(len, rows))) < np.array([[len(row)] for row in rows])
     inputs = {"input_ids": np.zeros(mask.shape, np.int64), "attention_mask": mask.astype(np.int64)}
     inputs["input_ids"][mask] = np.concatenate(rows)  # not every tokenizer has a token to pad with
-    if architecture == "DistilBertForMultipleChoice":
+    if HEADS[architecture].has_choices:
         inputs = {name: array[None] for name, array in inputs.items()}  # the texts as the choices of one question
 
     source = model if against is None else against
@@ -282,7 +283,7 @@ def _transformers_outputs(
     import torch
     import transformers
 
-    name = architecture.replace("DistilBert", "Bert", 1) if config.folded_bert else architecture
+    name = HEADS[architecture].bert if config.folded_bert else architecture
     bars: Any = transformers.utils.logging
     shown = bars.is_progress_bar_enabled()
     bars.disable_progress_bar()

@@ -1,26 +1,27 @@
 """What a backend is, and how one is chosen.
 
-A backend owns the weights in its own layout and computes on packed rows; it knows nothing of padding, heads or text.
+A backend owns the weights of an encoder and its head in its own layout and computes on packed rows; it knows nothing
+of padding or text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import numpy.typing as npt
 
 from distilrt import env
 from distilrt.backends.cuda.devices import cuda_device, why_not_cuda
-from distilrt.batch import Batch, IndexArray
+from distilrt.batch import Batch, IndexArray, PaddedInputs
 from distilrt.checkpoint.packed import PackedWeights
 from distilrt.model.config import DistilBertConfig
+from distilrt.model.heads import ENCODER, Head
 
 if TYPE_CHECKING:
     from distilrt.checkpoint.calibration import Calibration
 
 NAMES = ("reference", "cpu", "cuda")
-Head = Callable[["Backend", Any], Any]  # from a backend and its rows to rows, see `distilrt.model.heads`
 
 
 class Backend(Protocol):
@@ -33,6 +34,8 @@ class Backend(Protocol):
     name: str
     dtype: str
     device: str  # "cpu" or torch's name of the device
+    config: DistilBertConfig
+    head: Head
 
     def forward(self, batch: Batch, all_layers: bool = False, wanted: IndexArray | None = None) -> Any:
         """Run the encoder.
@@ -49,37 +52,33 @@ class Backend(Protocol):
         """
         ...
 
-    def answer(self, batch: Batch, wanted: IndexArray | None = None, head: Head | None = None) -> npt.NDArray[Any]:
-        """Encoder and head: `to_numpy` of the head's output for what `forward` returns, or of that itself.
+    def answer(self, batch: Batch, wanted: IndexArray | None = None) -> npt.NDArray[Any]:
+        """Encoder and head: `to_numpy` of the head's output for the rows that `forward` returns."""
+        ...
 
-        A backend that knows the model's head since it was made may run both as one.
-        """
+    def packs(self, inputs: PaddedInputs) -> bool:
+        """Whether `run_padded` takes a padded batch: it lies where the backend computes, and is not on the host."""
         ...
 
     def run_padded(
         self,
-        input_ids: Any,
-        attention_mask: Any,
-        position_ids: Any,
-        inputs_embeds: Any,
+        inputs: PaddedInputs,
         *,
-        segments: Any = None,
-        head: Head | None = None,
+        with_head: bool = True,
         first_only: bool = False,
         all_layers: bool = False,
-    ) -> tuple[Any, tuple[Any, ...] | None] | None:
-        """Encoder and head over a padded batch that lies where the backend computes, without the host.
+    ) -> tuple[Any, tuple[Any, ...]]:
+        """Encoder and head over a padded batch that `packs`, whose values never come to the host.
 
         Args:
-            input_ids, attention_mask, position_ids, inputs_embeds: as `distilrt.batch.pack_padded` takes them.
-            segments: token types, all of which must be 0 where nothing is masked.
-            head: None: the hidden states.
-            first_only: the head reads position 0 of each sequence alone.
+            inputs: as `distilrt.batch.pack_padded` takes them; where nothing is masked all token types must be 0.
+            with_head: False: the hidden states.
+            first_only: only position 0 of each sequence is wanted; so it is for a head that reads only those.
             all_layers: return hidden states too.
 
         Returns:
             The head's output `[batch_size, seq_len, width]`, or `[batch_size, width]` of the first rows; and the
-            padded hidden states of embeddings and layers, if wanted. None: the inputs lie elsewhere, use `forward`.
+            padded hidden states of embeddings and layers, none unless `all_layers`.
         """
         ...
 
@@ -104,17 +103,24 @@ class HostBackend:
     """What backends on NumPy rows have in common."""
 
     device = "cpu"
+    config: DistilBertConfig
+    head: Head
     forward: Callable[..., npt.NDArray[Any]]
+    linear: Callable[..., npt.NDArray[Any]]
+    layer_norm: Callable[..., npt.NDArray[Any]]
 
-    def answer(self, batch: Batch, wanted: IndexArray | None = None, head: Head | None = None) -> npt.NDArray[Any]:
-        """The head's output for what `forward` returns, or that itself."""
-        rows = self.forward(batch, wanted=wanted)
-        output: npt.NDArray[Any] = rows if head is None else head(self, rows)  # type: ignore[arg-type]
+    def answer(self, batch: Batch, wanted: IndexArray | None = None) -> npt.NDArray[Any]:
+        """The head's output for what `forward` returns."""
+        output: npt.NDArray[Any] = self.head.compute(self, self.forward(batch, wanted=wanted))
         return output
 
-    def run_padded(self, *inputs: Any, **options: Any) -> None:
-        """None: packing is done on the host."""
-        return
+    def packs(self, inputs: PaddedInputs) -> bool:
+        """Never: packing is done by `distilrt.batch`."""
+        return False
+
+    def run_padded(self, inputs: PaddedInputs, **options: Any) -> NoReturn:
+        """Not to be called, see `packs`."""
+        raise NotImplementedError
 
     def to_numpy(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The rows themselves."""
@@ -143,8 +149,7 @@ def create(
     dtype: str = "auto",
     num_threads: int | None = None,
     calibration: Calibration | None = None,
-    head: Head | None = None,
-    first_only: bool = False,
+    head: Head = ENCODER,
 ) -> Backend:
     """Load `weights` (canonical names, see `distilrt.checkpoint.checkpoint`) into the backend called `name`.
 
@@ -153,8 +158,7 @@ def create(
         dtype: "auto" or a dtype that the backend has.
         num_threads: CPU threads; None: `DISTILRT_NUM_THREADS`, else what affinity and cgroup allow.
         calibration: how the CPU quantizes for int8; None: without example texts.
-        head: the model's; a GPU runs it with the encoder as one. None: it is not known yet, or there is none.
-        first_only: that head reads position 0 of each sequence alone.
+        head: the model's, whose tensors are among the weights; a GPU runs it with the encoder as one.
 
     Raises:
         ValueError: an unknown name, dtype or thread count.
@@ -164,12 +168,12 @@ def create(
     if name == "reference":
         from distilrt.backends.reference import ReferenceBackend
 
-        return ReferenceBackend(config, weights, dtype=dtype)
+        return ReferenceBackend(config, weights, dtype=dtype, head=head)
     if name == "cpu":
         from distilrt.backends.cpu import CpuBackend
 
-        return CpuBackend(config, weights, dtype=dtype, num_threads=num_threads, calibration=calibration)
+        return CpuBackend(config, weights, dtype=dtype, num_threads=num_threads, calibration=calibration, head=head)
     device = cuda_device()  # says what is missing before the import of what needs it
     from distilrt.backends.cuda.backend import CudaBackend
 
-    return CudaBackend(config, weights, device, dtype=dtype, head=head, first_only=first_only)
+    return CudaBackend(config, weights, device, dtype=dtype, head=head)

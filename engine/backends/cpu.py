@@ -21,6 +21,7 @@ from distilrt.checkpoint.weights import Weights
 from distilrt.cpu_count import usable_cores
 from distilrt.errors import BackendError
 from distilrt.model.config import LAYER_NORM_EPS, DistilBertConfig
+from distilrt.model.heads import ENCODER, Head, Norm
 
 if TYPE_CHECKING:  # it loads the tokenizer, which a packed folder answers without
     from distilrt.checkpoint.calibration import Calibration
@@ -41,6 +42,7 @@ class CpuBackend(HostBackend):
         dtype: str = "auto",
         num_threads: int | None = None,
         calibration: Calibration | None = None,
+        head: Head = ENCODER,
     ) -> None:
         """Pack `weights` (canonical names), or borrow those of a packed folder.
 
@@ -51,6 +53,7 @@ class CpuBackend(HostBackend):
             ValueError: `num_threads` is not an integer of at least 1.
             BackendError: a dtype or a forced instruction set that is not available here.
         """
+        self.config, self.head = config, head
         if num_threads is None:
             num_threads = env.num_threads() or usable_cores()
         if isinstance(num_threads, bool) or not isinstance(num_threads, int) or num_threads < 1:
@@ -127,8 +130,9 @@ class CpuBackend(HostBackend):
             layer_norm(f"layer.{i}.attn_layer_norm", f"{source}.sa_layer_norm")
             layer_norm(f"layer.{i}.ffn_layer_norm", f"{source}.output_layer_norm")
         self._encoder.finish()
-        if "vocab_layer_norm.weight" in weights:
-            layer_norm("vocab_layer_norm", "vocab_layer_norm")
+        for layer in self.head.layers:
+            if isinstance(layer, Norm):
+                layer_norm(layer.name, layer.name)
 
     def forward(self, batch: Batch, all_layers: bool = False, wanted: IndexArray | None = None) -> FloatArray:
         """The last hidden states `[total_tokens, hidden_size]`, all layers' with one axis more, or the wanted rows."""

@@ -17,6 +17,7 @@ from distilrt.batch import Batch, IndexArray
 from distilrt.errors import BackendError
 from distilrt.model import reference
 from distilrt.model.config import DistilBertConfig
+from distilrt.model.heads import ENCODER, Head
 
 DTYPES = ("float32", "float64")
 
@@ -28,6 +29,7 @@ class ReferenceBackend(HostBackend):
         config: the model's shape.
         weights: canonical names to float32 arrays; float32 keeps them as they are, float64 makes copies.
         dtype: "auto" (float32), "float32" or "float64".
+        head: the model's.
 
     Raises:
         BackendError: another dtype.
@@ -36,17 +38,22 @@ class ReferenceBackend(HostBackend):
     name = "reference"
 
     def __init__(
-        self, config: DistilBertConfig, weights: Mapping[str, npt.NDArray[Any]], *, dtype: str = "auto"
+        self,
+        config: DistilBertConfig,
+        weights: Mapping[str, npt.NDArray[Any]],
+        *,
+        dtype: str = "auto",
+        head: Head = ENCODER,
     ) -> None:
         self.dtype = "float32" if dtype == "auto" else dtype
         if self.dtype not in DTYPES:
             raise BackendError(f"backend 'reference' has dtype {' and '.join(DTYPES)} (auto: float32), found {dtype!r}")
-        self._config = config
+        self.config, self.head = config, head
         self._weights = {name: np.asarray(array, self.dtype) for name, array in weights.items()}
 
     def forward(self, batch: Batch, all_layers: bool = False, wanted: IndexArray | None = None) -> npt.NDArray[Any]:
         """Last hidden states `[total_tokens, hidden_size]`, all layers' with one axis more, or the wanted rows."""
-        states = reference.encoder_forward(self._config, self._weights, batch, self.dtype)
+        states = reference.encoder_forward(self.config, self._weights, batch, self.dtype)
         if all_layers:
             return states
         last: npt.NDArray[Any] = states[-1]

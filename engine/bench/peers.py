@@ -81,13 +81,11 @@ class Distilrt(_Engine):
         return self._logits(batch, batch.cu_seqlens[:-1])
 
     def _logits(self, batch: Any, first_rows: Any) -> Logits:
-        from distilrt.model import heads
-
         backend = self._model.backend
         if self.first_rows_only:
-            return backend.answer(batch, first_rows, heads.sequence_classification)  # type: ignore[no-any-return]
+            return backend.answer(batch, first_rows)  # type: ignore[no-any-return]
         rows = backend.forward(batch)[first_rows]
-        logits: Logits = backend.to_numpy(heads.sequence_classification(backend, rows))
+        logits: Logits = backend.to_numpy(backend.head.compute(backend, rows))
         return logits
 
 

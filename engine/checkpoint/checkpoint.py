@@ -21,19 +21,19 @@ from distilrt.checkpoint.weight_files import open_tensors
 from distilrt.checkpoint.weights import Weights
 from distilrt.errors import CheckpointError
 from distilrt.model.config import DistilBertConfig
+from distilrt.model.heads import HEADS, Dimensions, Head
 
-__all__ = ["HEADS", "Weights", "architecture_of", "expected_shapes", "load", "random_weights", "save"]
+__all__ = ["Weights", "architecture_of", "expected_shapes", "load", "random_weights", "save"]
 
 _log = logging.getLogger("distilrt.checkpoint")
 Shape = tuple[int, ...]
-Dims = tuple[str | int, ...]  # numbers, and names of config properties
 
 
-def _linear(name: str, rows: str | int, columns: str) -> dict[str, Dims]:
+def _linear(name: str, rows: str | int, columns: str) -> dict[str, Dimensions]:
     return {f"{name}.weight": (rows, columns), f"{name}.bias": (rows,)}
 
 
-def _norm(name: str) -> dict[str, Dims]:
+def _norm(name: str) -> dict[str, Dimensions]:
     return {f"{name}.weight": ("hidden_size",), f"{name}.bias": ("hidden_size",)}
 
 
@@ -42,12 +42,12 @@ _POSITIONS = "embeddings.position_embeddings.weight"
 _SEGMENTS = "embeddings.token_type_embeddings.weight"  # of a BERT only
 _PROJECTOR = "vocab_projector.weight"
 
-_EMBEDDINGS: dict[str, Dims] = {
+_EMBEDDINGS: dict[str, Dimensions] = {
     _WORDS: ("vocab_size", "hidden_size"),
     _POSITIONS: ("max_position_embeddings", "hidden_size"),
     **_norm("embeddings.LayerNorm"),
 }
-_LAYER: dict[str, Dims] = {
+_LAYER: dict[str, Dimensions] = {
     **_linear("attention.q_lin", "hidden_size", "hidden_size"),
     **_linear("attention.k_lin", "hidden_size", "hidden_size"),
     **_linear("attention.v_lin", "hidden_size", "hidden_size"),
@@ -57,24 +57,8 @@ _LAYER: dict[str, Dims] = {
     **_linear("ffn.lin2", "hidden_size", "intermediate_size"),
     **_norm("output_layer_norm"),
 }
-_PRE_CLASSIFIER = _linear("pre_classifier", "hidden_size", "hidden_size")
-_CLASSIFIER = _linear("classifier", "num_labels", "hidden_size")
-
-# The tensors that each architecture has beyond the encoder's.
-HEADS: Mapping[str, Mapping[str, Dims]] = {
-    "DistilBertModel": {},
-    "DistilBertForMaskedLM": {
-        **_linear("vocab_transform", "hidden_size", "hidden_size"),
-        **_norm("vocab_layer_norm"),
-        **_linear("vocab_projector", "vocab_size", "hidden_size"),
-    },
-    "DistilBertForSequenceClassification": {**_PRE_CLASSIFIER, **_CLASSIFIER},
-    "DistilBertForMultipleChoice": {**_PRE_CLASSIFIER, **_linear("classifier", 1, "hidden_size")},
-    "DistilBertForQuestionAnswering": _linear("qa_outputs", 2, "hidden_size"),
-    "DistilBertForTokenClassification": _CLASSIFIER,
-}
 _MOST_SINUSOIDS = 2**26  # numbers of a table that the config alone describes, for want of one in the file
-_HEAD_NAMES = frozenset(name for head in HEADS.values() for name in head)
+_HEAD_NAMES = frozenset(name for head in HEADS.values() for name in head.tensors)
 
 _IGNORED = re.compile(r"pooler\.|cls\.seq_relationship\.|(.*\.)?position_ids$")
 _OLD_NORM = re.compile(r"(LayerNorm|layer_norm)\.(gamma|beta)$")
@@ -101,11 +85,6 @@ _BERT_HEAD = {
 }
 # The first is only another name of the second, which is the one that a BERT adds, where a file has both.
 _SHADOWED = {"cls.predictions.bias": "cls.predictions.decoder.bias"}
-_BERT_UNFIT = {
-    "DistilBertForSequenceClassification": "BERT's classifier reads a vector pooled with tanh, DistilBERT's with ReLU",
-    "DistilBertForMultipleChoice": "BERT's classifier reads a vector pooled with tanh, DistilBERT's with ReLU",
-    "DistilBertForQuestionAnswering": "BERT marks the context as segment 1, and DistilBERT has no segments",
-}
 
 
 def architecture_of(config: DistilBertConfig) -> str | None:
@@ -133,7 +112,7 @@ def expected_shapes(config: DistilBertConfig, architecture: str) -> dict[str, Sh
     layers = (
         {f"transformer.layer.{i}.{name}": dims for name, dims in _LAYER.items()} for i in range(config.num_layers)
     )
-    tables = [_EMBEDDINGS, *layers, head]
+    tables = [_EMBEDDINGS, *layers, head.tensors]
     return {
         name: tuple(dim if isinstance(dim, int) else int(getattr(config, dim)) for dim in dims)
         for table in tables
@@ -141,7 +120,7 @@ def expected_shapes(config: DistilBertConfig, architecture: str) -> dict[str, Sh
     }
 
 
-def _head(architecture: str) -> Mapping[str, Dims]:
+def _head(architecture: str) -> Head:
     if architecture not in HEADS:
         raise ValueError(f"architecture must be one of {', '.join(HEADS)}, found {architecture!r}")
     return HEADS[architecture]
@@ -162,7 +141,7 @@ def load(
 
     Args:
         source: where the checkpoint is.
-        architecture: a key of HEADS.
+        architecture: a key of `distilrt.model.heads.HEADS`.
         config: the checkpoint's config, as `DistilBertConfig.from_pretrained` gives it.
         use_safetensors: True: of the formats only safetensors; False: only the others.
         strict: refuse tensors that belong nowhere.
@@ -189,14 +168,15 @@ def check_architecture(model: str, architecture: str, config: DistilBertConfig) 
         CheckpointError: it is such a head.
         ValueError: an unknown architecture.
     """
-    if _head(architecture).get("classifier.bias") == ("num_labels",):
+    head = _head(architecture)
+    if head.has_labels:
         try:
             config.label_names()
         except ValueError as error:
             raise CheckpointError(f"the config of {model} does not fit {architecture}: {error}") from None
-    if config.folded_bert and architecture in _BERT_UNFIT:
-        fit = ", ".join(name for name in HEADS if name not in _BERT_UNFIT)
-        raise CheckpointError(f"{model} is a BERT and can't run as {architecture}: {_BERT_UNFIT[architecture]}. "
+    if config.folded_bert and head.differs_in_bert:
+        fit = ", ".join(name for name, other in HEADS.items() if not other.differs_in_bert)
+        raise CheckpointError(f"{model} is a BERT and can't run as {architecture}: {head.differs_in_bert}. "
                               f"A BERT can be loaded as {fit}")  # fmt: skip
 
 
@@ -378,7 +358,7 @@ def save(folder: str | Path, config: DistilBertConfig, weights: Mapping[str, Flo
             del tensors[_PROJECTOR]
         else:
             config = config.replace(tie_word_embeddings=False)
-    prefix = "" if architecture == "DistilBertModel" else "distilbert."
-    named = {name if name in HEADS[architecture] else prefix + name: tensor for name, tensor in tensors.items()}
+    head = HEADS[architecture]
+    named = {name if name in head.tensors else head.encoder_prefix + name: tensor for name, tensor in tensors.items()}
     write_safetensors(target / "model.safetensors", named)
     config.replace(architectures=(architecture,), dtype=held.dtype).save_pretrained(target)

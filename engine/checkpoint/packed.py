@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from distilrt import __version__
 from distilrt.checkpoint import sentence_files
-from distilrt.checkpoint.checkpoint import HEADS, check_num_layers, expected_shapes
+from distilrt.checkpoint.checkpoint import check_num_layers, expected_shapes
 from distilrt.checkpoint.json_files import read_object, replacing
 from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.tensor_files import (
@@ -34,13 +34,14 @@ from distilrt.checkpoint.tensor_files import (
 from distilrt.checkpoint.weight_files import WEIGHT_FILES
 from distilrt.errors import BackendError, CheckpointError
 from distilrt.model.config import DistilBertConfig
+from distilrt.model.heads import HEADS, Projection
 
 VERSION = 2  # of the meaning of the bytes: panels as in csrc/pack-inl.h, scales and offsets as in csrc/kernels.h
 INDEX, DATA = "packed.json", "packed.safetensors"
 # How many numbers of a row lie side by side in the panels: 4 bytes of them. The keys are the dtypes of a packed model.
 LANES = {"float32": 1, "bfloat16": 2, "int8": 4}
 _PANEL_WIDTH = 64  # kPanel of csrc/vec.h
-_HEAD_LINEARS = ("pre_classifier", "classifier", "qa_outputs", "vocab_transform", "vocab_projector")
+_HEAD_LINEARS = {layer.name for head in HEADS.values() for layer in head.layers if isinstance(layer, Projection)}
 _TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt")
 # Of packed.json: the values or the type of each field.
 _FIELDS: dict[str, Any] = {"dtype": tuple(LANES), "architecture": tuple(HEADS), "panel_width": (_PANEL_WIDTH,),
@@ -193,7 +194,7 @@ def load(folder: Path, architecture: str, config: DistilBertConfig) -> tuple[Dis
     """Open a packed folder: everything but the numbers themselves is checked, which `check` does.
 
     Args:
-        architecture: what to load it as, a key of `checkpoint.HEADS`.
+        architecture: what to load it as, a key of `distilrt.model.heads.HEADS`.
         config: that of its `config.json`.
 
     Returns:

@@ -12,17 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from distilrt.checkpoint.source import Source
+from distilrt.model.heads import HEADS
 
 CARD = "README.md"
 _START, _END = "<!-- distilrt: start -->", "<!-- distilrt: end -->"
-_TASKS = {
-    "DistilBertModel": "feature-extraction",
-    "DistilBertForMaskedLM": "fill-mask",
-    "DistilBertForSequenceClassification": "text-classification",
-    "DistilBertForQuestionAnswering": "question-answering",
-    "DistilBertForTokenClassification": "token-classification",
-    "DistilBertForMultipleChoice": "multiple-choice",
-}
 
 
 def upload(
@@ -81,7 +74,7 @@ def upload(
 
 def model_card(old: str | None, repo_id: str, architecture: str) -> str:
     """A model card with a section on how to run the model here; of an existing one all else stays as it is."""
-    task = _TASKS[architecture]
+    task = HEADS[architecture].task
     code = f'from distilrt import pipeline\n\npipe = pipeline("{task}", "{repo_id}")'
     section = f"{_START}\n## Run with distilrt\n\n```python\n{code}\n```\n{_END}"
     if old is None:

@@ -25,11 +25,11 @@ from distilrt.batch import pack_padded
 from distilrt.dropin import ops
 from distilrt.dropin.fx_nodes import method_of
 from distilrt.dropin.recognise import Encoder, encoders
-from distilrt.dropin.recognise_heads import Head, head_of, takes_first
+from distilrt.dropin.recognise_heads import FoundHead, head_of, takes_first
 from distilrt.dropin.watch import Watch
 from distilrt.errors import InvalidInput
-from distilrt.model import heads
 from distilrt.model.config import DistilBertConfig
+from distilrt.model.heads import ENCODER, Head
 
 _IN_PLACE = {operator.setitem, operator.iadd, operator.isub, operator.imul, operator.imatmul, operator.itruediv,
              operator.ifloordiv, operator.imod, operator.ipow, operator.iand, operator.ior, operator.ixor}  # fmt: skip
@@ -91,7 +91,9 @@ def _rewritten(module: GraphModule, inputs: Sequence[Any]) -> tuple[GraphModule,
     for found in encoders(graph):
         head = head_of(found)
         weights = found.weights | (head.weights if head else {})
-        encoder = _PackedEncoder(found.config, {name: places[node] for name, node in weights.items()}, head)
+        encoder = _PackedEncoder(
+            found.config, {name: places[node] for name, node in weights.items()}, head.head if head else ENCODER
+        )
         if _replace(graph, found, head, ops.register(encoder)):
             packed.append(encoder)
     graph.eliminate_dead_code()
@@ -106,7 +108,7 @@ def _writes(node: Node) -> bool:
     return node.target in _IN_PLACE or bool(node.kwargs.get("inplace")) or "out" in node.kwargs
 
 
-def _replace(graph: torch.fx.Graph, found: Encoder, head: Head | None, number: int) -> bool:
+def _replace(graph: torch.fx.Graph, found: Encoder, head: FoundHead | None, number: int) -> bool:
     """Put one operator in place of an encoder and its head, unless the program reads something in the middle of it."""
     states = {alias: i for i, aliases in enumerate(found.states) for alias in aliases}
     own = found.inner | set(states)
@@ -139,10 +141,10 @@ def _replace(graph: torch.fx.Graph, found: Encoder, head: Head | None, number: i
 class _PackedEncoder:
     """The engine's encoder of some parameters, as they are now, and its head. Safe to call from many threads."""
 
-    def __init__(self, config: DistilBertConfig, places: dict[str, int], head: Head | None) -> None:
+    def __init__(self, config: DistilBertConfig, places: dict[str, int], head: Head) -> None:
         self._config = config
         self._names, self._places = list(places), list(places.values())
-        self._head = (head.kind, head.activation) if head else None
+        self._head = head
         self._lock = threading.Lock()
         self._watch: Watch | None = None
         self._backend: backends.Backend | None = None
@@ -156,7 +158,9 @@ class _PackedEncoder:
             watch = Watch(tensors, self._names)
             weights = {name: tensor.detach().numpy() for name, tensor in zip(self._names, tensors, strict=True)}
             weights.setdefault("embeddings.word_embeddings.weight", np.zeros((1, self._config.hidden_size), np.float32))
-            self._backend = backends.create(env.backend() or "cpu", self._config, weights, dtype="float32")
+            self._backend = backends.create(
+                env.backend() or "cpu", self._config, weights, dtype="float32", head=self._head
+            )
             self._watch = watch
 
     def __call__(
@@ -182,10 +186,7 @@ class _PackedEncoder:
         assert self._watch is not None
         started = time.perf_counter()
         rows: Any = self._backend.forward(batch, all_layers, layout.first_rows if first_only else None)
-        if self._head:
-            kind, activation = self._head
-            rows = getattr(heads, kind)(self._backend, rows, *([activation] if activation else []))
-        rows = self._backend.to_numpy(rows)
+        rows = self._backend.to_numpy(self._head.compute(self._backend, rows))
         self._watch.computed(time.perf_counter() - started)
         if first_only:
             return torch.from_numpy(rows)

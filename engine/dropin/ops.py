@@ -14,21 +14,11 @@ from typing import Any
 
 import torch
 
+from distilrt.model.heads import HEADS
+
 _number = itertools.count(1).__next__
 _registered: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 
-# Dimensions of the outputs of each architecture; those of the losses are none.
-_HEADS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "DistilBertModel": {"last_hidden_state": ("batch_size", "seq_len", "hidden_size")},
-    "DistilBertForMaskedLM": {"logits": ("batch_size", "seq_len", "vocab_size")},
-    "DistilBertForSequenceClassification": {"logits": ("batch_size", "num_labels")},
-    "DistilBertForQuestionAnswering": {
-        "start_logits": ("batch_size", "seq_len"),
-        "end_logits": ("batch_size", "seq_len"),
-    },
-    "DistilBertForTokenClassification": {"logits": ("batch_size", "seq_len", "num_labels")},
-    "DistilBertForMultipleChoice": {"logits": ("batch_size", "num_choices")},
-}
 # The GPU backend replays CUDA graphs of its own, which can't be captured into those of `mode="reduce-overhead"`.
 _NO_GRAPH: dict[str, Any] = {"tags": [torch.Tag.cudagraph_unsafe]} if hasattr(torch.Tag, "cudagraph_unsafe") else {}
 _SIZES = ("hidden_size", "vocab_size", "num_labels", "num_heads", "num_layers")
@@ -90,9 +80,9 @@ def _outputs(
     architecture: str, given: Sequence[str], sizes: Sequence[int], hidden_states: bool, attentions: bool
 ) -> dict[str, tuple[str, ...]]:
     """Name and dimensions of every output, in order."""
-    with_loss = "labels" in given or {"start_positions", "end_positions"} <= set(given)
-    outputs: dict[str, tuple[str, ...]] = {"loss": ()} if with_loss else {}
-    outputs |= _HEADS[architecture]
+    head = HEADS[architecture]
+    outputs: dict[str, tuple[str, ...]] = {"loss": ()} if head.labels and set(head.labels) <= set(given) else {}
+    outputs |= head.fields
     layers = sizes[_SIZES.index("num_layers")]
     if hidden_states:
         outputs |= {f"hidden_states.{i}": ("sequences", "seq_len", "hidden_size") for i in range(layers + 1)}

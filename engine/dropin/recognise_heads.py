@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 from torch.fx import Node
 
 from distilrt.dropin.fx_layers import activation_of, is_identity_dropout, layer_norm_of, linear_of
 from distilrt.dropin.fx_nodes import Different, shape_of
 from distilrt.dropin.recognise import Encoder
+from distilrt.model.heads import HEADS, Head, Norm, Projection
 
 
 @dataclass
-class Head:
+class FoundHead:
     """What turns the last hidden states into scores."""
 
-    kind: str  # name of the function in `distilrt.model.heads` that computes it
+    head: Head  # with the activations that the graph has
     weights: dict[str, Node]  # the reference's name to the placeholder of the parameter
-    activation: str  # only of masked_lm
     scores: Node
     width: int  # of the scores
 
 
-def head_of(encoder: Encoder) -> Head | None:
+def head_of(encoder: Encoder) -> FoundHead | None:
     """The head of an encoder; None where other nodes than one of a head read its states, or in another way."""
     states = {alias for aliases in encoder.states for alias in aliases}
     readers = {user for alias in states for user in alias.users} - encoder.inner - states
@@ -33,14 +34,11 @@ def head_of(encoder: Encoder) -> Head | None:
     (reader,) = readers
     if not set(reader.all_input_nodes) & set(encoder.states[-1]):
         return None
-    kinds = (_of_a_sequence,) if takes_first(reader, encoder.states[-1]) else (_masked_lm, _of_each_token)
-    for kind in kinds:
-        try:
-            head = kind(reader)
-        except Different:
-            continue
-        if _fits(head, encoder.config.hidden_size):
-            return head
+    reads = "first" if takes_first(reader, encoder.states[-1]) else "all"
+    for head in HEADS.values():
+        if head.layers and head.reads == reads:
+            with suppress(Different):
+                return _match(head, reader, encoder.config.hidden_size)
     return None
 
 
@@ -53,31 +51,36 @@ def takes_first(user: Node, states: list[Node]) -> bool:
     return isinstance(index, tuple) and index[:2] == (everything, 0) and all(part == everything for part in index[2:])
 
 
-def _of_a_sequence(reader: Node) -> Head:
-    steps = _steps(reader)
-    inner, _ = linear_of(next(steps), "pre_classifier")
-    name, _ = activation_of(next(steps))
-    scores = next(steps)
-    outer, _ = linear_of(scores, "classifier")
-    if name != "relu":
+def _match(head: Head, reader: Node, hidden_size: int) -> FoundHead:
+    """The head in the graph from the first node that reads hidden states on.
+
+    Raises:
+        Different: the graph computes something else.
+    """
+    steps = _steps(reader, and_itself=head.reads == "all")
+    weights: dict[str, Node] = {}
+    layers: list[Projection | Norm] = []
+    for layer in head.layers:
+        scores = next(steps)
+        if isinstance(layer, Norm):
+            found, _ = layer_norm_of(scores, layer.name)
+        else:
+            found, _ = linear_of(scores, layer.name)
+            if layer.activation is not None:
+                activation, _ = activation_of(next(steps))
+                if layer.activation not in ("config", activation):
+                    raise Different
+                layer = replace(layer, activation=activation)
+        weights |= found
+        layers.append(layer)
+    width = shape_of(scores)[-1]
+    if not isinstance(width, int):
         raise Different
-    return Head("sequence_classification", inner | outer, "", scores, _width(scores))
-
-
-def _masked_lm(reader: Node) -> Head:
-    steps = _steps(reader, and_itself=True)
-    transform, _ = linear_of(next(steps), "vocab_transform")
-    activation, _ = activation_of(next(steps))
-    norm, _ = layer_norm_of(next(steps), "vocab_layer_norm")
-    scores = next(steps)
-    projector, _ = linear_of(scores, "vocab_projector")
-    return Head("masked_lm", transform | norm | projector, activation, scores, _width(scores))
-
-
-def _of_each_token(reader: Node) -> Head:
-    scores = next(_steps(reader, and_itself=True))
-    weights, _ = linear_of(scores, "classifier")
-    return Head("token_classification", weights, "", scores, _width(scores))
+    sizes: dict[str | int, int] = {"hidden_size": hidden_size, str(head.width): width}
+    for name, dimensions in head.tensors.items():
+        if shape_of(weights[name]) != tuple(sizes.get(dimension, dimension) for dimension in dimensions):
+            raise Different
+    return FoundHead(replace(head, layers=tuple(layers)), weights, scores, width)
 
 
 def _steps(node: Node, and_itself: bool = False) -> Iterator[Node]:
@@ -94,27 +97,3 @@ def _steps(node: Node, and_itself: bool = False) -> Iterator[Node]:
         (node,) = node.users
         if not is_identity_dropout(node):
             yield node
-
-
-def _width(scores: Node) -> int:
-    width = shape_of(scores)[-1]
-    if not isinstance(width, int):
-        raise Different
-    return width
-
-
-def _fits(head: Head, hidden_size: int) -> bool:
-    """Whether parameters have the shapes that the engine's head has."""
-    square = ("pre_classifier.weight", "vocab_transform.weight")
-    for name, node in head.weights.items():
-        shape = shape_of(node)
-        if name in square:
-            expected: tuple[int, ...] = (hidden_size, hidden_size)
-        elif name.endswith("weight") and len(shape) == 2:
-            expected = (head.width, hidden_size)
-        else:
-            scores = name in ("classifier.bias", "vocab_projector.bias")
-            expected = (head.width if scores else hidden_size,)
-        if shape != expected:
-            return False
-    return True

@@ -27,6 +27,7 @@ import numpy.typing as npt
 
 from distilrt.errors import InvalidInput
 from distilrt.model import losses, models, outputs
+from distilrt.model.heads import HEADS
 
 try:
     import tensorflow as tf
@@ -42,9 +43,6 @@ _KERAS = ("build", "compile", "evaluate", "export", "fit", "predict", "save", "s
 
 class _TensorFlowModel(tf.Module):  # type: ignore[misc]
     """What the four classes share: the way from TensorFlow's tensors to NumPy and back."""
-
-    _output: ClassVar[type[outputs.ModelOutput]]
-    _heads: ClassVar[Mapping[str, tuple[str, ...]]]  # each head's output and its dimensions
 
     def _run(self: Any, given: dict[str, Any]) -> Any:
         """Compute one call, given its arguments by name."""
@@ -71,7 +69,7 @@ class _TensorFlowModel(tf.Module):  # type: ignore[misc]
         for name, wanted in (("hidden_states", "output_hidden_states"), ("attentions", "output_attentions")):
             if flags[wanted]:
                 fields[name] = tuple(fields.pop(part) for part in list(fields) if part.startswith(f"{name}."))
-        output = self._output(**fields)
+        output = HEADS[self.architecture].output(**fields)
         return output if as_dict else output.to_tuple()
 
     def _apply(self: Any, tensors: Mapping[str, Any], flags: Mapping[str, bool]) -> tuple[Any, ...]:
@@ -98,10 +96,10 @@ class _TensorFlowModel(tf.Module):  # type: ignore[misc]
 
     def _fields(self: Any, tensors: Mapping[str, Any], flags: Mapping[str, bool]) -> dict[str, tuple[Any, ...]]:
         """Name and dimensions of every output, in order; a dimension is a number or a name."""
-        fields: dict[str, tuple[Any, ...]] = {}
-        if "labels" in tensors or {"start_positions", "end_positions"} <= set(tensors):
+        head, fields = HEADS[self.architecture], {}
+        if head.labels and set(head.labels) <= set(tensors):
             fields["loss"] = self._loss_shape
-        fields |= self._heads
+        fields |= head.fields
         if flags["output_hidden_states"]:
             rows = "batch_size", "seq_len", "hidden_size"
             fields |= {f"hidden_states.{i}": rows for i in range(self.config.num_layers + 1)}
@@ -146,9 +144,6 @@ class _TensorFlowModel(tf.Module):  # type: ignore[misc]
 class TFDistilBertModel(models.DistilBertModel, _TensorFlowModel):
     """The bare encoder, `last_hidden_state` `[batch_size, seq_len, hidden_size]`; see the module for arguments."""
 
-    _output = outputs.BaseModelOutput
-    _heads: ClassVar = {"last_hidden_state": ("batch_size", "seq_len", "hidden_size")}
-
     def call(
         self,
         input_ids: Any = None,
@@ -172,8 +167,6 @@ class TFDistilBertForMaskedLM(models.DistilBertForMaskedLM, _TensorFlowModel):
     `loss` `[1]`: mean over the `labels` `[batch_size, seq_len]` that are not -100, those at masked positions included.
     """
 
-    _output = outputs.MaskedLMOutput
-    _heads: ClassVar = {"logits": ("batch_size", "seq_len", "vocab_size")}
     _loss_shape = (1,)
 
     def call(
@@ -193,12 +186,11 @@ class TFDistilBertForMaskedLM(models.DistilBertForMaskedLM, _TensorFlowModel):
 
     __call__ = call = _as_written(call)
 
-    def _compute(self, arrays: dict[str, Array], flags: Mapping[str, bool]) -> outputs.ModelOutput:
-        if "labels" in arrays and self.config.extra.get("tf_legacy_loss"):
+    def _loss(self, scores: Array, *labels: Any) -> Array:
+        if self.config.extra.get("tf_legacy_loss"):
             raise TypeError("config.tf_legacy_loss, one loss for each label, is not supported; set it to false, or "
                             "compute the loss from the logits")  # fmt: skip
-        found = super()._compute(arrays, flags)
-        return found if found.loss is None else type(found)(found, loss=np.reshape(found.loss, 1))
+        return np.reshape(super()._loss(scores, *labels), 1)
 
 
 class TFDistilBertForSequenceClassification(models.DistilBertForSequenceClassification, _TensorFlowModel):
@@ -207,9 +199,6 @@ class TFDistilBertForSequenceClassification(models.DistilBertForSequenceClassifi
     `loss` `[batch_size]`: cross entropy of the integer `labels` `[batch_size]`; with one label squared error of the
     numbers. As in the reference, `config.problem_type` does not matter.
     """
-
-    _output = outputs.SequenceClassifierOutput
-    _heads: ClassVar = {"logits": ("batch_size", "num_labels")}
 
     def call(
         self,
@@ -228,13 +217,9 @@ class TFDistilBertForSequenceClassification(models.DistilBertForSequenceClassifi
 
     __call__ = call = _as_written(call)
 
-    def _compute(self, arrays: dict[str, Array], flags: Mapping[str, bool]) -> outputs.ModelOutput:
-        labels = arrays.pop("labels", None)
-        found = super()._compute(arrays, flags)
-        if labels is None:
-            return found
+    def _loss(self, scores: Array, *labels: Any) -> Array:
         loss = losses.squares_of_each_sequence if self.config.num_labels == 1 else losses.of_each_sequence
-        return type(found)(found, loss=loss(found.logits, labels))
+        return loss(scores, *labels)
 
 
 class TFDistilBertForQuestionAnswering(models.DistilBertForQuestionAnswering, _TensorFlowModel):
@@ -243,9 +228,6 @@ class TFDistilBertForQuestionAnswering(models.DistilBertForQuestionAnswering, _T
     `loss` `[batch_size]`: mean of the cross entropies of `start_positions` and `end_positions`, each `[batch_size]` and
     in the sequence. See the module for the other arguments.
     """
-
-    _output = outputs.QuestionAnsweringModelOutput
-    _heads: ClassVar = {"start_logits": ("batch_size", "seq_len"), "end_logits": ("batch_size", "seq_len")}
 
     def call(
         self,
@@ -265,10 +247,9 @@ class TFDistilBertForQuestionAnswering(models.DistilBertForQuestionAnswering, _T
 
     __call__ = call = _as_written(call)
 
-    @staticmethod
-    def _loss(start_logits: Array, end_logits: Array, start_positions: Any, end_positions: Any) -> Array:
-        starts = losses.of_each_sequence(start_logits, start_positions, "start_positions")
-        return (starts + losses.of_each_sequence(end_logits, end_positions, "end_positions")) / 2
+    def _loss(self, scores: Array, *labels: Any) -> Array:
+        starts = losses.of_each_sequence(scores[..., 0], labels[0], "start_positions")
+        return (starts + losses.of_each_sequence(scores[..., 1], labels[1], "end_positions")) / 2
 
 
 def _sorted_out(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -30,13 +30,13 @@ from distilrt.dropin.pooler import pooled
 from distilrt.dropin.watch import Watch
 from distilrt.model import models
 from distilrt.model.config import DistilBertConfig
+from distilrt.model.heads import ENCODER, HEADS
 from distilrt.model.outputs import selected_states
 from distilrt.uncompiled import uncompiled
 
 _WAY_OUT = "use .to_transformers(), which gives the original back"
-_HEADS = ("Model", *(name.removeprefix("DistilBert") for name in checkpoint.HEADS if "For" in name))
 # transformers' class to ours; a BERT is computed as the DistilBERT that it folds into.
-_ARCHITECTURES = {f"{kind}{head}": f"DistilBert{head}" for kind in ("DistilBert", "Bert") for head in _HEADS}
+_ARCHITECTURES = {name: name for name in HEADS} | {head.bert: name for name, head in HEADS.items()}
 
 _IGNORED = frozenset({"num_items_in_batch", "use_cache"})  # by these classes of transformers
 _FLAGS = ("output_hidden_states", "output_attentions", "return_dict")
@@ -141,7 +141,7 @@ class AcceleratedModel(Accelerated):
             _outputs=outputs,
             _fields=[field.name for field in dataclasses.fields(outputs)],
             _dtype=parameters[0].dtype,
-            _pools=self._reference.__name__ == "BertModel" and original.pooler is not None,
+            _pools=self._reference.__name__ == ENCODER.bert and original.pooler is not None,
             _trainable=any(parameter.requires_grad for parameter in parameters),
             _engine=_engine(original, self._reference, *self._request),
         )
@@ -276,10 +276,11 @@ def _signature(reference: Any) -> tuple[tuple[str, ...], frozenset[str], Any]:
     """Positional arguments, supported keywords, and output class of a class of transformers."""
     parameters = inspect.signature(reference.forward).parameters.values()
     names = tuple(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.name != "self")
-    ours = inspect.signature(getattr(models, _ARCHITECTURES[reference.__name__]).forward)
-    output = "BaseModelOutputWithPoolingAndCrossAttentions"
-    if reference.__name__ != "BertModel":
-        output = str(ours.return_annotation)  # our output classes have the names of transformers'
+    architecture = _ARCHITECTURES[reference.__name__]
+    ours = inspect.signature(getattr(models, architecture).forward)
+    output = HEADS[architecture].output.__name__  # our output classes have the names of transformers'
+    if reference.__name__ == ENCODER.bert:
+        output = "BaseModelOutputWithPoolingAndCrossAttentions"
     return names, frozenset(ours.parameters) - {"self"}, getattr(modeling_outputs, output)
 
 

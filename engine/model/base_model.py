@@ -8,24 +8,25 @@ their values (`Backend.run_padded`).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from distilrt.backends import base as backends
-from distilrt.batch import Batch, Layout, pack_padded
+from distilrt.batch import Batch, Layout, PaddedInputs, pack_padded
 from distilrt.checkpoint import checkpoint, packed
 from distilrt.checkpoint import upload as hub_upload
 from distilrt.checkpoint.source import Source
 from distilrt.errors import InvalidInput
-from distilrt.model import heads, reference
+from distilrt.model import losses, reference
 from distilrt.model.array_kinds import as_numpy, as_tensor, is_tensor
 from distilrt.model.config import DistilBertConfig
+from distilrt.model.heads import HEADS
 from distilrt.model.input_embeddings import InputEmbeddings
 from distilrt.model.load_arguments import settled
 from distilrt.model.outputs import ModelOutput, selected_states
@@ -38,10 +39,10 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 _Output = TypeVar("_Output", bound=ModelOutput)
-_Model = TypeVar("_Model", bound="BaseModel")
+_Model = TypeVar("_Model", bound="BaseModel[Any]")
 
 
-class BaseModel(Placed):
+class BaseModel(Placed, Generic[_Output]):
     """What the six classes share: loading, the encoder, and the way back to the caller's kind of array.
 
     Safe to call from many threads.
@@ -73,11 +74,16 @@ class BaseModel(Placed):
     ) -> None:
         self.config = config = DistilBertConfig.of(config)
         self.weights = checkpoint.random_weights(config, self.architecture) if weights is None else weights
-        self._head = heads.of(self.architecture, config)
+        self._head = HEADS[self.architecture]
         self.backend = backends.create(
-            backend, config, self.weights, dtype=dtype, num_threads=num_threads, calibration=calibration,
-            head=self._head, first_only=self.architecture in heads.FIRST_ONLY,
-        )  # fmt: skip
+            backend,
+            config,
+            self.weights,
+            dtype=dtype,
+            num_threads=num_threads,
+            calibration=calibration,
+            head=self._head,
+        )
 
     @classmethod
     def from_pretrained(
@@ -160,17 +166,16 @@ class BaseModel(Placed):
 
     def state_dict(self) -> dict[str, Array]:
         """The weights as float32 arrays by the reference's names."""
-        prefix = "" if self.architecture == "DistilBertModel" else "distilbert."
-        encoder = ("embeddings.", "transformer.")
+        own, prefix = self._head.tensors, self._head.encoder_prefix
         names = checkpoint.expected_shapes(self.config, self.architecture)
-        return {prefix + name if name.startswith(encoder) else name: self.weights[name] for name in names}
+        return {name if name in own else prefix + name: self.weights[name] for name in names}
 
     def get_input_embeddings(self) -> InputEmbeddings:
         """The word embeddings, which look up what the model takes as `inputs_embeds`."""
         return InputEmbeddings(self.weights["embeddings.word_embeddings.weight"], self.config.pad_token_id)
 
     def __deepcopy__(self, memo: Any) -> Self:
-        return self._shared_as(type(self), self._head)  # nothing of it can change, so that copies may share everything
+        return self._shared_as(type(self))  # nothing of it can change, so that copies may share everything
 
     def __reduce__(self) -> Any:
         """With the numbers it computes with, for a process that may lack the checkpoint, and makes its own threads."""
@@ -181,57 +186,109 @@ class BaseModel(Placed):
         made = partial(type(self), backend=self.backend.name, dtype=self.backend.dtype, num_threads=threads)
         return made, (self.config, weights)
 
-    def _shared_as(self, cls: type[_Model], head: Any) -> _Model:
+    def _shared_as(self, cls: type[_Model]) -> _Model:
         """A model of another class on the same backend, hence the same memory and threads."""
         made = object.__new__(cls)
-        vars(made).update(vars(self), _head=head)
+        vars(made).update(vars(self), _head=HEADS[cls.architecture])
         return made
+
+    def _forward(
+        self,
+        inputs: PaddedInputs,
+        output_hidden_states: bool | int | list[int] | None,
+        output_attentions: bool | None,
+        return_dict: bool | None,
+        *labels: Any,
+    ) -> _Output:
+        """The head's output in the caller's kind of array; a tuple of its fields if no dict is wanted.
+
+        The type leaves the tuple out: hardly anybody asks for it, and everybody would have to narrow it.
+
+        Args:
+            inputs: as the caller gave them.
+            output_hidden_states, output_attentions, return_dict: None: what the config says.
+            labels: the arguments that the head's `labels` names; there is a loss if none of them is None.
+        """
+        config, head = self.config, self._head
+        states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        attentions = config.output_attentions if output_attentions is None else output_attentions
+        choices = None
+        if head.has_choices:
+            choices, inputs = _flattened(inputs)
+        given = [label for label in labels if label is not None]
+        with_loss = bool(given) and len(given) == len(labels)
+        run = self._encode(inputs, states, attentions, labels if with_loss else ())
+        scores = run.scores if choices is None else run.scores.reshape(choices)
+        fields = {"hidden_states": run.hidden_states, "attentions": run.attentions}
+        for column, name in enumerate(head.fields):
+            fields[name] = scores if len(head.fields) == 1 else _column(scores, column)
+        if with_loss:
+            every = run.with_masked if choices is None else scores
+            fields["loss"] = scores.dtype.type(self._loss(every, *map(as_numpy, labels)))
+        if run.device is not None:
+            fields = {name: as_tensor(value, run.device) for name, value in fields.items()}
+        output: Any = head.output(**fields)
+        as_dict = config.return_dict if return_dict is None else return_dict
+        return cast(_Output, output if as_dict else output.to_tuple())
+
+    def _loss(self, scores: Array, *labels: Any) -> Any:
+        assert self._head.loss is not None
+        return self._head.loss(self.config, scores, *labels)
 
     def _encode(
         self,
-        input_ids: Any,
-        attention_mask: Any,
-        inputs_embeds: Any,
-        position_ids: Any,
-        token_type_ids: Any,
-        output_hidden_states: bool | int | list[int] | None,
-        output_attentions: bool | None,
+        inputs: PaddedInputs,
+        want_states: bool | int | list[int] = False,
+        want_attentions: bool = False,
+        labels: Sequence[Any] = (),
         *,
         first_only: bool = False,
-        with_labels: bool = False,
-        keep_masked: bool = False,
     ) -> Encoded:
         """Pack, run the encoder and the head over its rows, and unpack what was asked for of its inner states.
 
         Args:
-            first_only: the head reads position 0 of each sequence alone.
-            with_labels: the caller needs the packed rows for a loss, which is computed on the host.
-            keep_masked: pack masked positions too.
+            inputs: `[batch_size, seq_len]` and so on.
+            want_states: as the caller's `output_hidden_states`.
+            want_attentions: return attention probabilities.
+            labels: of a loss, which is computed on the host.
+            first_only: without a head: only position 0 of each sequence is wanted.
         """
-        config, head = self.config, self._head
-        given = inputs_embeds if input_ids is None else input_ids
-        want_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        want_attentions = config.output_attentions if output_attentions is None else output_attentions
-        inputs = (input_ids, attention_mask, position_ids, inputs_embeds)
-        segments = token_type_ids if config.folded_bert else None
-        keep_masked = keep_masked or self.masked_outputs
-        if not (with_labels or want_attentions or keep_masked):
-            there = self.backend.run_padded(
-                *inputs, segments=segments, head=head, first_only=first_only, all_layers=bool(want_states)
+        first_only = first_only or self._head.reads == "first"
+        if not (labels or want_attentions or self.masked_outputs) and self.backend.packs(inputs):
+            with_head = self._head is self.backend.head
+            scores, states = self.backend.run_padded(
+                inputs, with_head=with_head, first_only=first_only, all_layers=bool(want_states)
             )
-            if there is not None:
-                return Encoded(there[0], hidden_states=there[1] and selected_states(there[1], want_states))
-        batch, layout = pack_padded(config, *map(as_numpy, inputs), keep_first=first_only, keep_masked=keep_masked)
-        if segments is not None:
-            _check_segments(as_numpy(segments), layout)
+            return Encoded(scores, hidden_states=selected_states(states, want_states) if want_states else None)
+        keep_masked = self.masked_outputs or (
+            bool(labels)
+            and not first_only
+            and losses.counts_masked(as_numpy(labels[0]), as_numpy(inputs.attention_mask))
+        )
+        return self._encode_on_host(inputs, want_states, want_attentions, first_only, keep_masked)
+
+    def _encode_on_host(
+        self,
+        inputs: PaddedInputs,
+        want_states: bool | int | list[int],
+        want_attentions: bool,
+        first_only: bool,
+        keep_masked: bool,
+    ) -> Encoded:
+        config, backend, head = self.config, self.backend, self._head
+        ids, mask, embeds, position_ids, segments = map(as_numpy, inputs)
+        batch, layout = pack_padded(
+            config, ids, mask, position_ids, embeds, keep_first=first_only, keep_masked=keep_masked
+        )
+        if config.folded_bert and segments is not None:
+            _check_segments(segments, layout)
         wanted = layout.first_rows if first_only else None
         unpack = partial(layout.unpack, masked=self.masked_outputs)
         hidden_states = attentions = None
         if want_states or want_attentions:
-            every = self.backend.forward(batch, all_layers=True)
-            rows = every[-1] if wanted is None else every[-1][wanted]
-            rows = self.backend.to_numpy(rows if head is None else head(self.backend, rows))
-            states = self.backend.to_numpy(every)
+            every = backend.forward(batch, all_layers=True)
+            rows = backend.to_numpy(head.compute(backend, every[-1] if wanted is None else every[-1][wanted]))
+            states = backend.to_numpy(every)
             if want_states:
                 hidden_states = selected_states(tuple(map(unpack, states)), want_states)
             if want_attentions:
@@ -239,37 +296,68 @@ class BaseModel(Placed):
                     _unpack_attentions(config, self.weights, index, layer, batch, layout)
                     for index, layer in enumerate(states[:-1])
                 )
+        elif head is backend.head:
+            rows = backend.answer(batch, wanted)
         else:
-            rows = self.backend.answer(batch, wanted, head)
-        padded = rows if first_only else unpack(rows)
-        device = given.device if is_tensor(given) else None
-        return Encoded(padded, rows, layout, device, hidden_states, attentions)
-
-    def _answer(self, output_class: type[_Output], run: Encoded, return_dict: bool | None, **fields: Any) -> _Output:
-        """Head outputs and inner states as the caller's kind of array; a tuple of them if no dict is wanted.
-
-        The type leaves the tuple out: hardly anybody asks for it, and everybody would have to narrow it.
-        """
-        fields |= {"hidden_states": run.hidden_states, "attentions": run.attentions}
-        if fields.get("loss") is not None:
-            fields["loss"] = run.rows.dtype.type(fields["loss"])
-        if run.device is not None:
-            fields = {name: as_tensor(value, run.device) for name, value in fields.items()}
-        output = output_class(**fields)
-        wanted = self.config.return_dict if return_dict is None else return_dict
-        return output if wanted else cast(Any, output.to_tuple())
+            rows = backend.to_numpy(backend.forward(batch, wanted=wanted))
+        given = inputs.inputs_embeds if inputs.input_ids is None else inputs.input_ids
+        return Encoded(
+            rows if first_only else unpack(rows),
+            rows,
+            layout,
+            given.device if is_tensor(given) else None,
+            hidden_states,
+            attentions,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """One run of the encoder and a head. Packed on the backend's own device it has tensors, and no rows and layout."""
 
-    padded: Any  # the head's output [batch_size, seq_len, width], or of the first rows [batch_size, width]
+    scores: Any  # the head's output [batch_size, seq_len, width], or of the first rows [batch_size, width]
     rows: Any = None  # the same, packed: [total_tokens, width] or [batch_size, width]
     layout: Any = None  # Layout
     device: Any = None  # torch device to bring arrays to; None: leave them as they are
     hidden_states: tuple[Any, ...] | None = None  # padded
     attentions: tuple[Array, ...] | None = None  # padded
+
+    @property
+    def with_masked(self) -> Any:
+        """The head's output with the numbers of masked positions that were packed, which are zero in `scores`."""
+        if self.rows is self.scores or self.layout.masked_rows is None:
+            return self.scores
+        return self.layout.unpack(self.rows, masked=True)
+
+
+def _flattened(inputs: PaddedInputs) -> tuple[tuple[int, int], PaddedInputs]:
+    """`[batch_size, num_choices]`, and the inputs of each choice as a sequence of its own."""
+    given = inputs.inputs_embeds if inputs.input_ids is None else inputs.input_ids
+    flat = PaddedInputs(
+        input_ids=_as_sequences(inputs.input_ids, "input_ids", 3),
+        attention_mask=_as_sequences(inputs.attention_mask, "attention_mask", 3),
+        inputs_embeds=_as_sequences(inputs.inputs_embeds, "inputs_embeds", 4),
+        position_ids=inputs.position_ids,  # of the sequences already, as in the reference
+        token_type_ids=_as_sequences(inputs.token_type_ids, "token_type_ids", 3),
+    )
+    return np.shape(given)[:2], flat
+
+
+def _as_sequences(value: Any, name: str, rank: int) -> Any:
+    """`[batch_size, num_choices, …]` as `[batch_size * num_choices, …]`."""
+    if value is None:
+        return None
+    array = value if is_tensor(value) else np.asarray(value)
+    if array.ndim != rank:
+        shape = "[batch_size, num_choices, seq_len" + (", hidden_size]" if rank == 4 else "]")
+        raise InvalidInput(f"{name} must have shape {shape}, found {list(array.shape)}")
+    return array.reshape(array.shape[0] * array.shape[1], *array.shape[2:])
+
+
+def _column(scores: Any, index: int) -> Any:
+    """One number of each position, contiguous: `[batch_size, seq_len, width]` to `[batch_size, seq_len]`."""
+    column = scores[..., index]
+    return column.contiguous() if is_tensor(column) else np.ascontiguousarray(column)
 
 
 def _unpack_attentions(

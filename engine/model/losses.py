@@ -1,7 +1,8 @@
 """The losses of the reference's heads, for evaluation: NumPy, computed in float64, no gradients.
 
-Each takes logits as the reference shapes them, or packed rows where positions are independent. A mean over no labels
-is nan, as in torch. This module knows nothing of models or backends.
+The loss of a head takes the config, the head's output as the reference shapes it, masked positions included, and the
+labels; each raises `InvalidInput` for labels of a wrong shape, dtype or range. A mean over no labels is nan, as in
+torch. This module knows nothing of models or backends.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from distilrt.batch import Layout
 from distilrt.errors import InvalidInput
 from distilrt.model.config import DistilBertConfig
 
@@ -22,28 +22,30 @@ Array = npt.NDArray[Any]
 
 
 def counts_masked(labels: Any, attention_mask: Any) -> bool:
-    """Whether a label that counts is at a masked position, both `[batch_size, seq_len]`; False if there is but one."""
-    if labels is None or attention_mask is None:
+    """Whether the loss reads a masked position: one whose own label counts, or any if labels are not of positions.
+
+    Args:
+        labels: `[batch_size, seq_len]`, one for each position; or of another shape, such as `[batch_size]`.
+        attention_mask: `[batch_size, seq_len]`; None: no position is masked.
+    """
+    if attention_mask is None:
         return False
     grid, mask = _numbers(labels, "labels"), _numbers(attention_mask, "attention_mask")
-    return grid.shape == mask.shape and bool(((grid != IGNORED) & (mask == 0)).any())
+    return grid.shape != mask.shape or bool(((grid != IGNORED) & (mask == 0)).any())
 
 
-def token_level(rows: Array, labels: Any, layout: Layout) -> float:
+def token_level(config: DistilBertConfig, logits: Array, labels: Any) -> float:
     """Mean cross entropy over the positions whose label is not -100 (masked LM, token classification).
 
     Args:
-        rows: packed logits `[total_tokens, classes]`.
-        labels: `[batch_size, seq_len]` integers, 0 to classes - 1 or -100; -100 where no row was packed.
-        layout: where the packed rows lie.
-
-    Raises:
-        InvalidInput: wrong shape, dtype or range.
+        config: not read.
+        logits: `[batch_size, seq_len, classes]`.
+        labels: `[batch_size, seq_len]` integers, 0 to classes - 1 or -100.
     """
-    grid = _integers(labels, "labels")
-    if grid.shape != layout.shape:
-        raise InvalidInput(f"labels must have shape {list(layout.shape)} like the inputs, found {list(grid.shape)}")
-    return cross_entropy(rows, layout.gather(grid))
+    grid, shape = _integers(labels, "labels"), logits.shape[:2]
+    if grid.shape != shape:
+        raise InvalidInput(f"labels must have shape {list(shape)} like the inputs, found {list(grid.shape)}")
+    return cross_entropy(logits.reshape(-1, logits.shape[2]), grid.reshape(-1))
 
 
 def sequence_classification(config: DistilBertConfig, logits: Array, labels: Any) -> float:
@@ -56,9 +58,6 @@ def sequence_classification(config: DistilBertConfig, logits: Array, labels: Any
         config: gives `problem_type` and `num_labels`.
         logits: `[batch_size, num_labels]`.
         labels: `[batch_size]` for a single label or number, `[batch_size, num_labels]` otherwise.
-
-    Raises:
-        InvalidInput: wrong shape, dtype or range.
     """
     array = _numbers(labels, "labels")
     kind = config.problem_type
@@ -78,33 +77,23 @@ def sequence_classification(config: DistilBertConfig, logits: Array, labels: Any
     return mean_squared_error(logits, array) if kind == "regression" else binary_cross_entropy(logits, array)
 
 
-def question_answering(start_logits: Array, end_logits: Array, start_positions: Any, end_positions: Any) -> float:
+def question_answering(config: DistilBertConfig, logits: Array, start_positions: Any, end_positions: Any) -> float:
     """Mean of the cross entropies of both ends of the answer.
 
     Args:
-        start_logits, end_logits: `[batch_size, seq_len]`, masked positions included.
+        config: not read.
+        logits: `[batch_size, seq_len, 2]`, of the start and of the end.
         start_positions, end_positions: `[batch_size]` integers, clamped to 0 to seq_len; seq_len leaves a sequence out.
-
-    Raises:
-        InvalidInput: wrong shape or dtype.
     """
-    total = 0.0
-    for logits, value, name in (
-        (start_logits, start_positions, "start_positions"),
-        (end_logits, end_positions, "end_positions"),
-    ):
-        batch_size, seq_len = logits.shape
+    total, (batch_size, seq_len) = 0.0, logits.shape[:2]
+    for end, (name, value) in enumerate({"start_positions": start_positions, "end_positions": end_positions}.items()):
         positions = np.clip(_one_each(_integers(value, name), name, batch_size), 0, seq_len)
-        total += cross_entropy(logits, positions, ignored=seq_len)
+        total += cross_entropy(logits[..., end], positions, ignored=seq_len)
     return total / 2
 
 
-def multiple_choice(logits: Array, labels: Any) -> float:
-    """Cross entropy over the choices: logits `[batch_size, num_choices]`, labels `[batch_size]`.
-
-    Raises:
-        InvalidInput: wrong shape, dtype or range.
-    """
+def multiple_choice(config: DistilBertConfig, logits: Array, labels: Any) -> float:
+    """Cross entropy over the choices: logits `[batch_size, num_choices]`, labels `[batch_size]`."""
     return cross_entropy(logits, _one_each(_integers(labels, "labels"), "labels", len(logits)))
 
 

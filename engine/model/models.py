@@ -18,18 +18,15 @@ Outputs are of the kind of `input_ids` (or `inputs_embeds`): torch tensors on it
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, TypeVar
 
-import numpy as np
-
-from distilrt.errors import InvalidInput
-from distilrt.model import losses
-from distilrt.model.array_kinds import as_numpy, as_tensor, is_tensor
+from distilrt.batch import PaddedInputs
+from distilrt.model.array_kinds import as_tensor
 from distilrt.model.base_model import BaseModel
 from distilrt.model.outputs import (
     BaseModelOutput,
     MaskedLMOutput,
+    ModelOutput,
     MultipleChoiceModelOutput,
     QuestionAnsweringModelOutput,
     SequenceClassifierOutput,
@@ -37,8 +34,10 @@ from distilrt.model.outputs import (
 )
 from distilrt.uncompiled import uncompiled
 
+_Output = TypeVar("_Output", bound=ModelOutput)
 
-class DistilBertModel(BaseModel):
+
+class DistilBertModel(BaseModel[BaseModelOutput]):
     """The bare encoder. `last_hidden_state` is zero at masked positions, a masked first one included."""
 
     architecture = "DistilBertModel"
@@ -57,9 +56,8 @@ class DistilBertModel(BaseModel):
         return_dict: bool | None = None,
     ) -> BaseModelOutput:
         """Hidden states `[batch_size, seq_len, hidden_size]`; see the module for the arguments."""
-        run = self._encode(input_ids, attention_mask, inputs_embeds, position_ids, token_type_ids,
-                           output_hidden_states, output_attentions)  # fmt: skip
-        return self._answer(BaseModelOutput, run, return_dict, last_hidden_state=run.padded)
+        inputs = PaddedInputs(input_ids, attention_mask, inputs_embeds, position_ids, token_type_ids)
+        return self._forward(inputs, output_hidden_states, output_attentions, return_dict)
 
     @uncompiled
     def first_hidden_state(
@@ -71,23 +69,23 @@ class DistilBertModel(BaseModel):
         token_type_ids: Any = None,
     ) -> Any:
         """The hidden state of position 0 `[batch_size, hidden_size]`, also where it is masked; arguments as above."""
-        run = self._encode(input_ids, attention_mask, inputs_embeds, position_ids, token_type_ids, False, False,
-                           first_only=True)  # fmt: skip
-        return run.padded if run.device is None else as_tensor(run.padded, run.device)
+        inputs = PaddedInputs(input_ids, attention_mask, inputs_embeds, position_ids, token_type_ids)
+        run = self._encode(inputs, first_only=True)
+        return run.scores if run.device is None else as_tensor(run.scores, run.device)
 
     __call__ = forward
 
 
-class HeadModel(BaseModel):
+class HeadModel(BaseModel[_Output]):
     """What the five classes with a head share."""
 
     @property
     def distilbert(self) -> DistilBertModel:
         """The encoder beneath, on the same backend."""
-        return self._shared_as(DistilBertModel, None)
+        return self._shared_as(DistilBertModel)
 
 
-class DistilBertForMaskedLM(HeadModel):
+class DistilBertForMaskedLM(HeadModel[MaskedLMOutput]):
     """The encoder with a score for each word of the vocabulary at every position."""
 
     architecture = "DistilBertForMaskedLM"
@@ -110,16 +108,13 @@ class DistilBertForMaskedLM(HeadModel):
 
         `labels` `[batch_size, seq_len]`: word ids, or -100 where none counts. Those at masked positions count too.
         """
-        run = self._encode(input_ids, attention_mask, inputs_embeds, position_ids, token_type_ids,
-                           output_hidden_states, output_attentions, with_labels=labels is not None,
-                           keep_masked=losses.counts_masked(as_numpy(labels), as_numpy(attention_mask)))  # fmt: skip
-        loss = None if labels is None else losses.token_level(run.rows, as_numpy(labels), run.layout)
-        return self._answer(MaskedLMOutput, run, return_dict, loss=loss, logits=run.padded)
+        inputs = PaddedInputs(input_ids, attention_mask, inputs_embeds, position_ids, token_type_ids)
+        return self._forward(inputs, output_hidden_states, output_attentions, return_dict, labels)
 
     __call__ = forward
 
 
-class DistilBertForSequenceClassification(HeadModel):
+class DistilBertForSequenceClassification(HeadModel[SequenceClassifierOutput]):
     """The encoder with scores for a whole sequence, read at position 0 even where that is masked."""
 
     architecture = "DistilBertForSequenceClassification"
@@ -143,22 +138,16 @@ class DistilBertForSequenceClassification(HeadModel):
         `labels`: `[batch_size]` label ids or numbers, or `[batch_size, num_labels]` numbers, by
         `config.problem_type` (see `losses.sequence_classification`).
         """
-        run = self._encode(input_ids, attention_mask, inputs_embeds, position_ids, token_type_ids,
-                           output_hidden_states, output_attentions, with_labels=labels is not None,
-                           first_only=True)  # fmt: skip
-        loss = None
-        if labels is not None:
-            loss = losses.sequence_classification(self.config, run.rows, as_numpy(labels))
-        return self._answer(SequenceClassifierOutput, run, return_dict, loss=loss, logits=run.padded)
+        inputs = PaddedInputs(input_ids, attention_mask, inputs_embeds, position_ids, token_type_ids)
+        return self._forward(inputs, output_hidden_states, output_attentions, return_dict, labels)
 
     __call__ = forward
 
 
-class DistilBertForQuestionAnswering(HeadModel):
+class DistilBertForQuestionAnswering(HeadModel[QuestionAnsweringModelOutput]):
     """The encoder with a score for each position to be the first and the last of the answer."""
 
     architecture = "DistilBertForQuestionAnswering"
-    _loss: ClassVar[Callable[..., Any]] = staticmethod(losses.question_answering)
 
     @uncompiled
     def forward(
@@ -179,22 +168,14 @@ class DistilBertForQuestionAnswering(HeadModel):
 
         `start_positions`, `end_positions` `[batch_size]`: both or no loss; one outside the sequence is left out.
         """
-        # The reference's loss ranks masked positions too, so with labels they are computed, though not returned.
-        with_loss = start_positions is not None and end_positions is not None
-        run = self._encode(input_ids, attention_mask, inputs_embeds, position_ids, token_type_ids,
-                           output_hidden_states, output_attentions, with_labels=with_loss,
-                           keep_masked=with_loss)  # fmt: skip
-        loss = None
-        if with_loss:
-            ends = run.layout.unpack(run.rows, masked=True)
-            loss = self._loss(ends[..., 0], ends[..., 1], as_numpy(start_positions), as_numpy(end_positions))
-        return self._answer(QuestionAnsweringModelOutput, run, return_dict, loss=loss,
-                            start_logits=_column(run.padded, 0), end_logits=_column(run.padded, 1))  # fmt: skip
+        inputs = PaddedInputs(input_ids, attention_mask, inputs_embeds, position_ids, token_type_ids)
+        ends = start_positions, end_positions
+        return self._forward(inputs, output_hidden_states, output_attentions, return_dict, *ends)
 
     __call__ = forward
 
 
-class DistilBertForTokenClassification(HeadModel):
+class DistilBertForTokenClassification(HeadModel[TokenClassifierOutput]):
     """The encoder with scores for each label at every position."""
 
     architecture = "DistilBertForTokenClassification"
@@ -217,16 +198,13 @@ class DistilBertForTokenClassification(HeadModel):
 
         `labels` `[batch_size, seq_len]`: label ids, or -100 where none counts. Those at masked positions count too.
         """
-        run = self._encode(input_ids, attention_mask, inputs_embeds, position_ids, token_type_ids,
-                           output_hidden_states, output_attentions, with_labels=labels is not None,
-                           keep_masked=losses.counts_masked(as_numpy(labels), as_numpy(attention_mask)))  # fmt: skip
-        loss = None if labels is None else losses.token_level(run.rows, as_numpy(labels), run.layout)
-        return self._answer(TokenClassifierOutput, run, return_dict, loss=loss, logits=run.padded)
+        inputs = PaddedInputs(input_ids, attention_mask, inputs_embeds, position_ids, token_type_ids)
+        return self._forward(inputs, output_hidden_states, output_attentions, return_dict, labels)
 
     __call__ = forward
 
 
-class DistilBertForMultipleChoice(HeadModel):
+class DistilBertForMultipleChoice(HeadModel[MultipleChoiceModelOutput]):
     """The encoder with one score for each choice, read at position 0 even where that is masked."""
 
     architecture = "DistilBertForMultipleChoice"
@@ -250,31 +228,7 @@ class DistilBertForMultipleChoice(HeadModel):
         `labels` `[batch_size]`: the right choice. Hidden states and attentions have batch_size * num_choices sequences,
         and position_ids may be given so, as in the reference.
         """
-        ids, embeds = _as_choices(input_ids, "input_ids", 3), _as_choices(inputs_embeds, "inputs_embeds", 4)
-        given = inputs_embeds if input_ids is None else input_ids
-        run = self._encode(ids, _as_choices(attention_mask, "attention_mask", 3), embeds, position_ids,
-                           _as_choices(token_type_ids, "token_type_ids", 3),
-                           output_hidden_states, output_attentions, with_labels=labels is not None,
-                           first_only=True)  # fmt: skip
-        logits = run.padded.reshape(np.shape(given)[:2])
-        loss = None if labels is None else losses.multiple_choice(logits, as_numpy(labels))
-        return self._answer(MultipleChoiceModelOutput, run, return_dict, loss=loss, logits=logits)
+        inputs = PaddedInputs(input_ids, attention_mask, inputs_embeds, position_ids, token_type_ids)
+        return self._forward(inputs, output_hidden_states, output_attentions, return_dict, labels)
 
     __call__ = forward
-
-
-def _column(padded: Any, index: int) -> Any:
-    """One number of each position, contiguous: `[batch_size, seq_len, width]` to `[batch_size, seq_len]`."""
-    column = padded[..., index]
-    return column.contiguous() if is_tensor(column) else np.ascontiguousarray(column)
-
-
-def _as_choices(value: Any, name: str, rank: int) -> Any:
-    """`[batch_size, num_choices, …]` as `[batch_size * num_choices, …]`."""
-    if value is None:
-        return None
-    array = value if is_tensor(value) else np.asarray(value)
-    if array.ndim != rank:
-        shape = "[batch_size, num_choices, seq_len" + (", hidden_size]" if rank == 4 else "]")
-        raise InvalidInput(f"{name} must have shape {shape}, found {list(array.shape)}")
-    return array.reshape(array.shape[0] * array.shape[1], *array.shape[2:])

@@ -128,7 +128,7 @@ class SentenceEncoder:
     """How a checkpoint makes one vector of a text; as it stands, the mean of all tokens.
 
     Attributes:
-        architecture: of the transformer, a key of `distilrt.checkpoint.checkpoint.HEADS`.
+        architecture: of the transformer, a key of `distilrt.model.heads.HEADS`.
         folder: where its files lie within the checkpoint's folder.
         max_length: how many tokens it reads of a text; None: what tokenizer and positions allow.
         lower_case: whether texts are put in lower case before the tokenizer does anything to them.

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from distilrt import tasks
 from distilrt.errors import DistilrtError, InvalidInput, InvalidParameter, Overloaded
+from distilrt.model.heads import HEADS
 from distilrt.runtime.batcher import PRIORITIES, Batcher
 from distilrt.runtime.counters import Counters
 from distilrt.runtime.loading import load
@@ -95,7 +96,7 @@ class Engine:
         served = {task.name: task for task in tasks.TASKS.values() if task.architecture == self.model.architecture}
         self._tasks = {name: task.of(self.sentence) for name, task in served.items()}
         self.tasks = tuple(served)
-        self.task = self.tasks[0]
+        self.task = HEADS[self.model.architecture].task
         self.prompts = self.sentence.prompts if self.sentence else {"": ""}
         self.max_batch_tokens = max_batch_tokens or _BATCH_TOKENS.get(self.model.backend.name, 512)
         # All tasks of a model share its head, so any of them computes the batches of all.
@@ -354,7 +355,7 @@ class Engine:
             "architecture": self.model.architecture,
             "task": self.task,
             "tasks": list(self.tasks),
-            "labels": config.label_names() if "Classification" in self.model.architecture else [],
+            "labels": config.label_names() if HEADS[self.model.architecture].has_labels else [],
             "max_input_tokens": tasks.longest(self.tokenizer, config),
             "max_batch_tokens": self.max_batch_tokens,
             "max_queue_tokens": queues.max_queue_tokens,

@@ -11,6 +11,7 @@ from distilrt.checkpoint import checkpoint, sentence_files
 from distilrt.checkpoint.source import Source
 from distilrt.model import models
 from distilrt.model.config import DistilBertConfig
+from distilrt.model.heads import ENCODER, HEADS
 from distilrt.model.sentence_encoder import SentenceEncoder
 from distilrt.text.tokenizer import DistilBertTokenizer
 from distilrt.text.tokenizer_auto import load_tokenizer
@@ -36,7 +37,7 @@ class Place(NamedTuple):
         config = DistilBertConfig.from_pretrained(self.source)
         if self.sentence is not None:
             return self.sentence.architecture
-        return checkpoint.architecture_of(config) or "DistilBertModel"
+        return checkpoint.architecture_of(config) or ENCODER.architecture
 
     def tokenizer(self) -> DistilBertTokenizer:
         """Its tokenizer, with the length and the lower case that the sentence-transformers files say.
@@ -71,7 +72,7 @@ def find(source: Source, architecture: str | None = None) -> Place:
         sentence = sentence_files.read(source)
     except FileNotFoundError:
         config = DistilBertConfig.from_pretrained(source)
-        if (architecture or checkpoint.architecture_of(config)) in (None, "DistilBertModel", "DistilBertForMaskedLM"):
+        if HEADS[architecture or checkpoint.architecture_of(config) or ENCODER.architecture].makes_vectors:
             raise
         sentence = None
     return Place(source.within(sentence.folder) if sentence else source, sentence)
@@ -110,7 +111,7 @@ def load(
         model = getattr(models, architecture or place.architecture()).from_pretrained(
             place.source, backend=backend, dtype=dtype, num_threads=num_threads
         )
-        if place.sentence and place.sentence.architecture == "DistilBertModel":
+        if place.sentence and place.sentence.architecture == ENCODER.architecture:
             place.sentence.width(model.config.hidden_size)
     elif not isinstance(getattr(model, "config", None), DistilBertConfig):
         raise TypeError(f"model must be a folder, a hub id or a model of distilrt, found {type(model).__name__}; for "

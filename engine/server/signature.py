@@ -14,16 +14,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from distilrt.model import heads
+from distilrt.model.heads import HEADS
 from distilrt.runtime.engine import Engine
 from distilrt.server.answers import check_answer, most_tokens
 from distilrt.server.errors import Unprocessable
 
 Arrays = dict[str, npt.NDArray[Any]]
 Kind = tuple[str, str, list[int]]  # a tensor's name, datatype and shape; -1: any length
-
-_OUTPUTS = {"DistilBertModel": ("last_hidden_state",), "DistilBertForQuestionAnswering": ("start_logits", "end_logits")}
-_CHOICES = "DistilBertForMultipleChoice"
 
 
 class Asked(NamedTuple):
@@ -50,14 +47,14 @@ class Signature:
     """
 
     def __init__(self, engine: Engine) -> None:
-        config, architecture = engine.model.config, engine.model.architecture
-        self._engine, self._choices = engine, architecture == _CHOICES
-        self.rows = "first" if architecture in heads.FIRST_ONLY else "all"
-        width = {"DistilBertModel": config.hidden_size, "DistilBertForMaskedLM": config.vocab_size,
-                 "DistilBertForQuestionAnswering": -1, _CHOICES: -1}.get(architecture, config.num_labels)  # fmt: skip
-        dims = [-1, -1, width] if self.rows == "all" and width > 0 else [-1, width]
-        self.names = _OUTPUTS.get(architecture, ("logits",))
-        self.outputs: list[Kind] = [(name, "FP32", dims) for name in self.names]
+        head, config = HEADS[engine.model.architecture], engine.model.config
+        self._engine, self._choices = engine, head.has_choices
+        self.rows = head.reads
+        self.names = tuple(head.fields)
+        self.outputs: list[Kind] = [
+            (name, "FP32", [getattr(config, str(size), -1) for size in dimensions])
+            for name, dimensions in head.fields.items()
+        ]
 
     @property
     def inputs(self) -> list[Kind]:
@@ -105,7 +102,7 @@ class Signature:
         """The outputs by name, in float32, from the head's rows of each item."""
         if self.rows == "first":
             logits = np.concatenate(rows).astype("<f4")
-            return {"logits": logits.reshape(asked.shape) if self._choices else logits}
+            return {self.names[0]: logits.reshape(asked.shape) if self._choices else logits}
         padded = np.zeros((len(rows), max(asked.length, *map(len, rows)), rows[0].shape[1]), "<f4")
         for place, found in zip(padded, rows, strict=True):
             place[: len(found)] = found

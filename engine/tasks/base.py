@@ -113,7 +113,7 @@ class Task(ABC):
     """
 
     name: ClassVar[str]
-    architecture: ClassVar[str]  # the class in `distilrt.model.models`, a key of `distilrt.checkpoint.checkpoint.HEADS`
+    architecture: ClassVar[str]  # the class in `distilrt.model.models`, a key of `distilrt.model.heads.HEADS`
     params: ClassVar[Mapping[str, Param]]
 
     def settle(self, tokenizer: DistilBertTokenizer, config: DistilBertConfig, params: Mapping[str, Any]) -> Params:

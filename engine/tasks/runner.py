@@ -14,7 +14,6 @@ import numpy as np
 from distilrt.backends.base import Backend
 from distilrt.batch import pack
 from distilrt.errors import InvalidInput
-from distilrt.model import heads
 from distilrt.model.config import DistilBertConfig
 from distilrt.tasks.base import ALL, Params, Prepared, Rows, Selection, Task, numbered
 from distilrt.text.tokenizer import DistilBertTokenizer
@@ -42,7 +41,7 @@ def compute(model: Model, task: Task, sequences: Sequence[list[int]], rows: Sequ
     if any(chosen != ALL for chosen in rows):
         index = [np.arange(*span)[chosen] for span, chosen in zip(pairwise(ends), rows, strict=True)]
         wanted, ends = np.concatenate(index), np.cumsum([0, *map(len, index)])
-    output = model.backend.answer(batch, wanted, heads.of(task.architecture, model.config))
+    output = model.backend.answer(batch, wanted)
     return [output[start:end] for start, end in pairwise(ends)]
 
 

@@ -14,10 +14,11 @@ import safetensors.torch
 import torch
 import transformers
 
-from distilrt.checkpoint.checkpoint import HEADS, Weights, architecture_of, expected_shapes, load, random_weights, save
+from distilrt.checkpoint.checkpoint import Weights, architecture_of, expected_shapes, load, random_weights, save
 from distilrt.checkpoint.source import Source
 from distilrt.errors import CheckpointError
 from distilrt.model.config import DistilBertConfig
+from distilrt.model.heads import HEADS
 
 BASE, MLM = "DistilBertModel", "DistilBertForMaskedLM"
 SEQUENCE, TOKEN = "DistilBertForSequenceClassification", "DistilBertForTokenClassification"
@@ -193,7 +194,7 @@ def test_heads_of_others_are_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize("architecture", [name for name in HEADS if name != BASE])
 def test_missing_head_is_an_error(architecture: str, tmp_path: Path) -> None:
     saved(tmp_path)
-    first = next(iter(HEADS[architecture]))
+    first = next(iter(HEADS[architecture].tensors))
     with pytest.raises(
         CheckpointError, match=f"lacks tensors that {architecture} needs: {first} .*never made up at random"
     ):

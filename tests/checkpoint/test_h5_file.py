@@ -16,11 +16,12 @@ from safetensors.numpy import save_file
 
 import distilrt
 from distilrt.checkpoint import checkpoint
-from distilrt.checkpoint.checkpoint import HEADS, expected_shapes, load, random_weights
+from distilrt.checkpoint.checkpoint import expected_shapes, load, random_weights
 from distilrt.checkpoint.h5_file import torch_name
 from distilrt.checkpoint.source import Source
 from distilrt.errors import CheckpointError
 from distilrt.model.config import DistilBertConfig
+from distilrt.model.heads import HEADS
 
 Array = npt.NDArray[Any]
 GOLDEN = Path(__file__).parents[1] / "golden" / "tensorflow"

@@ -22,6 +22,7 @@ from distilrt.cli import app, main
 from distilrt.errors import BackendError, CheckpointError
 from distilrt.model import models
 from distilrt.model.config import DistilBertConfig
+from distilrt.model.heads import HEADS
 
 DTYPES = list(packed.LANES)
 IDS = np.random.default_rng(0).integers(0, 101, (3, 33))
@@ -54,7 +55,7 @@ def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(request.param)
 
 
-@pytest.mark.parametrize("architecture", checkpoint.HEADS)
+@pytest.mark.parametrize("architecture", HEADS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_answers_are_the_same_to_the_bit(
     isa: str, dtype: str, architecture: str, tiny: Callable[..., DistilBertConfig], tmp_path: Path

@@ -10,9 +10,9 @@ import huggingface_hub
 import pytest
 
 import distilrt
-from distilrt.checkpoint.checkpoint import HEADS
 from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.upload import model_card
+from distilrt.model.heads import HEADS
 
 
 class _Hub:

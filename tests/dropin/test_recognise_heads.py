@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from distilrt.dropin.recognise import encoders
-from distilrt.dropin.recognise_heads import Head, head_of
+from distilrt.dropin.recognise_heads import FoundHead, head_of
 from distilrt.model.config import DistilBertConfig
 from tests.dropin.test_recognise import model_of
 
@@ -19,7 +19,7 @@ IDS = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
 WIDTH = 48
 
 
-def head_in(program: Callable[..., Any]) -> Head | None:
+def head_in(program: Callable[..., Any]) -> FoundHead | None:
     """The head of the one encoder in the one graph that a program is captured as."""
     torch._dynamo.reset()
     heads = []
@@ -43,24 +43,23 @@ def encoder(tiny: Callable[..., DistilBertConfig]) -> Any:
 def test_what_programs_do_with_all_positions(encoder: Any) -> None:
     inner, outer, norm = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 7), nn.LayerNorm(WIDTH, eps=1e-12)
     for program, kind in (
-        (lambda x: outer(x), "token_classification"),
-        (lambda x: outer(functional.dropout(x, 0.1, False)) * 2, "token_classification"),
+        (lambda x: outer(x), "TokenClassification"),
+        (lambda x: outer(functional.dropout(x, 0.1, False)) * 2, "TokenClassification"),
         (lambda x: outer(functional.dropout(x, 0.1, True)), None),
         (lambda x: outer(x * 2), None),
         (lambda x: outer(x) + x.mean(), None),
         (lambda x: functional.linear(x, outer.weight), None),
         (lambda x: outer(x[:, 1:]), None),
-        (lambda x: outer(norm(functional.gelu(inner(x)))), "masked_lm"),
-        (lambda x: outer(norm(functional.relu(inner(x)))).argmax(-1), "masked_lm"),
-        (lambda x: outer(norm(torch.tanh(inner(x)))), "token_classification"),
+        (lambda x: outer(norm(functional.gelu(inner(x)))), "MaskedLM"),
+        (lambda x: outer(norm(functional.relu(inner(x)))).argmax(-1), "MaskedLM"),
+        (lambda x: outer(norm(torch.tanh(inner(x)))), "TokenClassification"),
         (lambda x: outer(functional.layer_norm(functional.gelu(inner(x)), (WIDTH,), norm.weight, norm.bias)),
-         "token_classification"),
+         "TokenClassification"),
     ):  # fmt: skip
         head = head_in(lambda ids, program=program: program(encoder(ids).last_hidden_state))
-        assert (head and head.kind) == kind
+        assert (head and head.head.architecture) == (kind and f"DistilBertFor{kind}")
         if head:
-            names = {"masked_lm": 6, "token_classification": 2}[head.kind]
-            assert len(head.weights) == names
+            assert set(head.weights) == set(head.head.tensors)
             assert head.width == head.scores.meta["example_value"].shape[-1]
 
 
@@ -68,9 +67,9 @@ def test_what_programs_do_with_the_first_position(encoder: Any) -> None:
     inner, outer, wide = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 3), nn.Linear(WIDTH, 64)
     behind = nn.Linear(64, 3)
     for program, kind in (
-        (lambda x: outer(functional.relu(inner(x[:, 0]))), "sequence_classification"),
+        (lambda x: outer(functional.relu(inner(x[:, 0]))), "SequenceClassification"),
         (lambda x: outer(functional.dropout(torch.relu(inner(x[:, 0, :])), 0.1, False)).view(1, 6),
-         "sequence_classification"),
+         "SequenceClassification"),
         (lambda x: outer(torch.tanh(inner(x[:, 0]))), None),
         (lambda x: outer(functional.gelu(inner(x[:, 0]))), None),
         (lambda x: outer(functional.relu(inner(x[:, 1]))), None),
@@ -79,7 +78,7 @@ def test_what_programs_do_with_the_first_position(encoder: Any) -> None:
         (lambda x: outer(functional.relu(inner(x[:, 0]))) + inner(x[:, 0]).sum(), None),
     ):  # fmt: skip
         head = head_in(lambda ids, program=program: program(encoder(ids).last_hidden_state))
-        assert (head and head.kind) == kind
+        assert (head and head.head.architecture) == (kind and f"DistilBertFor{kind}")
 
 
 def test_states_of_lower_layers_keep_it_with_the_rest(encoder: Any) -> None:

@@ -22,8 +22,8 @@ import transformers
 
 from distilrt import accelerate
 from distilrt.backends import base as backends
-from distilrt.checkpoint.checkpoint import HEADS
 from distilrt.errors import BackendError, CheckpointError, InvalidInput, TooLong
+from distilrt.model.heads import HEADS
 
 OLD = transformers.__version__.startswith("4")
 TOLERANCE = 1e-5  # of the largest output

@@ -1,56 +1,43 @@
-"""Heads: which layers of a backend they call, in which order, and that the numbers are the reference's."""
+"""Heads: that their records fit the classes, and that the numbers are the reference's."""
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from distilrt.backends import base as backends
 from distilrt.backends.reference import ReferenceBackend
-from distilrt.checkpoint.checkpoint import HEADS
-from distilrt.model import heads
-from distilrt.model.config import ACTIVATIONS, DistilBertConfig
+from distilrt.model import models
+from distilrt.model.config import ACTIVATIONS
+from distilrt.model.heads import HEADS
 
 
-class Recorder:
-    """A backend that only writes down what it was asked."""
-
-    def __init__(self) -> None:
-        self.calls: list[Any] = []
-
-    def linear(self, name: str, rows: np.ndarray, activation: str | None = None) -> np.ndarray:
-        self.calls.append((name, activation))
-        return rows
-
-    def layer_norm(self, name: str, rows: np.ndarray) -> np.ndarray:
-        self.calls.append(name)
-        return rows
-
-
-@pytest.mark.parametrize(
-    ("head", "arguments", "calls"),
-    [
-        (heads.masked_lm, ["silu"], [("vocab_transform", "silu"), "vocab_layer_norm", ("vocab_projector", None)]),
-        (heads.sequence_classification, [], [("pre_classifier", "relu"), ("classifier", None)]),
-        (heads.question_answering, [], [("qa_outputs", None)]),
-        (heads.token_classification, [], [("classifier", None)]),
-        (heads.multiple_choice, [], [("pre_classifier", "relu"), ("classifier", None)]),
-    ],
-)
-def test_layers_called(head: Any, arguments: list[str], calls: list[Any]) -> None:
-    recorder = Recorder()
-    head(recorder, np.zeros((2, 3)), *arguments)
-    assert recorder.calls == calls
+def test_every_record_is_complete() -> None:
+    """Of its model class, task and output, and of transformers' class."""
+    for name, head in HEADS.items():
+        model: Any = getattr(models, name)
+        assert model.architecture == head.architecture == name
+        assert signature(model.forward).return_annotation == head.output.__name__
+        assert set(head.labels) <= set(signature(model.forward).parameters)
+        assert set(head.fields) == set(head.output._fields) - {"loss", "hidden_states", "attentions"}
+        assert bool(head.loss) == bool(head.labels) == ("loss" in head.output._fields)
+        assert hasattr(transformers, name)
+        assert hasattr(transformers, head.bert)
 
 
 def numbers_of(architecture: str, config: Any, reference_model: Any, backend_dtype: tuple[str, str]) -> Any:
+    """The reference's model, hidden states, and our head's output for them."""
     name, dtype = backend_dtype
     model, weights = reference_model(config, architecture, dtype=dtype)
     rows = np.random.default_rng(3).normal(size=(70, config.hidden_size)).astype(dtype)
-    return model, backends.create(name, config, weights, dtype=dtype), rows
+    head = HEADS[architecture]
+    backend = backends.create(name, config, weights, dtype=dtype, head=head)
+    return model, torch.from_numpy(rows), head.compute(backend, rows)
 
 
 def assert_near(ours: np.ndarray, theirs: torch.Tensor) -> None:
@@ -62,10 +49,10 @@ def assert_near(ours: np.ndarray, theirs: torch.Tensor) -> None:
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_masked_lm(activation: str, tiny: Any, reference_model: Any, backend_dtype: tuple[str, str]) -> None:
     config = tiny(activation=activation)
-    model, backend, rows = numbers_of("DistilBertForMaskedLM", config, reference_model, backend_dtype)
+    model, rows, scores = numbers_of("DistilBertForMaskedLM", config, reference_model, backend_dtype)
     with torch.no_grad():
-        hidden = model.activation(model.vocab_transform(torch.from_numpy(rows)))
-        assert_near(heads.masked_lm(backend, rows, activation), model.vocab_projector(model.vocab_layer_norm(hidden)))
+        hidden = model.activation(model.vocab_transform(rows))
+        assert_near(scores, model.vocab_projector(model.vocab_layer_norm(hidden)))
 
 
 @pytest.mark.parametrize("num_labels", [1, 2, 7])
@@ -74,37 +61,24 @@ def test_classifiers(
     kind: str, num_labels: int, tiny: Any, reference_model: Any, backend_dtype: tuple[str, str]
 ) -> None:
     config = tiny(num_labels=num_labels)
-    model, backend, rows = numbers_of(f"DistilBertFor{kind}", config, reference_model, backend_dtype)
+    model, rows, scores = numbers_of(f"DistilBertFor{kind}", config, reference_model, backend_dtype)
     with torch.no_grad():
-        hidden = torch.from_numpy(rows)
         if kind != "TokenClassification":
-            hidden = torch.relu(model.pre_classifier(hidden))
-        head = {"SequenceClassification": heads.sequence_classification, "MultipleChoice": heads.multiple_choice,
-                "TokenClassification": heads.token_classification}[kind]  # fmt: skip
-        assert_near(head(backend, rows), model.classifier(hidden))
+            rows = torch.relu(model.pre_classifier(rows))
+        assert_near(scores, model.classifier(rows))
 
 
 def test_question_answering(tiny: Any, reference_model: Any, backend_dtype: tuple[str, str]) -> None:
-    model, backend, rows = numbers_of("DistilBertForQuestionAnswering", tiny(), reference_model, backend_dtype)
+    model, rows, scores = numbers_of("DistilBertForQuestionAnswering", tiny(), reference_model, backend_dtype)
     with torch.no_grad():
-        assert_near(heads.question_answering(backend, rows), model.qa_outputs(torch.from_numpy(rows)))
+        assert_near(scores, model.qa_outputs(rows))
 
 
 def test_a_row_does_not_depend_on_its_mates(tiny: Any, reference_model: Any) -> None:
-    config = tiny()
+    config, head = tiny(), HEADS["DistilBertForMaskedLM"]
     _, weights = reference_model(config, "DistilBertForMaskedLM")
-    backend = ReferenceBackend(config, weights)
+    backend = ReferenceBackend(config, weights, head=head)
     rows = np.random.default_rng(3).normal(size=(9, config.hidden_size)).astype(np.float32)
-    together = heads.masked_lm(backend, rows, "gelu")
+    together = head.compute(backend, rows)
     for i, row in enumerate(rows):
-        assert np.array_equal(heads.masked_lm(backend, row[None], "gelu")[0], together[i])
-
-
-def test_the_head_of_each_class() -> None:
-    config = DistilBertConfig(activation="relu")
-    assert heads.of("DistilBertModel", config) is None
-    found = {name: heads.of(name, config) for name in HEADS if name != "DistilBertModel"}
-    assert len({repr(head) for head in found.values()}) == 5
-    assert found["DistilBertForSequenceClassification"] is heads.sequence_classification
-    assert found["DistilBertForMaskedLM"].keywords == {"activation": "relu"}  # type: ignore[union-attr]
-    assert set(heads.FIRST_ONLY) < set(HEADS)
+        assert np.array_equal(head.compute(backend, row[None])[0], together[i])

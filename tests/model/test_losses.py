@@ -9,15 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from distilrt.batch import Layout, pack_padded
 from distilrt.errors import InvalidInput
 from distilrt.model import losses
 from distilrt.model.config import DistilBertConfig
 
-
-def layout_of(mask: Any) -> Layout:
-    config = DistilBertConfig(dim=32, n_heads=2, vocab_size=9)
-    return pack_padded(config, np.ones_like(mask), mask)[1]
+CONFIG = DistilBertConfig()
 
 
 @pytest.mark.parametrize("labels", [[0, 3, 1], [-100, 3, -100], [-100] * 3])
@@ -76,41 +72,53 @@ def test_labels_refused(num_labels: int, kind: str | None, labels: Any, message:
         losses.sequence_classification(config, np.zeros((2, num_labels)), labels)
 
 
-def test_token_level_counts_only_packed_positions(rng: np.random.Generator) -> None:
-    layout = layout_of([[1, 1, 0], [0, 1, 1]])
-    labels = np.array([[1, -100, -100], [-100, 2, 0]])
-    rows = rng.normal(size=(4, 3))
-    theirs = torch.nn.functional.cross_entropy(torch.from_numpy(rows), torch.tensor([1, -100, 2, 0])).item()
-    assert losses.token_level(rows, labels, layout) == pytest.approx(theirs, rel=1e-13)
+def test_token_level(rng: np.random.Generator) -> None:
+    labels, logits = np.array([[1, -100, -100], [-100, 2, 0]]), rng.normal(size=(2, 3, 3))
+    theirs = torch.nn.functional.cross_entropy(
+        torch.from_numpy(logits).flatten(0, 1), torch.from_numpy(labels).flatten()
+    )
+    assert losses.token_level(CONFIG, logits, labels) == pytest.approx(theirs.item(), rel=1e-13)
     with pytest.raises(InvalidInput, match=r"labels must have shape \[2, 3\] like the inputs, found \[6\]"):
-        losses.token_level(rows, labels.reshape(-1), layout)
+        losses.token_level(CONFIG, logits, labels.reshape(-1))
     with pytest.raises(InvalidInput, match="integers"):
-        losses.token_level(rows, labels * 1.0, layout)
+        losses.token_level(CONFIG, logits, labels * 1.0)
+
+
+def test_whether_masked_positions_count() -> None:
+    mask = [[1, 1, 0], [0, 1, 1]]
+    assert not losses.counts_masked([[1, 2, -100], [-100, 2, 0]], mask)
+    assert losses.counts_masked([[1, 2, -100], [0, 2, 0]], mask)
+    assert losses.counts_masked([0, 1], mask)
+    assert not losses.counts_masked([0, 1], None)
 
 
 def test_question_answering_clamps_and_leaves_out() -> None:
     start, end = np.linspace(-2, 3, 6).reshape(2, 3), np.linspace(1, -1, 6).reshape(2, 3)
-    plain = losses.question_answering(start, end, [0, 1], [2, 2])
+
+    def loss(starts: Any, ends: Any) -> float:
+        return losses.question_answering(CONFIG, np.stack([start, end], axis=-1), starts, ends)
+
+    plain = loss([0, 1], [2, 2])
     parts = losses.cross_entropy(start, np.array([0, 1])) + losses.cross_entropy(end, np.array([2, 2]))
     assert plain == parts / 2
-    assert losses.question_answering(start, end, [[0], [1]], [[2], [2]]) == plain
-    assert losses.question_answering(start, end, [-5, 1], [2, 2]) == plain
+    assert loss([[0], [1]], [[2], [2]]) == plain
+    assert loss([-5, 1], [2, 2]) == plain
     left_out = losses.cross_entropy(start[:1], np.array([0])) + losses.cross_entropy(end, np.array([2, 2]))
-    assert losses.question_answering(start, end, [0, 7], [2, 2]) == left_out / 2
-    assert math.isnan(losses.question_answering(start, end, [3, 3], [2, 2]))
+    assert loss([0, 7], [2, 2]) == left_out / 2
+    assert math.isnan(loss([3, 3], [2, 2]))
     with pytest.raises(InvalidInput, match=r"end_positions must have shape \[2\]"):
-        losses.question_answering(start, end, [0, 1], [2])
+        loss([0, 1], [2])
     with pytest.raises(InvalidInput, match="start_positions must hold integers"):
-        losses.question_answering(start, end, [0.0, 1.0], [2, 2])
+        loss([0.0, 1.0], [2, 2])
 
 
 def test_multiple_choice() -> None:
     logits = np.array([[1.0, 2.0, 0.0], [0.0, 5.0, 1.0]])
-    assert losses.multiple_choice(logits, [1, 0]) == losses.cross_entropy(logits, np.array([1, 0]))
+    assert losses.multiple_choice(CONFIG, logits, [1, 0]) == losses.cross_entropy(logits, np.array([1, 0]))
     with pytest.raises(InvalidInput, match="a label is 3; labels must be 0 to 2"):
-        losses.multiple_choice(logits, [1, 3])
+        losses.multiple_choice(CONFIG, logits, [1, 3])
     with pytest.raises(InvalidInput, match=r"shape \[2\]"):
-        losses.multiple_choice(logits, [1])
+        losses.multiple_choice(CONFIG, logits, [1])
 
 
 def test_losses_of_each_sequence() -> None:

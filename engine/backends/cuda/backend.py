@@ -21,20 +21,20 @@ import numpy.typing as npt
 import torch
 
 from distilrt import env
-from distilrt.backends.base import Head
 from distilrt.backends.cuda.devices import DTYPES, tf32_wanted
 from distilrt.backends.cuda.encoder import DeviceEncoder, Rows, Stage
 from distilrt.backends.cuda.graphs import Bucket, Graphs, pick
 from distilrt.backends.cuda.inputs import Errors, Padded, check
 from distilrt.backends.cuda.parts import Part, divide
 from distilrt.backends.cuda.warm_up import warm_up
-from distilrt.batch import Batch, IndexArray
+from distilrt.batch import Batch, IndexArray, PaddedInputs
 from distilrt.errors import BackendError
 from distilrt.kernels.layer_norm import layer_norm
 from distilrt.kernels.linear import linear
 from distilrt.kernels.packing import unpack
 from distilrt.kernels.pooling import gather
 from distilrt.model.config import LAYER_NORM_EPS, DistilBertConfig
+from distilrt.model.heads import ENCODER, Head
 
 
 class CudaBackend:
@@ -53,8 +53,7 @@ class CudaBackend:
         device: torch.device,
         *,
         dtype: str = "auto",
-        head: Head | None = None,
-        first_only: bool = False,
+        head: Head = ENCODER,
     ) -> None:
         """Copy `weights` (canonical names) to the device, allocate the workspace and capture the graphs.
 
@@ -68,9 +67,8 @@ class CudaBackend:
             device: from `distilrt.backends.cuda.devices.cuda_device`; a CPU only while Triton interprets, then without
                 graphs.
             dtype: "float32", "float16", "bfloat16", or "auto": what the checkpoint has.
-            head: the model's, to be captured behind the encoder; but not one over the vocabulary, whose output is as
-                large as thousands of hidden states. None: there is none.
-            first_only: that head reads position 0 of each sequence alone.
+            head: the model's, which is captured behind the encoder; but not one over the vocabulary, whose output is
+                as large as thousands of hidden states.
 
         Raises:
             BackendError: another dtype, or the device has too little free memory.
@@ -84,10 +82,9 @@ class CudaBackend:
             )
         self.dtype, self.device = dtype, str(device)
         self._device, self._on_gpu = device, device.type == "cuda"
-        self._config, self._torch_dtype = config, getattr(torch, dtype)
+        self.config, self.head, self._torch_dtype = config, head, getattr(torch, dtype)
         self._lock = threading.Lock()
-        self._head = None if "vocab_projector.weight" in weights else head
-        self._first_only = first_only
+        self._captured = head if head.layers and head.width != "vocab_size" else None
         limit = env.gpu_memory()
         try:
             with self._guard():
@@ -99,11 +96,11 @@ class CudaBackend:
                 self._graphs = None
                 if self._on_gpu:
                     self._encoder.workspace.fill(0)  # an empty batch for the captures
-                    forms = (False, True) if self._head is None else (first_only,)
+                    forms = (False, True) if self._captured is None else (head.reads == "first",)
                     keys = [(bucket, few) for bucket in self._encoder.buckets[::-1] for few in forms]
                     self._graphs = Graphs(keys, self._launch)
                     self._done: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
-                    warm_up(self, head, first_only=first_only)
+                    warm_up(self)
         except RuntimeError as error:  # torch's allocator has a class for it, CUDA and Triton only say so
             if not isinstance(error, torch.OutOfMemoryError) and "out of memory" not in str(error).lower():
                 raise
@@ -122,8 +119,8 @@ class CudaBackend:
             TooLong: a sequence has more rows than the largest bucket.
         """
         parts = self._parts(batch, wanted)
-        layers = (self._config.num_layers + 1,) if all_layers else ()
-        out = self._empty(*layers, parts[-1].out.stop if parts else 0, self._config.hidden_size)
+        layers = (self.config.num_layers + 1,) if all_layers else ()
+        out = self._empty(*layers, parts[-1].out.stop if parts else 0, self.config.hidden_size)
         with self._turn():
             for part in parts:
                 values = out[..., part.out, :]
@@ -140,18 +137,16 @@ class CudaBackend:
                     gather(values, stage.hidden, self._encoder.buffers[part.bucket].index[: len(values)])
         return out
 
-    def answer(
-        self, batch: Batch, wanted: IndexArray | None = None, head: Head | None = None
-    ) -> npt.NDArray[np.float32]:
-        """The head's output `[n, width]` for the rows that `forward` returns, or these themselves; errors as there.
+    def answer(self, batch: Batch, wanted: IndexArray | None = None) -> npt.NDArray[np.float32]:
+        """The head's output `[n, width]` for the rows that `forward` returns; errors as there.
 
-        The model's own head over the rows that it was captured for takes, a bucket, one copy to the device, one graph
-        and one copy back.
+        Over the rows that the head was captured for it takes, a bucket, one copy to the device, one graph and one copy
+        back.
         """
-        parts = self._parts(batch, wanted) if head is not None and head == self._head else []
-        if not parts or any(part.few != self._first_only for part in parts) or (wanted is None) == self._first_only:
-            rows = self.forward(batch, wanted=wanted)
-            return self.to_numpy(rows if head is None else head(self, rows))
+        parts = self._parts(batch, wanted) if self._captured else []
+        few = self.head.reads == "first"
+        if not parts or any(part.few != few for part in parts) or (wanted is None) == few:
+            return self.to_numpy(self.head.compute(self, self.forward(batch, wanted=wanted)))
         pinned: list[torch.Tensor] = []
         with self._turn():
             for part in parts:
@@ -166,7 +161,7 @@ class CudaBackend:
     def _parts(self, batch: Batch, wanted: IndexArray | None) -> list[Part]:
         self._errors.raise_known()
         # Where no graph finishes few rows, all of them are cheaper than launches one by one.
-        few = self._head is None or self._first_only
+        few = self._captured is None or self._captured.reads == "first"
         return divide(batch, wanted, self._encoder.buckets, self._device, few=few)
 
     def _send(self, part: Part, batch: Batch, wanted: IndexArray | None) -> None:
@@ -178,7 +173,7 @@ class CudaBackend:
         """A bucket's word embeddings from the host, where the batch has them in place of ids."""
         if batch.inputs_embeds is None:
             return None
-        embeds = self._empty(part.bucket.tokens, self._config.hidden_size, dtype=torch.float32)
+        embeds = self._empty(part.bucket.tokens, self.config.hidden_size, dtype=torch.float32)
         values = torch.tensor(batch.inputs_embeds[part.rows], device="cpu")
         embeds[: len(values)].copy_(values, non_blocking=True)
         return embeds
@@ -202,49 +197,49 @@ class CudaBackend:
     ) -> tuple[Stage, torch.Tensor | None]:
         bucket, few = key
         stage = self._encoder.launch(bucket, few=few, embeds=embeds)
-        if self._head is None or few != self._first_only:
+        if self._captured is None or few != (self._captured.reads == "first"):
             return stage, None
-        scores, _ = _values(self._head(self, Rows(stage.hidden, stage.num_rows)))
+        scores, _ = _values(self._captured.compute(self, Rows(stage.hidden, stage.num_rows)))
         return stage, scores
+
+    def packs(self, inputs: PaddedInputs) -> bool:
+        """Whether all inputs are tensors on this device, and a padded sequence is no longer than the largest bucket."""
+        given = inputs if self.config.folded_bert else inputs[:-1]
+        rows = inputs.inputs_embeds if inputs.input_ids is None else inputs.input_ids
+        return (
+            all(each is None or (isinstance(each, torch.Tensor) and each.device == self._device) for each in given)
+            and rows is not None
+            and rows.dim() > 1
+            and rows.shape[1] <= self._encoder.buckets[-1].tokens
+        )
 
     def run_padded(
         self,
-        input_ids: Any,
-        attention_mask: Any,
-        position_ids: Any,
-        inputs_embeds: Any,
+        inputs: PaddedInputs,
         *,
-        segments: Any = None,
-        head: Head | None = None,
+        with_head: bool = True,
         first_only: bool = False,
         all_layers: bool = False,
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...] | None] | None:
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
         """Encoder and head over tensors that lie on this device, with no copy to the host and no waiting.
 
         Shapes and dtypes are checked at once. Values are checked by the device: a batch with a bad one gives NaN in
         all of its outputs, and the next call that finds the news on the host, or `synchronize`, raises InvalidInput.
 
         Args:
-            input_ids, attention_mask, position_ids, inputs_embeds, segments: tensors, as `Backend.run_padded` says.
-            head, first_only, all_layers: likewise.
+            inputs: tensors, as `Backend.run_padded` says.
+            with_head, first_only, all_layers: likewise.
 
         Returns:
-            Float32 tensors, as `Backend.run_padded` says; None where an input is no tensor on this device, or where
-            one padded sequence is longer than the largest bucket.
+            Float32 tensors, as `Backend.run_padded` says.
 
         Raises:
             InvalidInput: a wrong shape or dtype; or an earlier batch had a wrong value.
             TooLong: more positions than the model has, and no mask or positions that could make it right.
         """
         self._errors.raise_known()
-        given = (input_ids, attention_mask, position_ids, inputs_embeds, segments)
-        if not all(value is None or (isinstance(value, torch.Tensor) and value.device == self._device)
-                   for value in given):  # fmt: skip
-            return None
-        padded = check(self._config, *given)
+        padded, head = check(self.config, inputs), self.head if with_head else ENCODER
         (batch_size, seq_len), top = padded.shape, self._encoder.buckets[-1]
-        if seq_len > top.tokens:
-            return None
         step = min(top.seqs, top.tokens // max(seq_len, 1))
         parts: list[torch.Tensor] = []
         states: list[tuple[torch.Tensor, ...]] = []
@@ -261,13 +256,13 @@ class CudaBackend:
                     tensor.masked_fill_(word != 0, torch.nan)
             finally:  # or an error that a head raises here would leave the word to a later batch
                 self._errors.send(word)
-        return joined[0], tuple(joined[1:]) if all_layers else None
+        return joined[0], tuple(joined[1:])
 
     def _run_part(
-        self, padded: Padded, word: torch.Tensor, head: Head | None, first_only: bool, all_layers: bool
+        self, padded: Padded, word: torch.Tensor, head: Head, first_only: bool, all_layers: bool
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
         """The head's padded output, or that of the first rows, and hidden states, of one bucket's sequences."""
-        (batch_size, seq_len), config = padded.shape, self._config
+        (batch_size, seq_len), config = padded.shape, self.config
         tokens = batch_size * seq_len
         bucket = pick(self._encoder.buckets, tokens, batch_size)
         b = self._encoder.buffers[bucket]
@@ -289,16 +284,16 @@ class CudaBackend:
             stage = self._encoder.launch(bucket, embeds=embeds, visit=lambda i, rows: states.append(unpacked(rows)))
         else:
             stage, scores = self._replay((bucket, first_only), embeds)
-        if scores is not None and head == self._head:
+        if scores is not None and head is self._captured:
             values = scores
         elif first_only:
             if all_layers:
                 gather(b.few.hidden, stage.hidden, b.wanted[:-1], num_rows=b.few.num_rows)
             rows = Rows(b.few.hidden, b.few.num_rows)  # the buffers' own size: what is compiled at load
-            values, _ = _values(rows if head is None else head(self, rows))
+            values, _ = _values(head.compute(self, rows))
         else:
             rows = Rows(stage.hidden, b.num_tokens)
-            values, _ = _values(rows if head is None else head(self, rows))
+            values, _ = _values(head.compute(self, rows))
         return (values[:batch_size].to(torch.float32, copy=True) if first_only else unpacked(values)), tuple(states)
 
     def synchronize(self) -> None:

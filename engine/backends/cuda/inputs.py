@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from distilrt.backends.cuda.encoder import Buffers
+from distilrt.batch import PaddedInputs
 from distilrt.errors import InvalidInput, TooLong
 from distilrt.kernels.packing import BAD_ID, BAD_MASK, BAD_POSITION, INTEGERS, pack
 from distilrt.model.config import DistilBertConfig
@@ -78,20 +79,15 @@ class Padded:
             errors |= others.any() * BAD_SEGMENT
 
 
-def check(
-    config: DistilBertConfig,
-    input_ids: torch.Tensor | None,
-    attention_mask: torch.Tensor | None,
-    position_ids: torch.Tensor | None,
-    inputs_embeds: torch.Tensor | None,
-    segments: torch.Tensor | None,
-) -> Padded:
+def check(config: DistilBertConfig, inputs: PaddedInputs) -> Padded:
     """Check what can be known of tensors without their values, with the messages of `distilrt.batch.pack_padded`.
 
     Raises:
         InvalidInput: a wrong shape or dtype.
         TooLong: more positions than the model has, and no mask or positions that could make it right.
     """
+    input_ids, attention_mask, inputs_embeds, position_ids, token_type_ids = inputs
+    segments = token_type_ids if config.folded_bert else None
     if (input_ids is None) == (inputs_embeds is None):
         raise InvalidInput("give exactly one of input_ids and inputs_embeds")
     embeds = None

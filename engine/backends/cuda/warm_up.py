@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from distilrt.backends.base import Head
 from distilrt.backends.cuda.encoder import Rows
+from distilrt.batch import PaddedInputs
 from distilrt.kernels.pooling import gather
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _HEAD_ROWS = 512  # scores of a vocabulary for more rows would take gigabytes
 
 
-def warm_up(backend: CudaBackend, head: Head | None, *, first_only: bool) -> None:
+def warm_up(backend: CudaBackend) -> None:
     """Compile what graphs leave out and a call may need: other kinds of inputs, hidden states of all layers, heads.
 
     All buckets once, launch by launch; then every kind of ids and mask in the smallest. Other dtypes are brought to
@@ -24,10 +24,8 @@ def warm_up(backend: CudaBackend, head: Head | None, *, first_only: bool) -> Non
 
     Args:
         backend: loaded; nobody else uses it yet.
-        head: the model's, or None.
-        first_only: it reads first rows alone. Without a head these may be asked for, and all.
     """
-    encoder = backend._encoder
+    encoder, head = backend._encoder, backend.head
     width, device = encoder.norms["embeddings.LayerNorm"][0].numel(), encoder.buffers[encoder.buckets[0]].block.device
     encoder.workspace.fill(0)  # an empty batch in every bucket
     with torch.no_grad():
@@ -35,14 +33,14 @@ def warm_up(backend: CudaBackend, head: Head | None, *, first_only: bool) -> Non
             embeds, buffers = torch.zeros((bucket.tokens, width), device=device), encoder.buffers[bucket]
             stage = encoder.launch(bucket, embeds=embeds, visit=lambda *_: None)
             gather(buffers.few.hidden, stage.hidden, buffers.index[: len(buffers.few.hidden)])
-            if head is not None and bucket.tokens <= _HEAD_ROWS:
-                head(backend, stage.hidden)
-                head(backend, Rows(stage.hidden, stage.num_rows))
+            if bucket.tokens <= _HEAD_ROWS:
+                head.compute(backend, stage.hidden)
+                head.compute(backend, Rows(stage.hidden, stage.num_rows))
     ids = torch.zeros((2, 2), dtype=torch.int64, device=device)
     embeds = torch.zeros((2, 2, width), device=device)
-    for first in {first_only, first_only or head is None}:
+    for first in {head.reads == "first", head.reads == "first" or not head.layers}:
         for mask in (None, torch.ones_like(ids), torch.ones_like(ids, dtype=torch.bool)):
             for states in (False, True):
                 for given in (ids, ids.int()):
-                    backend.run_padded(given, mask, None, None, head=head, first_only=first, all_layers=states)
-                backend.run_padded(None, mask, None, embeds, head=head, first_only=first, all_layers=states)
+                    backend.run_padded(PaddedInputs(given, mask, None, None, None), first_only=first, all_layers=states)
+                backend.run_padded(PaddedInputs(None, mask, embeds, None, None), first_only=first, all_layers=states)

@@ -19,6 +19,7 @@ from distilrt.checkpoint import checkpoint
 from distilrt.kernels.launch import DTYPE_NAMES
 from distilrt.model import models
 from distilrt.model.config import DistilBertConfig
+from distilrt.model.heads import HEADS
 
 
 def config_of(scale: Scale) -> DistilBertConfig:
@@ -59,7 +60,7 @@ def _head(device: torch.device, scale: Scale, architecture: str, rng: np.random.
     mask = _mask(rng, min(70, max(scale.lengths)))
     ids = rng.integers(0, config.vocab_size, mask.shape)
     call = (ids, mask)
-    if architecture == "DistilBertForMultipleChoice":
+    if HEADS[architecture].has_choices:
         call = (ids.reshape(2, 2, -1), mask.reshape(2, 2, -1))
     tensors = [torch.from_numpy(array).to(device) for array in call]
     make: Any = getattr(models, architecture)
@@ -96,7 +97,7 @@ def _transformers(architecture: str, config: DistilBertConfig, weights: Mapping[
     import transformers
 
     model: Any = getattr(transformers, architecture)(transformers.DistilBertConfig(**config.to_dict())).eval()
-    prefix = "" if architecture == "DistilBertModel" else "distilbert."
+    prefix = HEADS[architecture].encoder_prefix
     model.load_state_dict({
         (prefix if name.startswith(("embeddings.", "transformer.")) else "") + name: torch.from_numpy(array)
         for name, array in weights.items()

@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as functional
 
 from distilrt.batch import pack_padded
-from distilrt.checkpoint.checkpoint import HEADS
 from distilrt.kernels import (
     attention,
     embedding,
@@ -32,6 +31,7 @@ from distilrt.kernels import (
 from distilrt.kernels.launch import DTYPE_NAMES
 from distilrt.model import reference
 from distilrt.model.config import ACTIVATIONS, LAYER_NORM_EPS, DistilBertConfig
+from distilrt.model.heads import HEADS
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 Check = dict[str, Any]  # name, error, bound, ok

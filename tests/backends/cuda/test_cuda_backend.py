@@ -15,11 +15,10 @@ import torch
 from distilrt.backends.base import create
 from distilrt.backends.cuda import backend as cuda
 from distilrt.backends.cuda import encoder as device_encoder
-from distilrt.batch import pack
-from distilrt.checkpoint.checkpoint import HEADS
+from distilrt.batch import PaddedInputs, pack
 from distilrt.model import models
 from distilrt.model.config import ACTIVATIONS
-from distilrt.model.heads import FIRST_ONLY
+from distilrt.model.heads import HEADS
 from distilrt.tasks import find
 from distilrt.tasks.base import ALL, FIRST
 from distilrt.tasks.runner import compute
@@ -52,7 +51,7 @@ def test_every_head_on_both_roads(architecture: str) -> None:
     mask = masked(rng, 4, 6)
     mask[3] = 0
     ids = rng.integers(0, config.vocab_size, mask.shape)
-    if architecture == "DistilBertForMultipleChoice":
+    if HEADS[architecture].has_choices:
         ids, mask = ids.reshape(2, 2, 6), mask.reshape(2, 2, 6)
     exact = model_class(config, weights, backend="reference", dtype="float64")(ids, mask, output_hidden_states=True)
     model = model_class(config, weights, backend="cuda")
@@ -66,7 +65,7 @@ def test_every_head_on_both_roads(architecture: str) -> None:
     assert all(isinstance(value, torch.Tensor) and value.dtype == torch.float32 for value in on_device.hidden_states)
     plain = model(torch.from_numpy(ids), torch.from_numpy(mask))[0].numpy(), model(ids, mask)[0]
     for alone, beside in zip(plain, (on_device[0].numpy(), from_host[0]), strict=True):
-        if architecture in FIRST_ONLY:  # the last layer of first rows alone is computed in other tiles
+        if HEADS[architecture].reads == "first":  # the last layer of first rows alone is computed in other tiles
             assert np.abs(alone - exact[0]).max() <= 1e-5 * np.abs(exact[0]).max()
         else:
             np.testing.assert_array_equal(alone, beside)  # whether or not the layers are returned
@@ -145,7 +144,7 @@ def test_longer_batches_run_in_parts() -> None:
     wide = torch.zeros(1, 40, dtype=torch.long)
     alone = torch.zeros_like(wide)
     alone[0, 3:9] = 1
-    assert encoder.backend.run_padded(wide, alone, None, None) is None
+    assert not encoder.backend.packs(PaddedInputs(wide, alone, None, None, None))
     assert encoder(wide, alone).last_hidden_state.shape == (1, 40, 36)
 
 

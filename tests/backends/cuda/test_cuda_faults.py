@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,11 @@ from distilrt.backends.base import create
 from distilrt.backends.cuda import backend as cuda
 from distilrt.backends.cuda import encoder as device_encoder
 from distilrt.backends.cuda import inputs as padded
+from distilrt.batch import PaddedInputs
 from distilrt.checkpoint.checkpoint import random_weights
 from distilrt.errors import BackendError, InvalidInput, TooLong
 from distilrt.model import models
+from distilrt.model.heads import ENCODER, Projection
 from tests.backends.cuda.cuda_models import config_of, fresh
 
 # Rows beyond the real ones are not defined, and the interpreter computes with whatever they hold.
@@ -69,12 +72,10 @@ def test_an_error_inside_a_forward_leaves_the_model_usable() -> None:
     model: Any = models.DistilBertModel(config, backend="cuda")
     ids = torch.arange(10).reshape(2, 5)
     expected = model(ids).last_hidden_state
-
-    def broken(backend: Any, rows: Any) -> Any:
-        raise RuntimeError("a head's own")
-
-    with pytest.raises(RuntimeError, match="a head's own"):
-        model.backend.run_padded(ids, None, None, None, head=broken)
+    model.backend.head = replace(ENCODER, layers=(Projection("missing", 2),))
+    with pytest.raises(KeyError, match="missing"):
+        model.backend.run_padded(PaddedInputs(ids, None, None, None, None))
+    model.backend.head = ENCODER
     assert torch.equal(model(ids).last_hidden_state, expected)
 
 
@@ -126,12 +127,10 @@ def test_a_head_that_fails_after_wrong_values_leaves_nothing_behind(monkeypatch:
     model: Any = models.DistilBertModel(config_of(n_layers=1), backend="cuda")
     ids = torch.arange(4)[None]
     expected = model(ids).last_hidden_state
-
-    def broken(backend: Any, rows: Any) -> Any:
-        raise RuntimeError("a head's own")
-
-    with pytest.raises(RuntimeError, match="a head's own"):
-        model.backend.run_padded(ids + 61, None, None, None, head=broken)
+    model.backend.head = replace(ENCODER, layers=(Projection("missing", 2),))
+    with pytest.raises(KeyError, match="missing"):
+        model.backend.run_padded(PaddedInputs(ids + 61, None, None, None, None))
+    model.backend.head = ENCODER
     with pytest.raises(InvalidInput, match="an id that is not in the vocabulary"):
         model(ids)
     for _ in range(4):

@@ -130,23 +130,19 @@ def test_a_batch_on_the_device_takes_no_head_behind_the_graph(monkeypatch: pytes
     assert torch.equal(logits, expected)
 
 
-def test_a_head_that_is_not_the_models_own_runs_behind_the_encoder() -> None:
+def test_rows_for_which_the_head_was_not_captured_go_behind_the_encoder() -> None:
     config = config_of(n_layers=1)
     rng = fresh()
     weights = weights_of(config, "DistilBertForTokenClassification", rng)
     model: Any = models.DistilBertForTokenClassification(config, weights, backend="cuda")
-    batch = pack(config, [rng.integers(0, 61, n) for n in (4, 7)])
-    wanted = np.array([0, 4])
-    own, backend = model._head, model.backend
-
-    def twice(backend: Any, rows: Any) -> Any:
-        return own(backend, rows) * 2
-
-    every = backend.answer(batch, None, own)
-    np.testing.assert_array_equal(backend.answer(batch, None, twice), 2 * every)
-    np.testing.assert_array_equal(backend.answer(batch, wanted, own), every[wanted])
-    assert backend.answer(batch).shape == (11, 36)
-    assert backend.answer(pack(config, []), None, own).shape == (0, 2)
+    ids = rng.integers(0, 61, (2, 7))
+    batch, wanted, backend = pack(config, list(ids)), np.array([0, 4]), model.backend
+    every = backend.answer(batch)
+    assert every.shape == (14, 2)
+    np.testing.assert_array_equal(backend.answer(batch, wanted), every[wanted])
+    np.testing.assert_array_equal(model.distilbert(ids)[0], backend.to_numpy(backend.forward(batch)).reshape(2, 7, 36))
+    assert torch.equal(model.distilbert(torch.from_numpy(ids))[0], torch.from_numpy(model.distilbert(ids)[0]))
+    assert backend.answer(pack(config, [])).shape == (0, 2)
 
 
 @pytest.mark.whole
@@ -167,7 +163,7 @@ def test_every_kind_of_input_was_met_at_load(architecture: str, monkeypatch: pyt
         plain(*args, **options)
 
     monkeypatch.setattr(padded, "pack", spy)
-    warm_up(backend, model._head, first_only=False)
+    warm_up(backend)
     met = set(kinds)
     mask = masked(rng, 2, 6)
     ids, grid = torch.from_numpy(rng.integers(0, 61, mask.shape)), torch.from_numpy(mask)

@@ -9,12 +9,16 @@ import pytest
 import torch
 
 from distilrt.backends.cuda.inputs import Errors, check
-from distilrt.batch import pack_padded
+from distilrt.batch import PaddedInputs, pack_padded
 from distilrt.errors import InvalidInput, TooLong
 from distilrt.model.config import DistilBertConfig
 
 CONFIG = DistilBertConfig(dim=48, n_heads=3, n_layers=1, hidden_dim=48, vocab_size=101, max_position_embeddings=80)
 IDS = np.ones((2, 3), np.int64)
+
+
+def inputs(**given: torch.Tensor) -> PaddedInputs:
+    return PaddedInputs(*(given.get(name) for name in PaddedInputs._fields))
 
 
 @pytest.mark.parametrize(
@@ -35,19 +39,17 @@ IDS = np.ones((2, 3), np.int64)
     ],
 )
 def test_the_same_refusals_as_on_the_host(arguments: dict[str, Any], error: type[Exception]) -> None:
-    names = ("input_ids", "attention_mask", "position_ids", "inputs_embeds")
-    tensors = [torch.from_numpy(arguments[name]) if name in arguments else None for name in names]
     with pytest.raises(error) as on_host:
-        pack_padded(CONFIG, *(arguments.get(name) for name in names))
+        pack_padded(CONFIG, **arguments)
     with pytest.raises(error) as there:
-        check(CONFIG, tensors[0], tensors[1], tensors[2], tensors[3], None)
+        check(CONFIG, inputs(**{name: torch.from_numpy(array) for name, array in arguments.items()}))
     assert str(there.value) == str(on_host.value)
 
 
 def test_what_is_accepted_keeps_its_values() -> None:
     ids, segments = torch.arange(6).reshape(2, 3), torch.zeros(2, 3)
     for dtype in (torch.int64, torch.int32, torch.int16, torch.uint8):
-        padded = check(CONFIG, ids.to(dtype), None, torch.arange(3), None, segments)
+        padded = check(CONFIG, inputs(input_ids=ids.to(dtype), position_ids=torch.arange(3), token_type_ids=segments))
         assert padded.shape == (2, 3)
         assert padded.ids is not None
         assert padded.positions is not None
@@ -60,7 +62,7 @@ def test_what_is_accepted_keeps_its_values() -> None:
         assert torch.equal(part.ids.long(), ids[1:])
         assert padded.part(0, 9) is padded
     embeds = torch.randn(2, 3, 48, dtype=torch.float64, requires_grad=True)
-    padded = check(CONFIG, None, torch.ones(2, 3)[:, ::1], None, embeds, None)
+    padded = check(CONFIG, inputs(attention_mask=torch.ones(2, 3)[:, ::1], inputs_embeds=embeds))
     assert padded.embeds is not None
     assert padded.embeds.shape == (6, 48)
     assert not padded.embeds.requires_grad
@@ -68,9 +70,10 @@ def test_what_is_accepted_keeps_its_values() -> None:
     assert part.embeds is not None
     assert torch.equal(part.embeds, padded.embeds[3:])
     with pytest.raises(InvalidInput, match=r"token_type_ids must have shape \[2, 3\]"):
-        check(CONFIG, ids, None, None, None, segments[0])
+        check(CONFIG.replace(folded_bert=True), inputs(input_ids=ids, token_type_ids=segments[0]))
     # A mask or positions may make more columns right than the model has positions; the device finds out.
-    assert check(CONFIG, torch.zeros(1, 99, dtype=torch.long), torch.zeros(1, 99), None, None, None).shape == (1, 99)
+    long = inputs(input_ids=torch.zeros(1, 99, dtype=torch.long), attention_mask=torch.zeros(1, 99))
+    assert check(CONFIG, long).shape == (1, 99)
 
 
 def nothing() -> None:
