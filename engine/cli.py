@@ -71,8 +71,8 @@ def run(
         loaded, tokenizer, sentence = load(
             model, None, chosen.architecture, backend=backend, dtype=dtype, num_threads=threads
         )
-        answers = tasks.run(loaded, tokenizer, chosen.of(sentence), map(_item, lines), params,
-                            max_tokens=max_tokens, return_errors=True)  # fmt: skip
+        kind = chosen(tokenizer, loaded.config, sentence)
+        answers = tasks.run(loaded, kind, map(_item, lines), params, max_tokens=max_tokens, return_errors=True)
         out = files.enter_context(_opened(output or "-", "wb"))
         # tqdm shows nothing in the first second, and without a terminal never.
         for number, answer in enumerate(tqdm(answers, unit=" inputs", disable=None, delay=1), 1):

@@ -24,6 +24,12 @@ class InvalidInput(DistilrtError, ValueError):
     def __str__(self) -> str:
         return super().__str__() if self.index is None else f"input {self.index}: {super().__str__()}"
 
+    def at(self, index: int | None) -> InvalidInput:
+        """The same error of the input with that index, without the traceback of this one."""
+        error = type(self)(*self.args)
+        error.index = index
+        return error
+
 
 class TooLong(InvalidInput):
     """A sequence has more positions than the model was trained for."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from distilrt import tasks
 from distilrt.errors import InvalidInput
+from distilrt.model.sentence_encoder import SentenceEncoder
 from distilrt.runtime.loading import load
 from distilrt.text.tokenizer import DistilBertTokenizer
 
@@ -91,9 +92,7 @@ def pipeline(
     )  # fmt: skip
     if place:
         loaded.to(place)
-    made = Pipeline(chosen.of(sentence), loaded, tokenizer, params, batch_size=batch_size, max_tokens=max_tokens)
-    made._has_modules = sentence is not None
-    return made
+    return Pipeline(chosen, loaded, tokenizer, params, sentence, batch_size=batch_size, max_tokens=max_tokens)
 
 
 class Pipeline:
@@ -110,10 +109,11 @@ class Pipeline:
 
     def __init__(
         self,
-        task: tasks.Task,
+        task: type[tasks.Task],
         model: Any,
         tokenizer: DistilBertTokenizer,
         params: Mapping[str, Any],
+        sentence: SentenceEncoder | None = None,
         *,
         batch_size: int | None = None,
         max_tokens: int = tasks.MAX_TOKENS,
@@ -124,14 +124,15 @@ class Pipeline:
             ValueError, TypeError: as `pipeline`.
         """
         self.task, self.model, self.tokenizer = task.name, model, tokenizer
-        self._task = task
-        self._has_modules = False  # whether a sentence-transformers folder says more than model and tokenizer do
+        self._kind, self._sentence = task, sentence
         self.params = _unfolded(task, params)
         self._batching: dict[str, Any] = {"batch_size": batch_size, "max_tokens": max_tokens}
-        known = {name: value for name, value in self.params.items() if name in task.params}
+        known = dict(self.params)
+        if task.name == "feature-extraction":
+            known.pop("return_tensors", None)
         # Labels may wait for the call.
         labels = {"candidate_labels": "any"} if "candidate_labels" in task.params else {}
-        tasks.run(model, tokenizer, task, [], labels | known, **self._batching)
+        self._run([], labels | known, **self._batching)
 
     def __call__(self, *args: Any, batch_size: int | None = None, **params: Any) -> Any:
         """Answer inputs.
@@ -156,12 +157,13 @@ class Pipeline:
         """
         name = self.task
         inputs = _inputs(name, args, params)
-        given = self.params | _unfolded(self._task, params)
-        form: Callable[[Any], Any] = _as_tensor if given.pop("return_tensors", None) else _same
+        given = self.params | _unfolded(self._kind, params)
+        tensors = name == "feature-extraction" and given.pop("return_tensors", None)
+        form: Callable[[Any], Any] = _as_tensor if tensors else _same
         batching = self._batching if batch_size is None else self._batching | {"batch_size": batch_size}
 
         def answers(items: Iterable[Any], **options: Any) -> Iterator[Any]:
-            return map(form, tasks.run(self.model, self.tokenizer, self._task, items, given, **batching, **options))
+            return map(form, self._run(items, given, **batching, **options))
 
         pair = name == "text-classification" and isinstance(inputs, tuple) and list(map(type, inputs)) == [str, str]
         if pair or isinstance(inputs, str | Mapping):
@@ -201,13 +203,17 @@ class Pipeline:
         Raises:
             TypeError: the pipeline follows a sentence-transformers folder, of which this would be a part only.
         """
-        if self._has_modules:
+        if self._sentence is not None:
             raise TypeError(
                 "this pipeline follows a sentence-transformers folder, and model and tokenizer are only a part of it; "
                 "copy the folder or use `distilrt pack`, or save pipe.model and pipe.tokenizer alone"
             )
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+
+    def _run(self, inputs: Iterable[Any], params: Mapping[str, Any], **options: Any) -> Iterator[Any]:
+        task = self._kind(self.tokenizer, self.model.config, self._sentence)
+        return tasks.run(self.model, task, inputs, params, **options)
 
     def __repr__(self) -> str:
         return f"Pipeline(task={self.task!r}, model={self.model.architecture}, params={self.params})"
@@ -265,25 +271,22 @@ def _place(device: Any, device_map: Any) -> str | None:
     return str(device)
 
 
-def _unfolded(task: tasks.Task, params: Mapping[str, Any]) -> dict[str, Any]:
+def _unfolded(task: type[tasks.Task], params: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters without the folds that transformers has for those of the tokenizer, and without those that mean
-    nothing here; all names known.
+    nothing here.
 
     Raises:
-        ValueError: an unknown name, or one given twice.
+        ValueError: a name that is called otherwise here, or one given twice.
     """
     unfolded: dict[str, Any] = {}
-    known = {*task.params, *(["return_tensors"] if task.name == "feature-extraction" else [])}
     folds = [fold for fold in _FOLDS if fold in params]
     for name, value in [*params.items(), *(pair for fold in folds for pair in (params[fold] or {}).items())]:
-        if name in folds or (name in _WITHOUT_EFFECT and name not in known):
+        if name in folds or (name in _WITHOUT_EFFECT and name not in task.params):
             continue
         if name in _ELSEWHERE and value:
             raise ValueError(f"{task.name} has no parameter {name!r}: {_ELSEWHERE[name]}")
         if name in _ELSEWHERE:
             continue
-        if name not in known:
-            raise ValueError(f"{task.name} has no parameter {name!r}; it has {', '.join(sorted(known))}")
         if name in unfolded:
             raise ValueError(f"{name} is given twice, by itself and in {folds[0]}")
         unfolded[name] = value

@@ -38,7 +38,7 @@ def expected(folder: str) -> list[Any]:
     """The answers to LINES."""
     model = models.DistilBertForSequenceClassification.from_pretrained(folder)
     tokenizer = DistilBertTokenizer.from_pretrained(folder)
-    return list(tasks.run(model, tokenizer, tasks.find("text-classification"), LINES, max_tokens=1))
+    return list(tasks.run(model, tasks.find("text-classification")(tokenizer, model.config), LINES, max_tokens=1))
 
 
 def invoke(*arguments: str, given: str | bytes | None = None) -> Any:

@@ -358,7 +358,7 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"backend": "cpu", "device": "cuda:0"}, ValueError, "can't be moved to 'cuda:0'"),
     ({"model_kwargs": {"x": 1}}, ValueError, "pass them to from_pretrained"),
     ({"return_all_scores": True}, ValueError, "it is called top_k=None"),
-    ({"top": 3}, ValueError, "no parameter 'top'; it has add_special_tokens, function_to_apply"),
+    ({"top": 3}, ValueError, "no parameter 'top'; it has top_k, function_to_apply"),
     ({"top_k": 0}, ValueError, "top_k must be"),
     ({"max_tokens": 0}, ValueError, "max_tokens must be"),
     ({"batch_size": True}, ValueError, "batch_size must be"),

@@ -89,7 +89,7 @@ def make(workload: str, model: str, *, file: Path | None = None, batch: int | No
     """
     place = find(Source(model))
     config, tokenizer = DistilBertConfig.from_pretrained(place.source), place.tokenizer()
-    task = _task(place.architecture()).of(place.sentence)
+    task = _task(place.architecture())(tokenizer, config, place.sentence)
     params = dict(PARAMS[task.name])
     if file is not None:
         name, texts, shape_batch = file.name, _read(file), 8
@@ -98,16 +98,16 @@ def make(workload: str, model: str, *, file: Path | None = None, batch: int | No
         lengths, shape_batch = _lengths(workload, tasks.longest(tokenizer, config))
         texts = _texts(tokenizer, lengths)
     inputs = [_input(task.name, text, tokenizer) for text in texts]
-    try:
-        prepared = task.prepare(tokenizer, config, inputs, params)
-    except InvalidInput as error:
-        raise ValueError(f"{file or workload}: {error}") from error
-    counts = tuple(sum(map(len, each.sequences)) for each in prepared)
+    counts = []
+    for index, each in enumerate(task.prepare(inputs, task.settle(params))):
+        if isinstance(each, InvalidInput):
+            raise ValueError(f"{file or workload}: {each.at(index)}") from each
+        counts.append(sum(map(len, each.sequences)))
     labels = tuple(config.label_names()) if "classification" in task.name else ()
-    return Samples(name, task.name, params, tuple(inputs), counts, batch or shape_batch, labels)
+    return Samples(name, task.name, params, tuple(inputs), tuple(counts), batch or shape_batch, labels)
 
 
-def _task(architecture: str) -> tasks.Task:
+def _task(architecture: str) -> type[tasks.Task]:
     for name in PARAMS:
         if tasks.TASKS[name].architecture == architecture:
             return tasks.TASKS[name]

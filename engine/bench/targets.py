@@ -135,8 +135,8 @@ class Distilrt:
 
         engine, samples = self._engine, self._samples
         inputs = [samples.inputs[i] for i in indices]
-        task = tasks.find(samples.task).of(engine.sentence)
-        return list(tasks.run(engine.model, engine.tokenizer, task, inputs, samples.params))
+        task = tasks.find(samples.task)(engine.tokenizer, engine.model.config, engine.sentence)
+        return list(tasks.run(engine.model, task, inputs, samples.params))
 
     async def close(self) -> None:
         """End its threads."""

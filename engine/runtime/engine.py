@@ -94,14 +94,17 @@ class Engine:
         )  # fmt: skip
         self.name = name or _name(model, self.model.architecture)
         served = {task.name: task for task in tasks.TASKS.values() if task.architecture == self.model.architecture}
-        self._tasks = {name: task.of(self.sentence) for name, task in served.items()}
+        outputs = tasks.find("outputs")
+        self._tasks = {
+            name: task(self.tokenizer, self.model.config, self.sentence)
+            for name, task in [*served.items(), (outputs.name, outputs)]
+        }
         self.tasks = tuple(served)
         self.task = HEADS[self.model.architecture].task
         self.prompts = self.sentence.prompts if self.sentence else {"": ""}
         self.max_batch_tokens = max_batch_tokens or _BATCH_TOKENS.get(self.model.backend.name, 512)
-        # All tasks of a model share its head, so any of them computes the batches of all.
         self._worker = Worker(
-            partial(tasks.compute, self.model, self._tasks[self.task]),
+            partial(tasks.compute, self.model),
             Batcher(self.max_batch_tokens, max_delay=max_delay),
             max_queue_tokens=max_queue_tokens,
             name=f"distilrt-{self.name}",
@@ -122,7 +125,7 @@ class Engine:
         """Tokenize here and now, and queue.
 
         Args:
-            task: one of `tasks`, or another name of it; or "outputs", see `distilrt.tasks.outputs`.
+            task: one of `tasks`, or another name of it; or "outputs", see `distilrt.tasks.head_outputs`.
             inputs: one input of the task, or a list of them, which is one request: it gets a list of answers, and fails
                 as a whole.
             params: the task's parameters.
@@ -390,13 +393,13 @@ class Engine:
 
     def _checked(self, name: str, priority: int, deadline: float | None) -> tasks.Task:
         """The task, if it and the rest are what `submit` allows."""
-        task = tasks.find(name)
-        if task.architecture and task.name not in self.tasks:
+        kind = tasks.find(name)
+        task = self._tasks.get(kind.name)
+        if task is None:
             raise InvalidParameter(
-                f"{task.name} needs a {task.architecture}, and {self.name} is a {self.model.architecture}, "
+                f"{kind.name} needs a {kind.architecture}, and {self.name} is a {self.model.architecture}, "
                 f"which serves {', '.join(self.tasks)}"
             )
-        task = self._tasks.get(task.name, task)
         if type(priority) is not int or priority not in PRIORITIES:
             raise InvalidParameter(
                 f"priority must be an integer from {PRIORITIES[0]} to {PRIORITIES[-1]}, found {priority!r}"
@@ -429,7 +432,7 @@ class Engine:
     def _reading(
         self, task: tasks.Task, inputs: Any, params: Mapping[str, Any] | None, limits: Limits | None
     ) -> Reading:
-        return Reading(self.tokenizer, self.model.config, task, inputs, params or {}, limits)
+        return Reading(task, inputs, params or {}, limits)
 
 
 def _is_seconds(value: Any) -> bool:

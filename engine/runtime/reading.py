@@ -9,11 +9,8 @@ from typing import Any, NamedTuple
 
 from distilrt import tasks
 from distilrt.errors import InvalidInput, TooLarge
-from distilrt.model.config import DistilBertConfig
 from distilrt.runtime.queues import PART
 from distilrt.runtime.request import Part, Parts
-from distilrt.tasks.base import numbered
-from distilrt.text.tokenizer import DistilBertTokenizer
 
 EACH = 16  # characters that tokenize in the time that a text takes beside its own
 
@@ -36,7 +33,7 @@ class Limits(NamedTuple):
     def check_tokens(self, counts: Sequence[int]) -> None:
         """Raise TooLarge where the parts that are tokenized have more."""
         if (tokens := sum(counts)) > self.tokens:
-            raise TooLarge(f"the texts have {tokens} tokens or more, at most {self.tokens} are allowed; "
+            raise TooLarge(f"the texts have at least {tokens} tokens, at most {self.tokens} are allowed; "
                            "send them in parts")  # fmt: skip
 
 
@@ -44,35 +41,32 @@ class Reading:
     """The inputs of one request.
 
     Args:
-        tokenizer, config: the model's.
         task: what they are for.
         inputs: one input, or a list of them.
-        params: the task's parameters, with the checkpoint's defaults.
+        params: the task's parameters.
         limits: what the request may have; None: anything.
 
     Attributes:
         cost: characters that tokenize in the time that all of it takes.
 
     Raises:
+        InvalidParameter: a parameter that the task does not have or allow.
         TooLarge: more texts or characters than `limits` allow.
     """
 
     def __init__(
         self,
-        tokenizer: DistilBertTokenizer,
-        config: DistilBertConfig,
         task: tasks.Task,
         inputs: Any,
         params: Mapping[str, Any],
         limits: Limits | None,
     ) -> None:
-        self._tokenizer, self._config, self._task, self._params = tokenizer, config, task, params
-        self._limits = limits
+        self._task, self._params, self._limits = task, task.settle(params), limits
         self._listed = isinstance(inputs, list | tuple)
-        if self._listed and params.get("is_split_into_words") is True:
+        if self._listed and self._params.get("is_split_into_words"):
             self._listed = all(isinstance(item, list | tuple) for item in inputs)
         self._items: Sequence[Any] = inputs if self._listed else [inputs]
-        sizes = [task.size_of(item, params) for item in self._items]
+        sizes = [task.size(item, self._params) for item in self._items]
         if limits is not None:
             limits.check(sum(size.texts for size in sizes), sum(size.characters for size in sizes))
         self._costs = [size.characters + EACH * size.texts for size in sizes]
@@ -86,7 +80,6 @@ class Reading:
         Raises:
             InvalidInput, TooLong: an input that the task can't answer; of a list, the message starts with its index.
             TooLarge: more tokens than the limits allow.
-            InvalidParameter: a parameter that is not allowed.
         """
         return self._join([self._prepare(0, len(self._items))])
 
@@ -104,13 +97,12 @@ class Reading:
 
     def _prepare(self, start: int, stop: int) -> list[tasks.Prepared]:
         most = None if self._limits is None else self._limits.tokens
-        found = self._task.prepare_each(self._tokenizer, self._config, self._items[start:stop], self._params, most)
+        found = self._task.prepare(self._items[start:stop], self._params, most)
         prepared = []
         for index, item in enumerate(found, start):
-            if isinstance(
-                item, InvalidInput
-            ):  # raised anew: this function's variables would hold an error that holds them
-                raise numbered(item, index) if self._listed else type(item)(*item.args)
+            if isinstance(item, InvalidInput):
+                # Raised anew: this function's variables would hold an error that holds them.
+                raise item.at(index if self._listed else None)
             prepared.append(item)
         self._counts.append(sum(len(ids) for item in prepared for ids in item.sequences))
         if self._limits is not None:

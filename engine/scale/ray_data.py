@@ -76,11 +76,12 @@ class Predictor:
             model, tokenizer, chosen.architecture, backend=backend, dtype=dtype, num_threads=num_threads,
             revision=revision,
         )  # fmt: skip
-        self._task, self._params = chosen.of(sentence), dict(params or {})
+        self._task = chosen(self._tokenizer, self._model.config, sentence)
+        self._params = dict(params or {})
         if chosen.name == _EMBEDDING:
             self._params = _pooled(self._params, sentence)
-            settled = self._task.settle(self._tokenizer, self._model.config, self._params)
-            self._width = self._task.width(self._model.config, settled)
+            settled = self._task.settle(self._params)
+            self._width = self._task.width(settled)
         self._flat = _FLAT.get(self._task.name, {})
         if "top_k" in self._params and (self._task.name, self._params["top_k"]) != ("question-answering", 1):
             self._flat = {}
@@ -109,8 +110,8 @@ class Predictor:
         return found | {"error": np.array([str(a) if bad else "" for a, bad in zip(answers, failed, strict=True)])}
 
     def _run(self, inputs: list[Any]) -> list[Any]:
-        return list(tasks.run(self._model, self._tokenizer, self._task, inputs, self._params,
-                              max_tokens=self._max_tokens, return_errors=True))  # fmt: skip
+        options: dict[str, Any] = {"max_tokens": self._max_tokens, "return_errors": True}
+        return list(tasks.run(self._model, self._task, inputs, self._params, **options))
 
     def _formed(self, answers: list[Any]) -> Columns:
         """The columns of the answers, of the same types whatever the answers are."""

@@ -40,7 +40,6 @@ from distilrt.server.tei_types import (
     Tokenize,
     Weight,
 )
-from distilrt.tasks.base import numbered
 
 _TOKEN_CHARACTERS = 16  # seldom has a token more
 
@@ -130,7 +129,7 @@ async def _embed_sparse(call: Call) -> Response:
         try:
             weights += await call.answer(engine, "sparse-embedding", items[start : start + at_once], params)
         except InvalidInput as error:  # which counts from the part's first text
-            raise error if error.index is None else numbered(error, start + error.index) from None
+            raise error if error.index is None else error.at(start + error.index) from None
         check_entries(sum(map(len, weights)))
     return call.reply(weights)
 

@@ -2,48 +2,32 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
-from distilrt.errors import InvalidInput
-from distilrt.tasks.base import (
-    CUT,
-    FIRST,
-    Param,
-    Params,
-    Prepared,
-    Rows,
-    Selection,
-    Task,
-    Text,
-    as_fields,
-    as_text,
-    softmax,
-)
+from distilrt.model.reference import softmax
 from distilrt.tasks.size import Size, characters
-from distilrt.text.tokenizer import DistilBertTokenizer
+from distilrt.tasks.task import Params, Prepared, Rows, Task
+from distilrt.tasks.task_inputs import Text, as_fields, as_text, as_texts
+from distilrt.tasks.task_parameters import TOKENIZING, Param
 
 
 class MultipleChoice(Task):
-    """`{"prompt", "choices"}` to a list of `{"choice", "score", "index"}`, the likeliest choice first; `index` is its
-    place in `choices`.
+    """`{"prompt", "choices"}` to a list of `{"choice", "score", "index"}`, the likeliest choice first.
 
-    The model reads prompt and choice as a pair and gives it one number; scores are the softmax of these over the
-    choices, what the cross entropy of `DistilBertForMultipleChoice` is taken of. transformers has no pipeline for it;
-    prompt and choices are the words of its documentation.
-
-    `truncation`, `max_length`, `truncation_side`, `add_special_tokens`: as in the tokenizer, of each pair.
+    The model reads prompt and choice as a pair and gives it one number. Scores are the softmax of these over the
+    choices, of which `DistilBertForMultipleChoice` takes the cross entropy; `index` is a choice's place in `choices`.
+    transformers has no pipeline for it; prompt and choices are the words of its documentation.
     """
 
     name = "multiple-choice"
     architecture = "DistilBertForMultipleChoice"
-    params: ClassVar[Mapping[str, Param]] = {**CUT}
+    params: ClassVar[Mapping[str, Param]] = TOKENIZING
 
-    def size_of(self, item: Any, params: Mapping[str, Any]) -> Size:
-        """That of the pairs: the prompt is read with each choice."""
+    def size(self, item: Any, params: Params) -> Size:
+        """The size of the pairs, as the prompt is read with each choice."""
         prompt, choices = (item.get("prompt"), item.get("choices")) if isinstance(item, Mapping) else (item, ())
         pairs = len(choices) if isinstance(choices, list | tuple) else 1
         return Size(pairs, pairs * characters(prompt) + characters(choices))
@@ -51,14 +35,8 @@ class MultipleChoice(Task):
     def texts(self, item: Any, params: Params) -> list[Text]:
         """The prompt with each choice."""
         prompt, choices = as_fields(item, "prompt", "choices")
-        if not isinstance(choices, list | tuple) or not choices:
-            raise InvalidInput(f"'choices' must be a list of at least one string, found {reprlib.repr(choices)}")
         prompt = as_text(prompt, "prompt")
-        return [(prompt, as_text(choice, f"choices[{i}]")) for i, choice in enumerate(choices)]
-
-    def select(self, tokenizer: DistilBertTokenizer, params: Params, ids: list[int]) -> Selection:
-        """The first row."""
-        return FIRST
+        return [(prompt, choice) for choice in as_texts(choices, "choices")]
 
     def answer(self, prepared: Prepared, outputs: Sequence[Rows]) -> list[dict[str, Any]]:
         """Choices by falling probability, equal ones in their order."""

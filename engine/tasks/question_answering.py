@@ -11,67 +11,44 @@ from typing import Any, ClassVar
 import numpy as np
 from tokenizers import Encoding
 
-from distilrt.errors import InvalidParameter
-from distilrt.model.config import DistilBertConfig
-from distilrt.tasks.base import (
-    PADDING,
-    Param,
-    Params,
-    Prepared,
-    Rows,
-    Task,
-    Text,
-    as_fields,
-    as_text,
-    count,
-    longest,
-    one_of,
-    softmax,
-)
-from distilrt.text.tokenizer import DistilBertTokenizer
+from distilrt.model.reference import softmax
+from distilrt.tasks.task import Params, Prepared, Rows, Task, check_most
+from distilrt.tasks.task_inputs import Text, as_fields, as_text
+from distilrt.tasks.task_parameters import PADDING, Param, count, one_of
 
 _CONTEXT = 1  # the sequence of a pair
 
 
 class QuestionAnswering(Task):
-    """`{"question", "context"}` to `{"score", "start", "end", "answer"}`, or to a list of these where `top_k` is more.
-
-    `top_k`: how many answers, best first. `max_seq_len`: tokens of a window, question included; None: 384 or what the
-    model reads. `doc_stride`: tokens that windows share; None: 128 or half a window. `max_answer_len`: tokens of an
-    answer. `handle_impossible_answer`: allow the empty answer. `align_to_words`: answer in whole words.
-    `max_question_len`, `padding`: without effect, as with transformers' fast tokenizers.
-    """
+    """`{"question", "context"}` to `{"score", "start", "end", "answer"}`, or a list of these for a larger `top_k`."""
 
     name = "question-answering"
     architecture = "DistilBertForQuestionAnswering"
     params: ClassVar[Mapping[str, Param]] = {
-        "top_k": count(1),
-        "doc_stride": count(None, least=0),
-        "max_seq_len": count(None),
-        "max_answer_len": count(15),
-        "handle_impossible_answer": one_of(False, True),
-        "align_to_words": one_of(True, False),
-        "max_question_len": count(64),
+        "top_k": count("how many answers, best first", 1),
+        "doc_stride": count("tokens that windows of the context share; None: 128 or half a window", None, least=0),
+        "max_seq_len": count("tokens of a window, question included; None: 384 or what the model reads", None),
+        "max_answer_len": count("tokens of an answer", 15),
+        "handle_impossible_answer": one_of("whether the empty answer is allowed", False, True),
+        "align_to_words": one_of("whether to answer in whole words", True, False),
+        "max_question_len": count("without effect, as with transformers' fast tokenizers", 64),
         "padding": PADDING,
     }
 
-    def check(self, tokenizer: DistilBertTokenizer, config: DistilBertConfig, params: Params) -> None:
+    def check(self, params: Params) -> None:
         """The model must be able to read a window, and windows must advance."""
-        limit = longest(tokenizer, config)
-        window, stride = _window(params, limit)
-        if window > limit:
-            raise InvalidParameter(f"max_seq_len must be at most {limit}, what this model reads, found {window}")
-        if stride >= window:
-            raise InvalidParameter(f"doc_stride must be less than max_seq_len={window}, found {stride}")
+        window, stride = self._window(params)
+        check_most("max_seq_len", window, self.limit, "what this model reads")
+        check_most("doc_stride", stride, window - 1, f"less than max_seq_len={window}")
 
     def texts(self, item: Any, params: Params) -> list[Text]:
         """Question and context."""
         question, context = as_fields(item, "question", "context")
         return [(as_text(question, "question", empty=False), as_text(context, "context", empty=False))]
 
-    def tokenizing(self, params: Params, limit: int) -> dict[str, Any]:
+    def tokenizing(self, params: Params) -> dict[str, Any]:
         """Cut the context into windows."""
-        window, stride = _window(params, limit)
+        window, stride = self._window(params)
         return {
             "truncation": "only_second",
             "max_length": window,
@@ -86,7 +63,7 @@ class QuestionAnswering(Task):
         found: dict[str, dict[str, Any]] = {}
         impossible = 1.0
         for encoding, logits in zip(prepared.encodings, outputs, strict=True):
-            starts, ends = _probabilities(encoding, logits, prepared.tokenizer.cls_token_id)
+            starts, ends = _probabilities(encoding, logits, self.tokenizer.cls_token_id)
             impossible = min(impossible, float(starts[0] * ends[0]))
             starts[0] = ends[0] = 0
             # Spans of the same words count together, hence more of them than answers.
@@ -102,11 +79,10 @@ class QuestionAnswering(Task):
         answers = sorted(answers, key=lambda answer: -answer["score"])[:top_k]
         return answers[0] if len(answers) == 1 else answers
 
-
-def _window(params: Params, limit: int) -> tuple[int, int]:
-    """Tokens of a window, and tokens that it shares with the next."""
-    window = params["max_seq_len"] or min(limit, 384)
-    return window, min(window // 2, 128) if params["doc_stride"] is None else params["doc_stride"]
+    def _window(self, params: Params) -> tuple[int, int]:
+        """Tokens of a window, and tokens that it shares with the next."""
+        window = params["max_seq_len"] or min(self.limit, 384)
+        return window, min(window // 2, 128) if params["doc_stride"] is None else params["doc_stride"]
 
 
 def _probabilities(encoding: Encoding, logits: Rows, cls_token_id: int | None) -> Rows:

@@ -15,8 +15,8 @@ from distilrt.backends.base import Backend
 from distilrt.batch import pack
 from distilrt.errors import InvalidInput
 from distilrt.model.config import DistilBertConfig
-from distilrt.tasks.base import ALL, Params, Prepared, Rows, Selection, Task, numbered
-from distilrt.text.tokenizer import DistilBertTokenizer
+from distilrt.tasks.task import ALL, Params, Prepared, Rows, Selection, Task
+from distilrt.tasks.task_parameters import is_count
 
 MAX_TOKENS = 4096
 _CHUNK = 64  # inputs of one call of the tokenizer
@@ -31,7 +31,7 @@ class Model(Protocol):
     architecture: ClassVar[str]
 
 
-def compute(model: Model, task: Task, sequences: Sequence[list[int]], rows: Sequence[Selection]) -> list[Rows]:
+def compute(model: Model, sequences: Sequence[list[int]], rows: Sequence[Selection]) -> list[Rows]:
     """One packed batch: the head's output `[selected, width]` for the chosen rows of each sequence.
 
     The sequences may come from different inputs and from different tasks with the same head.
@@ -47,7 +47,6 @@ def compute(model: Model, task: Task, sequences: Sequence[list[int]], rows: Sequ
 
 def run(
     model: Model,
-    tokenizer: DistilBertTokenizer,
     task: Task,
     inputs: Iterable[Any],
     params: Mapping[str, Any] | None = None,
@@ -60,6 +59,7 @@ def run(
 
     Args:
         model: of the class that `task.architecture` names.
+        task: made with the model's tokenizer and config.
         inputs: read as answers are taken, about four batches ahead.
         params: the task's parameters.
         max_tokens: of a batch; a longer sequence gets a batch of its own.
@@ -71,60 +71,56 @@ def run(
         ValueError: at once: `max_tokens`, `batch_size` or (InvalidParameter) a parameter that is not allowed.
         TypeError: at once: a model of another class.
     """
-    if type(max_tokens) is not int or max_tokens < 1:
+    if not is_count(max_tokens):
         raise ValueError(f"max_tokens must be an integer of at least 1, found {max_tokens!r}")
-    if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
+    if batch_size is not None and not is_count(batch_size):
         raise ValueError(f"batch_size must be None or an integer of at least 1, found {batch_size!r}")
     if model.architecture != task.architecture:
         raise TypeError(f"{task.name} needs a {task.architecture}, found a {model.architecture}")
-    settled = task.settle(tokenizer, model.config, params or {})
-    return _run(model, tokenizer, task, inputs, settled, max_tokens, batch_size, return_errors)
+    windows = _windows(task, iter(inputs), task.settle(params or {}), _BATCHES * max_tokens)
+    answers = (answer for window in windows for answer in _answers(model, task, window, max_tokens, batch_size))
+    return answers if return_errors else _raising(answers)
 
 
-def _run(
-    model: Model,
-    tokenizer: DistilBertTokenizer,
-    task: Task,
-    inputs: Iterable[Any],
-    params: Params,
-    max_tokens: int,
-    batch_size: int | None,
-    return_errors: bool,
+def _raising(answers: Iterable[Any]) -> Iterator[Any]:
+    for index, answer in enumerate(answers):
+        if isinstance(answer, InvalidInput):
+            raise answer.at(index)
+        yield answer
+
+
+def _windows(
+    task: Task, source: Iterator[Any], params: Params, max_tokens: int
+) -> Iterator[list[Prepared | InvalidInput]]:
+    """The inputs, prepared, in parts that are at least `max_tokens` long if there are so many."""
+    while True:
+        window: list[Prepared | InvalidInput] = []
+        tokens = 0
+        while tokens < max_tokens and (chunk := list(islice(source, _CHUNK))):
+            prepared = task.prepare(chunk, params)
+            window += prepared
+            tokens += sum(len(ids) for item in prepared if isinstance(item, Prepared) for ids in item.sequences)
+        if not window:
+            return
+        yield window
+
+
+def _answers(
+    model: Model, task: Task, window: list[Prepared | InvalidInput], max_tokens: int, batch_size: int | None
 ) -> Iterator[Any]:
-    source, index = iter(inputs), 0
-    while window := _window(tokenizer, task, model.config, source, params, _BATCHES * max_tokens):
-        good = [item for item in window if isinstance(item, Prepared)]
-        outputs: dict[tuple[int, int], Rows] = {}
-        for batch in _batches(good, max_tokens, batch_size):
-            sequences, rows = [good[i].sequences[k] for i, k in batch], [good[i].rows[k] for i, k in batch]
-            outputs |= zip(batch, map(task.keep, compute(model, task, sequences, rows)), strict=True)
-        number = 0
-        for item in window:
-            if isinstance(item, Prepared):
-                yield task.answer(item, [outputs.pop((number, k)) for k in range(len(item.sequences))])
-                number += 1
-            elif return_errors:
-                yield item
-            else:
-                raise numbered(item, index)
-            index += 1
-
-
-def _window(
-    tokenizer: DistilBertTokenizer,
-    task: Task,
-    config: DistilBertConfig,
-    source: Iterator[Any],
-    params: Params,
-    tokens: int,
-) -> list[Prepared | InvalidInput]:
-    """The next inputs, at least `tokens` long together if there are so many."""
-    window: list[Prepared | InvalidInput] = []
-    while tokens > 0 and (chunk := list(islice(source, _CHUNK))):
-        prepared = task.prepare_each(tokenizer, config, chunk, params)
-        window += prepared
-        tokens -= sum(len(ids) for item in prepared if isinstance(item, Prepared) for ids in item.sequences)
-    return window
+    """The answers to a window's inputs, and the errors of bad ones, in their order."""
+    good = [item for item in window if isinstance(item, Prepared)]
+    outputs: dict[tuple[int, int], Rows] = {}
+    for batch in _batches(good, max_tokens, batch_size):
+        sequences, rows = [good[i].sequences[k] for i, k in batch], [good[i].rows[k] for i, k in batch]
+        outputs |= zip(batch, map(task.keep, compute(model, sequences, rows)), strict=True)
+    number = 0
+    for item in window:
+        if isinstance(item, InvalidInput):
+            yield item
+        else:
+            yield task.answer(item, [outputs.pop((number, k)) for k in range(len(item.sequences))])
+            number += 1
 
 
 def _batches(window: Sequence[Prepared], max_tokens: int, batch_size: int | None) -> list[list[tuple[int, int]]]:

@@ -9,25 +9,10 @@ import numpy as np
 
 from distilrt.errors import InvalidInput
 from distilrt.model.config import DistilBertConfig
-from distilrt.tasks.base import (
-    CUT,
-    FIRST,
-    PADDING,
-    Param,
-    Params,
-    Prepared,
-    Rows,
-    Selection,
-    Task,
-    Text,
-    as_fields,
-    as_text,
-    count,
-    named,
-    softmax,
-    strings,
-)
-from distilrt.text.tokenizer import DistilBertTokenizer
+from distilrt.model.reference import softmax
+from distilrt.tasks.task import Params, Prepared, Rows, Task
+from distilrt.tasks.task_inputs import Text, as_pair
+from distilrt.tasks.task_parameters import PADDING, TOKENIZING, Param, count, named, strings
 
 _BEST = ""  # the best label alone, not in a list; transformers' pipeline has the same default
 
@@ -39,20 +24,20 @@ _FUNCTIONS: dict[str, Callable[[Rows], Rows]] = {
 
 
 class TextClassification(Task):
-    """A string, `{"text", "text_pair"}`, `[["text", "text_pair"]]` or a tuple of two strings, which are a pair, to
-    `{"label", "score"}`, or to a list of these where `top_k` is given.
+    """A text or a pair to `{"label", "score"}`, or to a list of these where `top_k` is given.
 
-    `top_k`: how many labels, best first; None: all. `function_to_apply`: from logits to scores; None: what suits the
-    config's `problem_type` and number of labels. `truncation`, `max_length`, `truncation_side`, `add_special_tokens`:
-    as in the tokenizer. `padding`: without effect.
+    A pair is `{"text", "text_pair"}`, `[["text", "text_pair"]]` or a tuple of two strings.
     """
 
     name = "text-classification"
     architecture = "DistilBertForSequenceClassification"
     params: ClassVar[Mapping[str, Param]] = {
-        "top_k": count(_BEST, None),
-        "function_to_apply": named(None, *_FUNCTIONS),
-        **CUT,
+        "top_k": count("how many labels, best first; '': the best one, not in a list; None: all", _BEST, None),
+        "function_to_apply": named(
+            "from logits to scores; None: what suits the config's `problem_type` and number of labels",
+            *(None, *_FUNCTIONS),
+        ),
+        **TOKENIZING,
         "padding": PADDING,
     }
 
@@ -66,18 +51,13 @@ class TextClassification(Task):
             if len(pair) != 2:
                 raise InvalidInput("a pair must be two strings, a text and its text_pair")
             return [(pair[0], pair[1])]
-        text, pair = as_fields(item, "text", optional="text_pair", instead="a string")
-        text = as_text(text, "text")
-        return [(text, as_text(pair, "text_pair")) if pair else text]
-
-    def select(self, tokenizer: DistilBertTokenizer, params: Params, ids: list[int]) -> Selection:
-        """The first row."""
-        return FIRST
+        text = as_pair(item, "a string")
+        return [text[0] if isinstance(text, tuple) and not text[1] else text]
 
     def answer(self, prepared: Prepared, outputs: Sequence[Rows]) -> dict[str, Any] | list[dict[str, Any]]:
         """Labels by falling score."""
-        names, top_k = prepared.config.label_names(), prepared.params["top_k"]
-        function = prepared.params["function_to_apply"] or _default_function(prepared.config)
+        names, top_k = self.config.label_names(), prepared.params["top_k"]
+        function = prepared.params["function_to_apply"] or _default_function(self.config)
         scores = _FUNCTIONS[function](outputs[0][0])
         order = np.argsort(-scores, kind="stable")[: 1 if top_k == _BEST else top_k]
         labels = [{"label": names[i], "score": float(scores[i])} for i in order]

@@ -11,23 +11,10 @@ import numpy as np
 from tokenizers import Encoding
 
 from distilrt.errors import InvalidInput, InvalidParameter
-from distilrt.model.config import DistilBertConfig
-from distilrt.tasks.base import (
-    MOST_ENTRIES,
-    Param,
-    Params,
-    Prepared,
-    Rows,
-    Task,
-    Text,
-    as_text,
-    count,
-    longest,
-    named,
-    one_of,
-    softmax,
-    strings,
-)
+from distilrt.model.reference import softmax
+from distilrt.tasks.task import Params, Prepared, Rows, Task, check_most
+from distilrt.tasks.task_inputs import Text, as_text
+from distilrt.tasks.task_parameters import MOST_ENTRIES, Param, count, named, one_of, strings
 from distilrt.text.tokenizer import DistilBertTokenizer
 
 Entity = dict[str, Any]
@@ -50,20 +37,20 @@ class _Token(NamedTuple):
 
 
 class TokenClassification(Task):
-    """A string to a list of `{"entity", "score", "index", "word", "start", "end"}`, one for each token.
-
-    `aggregation_strategy`: "simple" joins neighbours of one label to `{"entity_group", "score", "word", "start",
-    "end"}`; "first", "average" and "max" do so with whole words, labelled by their first piece, the average of their
-    pieces or their surest piece. `ignore_labels`: labels to leave out. `stride`: read a text that is too long in
-    windows that share so many tokens; without it the text is cut. `is_split_into_words`: the input is a list of words;
-    places are those in the text that `delimiter` joins them to.
-    """
+    """A text, which is cut if it is too long, to a list of `{"entity", "score", "index", "word", "start", "end"}`, one
+    for each token; or of `{"entity_group", "score", "word", "start", "end"}`, one for tokens of one label that are
+    neighbours."""
 
     name = "token-classification"
     architecture = "DistilBertForTokenClassification"
     params: ClassVar[Mapping[str, Param]] = {
-        "aggregation_strategy": named("none", "simple", *_WORD_SCORES),
+        "aggregation_strategy": named(
+            "whether neighbours of one label are joined ('simple'), or those of whole words, each with the label of "
+            "its first piece, of the average of its pieces, or of its surest piece",
+            *("none", "simple", *_WORD_SCORES),
+        ),
         "ignore_labels": Param(
+            "labels to leave out",
             ("O",),
             f"a list of at most {MOST_ENTRIES} labels",
             lambda value: (
@@ -73,24 +60,25 @@ class TokenClassification(Task):
             ),
             frozenset,
         ),
-        "stride": count(None, least=0),
-        "is_split_into_words": one_of(False, True),
-        "delimiter": Param(" ", "a string", lambda value: isinstance(value, str)),
+        "stride": count("tokens that windows of a text too long share; None: it is cut", None, least=0),
+        "is_split_into_words": one_of("whether the input is a list of words", False, True),
+        "delimiter": Param(
+            "what joins the words to the text in which places are counted",
+            " ",
+            "a string",
+            lambda value: isinstance(value, str),
+        ),
     }
 
-    def check(self, tokenizer: DistilBertTokenizer, config: DistilBertConfig, params: Params) -> None:
+    def check(self, params: Params) -> None:
         """Windows must advance, and what they share must be merged."""
         if params["stride"] is None:
             return
-        room = longest(tokenizer, config) - tokenizer.num_special_tokens_to_add()
-        if params["stride"] >= room:
-            raise InvalidParameter(
-                f"stride must be less than {room}, the tokens of text in a window, found {params['stride']}"
-            )
+        room = self.limit - self.tokenizer.num_special_tokens_to_add()
+        check_most("stride", params["stride"], max(0, room - 1), f"less than the {room} tokens of text in a window")
         if params["aggregation_strategy"] == "none":
-            raise InvalidParameter(
-                "stride needs an aggregation_strategy other than 'none', to merge what windows share"
-            )
+            message = "stride needs an aggregation_strategy other than 'none', to merge what windows share"
+            raise InvalidParameter(message)
 
     def texts(self, item: Any, params: Params) -> list[Text]:
         """The text, or its words."""
@@ -100,12 +88,12 @@ class TokenClassification(Task):
             raise InvalidInput(f"expected a list of words, found {reprlib.repr(item)}")
         return [item]
 
-    def tokenizing(self, params: Params, limit: int) -> dict[str, Any]:
+    def tokenizing(self, params: Params) -> dict[str, Any]:
         """Cut the text, or cut it into windows."""
         windows = {} if params["stride"] is None else {"stride": params["stride"], "return_overflowing_tokens": True}
         return {
             "truncation": True,
-            "max_length": limit,
+            "max_length": self.limit,
             "is_split_into_words": params["is_split_into_words"],
             **windows,
         }
@@ -113,7 +101,7 @@ class TokenClassification(Task):
     def answer(self, prepared: Prepared, outputs: Sequence[Rows]) -> list[Entity]:
         """Entities in the order of the text."""
         strategy, ignored = prepared.params["aggregation_strategy"], prepared.params["ignore_labels"]
-        labels, tokenizer = prepared.config.label_names(), prepared.tokenizer
+        labels, tokenizer = self.config.label_names(), self.tokenizer
         words = prepared.source if prepared.params["is_split_into_words"] else [prepared.source]
         starts = _word_starts(words, prepared.params["delimiter"])
         entities: list[Entity] = []

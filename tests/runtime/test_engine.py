@@ -69,7 +69,8 @@ def classifier(folder_of: Folders) -> Any:
 
 
 def expected(engine: Engine, task: str, inputs: list[Any], params: dict[str, Any]) -> list[Any]:
-    return list(tasks.run(engine.model, engine.tokenizer, tasks.find(task), inputs, params, max_tokens=1))
+    bound = tasks.find(task)(engine.tokenizer, engine.model.config, engine.sentence)
+    return list(tasks.run(engine.model, bound, inputs, params, max_tokens=1))
 
 
 @pytest.mark.parametrize("task", list(TASKS))

@@ -24,7 +24,8 @@ Folders = Callable[..., Path]
 
 def answers(folder: Path, task: str, inputs: list[Any], **params: Any) -> list[Any]:
     model = getattr(models, find(task).architecture).from_pretrained(folder, num_threads=1)
-    return list(run(model, DistilBertTokenizer.from_pretrained(folder), find(task), inputs, params))
+    bound = find(task)(DistilBertTokenizer.from_pretrained(folder), model.config)
+    return list(run(model, bound, inputs, params))
 
 
 def test_sparse_embeddings_are_transformers_logits_squashed(folder_of: Folders) -> None:

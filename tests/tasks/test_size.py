@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -16,7 +15,15 @@ from distilrt.errors import InvalidInput, TooLarge
 VOCAB = {
     token: i for i, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c", "who", "is", "it"])
 }
+ENTAILMENT = {0: "entailment", 1: "neutral", 2: "contradiction"}
 QUESTION = {"question": "who is it", "context": "it is a b c " * 60}
+
+
+def task_of(name: str, length: int = 512) -> tasks.Task:
+    config = DistilBertConfig(vocab_size=len(VOCAB), id2label=ENTAILMENT)
+    return tasks.find(name)(DistilBertTokenizer(VOCAB, model_max_length=length), config)
+
+
 MADE = [  # task, inputs, parameters, texts, characters
     ("text-classification", ["abc", {"text": "ab", "text_pair": "c"}], {}, 2, 8),
     ("fill-mask", ["[MASK]"], {}, 1, 6),
@@ -25,7 +32,7 @@ MADE = [  # task, inputs, parameters, texts, characters
     ("feature-extraction", ["abc", [1, 2, 3, 4]], {"prompt": "p" * 10}, 2, 27),
     ("sentence-similarity", [{"source_sentence": "a", "sentences": ["b", "c"]}], {"prompt": "p" * 10}, 3, 37),
     ("zero-shot-classification", ["abc"], {"candidate_labels": ["x", "yz"], "hypothesis_template": "{} {}"}, 2, 26),
-    ("zero-shot-classification", ["abc"], {"candidate_labels": "x,yz"}, 2, 48),
+    ("zero-shot-classification", ["abc"], {"candidate_labels": "x,yz"}, 2, 49),
     ("multiple-choice", [{"prompt": "p" * 10, "choices": ["a", "b"]}], {}, 2, 24),
 ]
 
@@ -34,14 +41,16 @@ MADE = [  # task, inputs, parameters, texts, characters
 def test_size_counts_each_repetition(
     task: str, inputs: list[Any], params: dict[str, Any], texts: int, characters: int
 ) -> None:
-    assert tasks.find(task).size(inputs, params) == (texts, characters)
+    bound = task_of(task)
+    sizes = [bound.size(item, bound.settle(params)) for item in inputs]
+    assert (sum(size.texts for size in sizes), sum(size.characters for size in sizes)) == (texts, characters)
 
 
 @pytest.mark.parametrize("task", [*tasks.TASKS, "outputs"])
 @pytest.mark.parametrize("item", [None, 1, [], [[]], {}, {"prompt": 1, "choices": 2, "sentences": None}, [None, {}]])
 def test_size_of_what_is_refused_later(task: str, item: object) -> None:
-    params = {"prompt": 1, "candidate_labels": 2, "hypothesis_template": []}
-    size = tasks.find(task).size([item], params)
+    bound = task_of(task)
+    size = bound.size(item, bound.settle({"candidate_labels": "a"} if task.startswith("zero") else {}))
     assert size.texts >= 0
     assert size.characters >= 0
 
@@ -56,49 +65,40 @@ def test_size_of_what_is_refused_later(task: str, item: object) -> None:
     ],
 )  # fmt: skip
 def test_windows_are_counted_before_they_are_made(task: str, item: object, params: dict[str, Any]) -> None:
-    found, config = tasks.find(task), DistilBertConfig(vocab_size=len(VOCAB), max_position_embeddings=64)
-    tokenizer = DistilBertTokenizer(VOCAB, model_max_length=32)
-    [prepared] = found.prepare(tokenizer, config, [item], params)
+    found = task_of(task, 32)
+    settled = found.settle(params)
+    [prepared] = found.prepare([item], settled)
+    assert isinstance(prepared, tasks.Prepared)
     tokens = 32 * len(prepared.sequences)
     assert tokens > 160
-    [same] = found.prepare(tokenizer, config, [item], params, tokens)
+    [same] = found.prepare([item], settled, tokens)
+    assert isinstance(same, tasks.Prepared)
     assert same.sequences == prepared.sequences
     with pytest.raises(TooLarge, match=f"windows of 32 tokens that share . make {2 * tokens} tokens"):
-        found.prepare(tokenizer, config, [item, item], params, tokens - 1)
+        found.prepare([item, item], settled, tokens - 1)
 
 
 def test_windows_beyond_memory_are_refused() -> None:
-    tokenizer = DistilBertTokenizer(VOCAB, model_max_length=512)
-    params = {"stride": 509, "aggregation_strategy": "simple"}
+    task = task_of("token-classification")
+    params = task.settle({"stride": 509, "aggregation_strategy": "simple"})
     with pytest.raises(TooLarge, match="make 50971136 tokens"):
-        tasks.find("token-classification").prepare(
-            tokenizer, DistilBertConfig(vocab_size=len(VOCAB)), ["a " * 100_062], params, 32_768
-        )
-
-
-def test_tokens_beyond_the_limit_are_refused_and_no_text_is_blamed() -> None:
-    tokenizer, config = DistilBertTokenizer(VOCAB, model_max_length=32), DistilBertConfig(vocab_size=len(VOCAB))
-    task = tasks.find("text-classification")
-    assert len(task.prepare(tokenizer, config, ["a b", "c"], {}, 7)) == 2
-    with pytest.raises(TooLarge, match=r"^the texts have 7 tokens, at most 6"):
-        task.prepare(tokenizer, config, ["a b", "c"], {}, 6)
-    with pytest.raises(InvalidInput, match=r"^input 1: expected a string"):
-        task.prepare(tokenizer, config, ["a b", 3, "c"], {}, 7)
+        task.prepare(["a " * 100_062], params, 32_768)
 
 
 def test_errors_keep_no_texts_alive() -> None:
     class Text(str):
         """A text that can be watched."""
 
-    tokenizer, config = DistilBertTokenizer(VOCAB), DistilBertConfig(vocab_size=len(VOCAB))
+    task = task_of("text-classification")
+    params = task.settle({})
     gc.collect()
     gc.disable()
     try:
         text = Text("a " * 600)
         watched = weakref.ref(text)
-        with suppress(InvalidInput):
-            tasks.find("text-classification").prepare(tokenizer, config, [text, 3], {})
-        del text
+        _, error = task.prepare([text, 3], params)
+        assert isinstance(error, InvalidInput)
+        del text, _
         assert watched() is None
     finally:
         gc.enable()
@@ -108,5 +108,6 @@ def test_a_token_beyond_the_vocabulary_of_the_model_is_refused(tiny: Callable[..
     """Before it shares a batch with others, however few tokens the tokenizer has."""
     names = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
     tokenizer = DistilBertTokenizer({name: index for index, name in enumerate(names)} | {"a": 1000})
-    with pytest.raises(InvalidInput, match="input 1: the text has token 1000, this model knows 0 to 100"):
-        tasks.find("text-classification").prepare(tokenizer, tiny(), ["b", "a"], {})
+    task = tasks.find("text-classification")(tokenizer, tiny())
+    _, error = task.prepare(["b", "a"], task.settle({}))
+    assert str(error) == "the text has token 1000, this model knows 0 to 100; use the model's own tokenizer"

@@ -16,7 +16,7 @@ import transformers
 
 from distilrt.errors import InvalidInput, TooLong
 from distilrt.model import models
-from distilrt.tasks import TASKS, compute, find, run
+from distilrt.tasks import TASKS, Prepared, Task, compute, find, run
 from distilrt.text.tokenizer import DistilBertTokenizer
 
 TOLERANCE = 1e-4
@@ -47,7 +47,18 @@ def model_of(folder: Path, architecture: str) -> Any:
 def ours(folder: Path, task: str, inputs: Any, params: Any = None, **options: Any) -> list[Any]:
     """The answers to a list of inputs."""
     model = model_of(folder, find(task).architecture)
-    return list(run(model, tokenizer_of(folder), find(task), inputs, params, **options))
+    return list(run(model, task_of(folder, task), inputs, params, **options))
+
+
+def task_of(folder: Path, name: str) -> Task:
+    return find(name)(tokenizer_of(folder), model_of(folder, find(name).architecture).config)
+
+
+def prepared_of(task: Task, item: Any, params: Any) -> Prepared:
+    """One input that is taken."""
+    [prepared] = task.prepare([item], task.settle(params))
+    assert isinstance(prepared, Prepared)
+    return prepared
 
 
 @cache
@@ -103,12 +114,10 @@ def test_text_classification_cuts_when_asked(folder_of: Folders, params: Any) ->
 
 def test_extreme_logits_have_finite_scores(folder_of: Folders) -> None:
     folder = folder_of("DistilBertForSequenceClassification", num_labels=3)
-    model = model_of(folder, "DistilBertForSequenceClassification")
-    task = find("text-classification")
+    task = task_of(folder, "text-classification")
     for function, expected in (("softmax", [1.0, 0.0, 0.0]), ("sigmoid", [1.0, 0.0, 0.0])):
         params = {"function_to_apply": function, "top_k": None}
-        [prepared] = task.prepare(tokenizer_of(folder), model.config, ["a"], params)
-        answer = task.answer(prepared, [np.array([[2e4, -3e4, -1e4]], np.float32)])
+        answer = task.answer(prepared_of(task, "a", params), [np.array([[2e4, -3e4, -1e4]], np.float32)])
         assert sorted((label["score"] for label in answer), reverse=True) == expected
 
 
@@ -203,9 +212,8 @@ def test_multiple_choice(folder_of: Folders, params: Any) -> None:
 
 @pytest.mark.parametrize(("logits", "scores"), [([1.0] * 3, [1 / 3] * 3), ([-1e4, 2e4, 0.0], [1.0, 0.0, 0.0])])
 def test_choices_that_are_equal_or_far_apart(folder_of: Folders, logits: list[float], scores: list[float]) -> None:
-    folder, task = folder_of("DistilBertForMultipleChoice"), find("multiple-choice")
-    config = model_of(folder, task.architecture).config
-    [prepared] = task.prepare(tokenizer_of(folder), config, [{"prompt": "a", "choices": ["b"] * 3}], {})
+    task = task_of(folder_of("DistilBertForMultipleChoice"), "multiple-choice")
+    prepared = prepared_of(task, {"prompt": "a", "choices": ["b"] * 3}, {})
     found = task.answer(prepared, [np.array([[logit]], np.float32) for logit in logits])
     order = [0, 1, 2] if len(set(logits)) == 1 else [1, 0, 2]
     assert_same(found, [{"choice": "b", "score": scores[i], "index": order[i]} for i in range(3)], 1e-6)
@@ -319,8 +327,7 @@ def test_every_task_has_a_name_a_class_and_documented_parameters() -> None:
     assert find("sentiment-analysis") is find("text-classification")
     for task in TASKS.values():
         assert getattr(models, task.architecture).architecture == task.architecture
-        text = " ".join(str(task.__doc__).split())
-        assert all(f"`{name}`" in text for name in task.params)
+        assert all(param.about and param.allowed for param in task.params.values())
     with pytest.raises(ValueError, match=r"one of text-classification, .*found 'translation'"):
         find("translation")
 
@@ -350,18 +357,18 @@ class _Watched:
 
 
 def test_batches_are_full_and_unpadded(folder_of: Folders) -> None:
-    folder, task = folder_of("DistilBertModel"), find("feature-extraction")
-    tokenizer, model = tokenizer_of(folder), _Watched(model_of(folder, "DistilBertModel"))
+    folder = folder_of("DistilBertModel")
+    task, model = task_of(folder, "feature-extraction"), _Watched(model_of(folder, "DistilBertModel"))
     lengths = np.random.default_rng(0).integers(3, MAX_LENGTH, 200).tolist()
     texts = [" ".join(["a"] * (length - 2)) for length in lengths]
-    answers = list(run(model, tokenizer, task, texts, max_tokens=256))  # type: ignore[arg-type]
+    answers = list(run(model, task, texts, max_tokens=256))  # type: ignore[arg-type]
     assert [len(answer[0]) for answer in answers] == lengths
     assert sorted(length for batch in model.sizes for length in batch) == sorted(lengths)
     assert max(map(sum, model.sizes)) <= 256
     assert sum(lengths) / (256 * len(model.sizes)) > 0.9
 
     model.sizes.clear()
-    assert len(list(run(model, tokenizer, task, texts[:9], max_tokens=1))) == 9  # type: ignore[arg-type]
+    assert len(list(run(model, task, texts[:9], max_tokens=1))) == 9  # type: ignore[arg-type]
     assert all(len(batch) == 1 for batch in model.sizes)
 
 
@@ -374,8 +381,8 @@ def test_inputs_are_read_as_answers_are_taken(folder_of: Folders) -> None:
             next(taken)
             yield "a"
 
-    answers = run(model_of(folder, "DistilBertModel"), tokenizer_of(folder), find("feature-extraction"), endless(),
-                  max_tokens=16)  # fmt: skip
+    task = task_of(folder, "feature-extraction")
+    answers = run(model_of(folder, "DistilBertModel"), task, endless(), max_tokens=16)
     for _ in range(100):
         next(answers)
     assert next(taken) <= 128
@@ -385,12 +392,11 @@ def test_inputs_are_read_as_answers_are_taken(folder_of: Folders) -> None:
 def test_one_batch_can_serve_two_tasks(folder_of: Folders) -> None:
     folder = folder_of("DistilBertForSequenceClassification", id2label=NLI)
     model = model_of(folder, "DistilBertForSequenceClassification")
-    tasks = [find("text-classification"), find("zero-shot-classification")]
+    tasks = [task_of(folder, "text-classification"), task_of(folder, "zero-shot-classification")]
     params: list[dict[str, Any]] = [{"top_k": None}, {"candidate_labels": ["a", "b"]}]
-    prepared = [task.prepare(tokenizer_of(folder), model.config, TEXTS[:1], given)[0]
-                for task, given in zip(tasks, params, strict=True)]  # fmt: skip
+    prepared = [prepared_of(task, TEXTS[0], given) for task, given in zip(tasks, params, strict=True)]
     sequences, rows = [ids for one in prepared for ids in one.sequences], [row for one in prepared for row in one.rows]
-    outputs = compute(model, tasks[0], sequences, rows)
+    outputs = compute(model, sequences, rows)
     first, second = tasks[0].answer(prepared[0], outputs[:1]), tasks[1].answer(prepared[1], outputs[1:])
     assert_same([first], ours(folder, tasks[0].name, TEXTS[:1], params[0]), 1e-6)
     assert_same([second], ours(folder, tasks[1].name, TEXTS[:1], params[1]), 1e-6)
@@ -431,8 +437,6 @@ def test_a_bad_input_is_named_and_spares_the_others(folder_of: Folders, task: st
     inputs = [good[0], bad, good[1], bad]
     with pytest.raises(InvalidInput, match=f"^input 1: .*{message}"):
         ours(folder, task, inputs, params)
-    with pytest.raises(InvalidInput, match=f"^input 1: .*{message}"):
-        find(task).prepare(tokenizer_of(folder), model_of(folder, find(task).architecture).config, inputs, params)
     first, error, second, _ = ours(folder, task, inputs, params, return_errors=True)
     assert isinstance(error, InvalidInput)
     assert not str(error).startswith("input")
@@ -471,11 +475,15 @@ BAD_PARAMS = [
     ("fill-mask", {"targets": "weltanschauung"}, "'weltanschauung' is no token of this model, which splits it into 'w"),
     ("fill-mask", {"targets": []}, r"a token or a list of at most 32768 tokens, found \[\]"),
     ("question-answering", {"max_seq_len": 65}, "max_seq_len must be at most 64"),
-    ("question-answering", {"doc_stride": 64}, "doc_stride must be less than max_seq_len=64"),
+    ("question-answering", {"doc_stride": 64}, "doc_stride must be at most 63, less than max_seq_len=64"),
     ("question-answering", {"max_answer_len": 0}, "at least 1"),
     ("token-classification", {"aggregation_strategy": "last"}, "found 'last'"),
     ("token-classification", {"stride": 3}, "stride needs an aggregation_strategy"),
-    ("token-classification", {"stride": 62, "aggregation_strategy": "max"}, "stride must be less than 62"),
+    (
+        "token-classification",
+        {"stride": 62, "aggregation_strategy": "max"},
+        "stride must be at most 61, less than",
+    ),
     ("token-classification", {"ignore_labels": "O"}, "a list of at most 32768 labels"),
     ("feature-extraction", {"pooling": "median"}, "None or 'sentence' or 'mean' or .*, found 'median'"),
     ("zero-shot-classification", {"candidate_labels": []}, "labels in a list"),
@@ -490,7 +498,7 @@ def test_a_bad_parameter_is_refused_before_any_input(folder_of: Folders, task: s
     folder = folder_for(task, folder_of)
     model = model_of(folder, find(task).architecture)
     with pytest.raises(ValueError, match=message):
-        run(model, tokenizer_of(folder), find(task), [], params, return_errors=True)
+        run(model, task_of(folder, task), [], params, return_errors=True)
 
 
 def test_a_model_that_does_not_fit_is_refused(folder_of: Folders) -> None:
@@ -499,12 +507,12 @@ def test_a_model_that_does_not_fit_is_refused(folder_of: Folders) -> None:
         ours(folder, "zero-shot-classification", ["a"], {"candidate_labels": "a,b"})
     model = model_of(folder, "DistilBertForSequenceClassification")
     with pytest.raises(TypeError, match="fill-mask needs a DistilBertForMaskedLM, found a DistilBertForSequence"):
-        run(model, tokenizer_of(folder), find("fill-mask"), [])
+        run(model, find("fill-mask")(tokenizer_of(folder), model.config), [])
     with pytest.raises(ValueError, match="max_tokens must be an integer of at least 1, found 0"):
-        run(model, tokenizer_of(folder), find("text-classification"), [], max_tokens=0)
+        run(model, task_of(folder, "text-classification"), [], max_tokens=0)
     without_mask = DistilBertTokenizer.from_pretrained(folder, mask_token=None)
     with pytest.raises(ValueError, match="fill-mask needs a tokenizer with a mask token"):
-        find("fill-mask").settle(without_mask, model.config, {})
+        find("fill-mask")(without_mask, model.config).settle({})
 
 
 def test_null_stands_for_a_parameter_that_is_not_given(folder_of: Folders) -> None:

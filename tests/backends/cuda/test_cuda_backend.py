@@ -19,9 +19,8 @@ from distilrt.batch import PaddedInputs, pack
 from distilrt.model import models
 from distilrt.model.config import ACTIVATIONS
 from distilrt.model.heads import HEADS
-from distilrt.tasks import find
-from distilrt.tasks.base import ALL, FIRST
 from distilrt.tasks.runner import compute
+from distilrt.tasks.task import ALL, FIRST
 from tests.backends.cuda.cuda_models import config_of, errors_of, fresh, masked, weights_of
 
 # Rows beyond the real ones are not defined, and the interpreter computes with whatever they hold.
@@ -190,11 +189,10 @@ def test_tasks_take_arrays_from_it() -> None:
     config = config_of(num_labels=3)
     rng = fresh()
     weights = weights_of(config, "DistilBertForSequenceClassification", rng)
-    task = find("text-classification")
     outputs = []
     for backend in ("cuda", "cpu"):
         model: Any = models.DistilBertForSequenceClassification(config, weights, backend=backend)
-        outputs.append(compute(model, task, [[1, 2, 3], [4, 5]], [FIRST, ALL]))
+        outputs.append(compute(model, [[1, 2, 3], [4, 5]], [FIRST, ALL]))
     for ours, theirs in zip(*outputs, strict=True):
         assert isinstance(ours, np.ndarray)
         assert np.abs(ours - theirs).max() <= 1e-5 * np.abs(theirs).max()

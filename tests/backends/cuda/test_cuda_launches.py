@@ -20,9 +20,8 @@ from distilrt.backends.cuda import inputs as padded
 from distilrt.backends.cuda.warm_up import warm_up
 from distilrt.batch import pack
 from distilrt.model import models
-from distilrt.tasks import find
-from distilrt.tasks.base import FIRST
 from distilrt.tasks.runner import compute
+from distilrt.tasks.task import FIRST
 from tests.backends.cuda.cuda_models import config_of, fresh, masked, weights_of
 
 # Rows beyond the real ones are not defined, and the interpreter computes with whatever they hold.
@@ -111,7 +110,7 @@ def test_tasks_take_the_same_road(monkeypatch: pytest.MonkeyPatch) -> None:
     model.backend._encoder.buckets = model.backend._encoder.buckets[:1]  # 16 tokens
     sequences = [rng.integers(0, 61, n).tolist() for n in (9, 6, 10)]
     with Watch(model.backend, monkeypatch) as watch:
-        found = compute(model, find("text-classification"), sequences, [FIRST] * 3)
+        found = compute(model, sequences, [FIRST] * 3)
     assert watch.found == {"copy_": 4, "graph": 2}
     for ours, ids in zip(found, sequences, strict=True):
         wanted = exact([ids]).logits
