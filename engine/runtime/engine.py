@@ -154,23 +154,7 @@ class Engine:
         with self._counted(found.name):
             self._worker.queues.admit(priority, client)
             reading = self._reading(found, inputs, params, limits)
-            sequences, rows = reading.all()
-            request = Request(
-                found.name,
-                sequences,
-                rows,
-                partial(self._answer, reading),
-                keep=found.keep,
-                client=client,
-                priority=priority,
-                deadline=None if deadline is None else start + deadline,
-                tokenize_seconds=time.monotonic() - start,
-            )
-            if sequences:
-                self._worker.enqueue(request)
-            else:
-                request.set_result([])
-        return request
+            return self._submit(found, reading, start, client=client, priority=priority, deadline=deadline)
 
     def enqueue(
         self,
@@ -192,20 +176,20 @@ class Engine:
         found = self._checked(task, priority, deadline)
         with self._counted(found.name):
             reading = self._reading(found, inputs, params, limits)
-        if reading.cost <= _INLINE:
-            return self.submit(task, inputs, params, client=client, priority=priority, deadline=deadline, limits=limits)
-        request = Request(
-            found.name,
-            [],
-            [],
-            partial(self._answer, reading),
-            texts=reading.parts(),
-            keep=found.keep,
-            client=client,
-            priority=priority,
-            deadline=None if deadline is None else start + deadline,
-        )
-        with self._counted(found.name):
+            if reading.cost <= _INLINE:
+                self._worker.queues.admit(priority, client)
+                return self._submit(found, reading, start, client=client, priority=priority, deadline=deadline)
+            request = Request(
+                found.name,
+                [],
+                [],
+                partial(self._answer, reading),
+                texts=reading.parts(),
+                keep=found.keep,
+                client=client,
+                priority=priority,
+                deadline=None if deadline is None else start + deadline,
+            )
             self._worker.enqueue(request)
         return request
 
@@ -424,6 +408,28 @@ class Engine:
         except Exception as cause:
             self.counters.request(task, "failed")
             raise because("the inputs could not be tokenized", cause) from cause
+
+    def _submit(
+        self, task: tasks.Task, reading: Reading, start: float, *, client: str, priority: int, deadline: float | None
+    ) -> Request:
+        """Tokenize a request that is admitted, and queue it."""
+        sequences, rows = reading.all()
+        request = Request(
+            task.name,
+            sequences,
+            rows,
+            partial(self._answer, reading),
+            keep=task.keep,
+            client=client,
+            priority=priority,
+            deadline=None if deadline is None else start + deadline,
+            tokenize_seconds=time.monotonic() - start,
+        )
+        if sequences:
+            self._worker.enqueue(request)
+        else:
+            request.set_result([])
+        return request
 
     def _answer(self, reading: Reading, outputs: list[Any]) -> Any:
         """A method, so that a request on its way keeps its engine."""
