@@ -15,8 +15,8 @@ import numpy.typing as npt
 from tokenizers import Encoding
 
 from distilrt.errors import InvalidInput, InvalidParameter, TooLarge, TooLong
-from distilrt.model import heads
 from distilrt.model.config import DistilBertConfig
+from distilrt.model.heads import HEADS
 from distilrt.model.sentence_encoder import SentenceEncoder
 from distilrt.tasks.size import Size, characters, check_windows
 from distilrt.tasks.task_inputs import Text, TokenIds
@@ -52,7 +52,7 @@ class Task(ABC):
 
     Attributes:
         name: what callers ask for.
-        architecture: the class in `distilrt.model.models` that computes it.
+        architecture: the class in `distilrt.model.models` that computes it, a key of `distilrt.model.heads.HEADS`.
         params: its parameters by name.
         tokenizer, config: the model's.
         encoder: what the checkpoint's sentence-transformers files say of this architecture.
@@ -169,7 +169,7 @@ class Task(ABC):
 
     def select(self, params: Params, ids: list[int]) -> Selection:
         """The rows of a sequence that the task reads; unless overridden, those that the head reads."""
-        return FIRST if self.architecture in heads.FIRST_ONLY else ALL
+        return FIRST if HEADS[self.architecture].reads == "first" else ALL
 
     def keep(self, outputs: Rows) -> Rows:
         """What `answer` needs of the head's rows of one sequence; unless overridden, all.
