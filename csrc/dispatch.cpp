@@ -2,44 +2,30 @@
 
 #include <stdexcept>
 
+#include "cpu_features.h"
+
+// Rows of isas.h for other architectures are nothing.
+#define ANY(isa, features, flags) ISA(isa, features)
 #if defined(__x86_64__)
-#include <cpuid.h>
+#define X86_64(isa, features, flags) ISA(isa, features)
+#else
+#define X86_64(isa, features, flags)
 #endif
 
 namespace distilrt {
 
-extern const Kernels generic_kernels;
-#if defined(__x86_64__)
-extern const Kernels avx2_kernels;
-extern const Kernels avx2_vnni_kernels;
-extern const Kernels avx512_kernels;
-extern const Kernels avx512_vnni_kernels;
-extern const Kernels avx512_bf16_kernels;
-#endif
-
-#if defined(__x86_64__)
-// __builtin_cpu_supports of g++ 12 does not know it. Leaf 7, subleaf 1, EAX bit 4.
-static bool has_avx_vnni() {
-  unsigned a = 0, b = 0, c = 0, d = 0;
-  return __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a >> 4 & 1) != 0;
-}
-#endif
+#define ISA(isa, features) extern const Kernels isa##_kernels;
+#include "isas.h"
+#undef ISA
 
 const std::vector<const Kernels*>& available_kernels() {
   static const std::vector<const Kernels*> tables = [] {
+    [[maybe_unused]] const CpuFeatures cpu = cpu_features();
     std::vector<const Kernels*> found;
-#if defined(__x86_64__)
-    __builtin_cpu_init();
-    // These ask the operating system too: it must save the wide registers.
-    const bool v4 = __builtin_cpu_supports("x86-64-v4"), v3 = __builtin_cpu_supports("x86-64-v3");
-    const bool vnni = __builtin_cpu_supports("avx512vnni");
-    if (v4 && vnni && __builtin_cpu_supports("avx512bf16")) found.push_back(&avx512_bf16_kernels);
-    if (v4 && vnni) found.push_back(&avx512_vnni_kernels);
-    if (v4) found.push_back(&avx512_kernels);
-    if (v3 && has_avx_vnni()) found.push_back(&avx2_vnni_kernels);
-    if (v3) found.push_back(&avx2_kernels);
-#endif
-    found.push_back(&generic_kernels);
+#define ISA(isa, features) \
+  if (features) found.push_back(&isa##_kernels);
+#include "isas.h"
+#undef ISA
     return found;
   }();
   return tables;
@@ -58,10 +44,11 @@ const Kernels& find_kernels(const std::string& isa) {
 
 const DtypeKernels& find_dtype(const Kernels& kernels, const std::string& dtype) {
   std::string names;
-  for (int64_t i = 0; i < kernels.num_dtypes; ++i) {
-    if (dtype == kernels.dtypes[i].dtype) return kernels.dtypes[i];
+  for (const DtypeKernels* table : kernels.dtypes) {
+    if (table == nullptr) continue;
+    if (dtype == table->dtype) return *table;
     names += names.empty() ? "" : ", ";
-    names += kernels.dtypes[i].dtype;
+    names += table->dtype;
   }
   throw std::invalid_argument("dtype '" + dtype + "' is not available with instruction set '" + kernels.isa +
                               "', which has " + names);

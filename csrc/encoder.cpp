@@ -27,7 +27,7 @@ void Encoder::add_linear(const std::string& name, const std::vector<LinearPart>&
   for (const LinearPart& part : parts) linear.n += part.rows;
   linear.pages = Pages(linear.bytes());
   linear.panels = linear.pages.data();
-  const size_t scaled = is_int8(dtype) ? static_cast<size_t>(linear.n) : 0;
+  const size_t scaled = dtype.quantized ? static_cast<size_t>(linear.n) : 0;
   linear.column_scales.resize(scaled);
   linear.offsets.resize(scaled);
   if (column_scales != nullptr) linear.column_scales.assign(column_scales, column_scales + linear.n);
@@ -56,7 +56,7 @@ void Encoder::add_packed_linear(const std::string& name, int64_t n, int64_t k, c
   linear.n = n;
   linear.k = k;
   linear.panels = panels;
-  if (is_int8(dtype)) {
+  if (dtype.quantized) {
     linear.column_scales.assign(column_scales, column_scales + n);
     linear.offsets.assign(offsets, offsets + n);
   }

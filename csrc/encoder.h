@@ -39,9 +39,9 @@ struct Linear {
   const DtypeKernels* kernels = nullptr;
   int64_t n = 0, k = 0;
   const void* panels = nullptr;      // packed_bytes(n, k): `pages`, or borrowed
-  std::vector<float> column_scales;  // [n], int8 only, else empty
-  std::vector<int32_t> offsets;      // [n], int8 only, else empty
-  std::vector<float> input_scales;   // [k], what each input column is multiplied by; empty: nothing; int8 only
+  std::vector<float> column_scales;  // [n], quantized only, else empty
+  std::vector<int32_t> offsets;      // [n], quantized only, else empty
+  std::vector<float> input_scales;   // [k], what each input column is multiplied by; empty: nothing; quantized only
   std::vector<float> bias;
   Pages pages;
 
@@ -77,7 +77,7 @@ class Encoder {
   void add_linear(const std::string& name, const std::vector<LinearPart>& parts, int64_t k, const DtypeKernels& dtype,
                   const float* input_scales, const float* column_scales);
   // The same from what an add_linear for `dtype`, on any instruction set, made. Borrows the panels, which may lie at
-  // any multiple of 4 bytes; copies `column_scales` and `offsets`, read for int8 only, and `bias`, each [n], and
+  // any multiple of 4 bytes; copies `column_scales` and `offsets`, read for quantized only, and `bias`, each [n], and
   // `input_scales` [k], which may be null.
   void add_packed_linear(const std::string& name, int64_t n, int64_t k, const DtypeKernels& dtype, const void* panels,
                          const float* input_scales, const float* column_scales, const int32_t* offsets,

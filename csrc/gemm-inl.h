@@ -8,65 +8,65 @@ constexpr int64_t kDepth = 256;
 constexpr int64_t kBlockRows = 128;
 constexpr int64_t kLine = 16;  // lanes of a cache line
 
-// Weights to ask for while a tile is summed: `lines` cache lines of each row of a panel from `at` on.
-struct Ahead {
-  const Lane* at;
-  int64_t lines;
-};
-
-// out[i, j] (+)= sum over p of a[i, p] * b[p, j] for kRows rows and kVecs vectors of columns. Not inlined: inside
-// larger functions the compiler spills the accumulators.
-template <class Dot, int kRows, int kVecs>
-static __attribute__((noinline)) void tile(int64_t depth, const Lane* a, int64_t lda, const Lane* b, int64_t ldb,
-                                           Ahead ahead, bool accumulate, typename Dot::Sum* out, int64_t ldo) {
-  typename Dot::Acc acc[kRows][kVecs];
-#pragma GCC unroll 8
-  for (int i = 0; i < kRows; ++i)
-#pragma GCC unroll 8
-    for (int j = 0; j < kVecs; ++j) acc[i][j] = typename Dot::Acc{};
-  for (int64_t p = 0; p < depth; ++p, b += ldb) {
-    for (int64_t line = 0; line < ahead.lines; ++line) __builtin_prefetch(ahead.at + p * kPanel + line * kLine, 0, 2);
-    IntVec columns[kVecs];
-#pragma GCC unroll 8
-    for (int j = 0; j < kVecs; ++j) columns[j] = load(b + j * kWidth);
-#pragma GCC unroll 8
-    for (int i = 0; i < kRows; ++i) {
-      const IntVec broadcast = splat(a[i * lda + p]);
-#pragma GCC unroll 8
-      for (int j = 0; j < kVecs; ++j) acc[i][j] = Dot::step(acc[i][j], broadcast, columns[j]);
-    }
-  }
-#pragma GCC unroll 8
-  for (int i = 0; i < kRows; ++i)
-#pragma GCC unroll 8
-    for (int j = 0; j < kVecs; ++j) {
-      typename Dot::Sum* at = out + i * ldo + j * kWidth;
-      store(at, accumulate ? load(at) + acc[i][j] : acc[i][j]);
-    }
-}
-
-template <class Dot, int kRows, int kVecs>
-DISTILRT_INLINE void tile_of(int64_t rows, int64_t vecs, int64_t depth, const Lane* a, int64_t lda, const Lane* b,
-                             int64_t ldb, Ahead ahead, bool accumulate, typename Dot::Sum* out, int64_t ldo) {
-  if constexpr (kVecs > 1) {
-    if (vecs < kVecs)
-      return tile_of<Dot, kRows, kVecs - 1>(rows, vecs, depth, a, lda, b, ldb, ahead, accumulate, out, ldo);
-  }
-  if constexpr (kRows > 1) {
-    if (rows < kRows)
-      return tile_of<Dot, kRows - 1, kVecs>(rows, vecs, depth, a, lda, b, ldb, ahead, accumulate, out, ldo);
-  }
-  tile<Dot, kRows, kVecs>(depth, a, lda, b, ldb, ahead, accumulate, out, ldo);
-}
-
-// The same for up to kTileRows rows and any number of vectors of columns.
+// Sums of products by tiles of registers: the Tile of an instruction set that names no better one.
 template <class Dot>
-DISTILRT_INLINE void multiply(int64_t rows, int64_t vecs, int64_t depth, const Lane* a, int64_t lda, const Lane* b,
-                              int64_t ldb, Ahead ahead, bool accumulate, typename Dot::Sum* out, int64_t ldo) {
-  for (int64_t j = 0; j < vecs; j += kTileVecs, ahead.lines = 0)
-    tile_of<Dot, kTileRows, kTileVecs>(rows, min64(vecs - j, kTileVecs), depth, a, lda, b + j * kWidth, ldb, ahead,
-                                       accumulate, out + j * kWidth, ldo);
-}
+struct RegisterTile {
+  using Sum = typename Dot::Sum;
+  static constexpr int64_t kRows = kTileRows;  // of A that one call of multiply() takes, at most
+
+  // out[i, j] (+)= sum over p of a[i, p] * b[p, j] for up to kRows rows and any number of vectors of columns.
+  DISTILRT_INLINE void multiply(int64_t rows, int64_t vecs, int64_t depth, const Lane* a, int64_t lda, const Lane* b,
+                                int64_t ldb, Ahead ahead, bool accumulate, Sum* out, int64_t ldo) {
+    for (int64_t j = 0; j < vecs; j += kTileVecs, ahead.lines = 0)
+      tile_of<kTileRows, kTileVecs>(rows, min64(vecs - j, kTileVecs), depth, a, lda, b + j * kWidth, ldb, ahead,
+                                    accumulate, out + j * kWidth, ldo);
+  }
+
+ private:
+  template <int kTall, int kVecs>
+  DISTILRT_INLINE void tile_of(int64_t rows, int64_t vecs, int64_t depth, const Lane* a, int64_t lda, const Lane* b,
+                               int64_t ldb, Ahead ahead, bool accumulate, Sum* out, int64_t ldo) {
+    if constexpr (kVecs > 1) {
+      if (vecs < kVecs)
+        return tile_of<kTall, kVecs - 1>(rows, vecs, depth, a, lda, b, ldb, ahead, accumulate, out, ldo);
+    }
+    if constexpr (kTall > 1) {
+      if (rows < kTall)
+        return tile_of<kTall - 1, kVecs>(rows, vecs, depth, a, lda, b, ldb, ahead, accumulate, out, ldo);
+    }
+    tile<kTall, kVecs>(depth, a, lda, b, ldb, ahead, accumulate, out, ldo);
+  }
+
+  // Not inlined: inside larger functions the compiler spills the accumulators.
+  template <int kTall, int kVecs>
+  static __attribute__((noinline)) void tile(int64_t depth, const Lane* a, int64_t lda, const Lane* b, int64_t ldb,
+                                             Ahead ahead, bool accumulate, Sum* out, int64_t ldo) {
+    typename Dot::Acc acc[kTall][kVecs];
+#pragma GCC unroll 8
+    for (int i = 0; i < kTall; ++i)
+#pragma GCC unroll 8
+      for (int j = 0; j < kVecs; ++j) acc[i][j] = typename Dot::Acc{};
+    for (int64_t p = 0; p < depth; ++p, b += ldb) {
+      for (int64_t line = 0; line < ahead.lines; ++line) __builtin_prefetch(ahead.at + p * kPanel + line * kLine, 0, 2);
+      IntVec columns[kVecs];
+#pragma GCC unroll 8
+      for (int j = 0; j < kVecs; ++j) columns[j] = load(b + j * kWidth);
+#pragma GCC unroll 8
+      for (int i = 0; i < kTall; ++i) {
+        const IntVec broadcast = splat(a[i * lda + p]);
+#pragma GCC unroll 8
+        for (int j = 0; j < kVecs; ++j) acc[i][j] = Dot::step(acc[i][j], broadcast, columns[j]);
+      }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < kTall; ++i)
+#pragma GCC unroll 8
+      for (int j = 0; j < kVecs; ++j) {
+        Sum* at = out + i * ldo + j * kWidth;
+        store(at, accumulate ? load(at) + acc[i][j] : acc[i][j]);
+      }
+  }
+};
 
 template <Epilogue kEpilogue, typename Out>
 DISTILRT_INLINE Vec activate(Vec x) {
@@ -127,10 +127,11 @@ static void run_epilogue(const GemmArgs& g, const typename Dot::Sum* sums, int64
 // hand never queues behind many. Rows are dealt out evenly, so 128 rows are 22 tiles of 5 or 6 and no tile of 2.
 template <class Dot, typename Activation>
 static void gemm_block(const GemmArgs& g, int64_t m0, int64_t m1, int64_t column, const Lane* panel) {
+  using Tile = typename Isa::template Tile<Dot>;
   alignas(64) typename Dot::Sum sums[kBlockRows * kPanel];
   const int64_t depth = lanes(g.k, Dot::kLane);
   const int64_t vecs = (min64(g.n - column, kPanel) + kWidth - 1) / kWidth;
-  const int64_t tiles = (m1 - m0 + kTileRows - 1) / kTileRows;
+  const int64_t tiles = (m1 - m0 + Tile::kRows - 1) / Tile::kRows;
   const int64_t lines_each = (kPanel / kLine + tiles - 1) / tiles;
   const Lane* a = static_cast<const Lane*>(g.a);
   for (int64_t p0 = 0; p0 < depth; p0 += kDepth) {
@@ -141,8 +142,8 @@ static void gemm_block(const GemmArgs& g, int64_t m0, int64_t m1, int64_t column
       typename Dot::Sum* out = sums + row * kPanel;
       const int64_t line = min64(t * lines_each, kPanel / kLine);
       const Ahead ahead{panel + p1 * kPanel + line * kLine, min64(lines_each, kPanel / kLine - line)};
-      multiply<Dot>(rows, vecs, p1 - p0, a + (m0 + row) * g.lda + p0, g.lda, panel + p0 * kPanel, kPanel, ahead, p0 > 0,
-                    out, kPanel);
+      Tile::multiply(rows, vecs, p1 - p0, a + (m0 + row) * g.lda + p0, g.lda, panel + p0 * kPanel, kPanel, ahead,
+                     p0 > 0, out, kPanel);
       if (p1 < depth) continue;
       if (g.narrow)
         run_epilogue<Dot, Activation>(g, out, m0 + row, rows, column);

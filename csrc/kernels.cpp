@@ -1,5 +1,5 @@
-// Compiled once per instruction set, with -DISA=<name> and that set's flags; exports one symbol,
-// distilrt::<ISA>_kernels.
+// Compiled once per row of isas.h, with that row's flags, -DISA=<set> and -DISA_HEADER=<its header>; exports one
+// symbol, distilrt::<set>_kernels.
 
 #include "kernels.h"
 
@@ -17,7 +17,10 @@
 
 namespace distilrt {
 namespace {
-#include "vec.h"
+#include ISA_HEADER
+using Isa = ISA;
+
+#include "vec-inl.h"
 
 #include "math-inl.h"
 
@@ -31,53 +34,47 @@ namespace {
 
 #include "attention-inl.h"
 
-#if defined(__AVX512BF16__)
-using NarrowDot = DotBf16;
-using Narrow = Bf16;
-#else
-using NarrowDot = DotF32;
-using Narrow = float;
-#endif
+using Activation = Isa::Activation;
+constexpr bool kHasBf16 = sizeof(Activation) == sizeof(Bf16);
 
-constexpr DtypeKernels kDtypes[] = {
-    {
-        .dtype = "float32",
-        .lane = 1,
-        .activation_bytes = 4,
-        .packed_bytes = packed_bytes<DotF32>,
-        .pack = pack_f32,
-        .gemm = gemm<DotF32, float>,
-        .convert = nullptr,
-        .convert_activations = nullptr,
-        .attention_scratch = attention_scratch<DotF32>,
-        .attention = attention<DotF32, float>,
-    },
-#if defined(__AVX512BF16__)
-    {
-        .dtype = "bfloat16",
-        .lane = 2,
-        .activation_bytes = 2,
-        .packed_bytes = packed_bytes<DotBf16>,
-        .pack = pack_bf16,
-        .gemm = gemm<DotBf16, Bf16>,
-        .convert = convert_bf16,
-        .convert_activations = nullptr,
-        .attention_scratch = attention_scratch<DotBf16>,
-        .attention = attention<DotBf16, Bf16>,
-    },
-#endif
-    {
-        .dtype = "int8",
-        .lane = 4,
-        .activation_bytes = sizeof(Narrow),
-        .packed_bytes = packed_bytes<DotInt8>,
-        .pack = pack_int8,
-        .gemm = gemm<DotInt8, Narrow>,
-        .convert = convert_int8_f32,
-        .convert_activations = convert_int8_activations<Narrow>,
-        .attention_scratch = attention_scratch<NarrowDot>,
-        .attention = attention<NarrowDot, Narrow>,
-    },
+constexpr DtypeKernels kFloat32 = {
+    .dtype = "float32",
+    .quantized = false,
+    .lane = DotF32::kLane,
+    .activation_bytes = sizeof(float),
+    .packed_bytes = packed_bytes<DotF32>,
+    .pack = pack_f32,
+    .gemm = gemm<DotF32, float>,
+    .convert = nullptr,
+    .convert_activations = nullptr,
+    .attention_scratch = attention_scratch<float>,
+    .attention = attention<float>,
+};
+[[maybe_unused]] constexpr DtypeKernels kBfloat16 = {
+    .dtype = "bfloat16",
+    .quantized = false,
+    .lane = DotBf16::kLane,
+    .activation_bytes = sizeof(Activation),
+    .packed_bytes = packed_bytes<DotBf16>,
+    .pack = pack_bf16,
+    .gemm = gemm<DotBf16, Activation>,
+    .convert = convert_bf16,
+    .convert_activations = nullptr,
+    .attention_scratch = attention_scratch<Activation>,
+    .attention = attention<Activation>,
+};
+constexpr DtypeKernels kInt8 = {
+    .dtype = "int8",
+    .quantized = true,
+    .lane = DotInt8::kLane,
+    .activation_bytes = sizeof(Activation),
+    .packed_bytes = packed_bytes<DotInt8>,
+    .pack = pack_int8,
+    .gemm = gemm<DotInt8, Activation>,
+    .convert = convert_int8_f32,
+    .convert_activations = convert_int8_activations<Activation>,
+    .attention_scratch = attention_scratch<Activation>,
+    .attention = attention<Activation>,
 };
 }  // namespace
 
@@ -85,8 +82,7 @@ extern const Kernels DISTILRT_SYMBOL(ISA, _kernels);
 const Kernels DISTILRT_SYMBOL(ISA, _kernels) = {
     .isa = DISTILRT_NAME(ISA),
     .panel_width = kPanel,
-    .dtypes = kDtypes,
-    .num_dtypes = sizeof(kDtypes) / sizeof(kDtypes[0]),
+    .dtypes = {&kFloat32, kHasBf16 ? &kBfloat16 : nullptr, &kInt8},
     .layer_norm = layer_norm,
     .embed = embed,
 };

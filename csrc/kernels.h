@@ -17,10 +17,10 @@ enum class Epilogue : int { kBias, kBiasGelu, kBiasGeluTanh, kBiasRelu, kBiasSil
 struct GemmArgs {
   const void* a;            // [m, lanes of k], as convert() writes them
   int64_t lda;              // in lanes
-  const float* row_scales;  // [m, 2], int8 only: what a step of A means, and what its 0 does
+  const float* row_scales;  // [m, 2], quantized only: what a step of A means, and what its 0 does
   const void* panels;
-  const float* column_scales;  // [n], int8 only
-  const int32_t* offsets;      // [n], int8 only: sum of the column's weights
+  const float* column_scales;  // [n], quantized only
+  const int32_t* offsets;      // [n], quantized only: sum of the column's weights
   const float* bias;           // [n]
   const float* residual;       // [m, n], row stride ldc; only for kBiasResidual; may be c
   void* c;
@@ -33,8 +33,8 @@ struct GemmArgs {
 // Where pack() writes. Sizes are in elements of the pointer.
 struct PackedWeight {
   void* panels;          // packed_bytes(n, k), zeroed before
-  float* column_scales;  // [n], int8 only
-  int32_t* offsets;      // [n], int8 only
+  float* column_scales;  // [n], quantized only
+  int32_t* offsets;      // [n], quantized only
   bool scaled;           // column_scales are given, and rows are whole multiples of them up to 127
 };
 
@@ -55,8 +55,9 @@ struct AttentionArgs {
 // and the instruction set has it, else float32; the residual stream is always float32.
 struct DtypeKernels {
   const char* dtype;
+  bool quantized;            // its GEMMs have scales and offsets
   int64_t lane;              // elements in a lane of a GEMM operand
-  int64_t activation_bytes;  // 4 or 2
+  int64_t activation_bytes;  // 4, or 2 for bfloat16
 
   int64_t (*packed_bytes)(int64_t n, int64_t k);
   // Packs rows first..first+count-1 of a [n, k] weight, given from its row `first` on.
@@ -64,7 +65,8 @@ struct DtypeKernels {
   // Rows m0..m1-1 and panels first..last-1 of the product.
   void (*gemm)(const GemmArgs& args, int64_t m0, int64_t m1, int64_t first, int64_t last);
   // Rounds rows [rows, n] of float32 to GEMM operands [rows, lanes of n] (and row scales [rows, 2]); null where float32
-  // itself is the operand. int8 multiplies each column by its `input_scales` [n] first, where they are not null.
+  // itself is the operand. Quantized dtypes multiply each column by its `input_scales` [n] first, where they are not
+  // null.
   void (*convert)(const float* x, int64_t rows, int64_t n, const float* input_scales, void* out, float* scales);
   // The same from activations with rows of whole lanes; null where activations are the operand.
   void (*convert_activations)(const void* x, int64_t rows, int64_t n, const float* input_scales, void* out,
@@ -76,8 +78,7 @@ struct DtypeKernels {
 struct Kernels {
   const char* isa;
   int64_t panel_width;
-  const DtypeKernels* dtypes;  // [num_dtypes], float32 first
-  int64_t num_dtypes;
+  const DtypeKernels* dtypes[3];  // float32, bfloat16 and int8; null where the instruction set has it not
 
   // out[i] = (x[i] - mean) / sqrt(var + eps) * gamma + beta for each of `rows` rows; out may be x.
   void (*layer_norm)(const float* x, const float* gamma, const float* beta, float eps, int64_t rows, int64_t n,
@@ -89,8 +90,5 @@ struct Kernels {
 
 // Lanes that n elements fill.
 static inline int64_t lanes(int64_t n, int64_t lane) { return (n + lane - 1) / lane; }
-
-// Whether GEMMs of this dtype have scales and offsets.
-static inline bool is_int8(const DtypeKernels& dtype) { return dtype.lane == 4; }
 
 }  // namespace distilrt

@@ -14,7 +14,6 @@ static void pack_f32(const float* rows, int64_t k, int64_t first, int64_t count,
   }
 }
 
-#if defined(__AVX512BF16__)
 static void pack_bf16(const float* rows, int64_t k, int64_t first, int64_t count, const PackedWeight& out) {
   for (int64_t i = 0; i < count; ++i) {
     const int64_t column = first + i;
@@ -36,7 +35,6 @@ static void convert_bf16(const float* x, int64_t rows, int64_t n, const float*, 
       store_lanes(to + i, load_lanes(x + r * n + i, min64(n - i, kWidth)), min64(width - i, kWidth));
   }
 }
-#endif
 
 // Largest magnitude of a row. Compared as integers, which order magnitudes the same and put NaN above all, so that a
 // NaN shows in the scale and thus in the whole row.

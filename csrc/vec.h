@@ -1,20 +1,11 @@
-// One vector of floats, in the compiler's own vector extension: the same text becomes SSE2 or NEON (4 floats), AVX2
-// (8) or AVX-512 (16) by the flags that kernels.cpp is compiled with. Included inside the per-ISA anonymous namespace.
+// What the header of an instruction set starts from: vectors of its kWidth floats, in the compiler's own vector
+// extension, and what is right on any CPU. Included inside the per-ISA anonymous namespace.
 //
 // Per-ISA code uses no std:: containers or templates: the linker could keep their AVX-512 copy for the whole program.
+#pragma once
 
 #define DISTILRT_INLINE static inline __attribute__((always_inline))
 
-#if defined(__AVX512F__)
-constexpr int kWidth = 16;
-constexpr int kTileRows = 6, kTileVecs = 4;  // 24 accumulators, 4 of B and 1 of A in 32 registers
-#elif defined(__AVX2__)
-constexpr int kWidth = 8;
-constexpr int kTileRows = 6, kTileVecs = 2;  // 12 accumulators, 2 of B and 1 of A in 16 registers
-#else
-constexpr int kWidth = 4;
-constexpr int kTileRows = 4, kTileVecs = 2;  // without FMA the product needs a register of its own
-#endif
 // Columns of a panel of packed weights, the same on every ISA, so that packed files are too. A register tile takes
 // kTileVecs vectors of them.
 constexpr int kPanel = 64;
@@ -42,98 +33,47 @@ DISTILRT_INLINE IntVec load(const Lane* p) { return *reinterpret_cast<const IntV
 DISTILRT_INLINE void store(float* p, Vec x) { *reinterpret_cast<VecUnaligned*>(p) = x; }
 DISTILRT_INLINE void store(Lane* p, IntVec x) { *reinterpret_cast<IntVecUnaligned*>(p) = x; }
 
-// bfloat16: round to nearest, ties to even; a NaN stays one.
-DISTILRT_INLINE HalfVec to_half(Vec x) {
-#if defined(__AVX512BF16__)
-  const __m256bh y = _mm512_cvtneps_pbh(reinterpret_cast<const __m512&>(x));
-  return reinterpret_cast<const HalfVec&>(y);
-#else
-  const IntVec bits = as_ints(x);
-  const IntVec rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
-  return __builtin_convertvector(x == x ? rounded : IntVec{} + 0x7FC0, HalfVec);
-#endif
-}
+// A bfloat16 is the upper half of a float32.
 DISTILRT_INLINE Vec from_half(HalfVec x) { return as_floats(__builtin_convertvector(x, IntVec) << 16); }
-DISTILRT_INLINE Vec load(const Bf16* p) {
-  HalfVec x;
-  __builtin_memcpy(&x, p, sizeof(x));
-  return from_half(x);
-}
-DISTILRT_INLINE void store(Bf16* p, Vec x) {
-  const HalfVec y = to_half(x);
-  __builtin_memcpy(p, &y, sizeof(y));
-}
 
-// The first n lanes; the others are 0.
-DISTILRT_INLINE Vec load_part(const float* p, int64_t n) {
-  Vec x{};
-  __builtin_memcpy(&x, p, static_cast<size_t>(n) * sizeof(float));
-  return x;
-}
-DISTILRT_INLINE Vec load_part(const Bf16* p, int64_t n) {
-  HalfVec x{};
-  __builtin_memcpy(&x, p, static_cast<size_t>(n) * sizeof(Bf16));
-  return from_half(x);
-}
-DISTILRT_INLINE IntVec load_part(const Lane* p, int64_t n) {
-  IntVec x{};
-  __builtin_memcpy(&x, p, static_cast<size_t>(n) * sizeof(Lane));
-  return x;
-}
-DISTILRT_INLINE void store_part(Lane* p, IntVec x, int64_t n) {
-  __builtin_memcpy(p, &x, static_cast<size_t>(n) * sizeof(Lane));
-}
-DISTILRT_INLINE void store_part(float* p, Vec x, int64_t n) {
-  __builtin_memcpy(p, &x, static_cast<size_t>(n) * sizeof(float));
-}
-DISTILRT_INLINE void store_part(Bf16* p, Vec x, int64_t n) {
-  const HalfVec y = to_half(x);
-  __builtin_memcpy(p, &y, static_cast<size_t>(n) * sizeof(Bf16));
-}
-template <typename T>
-DISTILRT_INLINE auto load_lanes(const T* p, int64_t n) {
-  return n >= kWidth ? load(p) : load_part(p, n);
-}
-template <typename T, typename V>
-DISTILRT_INLINE void store_lanes(T* p, V x, int64_t n) {
-  if (n >= kWidth)
-    store(p, x);
-  else
-    store_part(p, x, n);
-}
+// Weights to ask for while a tile is summed: `lines` cache lines of each row of a panel from `at` on.
+struct Ahead {
+  const Lane* at;
+  int64_t lines;
+};
 
-// A NaN in `x` stays: where a comparison with it is false, so is the instruction, which then takes its second operand.
-#if defined(__AVX512F__)
-DISTILRT_INLINE Vec at_least(Vec x, Vec low) {
-  const __m512 y = _mm512_max_ps(reinterpret_cast<const __m512&>(low), reinterpret_cast<const __m512&>(x));
-  return reinterpret_cast<const Vec&>(y);
-}
-DISTILRT_INLINE Vec at_most(Vec x, Vec high) {
-  const __m512 y = _mm512_min_ps(reinterpret_cast<const __m512&>(high), reinterpret_cast<const __m512&>(x));
-  return reinterpret_cast<const Vec&>(y);
-}
-#else
-DISTILRT_INLINE Vec at_least(Vec x, Vec low) { return x < low ? low : x; }
-DISTILRT_INLINE Vec at_most(Vec x, Vec high) { return x > high ? high : x; }
-#endif
+// The inner loop of every product, in gemm-inl.h. An instruction set may name as its Tile another template that has
+// kRows and multiply().
+template <class Dot>
+struct RegisterTile;
 
-// Lane i becomes lane i + kStep, around the end.
-template <int kStep>
-DISTILRT_INLINE Vec rotate(Vec x) {
-  IntVec from;
-#pragma GCC unroll 16
-  for (int i = 0; i < kWidth; ++i) from[i] = (i + kStep) % kWidth;
-  return __builtin_shuffle(x, from);
-}
-template <int kStep = kWidth / 2>
-DISTILRT_INLINE float sum(Vec x) {
-  x += rotate<kStep>(x);
-  if constexpr (kStep > 1) return sum<kStep / 2>(x);
-  return x[0];
-}
-template <int kStep = kWidth / 2>
-DISTILRT_INLINE float max(Vec x) {
-  x = at_least(rotate<kStep>(x), x);
-  if constexpr (kStep > 1) return max<kStep / 2>(x);
-  return x[0];
-}
+// An instruction set is a struct derived from this one, which replaces what it has instructions for.
+struct Portable {
+  // What activations of bfloat16 and int8 models are: float, or Bf16 where to_half and dot_bf16 are instructions.
+  using Activation = float;
+  template <class Dot>
+  using Tile = RegisterTile<Dot>;
+
+  // A NaN in `x` stays, since a comparison with it is false.
+  DISTILRT_INLINE Vec at_least(Vec x, Vec low) { return x < low ? low : x; }
+  DISTILRT_INLINE Vec at_most(Vec x, Vec high) { return x > high ? high : x; }
+
+  // Rounds to nearest, ties to even; a NaN stays one.
+  DISTILRT_INLINE HalfVec to_half(Vec x) {
+    const IntVec bits = as_ints(x);
+    const IntVec rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
+    return __builtin_convertvector(x == x ? rounded : IntVec{} + 0x7FC0, HalfVec);
+  }
+
+  // acc plus the two products of each lane's bfloat16, in float32.
+  DISTILRT_INLINE Vec dot_bf16(Vec acc, IntVec a, IntVec b) {
+    constexpr int32_t kUpper = ~0xFFFF;
+    return acc + as_floats(a << 16) * as_floats(b << 16) + as_floats(a & kUpper) * as_floats(b & kUpper);
+  }
+
+  // acc plus the four products of each lane's bytes, of which a's are unsigned and b's signed; exact.
+  DISTILRT_INLINE IntVec dot_int8(IntVec acc, IntVec a, IntVec b) {
+    for (int byte = 0; byte < 4; ++byte) acc += ((a >> (8 * byte)) & 255) * ((b << (24 - 8 * byte)) >> 24);
+    return acc;
+  }
+};

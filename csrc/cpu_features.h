@@ -1,0 +1,16 @@
+// What this CPU and its operating system can run. The only file pair that asks the CPU.
+#pragma once
+
+namespace distilrt {
+
+struct CpuFeatures {
+  bool avx2 = false;         // x86-64-v3: AVX2, FMA, F16C and BMI
+  bool avx_vnni = false;     // 8-bit products on vectors of 32 bytes
+  bool avx512 = false;       // x86-64-v4: AVX-512 F, BW, CD, DQ and VL
+  bool avx512_vnni = false;  // 8-bit products on vectors of 64 bytes
+  bool avx512_bf16 = false;  // bfloat16 products on vectors of 64 bytes
+};
+
+CpuFeatures cpu_features();
+
+}  // namespace distilrt
