@@ -5,6 +5,7 @@ Reference: `distilrt.model.reference.activation`.
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 
@@ -50,3 +51,11 @@ def gelu(x):
 def times_sigmoid(x, u):
     """`x / (1 + exp(-u))`."""
     return x * (1.0 / (1.0 + tl.exp2(u * -1.4426950408889634)))
+
+
+def plain_activation(name: str, x: torch.Tensor) -> torch.Tensor:
+    """torch's activation of this name, in the dtype of x."""
+    if name in ("gelu_new", "gelu_pytorch_tanh"):
+        return torch.nn.functional.gelu(x, approximate="tanh")
+    result: torch.Tensor = getattr(torch.nn.functional, name)(x)
+    return result

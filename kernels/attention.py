@@ -12,14 +12,24 @@ number is not above the block's finds it. Some numbers have no block.
 
 from __future__ import annotations
 
+import itertools
 import math
+import operator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
+import numpy as np
 import torch
 import triton
 import triton.language as tl
 
 from distilrt.kernels import tiles
 from distilrt.kernels.launch import FLOATS, begin, check, chip_of, dot, launch_options, product_name, rounded
+from distilrt.kernels.op import Arguments, Arrays, Choice, Entries, Example, Op, Output, Sizes, double, given, nbytes
+from distilrt.model import reference
+from distilrt.model.config import DistilBertConfig
 
 MIN_BLOCK_D = 16  # the smallest depth of a product on tensor cores; a narrower head is padded with zeros
 SEARCH_BLOCK = 1024  # sequences that the search looks at in one step
@@ -199,3 +209,96 @@ def attention(
         ONE_BLOCK=max_seqlen <= tile.block_n, TF32=name == "tf32",
         num_warps=tile.num_warps, num_stages=tile.num_stages, maxnreg=tile.max_registers, **launch_options(pdl),
     )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """Sizes of an example: lengths of sequences, heads, and room for sequences and rows that are not there.
+
+    With `asking` the last row of each sequence of more than two is no key.
+    """
+
+    lengths: Sequence[int]
+    num_heads: int
+    head_dim: int
+    max_seqlen: int
+    max_seqs: int = 0
+    asking: bool = False
+    spare: int = 0
+
+    def __str__(self) -> str:
+        return f"{sum(self.lengths)} head_dim {self.head_dim} up to {self.max_seqlen}"
+
+
+class Packed:
+    """Queries, keys and values of a batch of such sizes."""
+
+    def __init__(self, a: Arrays, heads: Heads) -> None:
+        self.num_heads, self.ends = heads.num_heads, [0, *itertools.accumulate(heads.lengths)]
+        self.keys = [length - (heads.asking and length > 2) for length in heads.lengths]
+        self.total, empty = self.ends[-1], max(0, heads.max_seqs - len(self.keys))
+        self.qkv = a.random(self.total + heads.spare, 3 * heads.num_heads * heads.head_dim)
+        self.cu_seqlens = a.ints(*self.ends, *[self.total] * empty)
+        self.key_lengths = a.ints(*self.keys, *[0] * empty)
+
+    def exact(self) -> Any:
+        """Attention of all rows in float64."""
+        query, key, value = np.split(double(self.qkv[: self.total]), 3, axis=1)
+        ends, keys = (np.array(numbers, np.int32) for numbers in (self.ends, self.keys))
+        return reference.attention(query, key, value, ends, keys, self.num_heads)
+
+    def plain(self) -> torch.Tensor:
+        """The same by torch, sequence by sequence."""
+        found = []
+        for (start, end), keys in zip(pairwise(self.ends), self.keys, strict=True):
+            rows = self.qkv[start:end].unflatten(1, (3, self.num_heads, -1))
+            query, key, value = rows.permute(1, 2, 0, 3)[:, None]
+            out = torch.nn.functional.scaled_dot_product_attention(query, key[:, :, :keys], value[:, :, :keys])
+            found.append(out[0].transpose(0, 1).flatten(1))
+        return torch.cat(found)
+
+
+def heads_in_model(config: DistilBertConfig, tokens: int, dtype: str) -> list[Arguments]:
+    """Sequences of 128, in room for as many as a batch of so many tokens may have."""
+    length = min(tokens, 128)
+    lengths, room = [length] * (tokens // length), max(4, tokens // 8)
+    return [given(heads=Heads(lengths, config.num_heads, config.head_dim, tokens, room))]
+
+
+def odd_heads(sizes: Sizes, dtype: str) -> list[Arguments]:
+    """Odd lengths beside each other, for tiles of short and of long sequences."""
+    limits = sorted({min(limit, max(sizes.lengths)) for limit in (16, 128, 512)}) if dtype != "tf32" else ()
+    found = []
+    for head_dim, limit in itertools.product(sizes.head_dims, limits):
+        lengths = [length for length in sizes.lengths if length <= limit]
+        found.append(given(heads=Heads(lengths, 2, head_dim, limit, len(lengths) + 2, asking=True, spare=4)))
+    return found
+
+
+def other_heads(config: DistilBertConfig, dtype: str, chip: tiles.Chip) -> Iterator[tuple[Arguments, Entries]]:
+    """Other widths of a head, for short and for long sequences."""
+    for head_dim, length in itertools.product((16, 32, 128), (16, 128, 512)):
+        yield given(heads=Heads([length] * (4096 // length), config.hidden_size // head_dim, head_dim, length)), {}
+
+
+def _example(a: Arrays, heads: Heads) -> Example:
+    p = Packed(a, heads)
+    out = a.empty(len(p.qkv), heads.num_heads * heads.head_dim)
+    arrays = (out, p.qkv, p.cu_seqlens, p.key_lengths, heads.num_heads)
+    pairs = sum(map(operator.mul, heads.lengths, p.keys))
+    return Example(
+        f"attention {heads}",
+        lambda: attention(*arrays, max_seqlen=heads.max_seqlen, tf32=a.tf32, pdl=a.pdl),
+        {"out": Output(out, p.exact, p.plain)},
+        nbytes(p.qkv, out),
+        4.0 * pairs * out.shape[1],
+    )
+
+
+def _choice(arguments: Arguments, dtype: str, chip: tiles.Chip) -> Choice:
+    size, head_dim = arguments["heads"].max_seqlen, arguments["heads"].head_dim
+    key = ("attention", chip.capability, dtype, head_dim)
+    return Choice(key, size, tiles.attention_tiles(size, head_dim, dtype, chip))
+
+
+OPS = (Op("attention", _example, heads_in_model, odd_heads, other_heads, _choice),)

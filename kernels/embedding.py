@@ -5,13 +5,19 @@ Bytes moved: one row of each table in and one row out for each token. Reference:
 
 from __future__ import annotations
 
+import itertools
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 
 from distilrt.kernels import tiles
 from distilrt.kernels.launch import FLOATS, begin, check, check_count, chip_of, count_rows, launch_options, rounded
-from distilrt.kernels.layer_norm import normalise
+from distilrt.kernels.layer_norm import normalise, plain_norm
+from distilrt.kernels.op import Arguments, Arrays, Example, Op, Output, Sizes, double, given, nbytes
+from distilrt.model import reference
+from distilrt.model.config import LAYER_NORM_EPS, DistilBertConfig
 
 
 @triton.jit(do_not_specialize=["num_tokens_ptr", "max_tokens"])
@@ -99,3 +105,42 @@ def embed(
         WIDTH=width, EPS=eps, BLOCK=triton.next_power_of_2(width), num_warps=tile.num_warps,
         maxnreg=tiles.ROW_REGISTERS, **launch_options(pdl, early=False),
     )  # fmt: skip
+
+
+def _example(
+    a: Arrays, tokens: int, width: int, vocabulary: int = 50, positions: int = 40, by_id: bool = True, spare: int = 0
+) -> Example:
+    table, places = a.random(vocabulary, width), a.random(positions, width)
+    ids, numbers = a.below(vocabulary, tokens + spare), a.below(positions, tokens + spare)
+    gamma, beta, count = a.vector(width), a.vector(width), a.ints(tokens)
+    out, given_words = a.empty(tokens + spare, width), ids if by_id else a.random(tokens + spare, width)
+
+    def words() -> torch.Tensor:
+        return table[ids[:tokens].long()] if by_id else given_words[:tokens]
+
+    def numbered() -> torch.Tensor:
+        return places[numbers[:tokens].long()]
+
+    def exact() -> Any:
+        return reference.layer_norm(double(words()) + double(numbered()), double(gamma), double(beta))
+
+    arrays = (out, given_words, numbers, table, places, gamma, beta)
+    return Example(
+        f"embed {tokens}x{width}" + ("" if by_id else " of embeddings"),
+        lambda: embed(*arrays, eps=LAYER_NORM_EPS, num_tokens=count, pdl=a.pdl),
+        {"out": Output(out, exact, lambda: plain_norm(words() + numbered(), gamma, beta))},
+        nbytes(out, ids, numbers) + 2 * out.nbytes,
+    )
+
+
+def _in_model(config: DistilBertConfig, tokens: int, dtype: str) -> list[Arguments]:
+    sizes = given(width=config.hidden_size, vocabulary=config.vocab_size, positions=config.max_position_embeddings)
+    return [given(tokens=tokens, by_id=by_id, **sizes) for by_id in (True, False)]
+
+
+def _odd(sizes: Sizes, dtype: str) -> list[Arguments]:
+    shapes = itertools.product(sizes.tokens, (sizes.width, 36))
+    return [given(tokens=tokens, width=width, spare=2) for tokens, width in shapes]
+
+
+OPS = (Op("embed", _example, _in_model, _odd),)

@@ -6,12 +6,18 @@ passes). Bytes moved: each input and the output once. Reference: `distilrt.model
 
 from __future__ import annotations
 
+import itertools
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 
 from distilrt.kernels import tiles
 from distilrt.kernels.launch import FLOATS, begin, check, check_count, chip_of, count_rows, launch_options, rounded
+from distilrt.kernels.op import Arguments, Arrays, Choice, Example, Op, Output, Sizes, double, given, nbytes
+from distilrt.model import reference
+from distilrt.model.config import LAYER_NORM_EPS, DistilBertConfig
 
 
 @triton.jit
@@ -117,3 +123,47 @@ def layer_norm(
 ) -> None:
     """`out = LayerNorm(x)`; arguments and errors as in `residual_layer_norm`. `out` may be x itself."""
     residual_layer_norm(out, x, None, gamma, beta, eps=eps, num_tokens=num_tokens, pdl=pdl)
+
+
+def plain_norm(x: torch.Tensor, gamma: torch.Tensor, beta: torch.Tensor) -> torch.Tensor:
+    """torch's layer norm in the dtype of x."""
+    return torch.nn.functional.layer_norm(x, x.shape[-1:], gamma.to(x.dtype), beta.to(x.dtype), LAYER_NORM_EPS)
+
+
+def _example(a: Arrays, tokens: int, width: int, with_residual: bool = True, spare: int = 0) -> Example:
+    shape = (tokens + spare, width)
+    x, gamma, beta, count, out = a.random(*shape), a.vector(width), a.vector(width), a.ints(tokens), a.empty(*shape)
+    residual, bias = (a.random(*shape), a.vector(width)) if with_residual else (None, None)
+
+    def exact() -> Any:
+        added = 0 if residual is None or bias is None else double(bias) + double(residual[:tokens])
+        return reference.layer_norm(double(x[:tokens]) + added, double(gamma), double(beta))
+
+    def plain() -> torch.Tensor:
+        added = 0 if residual is None or bias is None else bias.to(x.dtype) + residual[:tokens]
+        return plain_norm(x[:tokens] + added, gamma, beta)
+
+    arrays = (out, x, residual, gamma, beta, bias)
+    return Example(
+        f"layer_norm {tokens}x{width}" + (" of a sum" if with_residual else ""),
+        lambda: residual_layer_norm(*arrays, eps=LAYER_NORM_EPS, num_tokens=count, pdl=a.pdl),
+        {"out": Output(out, exact, plain)},
+        nbytes(out, x) + (0 if residual is None else residual.nbytes),
+    )
+
+
+def _in_model(config: DistilBertConfig, tokens: int, dtype: str) -> list[Arguments]:
+    return [given(tokens=tokens, width=config.hidden_size, with_residual=added) for added in (True, False)]
+
+
+def _odd(sizes: Sizes, dtype: str) -> list[Arguments]:
+    shapes = itertools.product(sizes.tokens, (sizes.width, 36), (True, False))
+    return [given(tokens=tokens, width=width, with_residual=added, spare=3) for tokens, width, added in shapes]
+
+
+def _choice(arguments: Arguments, dtype: str, chip: tiles.Chip) -> Choice:
+    tokens, width = arguments["tokens"], arguments["width"]
+    return Choice(("rows", chip.capability, width), tokens, tiles.row_tiles(tokens, width, chip))
+
+
+OPS = (Op("residual_layer_norm", _example, _in_model, _odd, choice=_choice),)

@@ -8,12 +8,15 @@ depend on other rows.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 
 from distilrt.kernels import tiles
-from distilrt.kernels.activation import ACTIVATIONS, activate
+from distilrt.kernels.activation import ACTIVATIONS, activate, plain_activation
 from distilrt.kernels.launch import (
     FLOATS,
     allow_next,
@@ -28,7 +31,11 @@ from distilrt.kernels.launch import (
     product_name,
     rounded,
 )
+from distilrt.kernels.layer_norm import plain_norm, residual_layer_norm
 from distilrt.kernels.narrow_linear import launch_narrow
+from distilrt.kernels.op import Arguments, Arrays, Choice, Entries, Example, Op, Output, Sizes, double, given, nbytes
+from distilrt.model import reference
+from distilrt.model.config import LAYER_NORM_EPS, DistilBertConfig
 
 
 @triton.jit(do_not_specialize=["num_tokens_ptr", "max_tokens"])
@@ -216,3 +223,145 @@ def _launch(
         num_warps=tile.num_warps, num_stages=tile.num_stages, maxnreg=tile.max_registers(name, chip),
         **launch_options(pdl),
     )  # fmt: skip
+
+
+def _example(
+    a: Arrays,
+    tokens: int,
+    n: int,
+    k: int,
+    activation: str = "",
+    added: bool = False,
+    sums: bool = False,
+    spare: int = 0,
+) -> Example:
+    """A product, with a residual if `added`; with `sums` into float32, as `norm_linear` reads it."""
+    x, weights, bias, count = a.random(tokens + spare, k), a.weights(n, k), a.vector(n), a.ints(tokens)
+    residual = a.random(tokens + spare, n) if added else None
+    out = a.empty(tokens + spare, n, dtype=torch.float32 if sums else None)
+
+    def launch() -> None:
+        options: dict[str, Any] = {"activation": activation, "num_tokens": count, "tf32": a.tf32, "pdl": a.pdl}
+        for weight in weights:
+            linear(out, x, weight, bias, residual, **options)
+
+    def exact() -> Any:
+        y = reference.linear(double(x[:tokens]), double(weights[-1]), double(bias))
+        y = reference.activation(activation, y) if activation else y
+        return y if residual is None else y + double(residual[:tokens])
+
+    def plain() -> torch.Tensor:
+        y = torch.nn.functional.linear(x[:tokens], weights[-1], bias.to(x.dtype))
+        y = plain_activation(activation, y) if activation else y
+        return y if residual is None else y + residual[:tokens]
+
+    def bound() -> float:
+        """Each factor may lose 2^-10 of its size, so a product 2^-9; sums of k of them in float32 lose k 2^-23 more."""
+        return float((x.double().abs() @ weights[-1].double().abs().T).max()) * (2**-9 + k * 2**-23)
+
+    return Example(
+        f"linear {tokens}x{k}x{n} {activation}".rstrip(),
+        launch,
+        {"out": Output(out, exact, plain, bound if a.tf32 else None)},
+        nbytes(x, out, weights[0]) + (0 if residual is None else residual.nbytes),
+        2.0 * tokens * n * k,
+        len(weights),
+    )
+
+
+def _in_model(config: DistilBertConfig, tokens: int, dtype: str) -> list[Arguments]:
+    width, inner, narrow = config.hidden_size, config.intermediate_size, tiles.is_narrow(tokens, dtype)
+    return [
+        given(tokens=tokens, n=3 * width, k=width),
+        given(tokens=tokens, n=width, k=width, added=narrow, sums=narrow),
+        given(tokens=tokens, n=inner, k=width, activation=config.activation),
+        given(tokens=tokens, n=width, k=inner, added=narrow, sums=narrow),
+    ]
+
+
+def _odd(sizes: Sizes, dtype: str) -> list[Arguments]:
+    width, inner, most = sizes.width, sizes.inner, sizes.tokens[-1]
+    if dtype == "tf32":
+        return [given(tokens=tokens, n=3 * width, k=width) for tokens in sizes.tokens]
+    shapes = [(tokens, width, k, "") for tokens in sizes.tokens for k in (width, inner)]
+    shapes += [(most, inner, width, "gelu"), (5, 51, 36, ""), (33, 2, 100, "relu")]
+    shapes += [(sizes.tokens[1], 80, 48, activation) for activation in ACTIVATIONS[1:]]
+    return [
+        given(tokens=tokens, n=n, k=k, activation=activation, added=True, spare=3)
+        for tokens, n, k, activation in shapes
+    ]
+
+
+def _variants(config: DistilBertConfig, dtype: str, chip: tiles.Chip) -> Iterator[tuple[Arguments, Entries]]:
+    """Every tile in products of both kinds, and every activation."""
+    wide = given(tokens=4096, n=config.intermediate_size, k=config.hidden_size)
+    deep = given(tokens=4096, n=config.hidden_size, k=config.intermediate_size, added=True)
+    for tile in tiles.linear_candidates(dtype, chip):
+        for arguments in (deep, wide | {"activation": "gelu"}):
+            key = ("linear", chip.capability, dtype, arguments["n"], arguments["k"])
+            yield arguments, {key: {4096: tile}}
+    for activation in ("relu", "gelu_new", "silu"):
+        yield wide | {"activation": activation}, {}
+
+
+def _choice(arguments: Arguments, dtype: str, chip: tiles.Chip) -> Choice:
+    tokens, n, k = (arguments[name] for name in ("tokens", "n", "k"))
+    if tiles.is_narrow(tokens, dtype):
+        return Choice(("narrow", chip.capability, n, k, False), tokens, tiles.narrow_tiles(tokens, n, k, chip, False))
+    return Choice(("linear", chip.capability, dtype, n, k), tokens, tiles.linear_tiles(tokens, n, k, dtype, chip))
+
+
+def _split_example(a: Arrays, tokens: int, n: int, k: int, segments: int = 0) -> Example:
+    """The product in parts of its depth, or whole where that is as good, and the layer norm behind it.
+
+    `segments` 0: as many parts as `tiles.split_k` says.
+    """
+    x, weights, residual, out = a.random(tokens, k), a.weights(n, k), a.random(tokens, n), a.empty(tokens, n)
+    (bias, gamma, beta), count = (a.vector(n) for _ in range(3)), a.ints(tokens)
+    segments = segments or tiles.split_k(tokens, n, k, product_name(x.dtype, a.tf32), chip_of(x))
+    parts = a.empty(segments, tokens, n, dtype=torch.float32) if segments > 1 else a.empty(tokens, n)
+    multiply = linear_split if segments > 1 else linear
+
+    def launch() -> None:
+        options: dict[str, Any] = {"num_tokens": count, "pdl": a.pdl}
+        for weight in weights:
+            multiply(parts, x, weight, tf32=a.tf32, **options)
+            residual_layer_norm(out, parts, residual, gamma, beta, bias, eps=LAYER_NORM_EPS, **options)
+
+    def exact() -> Any:
+        y = reference.linear(double(x), double(weights[-1]), double(bias)) + double(residual)
+        return reference.layer_norm(y, double(gamma), double(beta))
+
+    def plain() -> torch.Tensor:
+        y = torch.nn.functional.linear(x, weights[-1], bias.to(x.dtype)) + residual
+        return plain_norm(y, gamma, beta)
+
+    return Example(
+        f"linear_split and layer norm {tokens}x{k}x{n}",
+        launch,
+        {"out": Output(out, exact, plain)},
+        nbytes(x, weights[0], residual, out) + 2 * parts.nbytes,
+        2.0 * tokens * n * k,
+        len(weights),
+    )
+
+
+def _split_in_model(config: DistilBertConfig, tokens: int, dtype: str) -> list[Arguments]:
+    depths = () if tiles.is_narrow(tokens, dtype) else (config.hidden_size, config.intermediate_size)
+    return [given(tokens=tokens, n=config.hidden_size, k=k) for k in depths]
+
+
+def _split_odd(sizes: Sizes, dtype: str) -> list[Arguments]:
+    counts = sizes.tokens if dtype != "tf32" else ()
+    return [given(tokens=tokens, n=sizes.width, k=sizes.inner, segments=2) for tokens in counts]
+
+
+def _split_choice(arguments: Arguments, dtype: str, chip: tiles.Chip) -> Choice:
+    tokens, n, k = (arguments[name] for name in ("tokens", "n", "k"))
+    return Choice(("split", chip.capability, dtype, n, k), tokens, tiles.splits(tokens, n, k, dtype, chip))
+
+
+OPS = (
+    Op("linear", _example, _in_model, _odd, _variants, _choice),
+    Op("linear_split", _split_example, _split_in_model, _split_odd, choice=_split_choice),
+)

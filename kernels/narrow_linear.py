@@ -11,12 +11,14 @@ and `activation`.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 
 from distilrt.kernels import tiles
-from distilrt.kernels.activation import ACTIVATIONS, activate
+from distilrt.kernels.activation import ACTIVATIONS, activate, plain_activation
 from distilrt.kernels.launch import (
     FLOATS,
     HALVES,
@@ -31,6 +33,10 @@ from distilrt.kernels.launch import (
     prefetch_rows,
     rounded,
 )
+from distilrt.kernels.layer_norm import plain_norm
+from distilrt.kernels.op import Arguments, Arrays, Choice, Example, Op, Output, Sizes, double, given, nbytes
+from distilrt.model import reference
+from distilrt.model.config import LAYER_NORM_EPS, DistilBertConfig
 
 
 @triton.jit
@@ -187,3 +193,57 @@ def launch_narrow(
         WIDTH=triton.next_power_of_2(k),
         num_warps=tile.num_warps, num_stages=tile.num_stages, **launch_options(pdl),
     )  # fmt: skip
+
+
+def _example(a: Arrays, tokens: int, n: int, k: int, activation: str = "") -> Example:
+    x, gamma, beta = a.random(tokens, k, dtype=torch.float32, scale=3), a.vector(k), a.vector(k)
+    weights, bias, count = a.weights(n, k), a.vector(n), a.ints(tokens)
+    out, normed = a.empty(tokens, n), a.empty(tokens, k)
+
+    def launch() -> None:
+        options: dict[str, Any] = {"activation": activation, "num_tokens": count, "pdl": a.pdl}
+        for weight in weights:
+            norm_linear(out, normed, x, gamma, beta, weight, bias, eps=LAYER_NORM_EPS, **options)
+
+    def exact_norm() -> Any:
+        return reference.layer_norm(double(x), double(gamma), double(beta))
+
+    def exact() -> Any:
+        y = reference.linear(exact_norm(), double(weights[-1]), double(bias))
+        return reference.activation(activation, y) if activation else y
+
+    def plain_normed() -> torch.Tensor:
+        return plain_norm(x.to(a.dtype), gamma, beta)
+
+    def plain() -> torch.Tensor:
+        y = torch.nn.functional.linear(plain_normed(), weights[-1], bias.to(a.dtype))
+        return plain_activation(activation, y) if activation else y
+
+    return Example(
+        f"norm_linear {tokens}x{k}x{n} {activation}".rstrip(),
+        launch,
+        {"out": Output(out, exact, plain), "normed": Output(normed, exact_norm, plain_normed)},
+        nbytes(x, out, normed, weights[0]),
+        2.0 * tokens * n * k,
+        len(weights),
+    )
+
+
+def _in_model(config: DistilBertConfig, tokens: int, dtype: str) -> list[Arguments]:
+    width = config.hidden_size
+    products = ((3 * width, ""), (config.intermediate_size, config.activation))
+    narrow = tiles.is_narrow(tokens, dtype)
+    return [given(tokens=tokens, n=n, k=width, activation=name) for n, name in products if narrow]
+
+
+def _odd(sizes: Sizes, dtype: str) -> list[Arguments]:
+    counts = [tokens for tokens in sizes.tokens if tiles.is_narrow(tokens, dtype)]
+    return [given(tokens=tokens, n=sizes.inner, k=sizes.width, activation="gelu") for tokens in counts]
+
+
+def _choice(arguments: Arguments, dtype: str, chip: tiles.Chip) -> Choice:
+    tokens, n, k = (arguments[name] for name in ("tokens", "n", "k"))
+    return Choice(("narrow", chip.capability, n, k, True), tokens, tiles.narrow_tiles(tokens, n, k, chip, True))
+
+
+OPS = (Op("norm_linear", _example, _in_model, _odd, choice=_choice),)

@@ -7,11 +7,18 @@ twice, the packed rows once.
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
+import numpy as np
 import torch
 import triton
 import triton.language as tl
 
+from distilrt.batch import pack_padded
 from distilrt.kernels.launch import FLOATS, begin, check, check_count, count_rows, launch_options, rounded
+from distilrt.kernels.op import Arguments, Arrays, Example, Op, Output, Sizes, double, given, nbytes
+from distilrt.model.config import DistilBertConfig
 
 # Bits of the error flag.
 BAD_ID = 1
@@ -306,3 +313,89 @@ def _strides(
         raise ValueError(f"{name} must be {kinds}of shape {shapes}, found {tensor.dtype} of {list(tensor.shape)}")
     strides = tensor.broadcast_to(padded_shape).stride()
     return strides[0], strides[1]
+
+
+def _pack_example(a: Arrays, batch_size: int, seq_len: int, keep: str = "keys", masked: bool = True) -> Example:
+    config, size, shape = DistilBertConfig(), batch_size * seq_len, (batch_size, seq_len)
+    ids, numbers = a.below(config.vocab_size, *shape).long(), a.ints(*range(seq_len)).long()
+    mask = a.below(2, *shape).long() if masked else None
+    if mask is not None:
+        mask[:, -1] = 1
+    names = ("input_ids", "position_ids", "index", "cu_seqlens", "key_lengths", "first_rows")
+    sizes = (size, size, size, batch_size + 3, batch_size + 2, batch_size + 3)
+    found: dict[str, Any] = {
+        name: a.empty(length, dtype=torch.int32) for name, length in zip(names, sizes, strict=True)
+    }
+    errors = a.ints(0)
+
+    def exact(name: str) -> Any:
+        given = None if mask is None else mask.cpu().numpy()
+        options = {"keep_first": keep == "first", "keep_masked": keep == "all"}
+        batch, layout = pack_padded(config, ids.cpu().numpy(), given, **options)
+        if name == "index":
+            return np.arange(size) if layout.index is None else layout.index
+        if name == "first_rows":
+            return np.array([*layout.first_rows, -77, -77, batch_size])
+        values = getattr(batch, name)
+        return np.array([*values, values[-1], values[-1]]) if name == "cu_seqlens" else values
+
+    limits: dict[str, Any] = {
+        "vocab_size": config.vocab_size,
+        "max_positions": max(seq_len, config.max_position_embeddings),
+    }
+    padded: dict[str, Any] = {"padded_ids": ids, "attention_mask": mask, "padded_positions": numbers, "keep": keep}
+    return Example(
+        f"pack {batch_size}x{seq_len} {keep}",
+        lambda: pack(**found, errors=errors, padded_shape=shape, **padded, **limits, pdl=a.pdl),
+        {name: Output(tensor, partial(exact, name)) for name, tensor in found.items()},
+        nbytes(ids, ids if mask is None else mask) + 3 * 4 * size,
+    )
+
+
+def _unpack_example(a: Arrays, batch_size: int, seq_len: int, width: int, masked: bool = True) -> Example:
+    """Every row is there, as where masked positions ask; those are not shown."""
+    size = batch_size * seq_len
+    rows, index, count = a.random(size, width), a.ints(*range(size)), a.ints(size)
+    mask = a.below(2, batch_size, seq_len).long() if masked else None
+    out = a.empty(batch_size, seq_len, width)
+
+    def exact() -> Any:
+        grid = double(rows).reshape(batch_size, seq_len, width)
+        return grid if mask is None else grid * double(mask)[:, :, None]
+
+    return Example(
+        f"unpack {batch_size}x{seq_len}x{width}",
+        lambda: unpack(out, rows, index, attention_mask=mask, num_tokens=count),
+        {"out": Output(out, exact)},
+        3 * out.nbytes,  # zeros are written first
+    )
+
+
+def _in_model(config: DistilBertConfig, tokens: int, dtype: str) -> list[Arguments]:
+    length = min(tokens, 128)
+    kinds = (("keys", False), ("keys", True), ("first", True), ("all", True))
+    return [given(batch_size=tokens // length, seq_len=length, keep=keep, masked=masked) for keep, masked in kinds]
+
+
+def _unpack_in_model(config: DistilBertConfig, tokens: int, dtype: str) -> list[Arguments]:
+    length = min(tokens, 128)
+    return [given(batch_size=tokens // length, seq_len=length, width=config.hidden_size)]
+
+
+def _odd_grids(sizes: Sizes, dtype: str) -> list[Arguments]:
+    grids = ((1, 1), (3, max(sizes.lengths)), (17, 7)) if dtype == "float32" else ()
+    return [given(batch_size=batch_size, seq_len=seq_len) for batch_size, seq_len in grids]
+
+
+def _odd(sizes: Sizes, dtype: str) -> list[Arguments]:
+    return [grid | {"keep": keep} for grid in _odd_grids(sizes, dtype) for keep in KEEP]
+
+
+def _unpack_odd(sizes: Sizes, dtype: str) -> list[Arguments]:
+    return [grid | {"width": 5, "masked": masked} for grid in _odd_grids(sizes, dtype) for masked in (True, False)]
+
+
+OPS = (
+    Op("pack", _pack_example, _in_model, _odd),
+    Op("unpack", _unpack_example, _unpack_in_model, _unpack_odd),
+)

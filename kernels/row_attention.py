@@ -16,8 +16,19 @@ import triton
 import triton.language as tl
 
 from distilrt.kernels import tiles
-from distilrt.kernels.attention import MIN_BLOCK_D, SEARCH_BLOCK, count_starts, load_rows
+from distilrt.kernels.attention import (
+    MIN_BLOCK_D,
+    SEARCH_BLOCK,
+    Heads,
+    Packed,
+    count_starts,
+    heads_in_model,
+    load_rows,
+    odd_heads,
+    other_heads,
+)
 from distilrt.kernels.launch import DTYPE_NAMES, FLOATS, begin, check, chip_of, launch_options, rounded
+from distilrt.kernels.op import Arrays, Example, Op, Output, double, nbytes
 
 
 @triton.jit(do_not_specialize=["max_rows", "max_seqs"])
@@ -124,3 +135,25 @@ def row_attention(
         BLOCK_S=min(SEARCH_BLOCK, triton.next_power_of_2(max_seqs)),
         num_warps=tile.num_warps, num_stages=tile.num_stages, maxnreg=tile.max_registers, **launch_options(pdl),
     )  # fmt: skip
+
+
+def _example(a: Arrays, heads: Heads) -> Example:
+    """The first row of each sequence; there may be as many rows as sequences."""
+    p, width = Packed(a, heads), heads.num_heads * heads.head_dim
+    rows, firsts, room = a.random(len(p.qkv), width), p.ends[:-1], len(p.key_lengths)
+    index = a.ints(*firsts, *[-1] * (room - len(firsts)), len(firsts))
+    out, picked = a.empty(room, width), a.empty(room, width)
+    arrays = (out, picked, p.qkv, rows, index, p.cu_seqlens, p.key_lengths, heads.num_heads)
+    return Example(
+        f"row_attention {heads}",
+        lambda: row_attention(*arrays, max_seqlen=heads.max_seqlen, pdl=a.pdl),
+        {
+            "out": Output(out, lambda: p.exact()[firsts], lambda: p.plain()[firsts]),
+            "picked": Output(picked, lambda: double(rows[firsts])),
+        },
+        2 * len(firsts) * nbytes(rows[0]) + p.qkv.nbytes * 2 // 3,
+        4.0 * sum(p.keys) * width,
+    )
+
+
+OPS = (Op("row_attention", _example, heads_in_model, odd_heads, other_heads),)

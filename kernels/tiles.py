@@ -8,6 +8,7 @@ It ranks tiles, no more.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -277,6 +278,52 @@ def row_tile(tokens: int, width: int, chip: Chip) -> RowTile:
     if tokens <= 4 * chip.num_sms:
         return RowTile(max(tokens, 1), 4 if width > 256 else 1)
     return RowTile(min(tokens, 16 * chip.num_sms), 1 if width <= 512 else 2 if width <= 1024 else 4)
+
+
+def linear_tiles(tokens: int, n: int, k: int, dtype: str, chip: Chip) -> tuple[LinearTile, ...]:
+    """What a search tries: the usual tile, and candidates for so many rows, also with one stage less and one more."""
+    found = [tile for tile in linear_candidates(dtype, chip) if tile.block_m <= 2 * max(tokens, NARROW_ROWS)]
+    found = [replace(tile, num_stages=tile.num_stages + more) for tile in found for more in (0, -1, 1)]
+    most = SHARED_MEMORY[chip.known]
+    fitting = (tile for tile in found if tile.num_stages > 1 and tile.shared_memory(dtype) <= most)
+    return (linear_tile(tokens, n, k, dtype, chip), *fitting)
+
+
+def splits(tokens: int, n: int, k: int, dtype: str, chip: Chip) -> tuple[Split, ...]:
+    """What a search tries: the usual number of parts, one, and two or four with the tiles of a search."""
+    counts = (split_k(tokens, n, k, dtype, chip), 1)
+    usual = (Split(parts, linear_tile(tokens, n, k, dtype, chip, parts)) for parts in counts)
+    found = linear_tiles(tokens, n, k, dtype, chip)[1:]
+    return (*usual, *(Split(parts, tile) for parts in (2, 4) if k // parts >= 32 for tile in found))
+
+
+def narrow_tiles(tokens: int, n: int, k: int, chip: Chip, norm: bool) -> tuple[NarrowTile, ...]:
+    """What a search tries, the usual tile first."""
+    usual = narrow_tile(tokens, n, k, chip, norm)
+    shapes = itertools.product((8, 16, 32, 64), (2, 3, 4, 5), (4, 8))
+    return (
+        usual,
+        *(NarrowTile(usual.block_m, width, 32, warps, warps, stages) for width, stages, warps in shapes),
+    )
+
+
+def attention_tiles(max_seqlen: int, head_dim: int, dtype: str, chip: Chip) -> tuple[AttentionTile, ...]:
+    """What a search tries, the usual tile first."""
+    found = [attention_tile(max_seqlen, head_dim, dtype, chip)]
+    if dtype != "float32":
+        shapes = itertools.product((32, 64, 128), (32, 64, 128), (4, 8), (2, 3))
+        found += [
+            replace(found[0], block_m=block_m, block_n=block_n, num_warps=warps, num_stages=stages)
+            for block_m, block_n, warps, stages in shapes
+            if block_m >= 16 * warps or (block_m == 32 and warps == 4)
+        ]
+    return (*found, *(replace(tile, programs=2 * tile.programs) for tile in found))
+
+
+def row_tiles(tokens: int, width: int, chip: Chip) -> tuple[RowTile, ...]:
+    """What a search tries, the usual tile first."""
+    shapes = itertools.product((1, 4, 8, 16, 32), (1, 2, 4, 8))
+    return (row_tile(tokens, width, chip), *(RowTile(most * chip.num_sms, warps) for most, warps in shapes))
 
 
 def _up(x: int, y: int) -> int:

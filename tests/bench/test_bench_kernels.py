@@ -10,35 +10,34 @@ import pytest
 import torch
 
 from distilrt.backends.cuda.devices import why_not_cuda
-from distilrt.bench.gpu.ops import NAMES, ops, time_op
+from distilrt.bench.gpu.kernel_checks import checked
+from distilrt.bench.gpu.ops import examples, time_example
 from distilrt.bench.gpu.timing import Clock
+from distilrt.kernels.op import all_ops
 from distilrt.model.config import DistilBertConfig
 
 ROOT = Path(__file__).parents[2]
 CONFIG = DistilBertConfig(dim=32, n_heads=2, n_layers=1, hidden_dim=64, vocab_size=50, max_position_embeddings=16)
 
 
-@pytest.mark.parametrize(("tokens", "dtype"), [(5, torch.bfloat16), (40, torch.bfloat16), (3, torch.float32)])
-def test_every_kernel_writes_all_of_its_output(tokens: int, dtype: torch.dtype) -> None:
-    found = set()
-    for op in ops(CONFIG, tokens, dtype, torch.device("cpu"), tiny=True):
-        found.add(op.name)
-        op.out.fill_(torch.nan if op.out.is_floating_point() else -77)
-        op.work()
-        assert torch.isfinite(op.out).all()
-        assert (op.out != -77).all()
-        assert op.nbytes >= op.out.nbytes
-    assert found == set(NAMES) - {"linear_split" if (tokens, dtype) == (5, torch.bfloat16) else "norm_linear"}
+@pytest.mark.parametrize(("tokens", "dtype"), [(5, torch.bfloat16), (40, torch.float32)])
+def test_every_op_of_a_model_is_right(tokens: int, dtype: torch.dtype) -> None:
+    for op in all_ops():
+        made = list(examples(CONFIG, tokens, dtype, torch.device("cpu"), tiny=True, only=op.name))
+        assert bool(made) == (op.name != ("linear_split" if tokens == 5 else "norm_linear"))
+        for example in made:
+            assert all(check["ok"] for check in checked(example).values()), example.label
+            assert example.nbytes >= next(iter(example.outputs.values())).tensor.nbytes
 
 
 def test_bytes_and_operations() -> None:
-    made = {op.name: op for op in ops(CONFIG, 40, torch.float32, torch.device("cpu"), tiny=True)}
-    assert made["linear ffn_in"].flops == 2 * 40 * 64 * 32
-    assert made["linear ffn_in"].nbytes == 4 * (40 * 32 + 40 * 64 + 64 * 32)
-    assert made["attention"].flops == 4 * 40 * 40 * 32
-    assert made["gather"].nbytes == 2 * 4 * 32
-    row = time_op(made["gather"], Clock(torch.device("cpu"), 0.01))
-    assert row["gb_per_s"] == pytest.approx(made["gather"].nbytes / row["us"] * 1e-3)
+    made = {example.label: example for example in examples(CONFIG, 40, torch.float32, torch.device("cpu"), tiny=True)}
+    linear, attention = made["linear 40x32x64 gelu"], made["attention 40 head_dim 16 up to 40"]
+    assert linear.flops == 2 * 40 * 64 * 32
+    assert linear.nbytes == 4 * (40 * 32 + 40 * 64 + 64 * 32)
+    assert attention.flops == 4 * 40 * 40 * 32
+    row = time_example(attention, Clock(torch.device("cpu"), 0.01))
+    assert row["gb_per_s"] == pytest.approx(attention.nbytes / row["us"] * 1e-3)
     assert row["low"] <= row["us"] <= row["high"]
 
 

@@ -12,7 +12,9 @@ import torch
 
 from distilrt.backends.cuda.devices import why_not_cuda
 from distilrt.bench import tiles as tuning
+from distilrt.bench.gpu.timing import Clock
 from distilrt.kernels import tiles
+from distilrt.kernels.op import Choice, Example, Output
 from distilrt.kernels.tiles import H200, AttentionTile, LinearTile, NarrowTile, RowTile, Split
 from distilrt.model.config import DistilBertConfig
 
@@ -36,7 +38,7 @@ def test_it_tests_itself_and_the_table_can_be_pasted(monkeypatch: pytest.MonkeyP
         "narrow": {5}, "linear": {40}, "split": {40}, "attention": {5, 40}, "rows": {5, 40},
     }  # fmt: skip
     assert {key[2:] for key in entries if key[0] == "narrow"} == {
-        (96, 32, True), (64, 32, True), (32, 32, False), (32, 64, False),
+        (96, 32, True), (64, 32, True), (96, 32, False), (32, 32, False), (64, 32, False), (32, 64, False),
     }  # fmt: skip
     monkeypatch.setattr(tiles, "MEASURED", entries)
     assert tiles.linear_tile(40, 96, 32, "bfloat16", H200) == entries["linear", 90, "bfloat16", 96, 32][40]
@@ -62,38 +64,38 @@ def test_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_tile_that_is_wrong_or_does_not_run_is_left_out() -> None:
-    bench = tuning._Bench(CONFIG, "float32", torch.device("cpu"), tiny=True)
     good, wrong, broken = RowTile(1, 1), RowTile(1, 2), RowTile(1, 4)
+    key, clock = ("rows", 90, 3), Clock(torch.device("cpu"), 0.01)
     said: list[str] = []
     out = torch.empty(3)
 
-    def make(tile: tiles.Tile) -> Any:
-        def work() -> None:
+    def make() -> Example:
+        def launch() -> None:
+            tile = tiles.MEASURED[key][5]
             if tile is broken:
                 raise RuntimeError("too many registers\nmore")
             out.fill_(2.0 if tile is wrong else 1.0)
 
-        return out, 1, work
+        return Example("", launch, {"out": Output(out, lambda: out.numpy())}, 12)
 
-    found = bench.best(("rows", 90, 3), 5, [good, wrong, broken], make, lambda words, seconds: said.append(words))
+    found = tuning.best(Choice(key, 5, (good, wrong, broken)), make, clock, lambda words, seconds: said.append(words))
     assert found.tile is good
     assert said == [
         "left out, it computes something else: RowTile(1, 2)",
         "left out: RowTile(1, 4): too many registers",
     ]
     with pytest.raises(RuntimeError, match=r"the usual tile of .* does not run here: RowTile\(1, 4\)"):
-        bench.best(("rows", 90, 3), 5, [broken, good], make, lambda words, seconds: said.append(words))
+        tuning.best(Choice(key, 5, (broken, good)), make, clock, lambda words, seconds: said.append(words))
 
 
 def test_candidates_fit_and_begin_with_the_usual_tile() -> None:
     config = DistilBertConfig()
     assert tuning.buckets(config, torch.device("cpu"))[-1] == 5632
     for dtype in tiles.ITEM_SIZE:
-        bench = tuning._Bench(config, dtype, torch.device("cpu"), tiny=False)
-        found = bench._linear_tiles(4096)
+        found = tiles.linear_tiles(4096, 768, 3072, dtype, H200)
+        assert found[0] == tiles.linear_tile(4096, 768, 3072, dtype, H200)
         assert set(found) >= set(tiles.linear_candidates(dtype, H200))
         assert all(tile.shared_memory(dtype) <= tiles.SHARED_MEMORY[90] for tile in found)
-        assert all(tile.block_m <= 128 for tile in bench._linear_tiles(40))
 
 
 def test_bad_arguments() -> None:

@@ -14,10 +14,10 @@ import torch
 
 from distilrt.backends.cuda.devices import why_not_cuda
 from distilrt.bench.artefacts import make_checkpoint
-from distilrt.bench.gpu import report, runs, stress, suite
-from distilrt.bench.gpu.kernel_checks import TINY, KernelChecks
+from distilrt.bench.gpu import kernel_checks, report, runs, stress, suite
+from distilrt.bench.gpu.kernel_checks import TINY
 from distilrt.bench.gpu.timing import Ceilings, Clock, Times, floor_us
-from distilrt.kernels import pooling
+from distilrt.kernels import gather
 from distilrt.model import models
 
 BENCHES = Path(__file__).parents[2] / "benches"
@@ -66,7 +66,7 @@ def test_the_suite_tests_itself(tmp_path: Path) -> None:
     assert all(check["ok"] for check in found["checks"])
     names = " ".join(check["name"] for check in found["checks"])
     for word in (
-        "linear", "linear_split", "norm_linear", "embed", "attention", "row_attention", "gather", "mean", "pack",
+        "linear", "linear_split", "norm_linear", "embed", "attention", "row_attention", "gather", "pack", "unpack",
         "TokenClassification", "MultipleChoice", "bad ids", "timed model", "no allocation", "threads",
         "tf32", "without memory",
     ):  # fmt: skip
@@ -97,26 +97,32 @@ def test_the_probe_tests_itself(tmp_path: Path) -> None:
 
 def test_a_wrong_kernel_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Off by a little, another answer each time, a row too far: each is seen."""
-    checks = KernelChecks(torch.device("cpu"), torch.float32, TINY, seed=0)
-    good = list(checks._pooling(32))
-    assert all(check["ok"] for check in good)
-    assert checks._tf32(5, 32, 48)["ok"]
-    gather, calls = pooling.gather, []
 
-    def off(out: Any, *arguments: Any) -> None:
-        gather(out, *arguments)
+    def check() -> Any:
+        return next(kernel_checks.kernels(torch.device("cpu"), "float32", TINY, 0, only="gather"))
+
+    right, calls = gather.gather, []
+    assert check()["ok"]
+
+    def off(out: Any, *arguments: Any, **options: Any) -> None:
+        right(out, *arguments, **options)
         out += 1e-3
 
-    def moving(out: Any, *arguments: Any) -> None:
-        gather(out, *arguments)
+    def moving(out: Any, *arguments: Any, **options: Any) -> None:
+        right(out, *arguments, **options)
         calls.append(1)
-        out[0, 0] *= 1 + 1e-7 * len(calls)
+        out[0, 0] *= 1 + 1e-6 * len(calls)
 
-    for wrong, key in ((off, "error"), (moving, "steady")):
-        monkeypatch.setattr(pooling, "gather", wrong)
-        (check,) = (check for check in checks._pooling(32) if check["name"].startswith("gather"))
-        assert not check["ok"]
-        assert check["error"] > check["bound"] if key == "error" else not check["steady"]
+    def too_far(out: Any, *arguments: Any, **options: Any) -> None:
+        right(out, *arguments, **options)
+        out[-1] = 0
+
+    for wrong, good in ((off, {"steady", "untouched"}), (moving, {"untouched"}), (too_far, {"steady"})):
+        monkeypatch.setattr(gather, "gather", wrong)
+        found = check()
+        assert not found["ok"]
+        assert {name for name in ("steady", "untouched") if found[name]} == good
+        assert (found["error"] > found["bound"]) == (wrong is not too_far)
 
 
 def test_summary_names_what_is_wrong_and_compares() -> None:

@@ -29,10 +29,10 @@ from distilrt.backends.cuda.parts import Part, divide
 from distilrt.backends.cuda.warm_up import warm_up
 from distilrt.batch import Batch, IndexArray, PaddedInputs
 from distilrt.errors import BackendError
+from distilrt.kernels.gather import gather
 from distilrt.kernels.layer_norm import layer_norm
 from distilrt.kernels.linear import linear
 from distilrt.kernels.packing import unpack
-from distilrt.kernels.pooling import gather
 from distilrt.model.config import LAYER_NORM_EPS, DistilBertConfig
 from distilrt.model.heads import ENCODER, Head
 

@@ -8,7 +8,7 @@ import torch
 
 from distilrt.backends.cuda.encoder import Rows
 from distilrt.batch import PaddedInputs
-from distilrt.kernels.pooling import gather
+from distilrt.kernels.gather import gather
 
 if TYPE_CHECKING:
     from distilrt.backends.cuda.backend import CudaBackend

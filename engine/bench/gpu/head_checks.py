@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from distilrt.bench.gpu.kernel_checks import Check, Scale
+from distilrt.bench.gpu.kernel_checks import Check
 from distilrt.checkpoint import checkpoint
 from distilrt.kernels.launch import DTYPE_NAMES
 from distilrt.model import models
@@ -22,13 +23,32 @@ from distilrt.model.config import DistilBertConfig
 from distilrt.model.heads import HEADS
 
 
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Sizes of the models."""
+
+    width: int
+    layers: int
+    max_tokens: int
+    dtypes: tuple[torch.dtype, ...]
+    architectures: tuple[str, ...]
+
+
+REAL = Scale(256, 2, 512, tuple(DTYPE_NAMES), tuple(HEADS))
+TINY = Scale(32, 1, 6, (torch.bfloat16,), ("DistilBertForTokenClassification", "DistilBertForMultipleChoice"))
+
+
 def config_of(scale: Scale) -> DistilBertConfig:
     """A small model, of all positions where the scale has long sequences."""
-    width = max(scale.head_dims) * 2
     return DistilBertConfig(
-        dim=width, n_heads=2, n_layers=scale.layers, hidden_dim=2 * width, vocab_size=1000, num_labels=2,
-        max_position_embeddings=max(scale.lengths),
-    )  # fmt: skip
+        dim=scale.width,
+        n_heads=2,
+        n_layers=scale.layers,
+        hidden_dim=2 * scale.width,
+        vocab_size=1000,
+        num_labels=2,
+        max_position_embeddings=scale.max_tokens,
+    )
 
 
 def heads(device: torch.device, scale: Scale, seed: int) -> Iterator[Check]:
@@ -57,7 +77,7 @@ def _head(device: torch.device, scale: Scale, architecture: str, rng: np.random.
         name: array * np.float32(2) if array.ndim == 2 else array + rng.normal(0, 0.2, array.shape).astype(np.float32)
         for name, array in checkpoint.random_weights(config, architecture).items()
     }
-    mask = _mask(rng, min(70, max(scale.lengths)))
+    mask = _mask(rng, min(70, scale.max_tokens))
     ids = rng.integers(0, config.vocab_size, mask.shape)
     call = (ids, mask)
     if HEADS[architecture].has_choices:

@@ -151,29 +151,25 @@ Rows = Iterator[tuple[str, Any]]
 
 
 def _kernels(dtype: str, checkpoint: Path, *, end: float, tiny: bool) -> Rows:
-    import torch
 
     from distilrt.backends.cuda.devices import cuda_device
     from distilrt.bench.gpu import kernel_checks
 
-    scale = kernel_checks.TINY if tiny else kernel_checks.REAL
+    sizes = kernel_checks.TINY if tiny else kernel_checks.REAL
     seed = int.from_bytes(os.urandom(4), "little")
     yield "facts", {f"seed of kernels in {dtype}": seed}
-    device = cuda_device()
-    if dtype == "float32":
-        for check in kernel_checks.packings(device, scale, seed):
+    for name in (dtype, "tf32") if dtype == "float32" else (dtype,):
+        for check in kernel_checks.kernels(cuda_device(), name, sizes, seed):
             yield "checks", check
-    for check in kernel_checks.KernelChecks(device, getattr(torch, dtype), scale, seed).all():
-        yield "checks", check
 
 
 def _heads(checkpoint: Path, *, end: float, tiny: bool) -> Rows:
     from distilrt.backends.cuda.devices import cuda_device
-    from distilrt.bench.gpu import head_checks, kernel_checks
+    from distilrt.bench.gpu import head_checks
 
     seed = int.from_bytes(os.urandom(4), "little")
     yield "facts", {"seed of heads": seed}
-    for check in head_checks.heads(cuda_device(), kernel_checks.TINY if tiny else kernel_checks.REAL, seed):
+    for check in head_checks.heads(cuda_device(), head_checks.TINY if tiny else head_checks.REAL, seed):
         yield "checks", check
 
 
@@ -233,8 +229,9 @@ def _ours(checkpoint: Path, *, end: float, tiny: bool) -> Rows:
             yield "checks", _exact("the same bits in 200 calls", stress.steady(model, device))
             yield "checks", _exact("two models, four threads, two streams", stress.shared_between_threads(make, device))
             yield "checks", _exact("a load without memory", stress.no_memory(model, make, device))
-            for op in ops.ops(model.config, 8 if tiny else 5632, getattr(torch, dtype), device, tiny=tiny):
-                yield "rows", {"engine": "kernel", "dtype": dtype, "workload": op.name, **ops.time_op(op, clock)}
+            for example in ops.examples(model.config, 8 if tiny else 5632, getattr(torch, dtype), device, tiny=tiny):
+                found = ops.time_example(example, clock)
+                yield "rows", {"engine": "kernel", "dtype": dtype, "workload": example.label, **found}
 
 
 def _sanitizer(checkpoint: Path, *, end: float, tiny: bool) -> Rows:
