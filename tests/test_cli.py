@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from distilrt import narrower, tasks, verification
-from distilrt.cli import app, main
+from distilrt import tasks, verification
+from distilrt.__main__ import main
+from distilrt.cli import app
+from distilrt.faster_dtypes import faster_dtypes
 from distilrt.model import models
 from distilrt.model.config import DistilBertConfig
 from distilrt.text.tokenizer import DistilBertTokenizer
@@ -182,7 +184,7 @@ def test_nothing_to_read(folder: str, capsys: pytest.CaptureFixture[str], monkey
 
 
 def test_without_typer() -> None:
-    code = "import sys; sys.modules['typer'] = None; from distilrt.cli import main; main(['info'])"
+    code = "import sys; sys.modules['typer'] = None; from distilrt.__main__ import main; main(['info'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
@@ -205,7 +207,7 @@ def test_info(folder: str) -> None:
     assert (facts["backend"], facts["dtype"], facts["num_threads"], facts["hidden_size"]) == ("cpu", "float32", 1, 32)
     assert facts["packed_bytes"] > 0
     assert facts["workspace_bytes"] > 0
-    assert facts["faster_dtypes"] == narrower.faster(model.backend.describe())
+    assert facts["faster_dtypes"] == faster_dtypes(model.backend.describe())
 
     table = invoke("info", "--model", folder)
     assert table.exit_code == 0

@@ -13,11 +13,15 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
+from distilrt import env
 from distilrt.checkpoint import checkpoint
 from distilrt.model.config import DistilBertConfig
+from distilrt.server.command import MODEL_OPTIONS
+from distilrt.server.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -154,3 +158,7 @@ def test_environment_page_lists_every_variable() -> None:
     sources = [*(ROOT / "engine").rglob("*.py"), ROOT / "setup.py"]
     for variable in {name for path in sources for name in re.findall(r"DISTILRT_[A-Z_]+", path.read_text())}:
         assert f"`{variable}" in page, f"docs/environment.md does not list {variable}"
+    for variable in (env.backend, env.num_threads, env.gpu_memory, env.force_isa):
+        assert f"| `{variable.name}` | {variable.about} |" in page
+    for option in [*get_type_hints(Settings), *MODEL_OPTIONS]:
+        assert f"| `DISTILRT_{option.upper()}` |" in page

@@ -18,7 +18,7 @@ ROWS = [
     "backends",
     "model",
     "tasks runtime",
-    "pipelines verification narrower",
+    "pipelines verification info faster_dtypes",
     "cli __main__ server dropin scale bench",
 ]
 RANK = {name: row for row, names in enumerate(ROWS) for name in names.split()}

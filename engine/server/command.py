@@ -7,18 +7,17 @@ import gc
 import os
 import sys
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
 from distilrt import env
-from distilrt.narrower import advice
+from distilrt.faster_dtypes import advice
 from distilrt.runtime.engine import Engine
 from distilrt.server.settings import Settings
 from distilrt.server.sockets import bound
-
-with suppress(ModuleNotFoundError):  # distilrt.cli says what to install
-    import typer
 
 if TYPE_CHECKING:
     from socket import socket
@@ -26,6 +25,9 @@ if TYPE_CHECKING:
 
     from starlette.applications import Starlette
 
+MODEL_OPTIONS = {
+    "models": list, "dtype": str, "max_batch_tokens": int, "max_queue_tokens": int, "max_delay": float,
+}  # fmt: skip
 _STUCK = 1.0  # seconds for threads to end once nobody waits for them
 _SWITCH_INTERVAL = (
     0.0005  # seconds for which a thread may keep the interpreter; a batch's start should not wait for 5 ms
@@ -83,7 +85,7 @@ def serve(
         max_body_bytes=max_body_bytes, deadline=deadline, body_timeout=body_timeout, keep_alive=keep_alive,
         max_connections=max_connections, drain_delay=drain_delay, drain_timeout=drain_timeout, log_format=log_format,
     )  # fmt: skip
-    served = env.served()
+    served = env.options(MODEL_OPTIONS)
     given = {"dtype": dtype, "max_batch_tokens": max_batch_tokens, "max_queue_tokens": max_queue_tokens,
              "max_delay": max_delay}  # fmt: skip
     options = served | {name: value for name, value in given.items() if value is not None}

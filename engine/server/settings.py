@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import get_type_hints
 
 from distilrt import env
 
@@ -76,7 +77,9 @@ class Settings:
             ValueError: a variable or value that is not allowed.
         """
         chosen = {name: value for name, value in given.items() if value is not None}
-        return cls(**{**env.server(), **chosen})
+        # No other option would let everybody in where its variable is empty.
+        variables = env.options(get_type_hints(cls), may_be_empty=["api_key"])
+        return cls(**{**variables, **chosen})
 
     def _check_integer(self, name: str, least: int, most: int | None = None) -> None:
         value = getattr(self, name)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from distilrt import cli
+from distilrt.__main__ import main
 from distilrt.bench import command, findings
 from distilrt.model import models
 from distilrt.text.tokenizer import DistilBertTokenizer
@@ -27,7 +27,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def bench(*arguments: str) -> int:
     with pytest.raises(SystemExit) as stop:
-        cli.main(["bench", *arguments])
+        main(["bench", *arguments])
     return int(stop.value.code or 0)
 
 

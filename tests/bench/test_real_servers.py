@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from distilrt import cli
+from distilrt.__main__ import main
 from distilrt.bench import findings
 from distilrt.bench.findings import Findings
 
@@ -51,7 +51,7 @@ def bench(served: tuple[str, str], tmp_path: Path, *arguments: str, below: str =
     folder, url = served
     file = tmp_path / "out.json"
     with pytest.raises(SystemExit) as stop:
-        cli.main(["bench", "--model", folder, "--target", url + below, "--workload", "queries", "--duration", "0.1",
+        main(["bench", "--model", folder, "--target", url + below, "--workload", "queries", "--duration", "0.1",
                   "--count", "4", "--json", str(file), *arguments])  # fmt: skip
     return findings.read(file), int(stop.value.code or 0)
 

@@ -22,8 +22,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from distilrt import _C
-from distilrt.cli import main
-from distilrt.narrower import faster
+from distilrt.__main__ import main
+from distilrt.faster_dtypes import faster_dtypes
 from distilrt.text.tokenizer import DistilBertTokenizer
 
 CLASSIFIER = "DistilBertForSequenceClassification"
@@ -216,7 +216,7 @@ def test_what_a_person_is_told(folder_of: Callable[..., Path]) -> None:
         assert said.readline().startswith("distilrt: serving tiny on http://127.0.0.1:")
         line = said.readline()
         assert line == "distilrt: tiny: text-classification, zero-shot-classification; cpu, float32, 1 thread\n"
-        if faster({"isa": _C.available_isas()[0], "dtype": "float32"}):
+        if faster_dtypes({"isa": _C.available_isas()[0], "dtype": "float32"}):
             assert said.readline().startswith("distilrt: tiny: faster here: ")
         process.send_signal(signal.SIGINT)
         assert "all that comes within 0.2 s is answered" in said.readline()
@@ -237,7 +237,7 @@ def test_other_commands_load_no_server() -> None:
 
 
 def test_without_the_extra() -> None:
-    code = "import sys; sys.modules['starlette'] = None; from distilrt.cli import main; main(['serve', '-m', 'x'])"
+    code = "import sys; sys.modules['starlette'] = None; from distilrt.__main__ import main; main(['serve', '-m', 'x'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2
     assert "pip install 'distilrt[serve]'" in done.stderr

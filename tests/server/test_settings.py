@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from distilrt import env
+from distilrt.server import command
 from distilrt.server.settings import Settings
 
 VARIABLES = {
@@ -43,13 +44,13 @@ def test_every_setting_has_a_variable_and_what_is_given_wins(monkeypatch: pytest
 
 
 def test_variables_of_the_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert env.served() == {}
+    assert env.options(command.MODEL_OPTIONS) == {}
     monkeypatch.setenv("DISTILRT_MODELS", "a=./x  org/y")
     monkeypatch.setenv("DISTILRT_DTYPE", "int8")
     monkeypatch.setenv("DISTILRT_MAX_BATCH_TOKENS", "1")
     monkeypatch.setenv("DISTILRT_MAX_QUEUE_TOKENS", "2")
     monkeypatch.setenv("DISTILRT_MAX_DELAY", "0.5")
-    assert env.served() == {
+    assert env.options(command.MODEL_OPTIONS) == {
         "models": ["a=./x", "org/y"], "dtype": "int8", "max_batch_tokens": 1, "max_queue_tokens": 2, "max_delay": 0.5,
     }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""engine/narrower.py: what is faster than what a model computes in, and never what is not there."""
+"""engine/faster_dtypes.py: what is faster than what a model computes in, and never what is not there."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from distilrt import _C, narrower
+from distilrt import _C
+from distilrt.faster_dtypes import advice, faster_dtypes
 
 
 @pytest.mark.parametrize(("facts", "names"), [
@@ -22,12 +23,12 @@ from distilrt import _C, narrower
 def test_faster(monkeypatch: pytest.MonkeyPatch, facts: dict[str, Any], names: list[str]) -> None:
     known = {"avx512_bf16": ["float32", "bfloat16", "int8"]}
     monkeypatch.setattr(_C, "dtypes", lambda isa: known.get(isa, ["float32", "int8"]))
-    assert narrower.faster(facts) == names
-    words = narrower.advice(facts)
+    assert faster_dtypes(facts) == names
+    words = advice(facts)
     assert all(name in words for name in names)
     assert bool(words) == bool(names)
 
 
 def test_this_machine() -> None:
     for isa in _C.available_isas():
-        assert set(narrower.faster({"backend": "cpu", "dtype": "float32", "isa": isa})) <= set(_C.dtypes(isa))
+        assert set(faster_dtypes({"backend": "cpu", "dtype": "float32", "isa": isa})) <= set(_C.dtypes(isa))
