@@ -25,8 +25,8 @@ from distilrt.model import models
 from distilrt.model.config import DistilBertConfig
 from distilrt.model.heads import HEADS
 from distilrt.runtime.loading import find
+from distilrt.text.auto_tokenizer import load_tokenizer
 from distilrt.text.tokenizer import DistilBertTokenizer
-from distilrt.text.tokenizer_auto import load_tokenizer
 
 Outputs = dict[str, npt.NDArray[Any]]
 

@@ -18,7 +18,7 @@ from distilrt.checkpoint.source import Source
 from distilrt.errors import InvalidInput
 from distilrt.model import models
 from distilrt.model.config import DistilBertConfig
-from tests.text.test_tokenizer_files import write
+from tests.text.test_tokenizer_config import write
 
 HEADS = ["DistilBertModel", "DistilBertForMaskedLM", "DistilBertForSequenceClassification",
          "DistilBertForQuestionAnswering", "DistilBertForTokenClassification",

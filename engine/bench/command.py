@@ -21,7 +21,7 @@ from distilrt.checkpoint import packed
 from distilrt.checkpoint.source import Source
 from distilrt.cpu_count import usable_cores
 from distilrt.model.config import DistilBertConfig
-from distilrt.text.tokenizer_auto import load_tokenizer
+from distilrt.text.auto_tokenizer import load_tokenizer
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distilrt" / "bench"
 

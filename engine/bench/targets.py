@@ -151,7 +151,7 @@ class Peer:
     def __init__(self, spec: Spec) -> None:
         from distilrt.cpu_count import usable_cores
         from distilrt.model.config import DistilBertConfig
-        from distilrt.text.tokenizer_auto import load_tokenizer
+        from distilrt.text.auto_tokenizer import load_tokenizer
 
         self.threads: int | None = spec.threads or usable_cores()
         self._peer = peers.create(spec.name, spec.dtype)

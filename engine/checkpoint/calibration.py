@@ -23,8 +23,8 @@ from distilrt.checkpoint.source import Source
 from distilrt.errors import InvalidInput
 from distilrt.model import reference
 from distilrt.model.config import DistilBertConfig
+from distilrt.text.auto_tokenizer import load_tokenizer
 from distilrt.text.tokenizer import DistilBertTokenizer
-from distilrt.text.tokenizer_auto import load_tokenizer
 
 BUILT_IN = Path(__file__).with_name("calibration.txt")
 # A linear layer whose output is off by more than this, relative to how it varies over the texts, stays in higher

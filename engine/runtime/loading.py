@@ -13,8 +13,8 @@ from distilrt.model import models
 from distilrt.model.config import DistilBertConfig
 from distilrt.model.heads import ENCODER, HEADS
 from distilrt.model.sentence_encoder import SentenceEncoder
+from distilrt.text.auto_tokenizer import load_tokenizer
 from distilrt.text.tokenizer import DistilBertTokenizer
-from distilrt.text.tokenizer_auto import load_tokenizer
 
 
 class Place(NamedTuple):

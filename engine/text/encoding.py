@@ -1,19 +1,16 @@
 """What goes into a tokenizer call and what comes out of it.
 
 `BatchEncoding` is a dict of model inputs that still maps between tokens, words and characters; the functions turn
-lists into arrays and back and name bad texts. Nothing here knows a vocabulary, and torch is imported only when torch
-tensors are asked for.
+lists into arrays and back. Nothing here knows a vocabulary, and torch is imported only for torch tensors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple
 
 import numpy as np
 from tokenizers import Encoding
-
-from distilrt.errors import InvalidInput
 
 _PER_SEQUENCE = ("length", "overflow_to_sample_mapping")
 
@@ -43,15 +40,6 @@ class BatchEncoding(dict[str, Any]):
         if name in self:
             return self[name]
         raise AttributeError(f"no {name!r} in this encoding; it has {', '.join(self)}")
-
-    @overload
-    def __getitem__(self, key: str, /) -> Any: ...
-
-    @overload
-    def __getitem__(self, key: int, /) -> Encoding: ...
-
-    @overload
-    def __getitem__(self, key: slice, /) -> Any: ...
 
     def __getitem__(self, key: Any, /) -> Any:
         if isinstance(key, int | slice) and self.encodings is not None:
@@ -87,39 +75,47 @@ class BatchEncoding(dict[str, Any]):
         """For each token 0 (first text) or 1 (second text of a pair); None for special tokens."""
         return self._traced()[batch_index].sequence_ids
 
-    def token_to_sequence(self, batch_or_token: int, token: int | None = None) -> int | None:
+    def token_to_sequence(self, batch_or_token_index: int, token_index: int | None = None) -> int | None:
         """0 for a token of the first text, 1 for one of the second; None for special tokens."""
-        encoding, index = self._locate(batch_or_token, token)
+        encoding, index = self._locate(batch_or_token_index, token_index)
         return encoding.token_to_sequence(index)
 
-    def token_to_chars(self, batch_or_token: int, token: int | None = None) -> Span | None:
+    def token_to_chars(self, batch_or_token_index: int, token_index: int | None = None) -> Span | None:
         """The characters that a token stands for; None for special tokens."""
-        encoding, index = self._locate(batch_or_token, token)
+        encoding, index = self._locate(batch_or_token_index, token_index)
         return _span(encoding.token_to_chars(index))
 
-    def char_to_token(self, batch_or_char: int, char: int | None = None, sequence_index: int = 0) -> int | None:
+    def char_to_token(
+        self, batch_or_char_index: int, char_index: int | None = None, sequence_index: int = 0
+    ) -> int | None:
         """The token that holds a character of text `sequence_index`; None for whitespace and what was cut off."""
-        encoding, index = self._locate(batch_or_char, char)
+        encoding, index = self._locate(batch_or_char_index, char_index)
         return encoding.char_to_token(index, sequence_index)
 
-    def token_to_word(self, batch_or_token: int, token: int | None = None) -> int | None:
+    def token_to_word(self, batch_or_token_index: int, token_index: int | None = None) -> int | None:
         """The word that a token belongs to; None for special tokens."""
-        encoding, index = self._locate(batch_or_token, token)
+        encoding, index = self._locate(batch_or_token_index, token_index)
         return encoding.token_to_word(index)
 
-    def word_to_tokens(self, batch_or_word: int, word: int | None = None, sequence_index: int = 0) -> Span | None:
+    def word_to_tokens(
+        self, batch_or_word_index: int, word_index: int | None = None, sequence_index: int = 0
+    ) -> Span | None:
         """The tokens of a word of text `sequence_index`; None when it has none."""
-        encoding, index = self._locate(batch_or_word, word)
+        encoding, index = self._locate(batch_or_word_index, word_index)
         return _span(encoding.word_to_tokens(index, sequence_index))
 
-    def word_to_chars(self, batch_or_word: int, word: int | None = None, sequence_index: int = 0) -> Span | None:
+    def word_to_chars(
+        self, batch_or_word_index: int, word_index: int | None = None, sequence_index: int = 0
+    ) -> Span | None:
         """The characters of a word of text `sequence_index`; None when it has no token."""
-        encoding, index = self._locate(batch_or_word, word)
+        encoding, index = self._locate(batch_or_word_index, word_index)
         return _span(encoding.word_to_chars(index, sequence_index))
 
-    def char_to_word(self, batch_or_char: int, char: int | None = None, sequence_index: int = 0) -> int | None:
+    def char_to_word(
+        self, batch_or_char_index: int, char_index: int | None = None, sequence_index: int = 0
+    ) -> int | None:
         """The word that holds a character of text `sequence_index`; None for whitespace and what was cut off."""
-        encoding, index = self._locate(batch_or_char, char)
+        encoding, index = self._locate(batch_or_char_index, char_index)
         return encoding.char_to_word(index, sequence_index)
 
     def convert_to_tensors(self, tensor_type: str | None = None, prepend_batch_axis: bool = False) -> BatchEncoding:
@@ -203,33 +199,6 @@ def as_lists(value: Any) -> Any:
     if array_kind(value):
         return [item.tolist() if hasattr(item, "tolist") else item for item in value]
     return value
-
-
-def check_texts(where: str, value: Any, depth: int) -> None:
-    """Raise an error that names the first entry that is no text.
-
-    Args:
-        where: what to call `value` in the message.
-        value: a text, or lists of texts.
-        depth: how many levels of lists are allowed.
-
-    Raises:
-        TypeError: an entry is not a str, or the lists are nested too deep.
-        InvalidInput: a str cannot be written as UTF-8.
-    """
-    if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise InvalidInput(
-                f"{where} has half a surrogate pair at character {error.start}; replace it,"
-                " for example with text.encode('utf-8', 'replace').decode()"
-            ) from None
-    elif isinstance(value, list | tuple) and depth > 0:
-        for index, item in enumerate(value):
-            check_texts(f"{where}[{index}]", item, depth - 1)
-    else:
-        raise TypeError(f"{where} is of type {type(value).__name__}; every text must be a str, every batch a list")
 
 
 def _as_array(key: str, value: Any) -> Any:

@@ -1,10 +1,7 @@
 """The DistilBERT tokenizer: text to WordPiece ids and back, over the Rust library `tokenizers`.
 
 It takes the decisions that `transformers.DistilBertTokenizer` takes about special tokens and about what a call takes
-and returns, and knows nothing of models or devices. Its files, what padding and truncation mean, and the Rust objects
-lie in `distilrt.text.tokenizer_files`, `distilrt.text.tokenizer_lengths` and `distilrt.text.tokenizer_backends`.
-
-A tokenizer can be shared by any number of threads.
+and returns, and knows nothing of models or devices. A tokenizer can be shared by any number of threads.
 """
 
 from __future__ import annotations
@@ -22,10 +19,10 @@ from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.upload import upload
 from distilrt.errors import CheckpointError, InvalidInput
 from distilrt.text.encoding import BatchEncoding, array_kind, as_lists, as_tensors, check_tensor_type
-from distilrt.text.tokenizer_backends import Setting, refusing, surround, wordpiece
-from distilrt.text.tokenizer_files import NORMALIZATION, OPTIONS, SPECIAL_NAMES, as_token, read, read_vocab, write
-from distilrt.text.tokenizer_lengths import UNLIMITED, check_side, settle
-from distilrt.text.tokenizer_vocabulary import Token, TokenizerVocabulary
+from distilrt.text.padding import UNLIMITED, check_side, settle
+from distilrt.text.rust_tokenizer import refusing, surround, wordpiece
+from distilrt.text.tokenizer_config import NORMALIZATION, OPTIONS, read, read_vocab, write
+from distilrt.text.vocabulary import SPECIAL_NAMES, Token, Vocabulary, as_token
 
 Texts = str | Sequence[Any] | npt.NDArray[Any]
 
@@ -33,7 +30,7 @@ _CLEAN_UP = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're"
 _UNKNOWN = "\u1699"  # a letter of Ogham, which hardly any vocabulary has
 
 
-class DistilBertTokenizer(TokenizerVocabulary):
+class DistilBertTokenizer(Vocabulary):
     """Tokenizer of the DistilBERT family, with the results of `transformers.DistilBertTokenizer`.
 
     `model_max_length`, `padding_side`, `truncation_side`, `clean_up_tokenization_spaces` and `split_special_tokens` are
@@ -44,7 +41,7 @@ class DistilBertTokenizer(TokenizerVocabulary):
 
     def __init__(
         self,
-        vocab: str | PathLike[str] | Mapping[str, int],
+        vocab: str | PathLike[str] | Mapping[str, int] | Tokenizer,
         *,
         do_lower_case: bool = True,
         bos_token: Token | None = None,
@@ -70,7 +67,8 @@ class DistilBertTokenizer(TokenizerVocabulary):
         """Build a tokenizer from a vocabulary.
 
         Args:
-            vocab: path of a `vocab.txt` (one token per line), or a mapping from token to id.
+            vocab: path of a `vocab.txt` (one token per line), or a mapping from token to id; for `TokenizersBackend` a
+                Rust tokenizer, which nobody else may use and which `do_lower_case` and the like do not change.
             do_lower_case: lowercase the text first.
             bos_token, eos_token, unk_token, sep_token, pad_token, cls_token, mask_token: the special tokens; one that
                 `vocab` lacks gets a new id at its end.
@@ -90,53 +88,27 @@ class DistilBertTokenizer(TokenizerVocabulary):
             OSError: there is no such vocabulary file.
             ValueError, TypeError: the vocabulary or an option is not as described.
         """
-        self.do_lower_case = do_lower_case
-        self.tokenize_chinese_chars = tokenize_chinese_chars
-        self.strip_accents = strip_accents
-        needed = {"unk_token": unk_token, "sep_token": sep_token, "cls_token": cls_token}
-        if missing := [name for name, value in needed.items() if value is None]:
-            raise TypeError(f"{', '.join(missing)} must be a str or AddedToken, found None")
-        base = wordpiece(
-            read_vocab(vocab),
-            str(as_token(unk_token)),
-            do_lower_case=do_lower_case,
-            tokenize_chinese_chars=tokenize_chinese_chars,
-            strip_accents=strip_accents,
-        )
-        self._set_up(
-            base,
-            dict(zip(SPECIAL_NAMES, (bos_token, eos_token, unk_token, sep_token, pad_token, cls_token, mask_token),
-                     strict=True)),
-            extra_special_tokens=extra_special_tokens or additional_special_tokens,
-            added_tokens_decoder=added_tokens_decoder,
-            split_special_tokens=split_special_tokens,
-            clean_up_tokenization_spaces=clean_up_tokenization_spaces,
-            model_max_length=model_max_length,
-            model_input_names=model_input_names,
-            padding_side=padding_side,
-            truncation_side=truncation_side,
-            name_or_path=name_or_path,
-        )  # fmt: skip
-        surround(base, str(self.cls_token), str(self.sep_token))
-
-    def _set_up(
-        self,
-        base: Tokenizer,
-        named: Mapping[str, Token | None],
-        *,
-        extra_special_tokens: Iterable[Token] | Mapping[str, Token] | None = None,
-        added_tokens_decoder: Mapping[int, AddedToken] | None = None,
-        split_special_tokens: bool = False,
-        clean_up_tokenization_spaces: bool = False,
-        model_max_length: int | None = None,
-        model_input_names: Sequence[str] = ("input_ids", "attention_mask"),
-        padding_side: str = "right",
-        truncation_side: str = "right",
-        name_or_path: str = "",
-    ) -> None:
-        """Take a Rust tokenizer that nobody else uses, and what the constructor was told beside it."""
         check_side("padding_side", padding_side)
         check_side("truncation_side", truncation_side)
+        names = (bos_token, eos_token, unk_token, sep_token, pad_token, cls_token, mask_token)
+        named = {name: as_token(token) for name, token in zip(SPECIAL_NAMES, names, strict=True) if token is not None}
+        tokens = extra_special_tokens or additional_special_tokens or ()
+        extra = [as_token(token) for token in (tokens.values() if isinstance(tokens, Mapping) else tokens)]
+        if isinstance(vocab, Tokenizer):
+            base = vocab
+        else:
+            if missing := [name for name in ("unk_token", "sep_token", "cls_token") if name not in named]:
+                raise TypeError(f"{', '.join(missing)} must be a str or AddedToken, found None")
+            self.do_lower_case = do_lower_case
+            self.tokenize_chinese_chars = tokenize_chinese_chars
+            self.strip_accents = strip_accents
+            base = wordpiece(
+                read_vocab(vocab),
+                str(named["unk_token"]),
+                do_lower_case=do_lower_case,
+                tokenize_chinese_chars=tokenize_chinese_chars,
+                strip_accents=strip_accents,
+            )
         self.split_special_tokens = base.encode_special_tokens = split_special_tokens
         self.clean_up_tokenization_spaces = clean_up_tokenization_spaces
         self.model_max_length = UNLIMITED if model_max_length is None else model_max_length
@@ -144,13 +116,9 @@ class DistilBertTokenizer(TokenizerVocabulary):
         self.padding_side = padding_side
         self.truncation_side = truncation_side
         self.name_or_path = name_or_path
-        extra = extra_special_tokens.values() if isinstance(extra_special_tokens, Mapping) else extra_special_tokens
-        self._register(
-            base,
-            {name: as_token(value) for name, value in named.items() if value is not None},
-            map(as_token, extra or ()),
-            added_tokens_decoder or {},
-        )
+        self._register(base, named, extra, added_tokens_decoder or {})
+        if base is not vocab:
+            surround(base, str(self.cls_token), str(self.sep_token))
 
     @classmethod
     def from_pretrained(
@@ -171,7 +139,7 @@ class DistilBertTokenizer(TokenizerVocabulary):
         The vocabulary and added tokens come from `tokenizer.json`, or else from `vocab.txt`. Normalization follows
         `tokenizer_config.json` and the defaults of this class even where `tokenizer.json` says otherwise, and of the
         padding and truncation in `tokenizer.json` only the sides are kept, as in the reference. What follows
-        `tokenizer.json` as it stands is in `distilrt.text.tokenizer_auto`.
+        `tokenizer.json` as it stands is in `distilrt.text.auto_tokenizer`.
 
         Args:
             name_or_folder: a folder, or the name of a repository.
@@ -212,7 +180,7 @@ class DistilBertTokenizer(TokenizerVocabulary):
         return write(folder, "DistilBertTokenizer", {key: getattr(self, key) for key in names}, self.backend_tokenizer)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Upload what `save_pretrained` writes; see `hub_upload.upload`."""
+        """Upload what `save_pretrained` writes; see `distilrt.checkpoint.upload.upload`."""
         return upload(self.save_pretrained, repo_id, **options)
 
     def __call__(
@@ -278,14 +246,18 @@ class DistilBertTokenizer(TokenizerVocabulary):
             if len(texts) != len(pairs):
                 raise ValueError(f"text has {len(texts)} entries but text_pair has {len(pairs)}")
 
-        pad, cut, limit = settle(
-            padding, truncation, max_length, pad_to_multiple_of, self.model_max_length, self.pad_token
+        setting = settle(
+            self,
+            padding,
+            truncation,
+            max_length,
+            stride,
+            pad_to_multiple_of,
+            padding_side,
+            truncation_side,
+            split_special_tokens,
         )
-        side, cut_side = padding_side or self.padding_side, truncation_side or self.truncation_side
-        check_side("truncation_side", cut_side)
-        split = self.split_special_tokens if split_special_tokens is None else split_special_tokens
-        setting = Setting(pad, cut, limit, stride, pad_to_multiple_of, side, cut_side, split)
-        encodings = self._backends.encode(texts, pairs, batched, is_split_into_words, add_special_tokens, setting)
+        encodings = self._rust.encode(texts, pairs, batched, is_split_into_words, add_special_tokens, setting)
 
         if return_overflowing_tokens:
             parts = [[encoding, *encoding.overflowing] for encoding in encodings]
@@ -408,11 +380,9 @@ class DistilBertTokenizer(TokenizerVocabulary):
         if any(len(rows) != len(lengths) for rows in data.values()):
             raise ValueError(f"batch sizes differ: { ({key: len(rows) for key, rows in data.items()}) }")
 
-        pad, _, limit = settle(padding, False, max_length, pad_to_multiple_of, self.model_max_length, self.pad_token)
-        side = padding_side or self.padding_side
-        check_side("padding_side", side)
-        if pad:
-            target = limit if pad == "max_length" else max(lengths, default=0)
+        setting = settle(self, padding, False, max_length, 0, pad_to_multiple_of, padding_side, None, None)
+        if setting.padding:
+            target = setting.limit if setting.padding == "max_length" else max(lengths, default=0)
             target += -target % (pad_to_multiple_of or 1)
             fill = {"input_ids": self.pad_token_id, "token_type_ids": 0, "special_tokens_mask": 1}
             if wants_mask:
@@ -420,7 +390,9 @@ class DistilBertTokenizer(TokenizerVocabulary):
             for key in fill.keys() & data.keys():
                 blanks = [[fill[key]] * (target - length) for length in lengths]
                 rows = zip(data[key], blanks, strict=True)
-                data[key] = [[*row, *blank] if side == "right" else [*blank, *row] for row, blank in rows]
+                data[key] = [
+                    [*row, *blank] if setting.padding_side == "right" else [*blank, *row] for row, blank in rows
+                ]
         if single:
             data = {key: rows[0] for key, rows in data.items()}
         return BatchEncoding(data if return_tensors is None else as_tensors(data, return_tensors))

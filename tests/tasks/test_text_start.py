@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from distilrt.tasks.text_start import start_of
+from distilrt.text.auto_tokenizer import load_tokenizer
 from distilrt.text.tokenizer import DistilBertTokenizer
-from distilrt.text.tokenizer_auto import load_tokenizer
 
 WORDS = "A word, then unaffable naïve 東京 🎉 [MASK] don't ́́ antidisestablishmentarianism! "
 TEXTS = {

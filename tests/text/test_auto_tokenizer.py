@@ -17,8 +17,8 @@ import distilrt
 from distilrt.checkpoint import packed
 from distilrt.checkpoint.source import Source
 from distilrt.errors import CheckpointError
-from distilrt.text.tokenizer_auto import TokenizersBackend, load_tokenizer
-from tests.text.test_tokenizer_files import PROBES, VARIANTS, write
+from distilrt.text.auto_tokenizer import TokenizersBackend, load_tokenizer
+from tests.text.test_tokenizer_config import PROBES, VARIANTS, write
 from tests.text.tokenizer_pairs import EVERYTHING, TOY, agree, same
 
 NAMES = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "sep", "pad", "cls", "mask")}

@@ -1,44 +1,61 @@
-"""How long the sequences of a tokenizer call become: what its arguments ask for in padding and truncation."""
+"""Padding and truncation: what the arguments of a tokenizer call ask for, with the tokenizer's own defaults."""
 
 from __future__ import annotations
 
 import operator
 import warnings
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 UNLIMITED = int(1e30)  # the model_max_length of a tokenizer without a limit
 
 _LARGEST_LIMIT = 2**31 - 1  # a model_max_length above this means no limit: no text has more tokens
-_PADDING: dict[Any, str] = {False: "", "do_not_pad": "", True: "longest"} | {s: s for s in ("longest", "max_length")}
-_TRUNCATION: dict[Any, str] = {None: "", False: "", "do_not_truncate": "", True: "longest_first"} | {
-    s: s for s in ("longest_first", "only_first", "only_second")
-}
+_PADDING: dict[Any, str] = {False: "", "do_not_pad": "", True: "longest", "longest": "longest"}
+_PADDING |= {"max_length": "max_length"}
+_TRUNCATION: dict[Any, str] = {None: "", False: "", "do_not_truncate": "", True: "longest_first"}
+_TRUNCATION |= {strategy: strategy for strategy in ("longest_first", "only_first", "only_second")}
+
+
+class Defaults(Protocol):
+    """What a tokenizer says where a call does not."""
+
+    model_max_length: int
+    pad_token: str | None
+    padding_side: str
+    truncation_side: str
+    split_special_tokens: bool
+
+
+class Setting(NamedTuple):
+    """How a call pads and truncates, and whether it splits special tokens that stand in a text."""
+
+    padding: str  # "longest", "max_length" or "" for none
+    truncation: str  # "longest_first", "only_first", "only_second" or "" for none
+    limit: int  # of truncation, and of padding to "max_length", in tokens
+    stride: int
+    multiple: int | None  # padded lengths are rounded up to a multiple of it
+    padding_side: str
+    truncation_side: str
+    split_special_tokens: bool
 
 
 def settle(
+    defaults: Defaults,
     padding: bool | str,
     truncation: bool | str | None,
     max_length: int | None,
+    stride: int,
     multiple: int | None,
-    model_max_length: int,
-    pad_token: str | None,
-) -> tuple[str, str, int]:
-    """Settle what the arguments of a call ask for. Call it from the public method itself: a warning names its caller.
-
-    Args:
-        padding, truncation, max_length: those of the call.
-        multiple: its `pad_to_multiple_of`.
-        model_max_length, pad_token: those of the tokenizer.
-
-    Returns:
-        The padding ("longest", "max_length" or "" for none), the truncation ("longest_first", "only_first",
-        "only_second" or "") and the length limit of both.
+    padding_side: str | None,
+    truncation_side: str | None,
+    split_special_tokens: bool | None,
+) -> Setting:
+    """Settle the arguments of a call. Call it from the public method itself: a warning names that method's caller.
 
     Raises:
-        TypeError: a length is no integer.
+        TypeError: a length is not an integer.
         ValueError: an argument has no such value, or the tokenizer cannot pad.
     """
-    # transformers' enums are of another hash than the texts that they equal.
+    # transformers' enums have other hashes than the strings that they equal.
     padding, truncation = getattr(padding, "value", padding), getattr(truncation, "value", truncation)
     if padding not in _PADDING:
         raise ValueError(f"padding must be one of {list(_PADDING)}, found {padding!r}")
@@ -53,15 +70,21 @@ def settle(
         elif padding is True and not cut:
             text = "max_length is ignored without truncation; padding='max_length' pads to it"
             warnings.warn(text, stacklevel=3)
-    elif model_max_length > _LARGEST_LIMIT:
+    elif defaults.model_max_length > _LARGEST_LIMIT:
         pad, cut = pad.replace("max_length", ""), ""
     elif cut or pad == "max_length":
-        limit = integer("model_max_length", model_max_length, 0)
-    if pad and pad_token is None:
+        limit = integer("model_max_length", defaults.model_max_length, 0)
+    if pad and defaults.pad_token is None:
         raise ValueError("this tokenizer has no pad_token, so it cannot pad; build it with one")
     if multiple is not None and integer("pad_to_multiple_of", multiple, 1) and pad and cut and limit % multiple:
         raise ValueError(f"max_length={limit} is not a multiple of pad_to_multiple_of={multiple}; make it one")
-    return pad, cut, limit
+    side, cut_side = padding_side or defaults.padding_side, truncation_side or defaults.truncation_side
+    if pad:
+        check_side("padding_side", side)
+    check_side("truncation_side", cut_side)
+    stride = integer("stride", stride, 0) if cut else 0
+    split = defaults.split_special_tokens if split_special_tokens is None else split_special_tokens
+    return Setting(pad, cut, limit, stride, multiple, side, cut_side, split)
 
 
 def check_side(option: str, side: object) -> None:
@@ -74,7 +97,7 @@ def integer(name: str, value: Any, least: int) -> int:
     """`value` as an int.
 
     Raises:
-        TypeError: it is no integer; the message says `name`.
+        TypeError: it is not an integer; the message names `name`.
         ValueError: it is below `least` or too large for the Rust library.
     """
     try:

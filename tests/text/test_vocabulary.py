@@ -115,7 +115,7 @@ def test_constructor_names() -> None:
 
 def test_errors() -> None:
     ours, _ = fresh()
-    with pytest.raises(ValueError, match=r"'head_token' is no special token.*cls_token"):
+    with pytest.raises(ValueError, match=r"'head_token' is not the name of a special token.*cls_token"):
         ours.add_special_tokens({"head_token": "<h>"})
     bad: Any
     for bad in (5, ["<x>", 5], None):

@@ -9,13 +9,15 @@ from tokenizers import AddedToken, Tokenizer
 from tokenizers.decoders import Decoder
 
 from distilrt.text.encoding import as_lists
-from distilrt.text.tokenizer_backends import TokenizerBackends, refusing
-from distilrt.text.tokenizer_files import SPECIAL_NAMES, as_token
+from distilrt.text.rust_tokenizer import RustTokenizer, refusing
 
 Token = str | AddedToken
 
+SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+TOKEN_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")  # of an AddedToken
 
-class TokenizerVocabulary:
+
+class Vocabulary:
     """What a tokenizer knows of tokens and ids, with the names of `transformers`.
 
     The special tokens, their ids and `extra_special_tokens` may be assigned. As in the reference, a name for a token
@@ -49,29 +51,26 @@ class TokenizerVocabulary:
     is_fast = True
     pad_token_type_id = 0
 
-    _backends: TokenizerBackends
-    _named: dict[str, str]
-    _extra: list[str]
+    _rust: RustTokenizer
+    _named: dict[str, str]  # special tokens by their names, in the order of SPECIAL_NAMES
+    _extra: list[str]  # special tokens without a name
 
     def _register(
         self,
         base: Tokenizer,
         named: Mapping[str, AddedToken],
-        extra: Iterable[AddedToken],
+        extra: Sequence[AddedToken],
         added: Mapping[int, AddedToken],
     ) -> None:
         """Add the tokens that `base` lacks, and take it.
 
         Args:
             base: a Rust tokenizer that nobody else uses.
-            named: special tokens by their names.
-            extra: special tokens without a name.
+            named, extra: special tokens by their names, and those without a name.
             added: tokens by their ids, of which only the order counts.
         """
-        extra = list(extra)
-        known = [repr(token) for token in base.get_added_tokens_decoder().values()]
-        fresh = {str(token): token for _, token in sorted(added.items()) if repr(token) not in known}
-        there = {str(token) for token in base.get_added_tokens_decoder().values()}
+        there = {str(token): repr(token) for token in base.get_added_tokens_decoder().values()}
+        fresh = {str(token): token for _, token in sorted(added.items()) if there.get(str(token)) != repr(token)}
         for token in (*named.values(), *extra):
             if str(token) not in there:
                 fresh.setdefault(str(token), token)
@@ -80,24 +79,24 @@ class TokenizerVocabulary:
                 fresh[str(token)].special = True
         with refusing("the special tokens"):
             base.add_tokens(list(fresh.values()))
-        self._named = {name: str(named[name]) for name in SPECIAL_NAMES if name in named}
-        self._extra = list(map(str, extra))
-        self._refresh(base)
+        self._take(base, {name: str(token) for name, token in named.items()}, map(str, extra))
 
-    def _refresh(self, base: Tokenizer) -> None:
-        """Take `base`, and look up what follows from it and the names, so that calls need not."""
-        unknown = base.token_to_id(self._named.get("unk_token", ""))
+    def _take(self, base: Tokenizer, named: Mapping[str, str], extra: Iterable[str]) -> None:
+        """Take a Rust tokenizer and special tokens, and look up what follows from them, so that calls need not."""
+        self._named = {name: named[name] for name in SPECIAL_NAMES if name in named}
+        self._extra = list(extra)
+        unknown = base.token_to_id(named.get("unk_token", ""))
         ids = {text: base.token_to_id(text) for text in (*self._named.values(), *self._extra)}
         ids = {text: unknown if index is None else index for text, index in ids.items()}
-        known = vars(self)
+        known = vars(self)  # assigning these attributes means something else
         for name in SPECIAL_NAMES:
-            known[name] = self._named.get(name)
-            known[f"{name}_id"] = ids.get(self._named.get(name, ""))
-        self._backends = TokenizerBackends(base, self.pad_token, self.pad_token_id)
-        self.special_tokens_map = dict(self._named)
-        self.all_special_tokens, self.all_special_ids = list(ids), list(ids.values())
+            known[name] = named.get(name)
+            known[f"{name}_id"] = ids.get(named.get(name, ""))
         known["extra_special_tokens"] = list(self._extra)
         known["extra_special_tokens_ids"] = [ids[text] for text in self._extra]
+        self.special_tokens_map = dict(self._named)
+        self.all_special_tokens, self.all_special_ids = list(ids), list(ids.values())
+        self._rust = RustTokenizer(base, self.pad_token, self.pad_token_id, base.encode_special_tokens)
 
     def __setattr__(self, name: str, value: Any) -> None:
         key = name.removesuffix("_ids").removesuffix("_id")
@@ -106,12 +105,14 @@ class TokenizerVocabulary:
             return
         if name != key and value is not None:
             value = self.convert_ids_to_tokens(value)
+        named, extra = dict(self._named), self._extra
         if key == "extra_special_tokens":
-            self._extra = [str(as_token(token)) for token in value or ()]
+            extra = [str(as_token(token)) for token in value or ()]
+        elif text := "" if value is None else str(as_token(value)):
+            named[key] = text
         else:
-            named = {**self._named, key: "" if value is None else str(as_token(value))}
-            self._named = {name: named[name] for name in SPECIAL_NAMES if named.get(name)}
-        self._refresh(self.backend_tokenizer)
+            named.pop(key, None)
+        self._take(self.backend_tokenizer, named, extra)
 
     if not TYPE_CHECKING:  # a type checker would take every name
 
@@ -138,8 +139,8 @@ class TokenizerVocabulary:
         for token in tokens:
             if not isinstance(token, str | AddedToken):
                 raise TypeError(f"a new token must be a str or AddedToken, found {token!r}")
-        base, count = self._backends.extended(tokens, special_tokens)
-        self._refresh(base)
+        base, count = self._rust.extended(tokens, special_tokens)
+        self._take(base, self._named, self._extra)
         return count
 
     def add_special_tokens(
@@ -156,11 +157,11 @@ class TokenizerVocabulary:
             How many tokens were added to the vocabulary.
 
         Raises:
-            ValueError: a key is no name of a special token.
+            ValueError: a key is not the name of a special token.
             TypeError: a token is neither a str nor an AddedToken.
         """
         named, extra = dict(self._named), list(self._extra)
-        tokens: list[AddedToken] = []
+        tokens: list[str | AddedToken] = []
         for key, value in special_tokens_dict.items():
             if key in ("extra_special_tokens", "additional_special_tokens"):
                 fresh = [as_token(token) for token in value]
@@ -174,11 +175,11 @@ class TokenizerVocabulary:
                 tokens.append(as_token(value))
                 named[key] = str(tokens[-1])
             else:
-                raise ValueError(f"{key!r} is no special token; allowed are {', '.join(SPECIAL_NAMES)} and "
-                                 "extra_special_tokens")  # fmt: skip
-        self._named = {name: named[name] for name in SPECIAL_NAMES if name in named}
-        self._extra = extra
-        return self.add_tokens(tokens, special_tokens=True)
+                allowed = ", ".join((*SPECIAL_NAMES, "extra_special_tokens"))
+                raise ValueError(f"{key!r} is not the name of a special token; allowed are {allowed}")
+        base, count = self._rust.extended(tokens, special=True)
+        self._take(base, named, extra)
+        return count
 
     def convert_tokens_to_ids(self, tokens: Any) -> Any:
         """The id of a token, or the ids of a list of tokens; unknown ones get that of `unk_token`."""
@@ -205,24 +206,39 @@ class TokenizerVocabulary:
                 where they will be.
         """
         if not already_has_special_tokens or token_ids_1 is not None:
-            raise ValueError("get_special_tokens_mask needs one sequence with already_has_special_tokens=True; for "
-                             "texts call the tokenizer with return_special_tokens_mask=True")  # fmt: skip
+            raise ValueError(
+                "get_special_tokens_mask needs one sequence with already_has_special_tokens=True; for texts call the"
+                " tokenizer with return_special_tokens_mask=True"
+            )
         special = set(self.all_special_ids)
         return [int(index in special) for index in as_lists(token_ids_0)]
+
+    @property
+    def backend_tokenizer(self) -> Tokenizer:
+        """The Rust tokenizer without padding and truncation; changing it breaks this one."""
+        return self._rust.base
+
+    @property
+    def decoder(self) -> Decoder | None:
+        """The Rust decoder, which joins tokens into text."""
+        found: Decoder | None = self.backend_tokenizer.decoder
+        return found
 
     @property
     def added_tokens_decoder(self) -> dict[int, AddedToken]:
         """The tokens that are found before a text is split, by their ids."""
         return self.backend_tokenizer.get_added_tokens_decoder()
 
-    @property
-    def added_tokens_encoder(self) -> dict[str, int]:
+    def get_added_vocab(self) -> dict[str, int]:
         """The ids of the tokens of `added_tokens_decoder`, in ascending order."""
         return {str(token): index for index, token in sorted(self.added_tokens_decoder.items())}
 
-    def get_added_vocab(self) -> dict[str, int]:
-        """What `added_tokens_encoder` is."""
-        return self.added_tokens_encoder
+    def get_vocab(self) -> dict[str, int]:
+        """The ids of all tokens, added ones included."""
+        return self.backend_tokenizer.get_vocab(with_added_tokens=True)
+
+    added_tokens_encoder = property(get_added_vocab)
+    vocab = property(get_vocab)
 
     @property
     def additional_special_tokens(self) -> list[str]:
@@ -240,26 +256,6 @@ class TokenizerVocabulary:
     def __bool__(self) -> bool:
         return True
 
-    def get_vocab(self) -> dict[str, int]:
-        """The ids of all tokens, added ones included."""
-        return self.backend_tokenizer.get_vocab(with_added_tokens=True)
-
-    @property
-    def vocab(self) -> dict[str, int]:
-        """What `get_vocab` returns."""
-        return self.get_vocab()
-
-    @property
-    def backend_tokenizer(self) -> Tokenizer:
-        """The Rust tokenizer without padding and truncation; changing it breaks this one."""
-        return self._backends.base
-
-    @property
-    def decoder(self) -> Decoder | None:
-        """The Rust decoder, which joins tokens into text."""
-        found: Decoder | None = self.backend_tokenizer.decoder
-        return found
-
     def num_special_tokens_to_add(self, pair: bool = False) -> int:
         """How many special tokens a call adds to one text or to a pair."""
         return self.backend_tokenizer.num_special_tokens_to_add(pair)
@@ -273,3 +269,23 @@ class TokenizerVocabulary:
     def max_len_sentences_pair(self) -> int:
         """How many tokens of both texts of a pair fit into `model_max_length`."""
         return self.model_max_length - self.num_special_tokens_to_add(True)
+
+
+def as_token(value: Any, **override: bool) -> AddedToken:
+    """A token that is given as a str (special then), as an object or as the dict of a JSON file.
+
+    Args:
+        value: the token.
+        override: flags that win over those of a dict.
+
+    Raises:
+        TypeError: it is none of these.
+    """
+    if isinstance(value, AddedToken):
+        return value
+    if isinstance(value, str):
+        return AddedToken(value, special=True)
+    if not isinstance(value, dict) or not isinstance(value.get("content"), str):
+        raise TypeError(f"a special token must be a str or AddedToken, found {value!r}")
+    flags = {key: value[key] for key in TOKEN_FLAGS if key in value}
+    return AddedToken(value["content"], **flags | override)

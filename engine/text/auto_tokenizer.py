@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
-from tokenizers.processors import TemplateProcessing
 
 from distilrt.checkpoint.source import Source
 from distilrt.errors import CheckpointError
 from distilrt.text.tokenizer import DistilBertTokenizer
-from distilrt.text.tokenizer_files import OPTIONS, SPECIAL_NAMES, class_name, write
+from distilrt.text.tokenizer_config import OPTIONS, class_name, write
+from distilrt.text.vocabulary import SPECIAL_NAMES
 
 # Classes that are BERT's tokenizer in transformers, without "Fast" at the end; a BERT checkpoint may name none.
 _BERT = (
@@ -35,33 +35,12 @@ class TokenizersBackend(DistilBertTokenizer):
 
     _as_it_stands = True
 
-    def __init__(self, rust: Tokenizer, **options: Any) -> None:
-        """Take a Rust tokenizer; its padding and truncation are left out.
-
-        Args:
-            rust: the tokenizer, which nobody else may use.
-            options: keywords of `DistilBertTokenizer` except for those of its normalization.
-
-        Raises:
-            ValueError, TypeError: an option is not as described there.
-        """
-        rust.no_padding()
-        rust.no_truncation()
-        if rust.post_processor is None:
-            rust.post_processor = TemplateProcessing(single="$A:0", pair="$A:0 $B:1", special_tokens=[])
-        extra = options.pop("additional_special_tokens", None)
-        options["extra_special_tokens"] = options.get("extra_special_tokens") or extra
-        self._set_up(rust, {name: options.pop(name, None) for name in SPECIAL_NAMES}, **options)
+    def __init__(self, base: Tokenizer, **options: Any) -> None:
+        """Take a Rust tokenizer that nobody else uses; `options` are keywords of `DistilBertTokenizer`."""
+        super().__init__(base, **{**dict.fromkeys(SPECIAL_NAMES), **options})
 
     def save_pretrained(self, folder: str | PathLike[str]) -> tuple[str, ...]:
-        """Write `tokenizer.json` and `tokenizer_config.json`, which transformers reads too.
-
-        Args:
-            folder: made where it does not exist.
-
-        Returns:
-            The paths written.
-        """
+        """Write `tokenizer.json` and `tokenizer_config.json`, which transformers reads too, and return their paths."""
         options = {key: getattr(self, key) for key in OPTIONS}
         named = {key: value for key, value in options.items() if value is not None}
         return write(folder, "PreTrainedTokenizerFast", named, self.backend_tokenizer)

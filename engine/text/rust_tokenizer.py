@@ -1,0 +1,197 @@
+"""The Rust tokenizer under a DistilBERT tokenizer, its copies that pad and truncate, and its errors.
+
+The Rust object holds padding and truncation as settings, so each combination gets an object of its own, made on first
+use and never changed after. The copies share one vocabulary and cost microseconds to make.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any, NoReturn
+
+from tokenizers import AddedToken, Encoding, Tokenizer, decoders, normalizers, pre_tokenizers, processors
+from tokenizers.models import WordPiece
+
+from distilrt.errors import InvalidInput
+from distilrt.text.padding import Setting
+
+
+class RustTokenizer:
+    """A Rust tokenizer that neither pads nor truncates, `base`, and a copy of it for each setting of calls.
+
+    Any number of threads may share it. `base` must not be changed.
+    """
+
+    def __init__(self, base: Tokenizer, pad_token: str | None, pad_id: int | None, split_special_tokens: bool) -> None:
+        """Take `base`, which nobody else may change; its copies pad with `pad_token` and `pad_id`."""
+        self.base = base
+        self._pad_token, self._pad_id = pad_token, pad_id
+        self._split_special_tokens = base.encode_special_tokens = split_special_tokens
+        self._configured = lru_cache(maxsize=64)(self._configure)
+
+    def __reduce__(self) -> Any:
+        # The Rust library pickles a tokenizer without its encode_special_tokens.
+        return type(self), (self.base, self._pad_token, self._pad_id, self._split_special_tokens)
+
+    def extended(self, tokens: list[str | AddedToken], special: bool) -> tuple[Tokenizer, int]:
+        """A copy of `base` with more tokens, and how many were added."""
+        copy = self._copy()
+        count = copy.add_special_tokens(tokens) if special else copy.add_tokens(tokens)
+        return copy, count
+
+    def encode(
+        self, texts: Any, pairs: Any, batched: bool, words: bool, special: bool, setting: Setting
+    ) -> list[Encoding]:
+        """Encode texts; where nothing is wrong, no text is looked at twice.
+
+        Args:
+            texts: one text, or a list or tuple of them.
+            pairs: the second texts likewise; None where there are none.
+            batched: whether there are several texts.
+            words: whether each text is a list of words.
+            special: whether to add special tokens.
+            setting: how to pad and truncate.
+
+        Raises:
+            TypeError: a text is not a str; the message names its place.
+            InvalidInput: the texts cannot be truncated as `setting` says, or cannot be encoded at all.
+        """
+        limit, rust = setting.limit, self.base
+        if setting.padding or setting.truncation or setting.split_special_tokens != self._split_special_tokens:
+            rust = self._configured(setting)
+        if setting.stride:
+            room = limit - special * rust.num_special_tokens_to_add(False)
+            if setting.stride >= room:
+                raise InvalidInput(
+                    f"stride={setting.stride} must be less than the {room} tokens of text in max_length={limit}"
+                )
+        try:
+            if batched:
+                encodings = rust.encode_batch(
+                    texts if pairs is None else list(zip(texts, pairs, strict=True)), words, special
+                )
+            else:
+                encodings = [rust.encode(texts, pairs or None, words, special)]
+        except TypeError:
+            _refuse_types(texts, pairs, batched, words)
+        except BaseException as error:
+            # The Rust library raises bare Exceptions, and a PanicException where a stride does not fit.
+            if type(error) is not Exception and type(error).__name__ != "PanicException":
+                raise
+            advice = "; raise max_length, lower stride or choose another truncation" if rust.truncation else ""
+            raise InvalidInput(f"the text cannot be encoded: {error}{advice}") from None
+        # The Rust library truncates nothing where the special tokens alone exceed the limit.
+        too_low = setting.truncation and limit < rust.num_special_tokens_to_add(True)
+        if too_low and any(len(encoding) > limit for encoding in encodings):
+            raise InvalidInput(f"max_length={limit} has no room for the special tokens alone; raise it")
+        return encodings
+
+    def _configure(self, setting: Setting) -> Tokenizer:
+        """A copy of `base` that pads and truncates as `setting` says."""
+        copy = self._copy()
+        copy.encode_special_tokens = setting.split_special_tokens
+        if setting.truncation:
+            copy.enable_truncation(
+                setting.limit,
+                stride=setting.stride,
+                strategy=setting.truncation,
+                direction=setting.truncation_side,
+            )
+        if setting.padding:
+            copy.enable_padding(
+                direction=setting.padding_side,
+                pad_id=self._pad_id,
+                pad_token=self._pad_token,
+                length=setting.limit if setting.padding == "max_length" else None,
+                pad_to_multiple_of=setting.multiple,
+            )
+        return copy
+
+    def _copy(self) -> Tokenizer:
+        """A Rust tokenizer that does what `base` does; the vocabulary is shared."""
+        copy = Tokenizer(self.base.model)
+        for part in ("normalizer", "pre_tokenizer", "decoder", "post_processor", "encode_special_tokens"):
+            setattr(copy, part, getattr(self.base, part))
+        copy.add_tokens([token for _, token in sorted(self.base.get_added_tokens_decoder().items())])
+        return copy
+
+
+def wordpiece(
+    vocab: dict[str, int],
+    unk_token: str,
+    *,
+    do_lower_case: bool,
+    tokenize_chinese_chars: bool,
+    strip_accents: bool | None,
+) -> Tokenizer:
+    """BERT's tokenizer of a vocabulary, without special tokens; the arguments are as in `DistilBertTokenizer`.
+
+    Raises:
+        ValueError: the Rust library does not take the vocabulary.
+    """
+    with refusing("the vocabulary"):
+        base = Tokenizer(WordPiece(vocab, unk_token=unk_token))
+    base.normalizer = normalizers.BertNormalizer(
+        clean_text=True,
+        handle_chinese_chars=tokenize_chinese_chars,
+        strip_accents=strip_accents,
+        lowercase=do_lower_case,
+    )
+    base.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    base.decoder = decoders.WordPiece(prefix="##")
+    return base
+
+
+def surround(base: Tokenizer, cls: str, sep: str) -> None:
+    """Make `base` put the tokens `cls` and `sep` around texts.
+
+    Raises:
+        ValueError: the Rust library does not take the tokens.
+    """
+    with refusing(f"cls_token {cls!r} and sep_token {sep!r}"):
+        base.post_processor = processors.TemplateProcessing(
+            single=f"{cls}:0 $A:0 {sep}:0",
+            pair=f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1",
+            special_tokens=[(token, base.token_to_id(token)) for token in (cls, sep)],
+        )
+
+
+@contextmanager
+def refusing(what: str) -> Iterator[None]:
+    """Turn whatever the Rust library raises into a ValueError that begins with `what`."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(f"{what} cannot be used: {error}") from None
+
+
+def _refuse_types(texts: Any, pairs: Any, batched: bool, words: bool) -> NoReturn:
+    """Raise an error that names the first text that is not one; all are as in `RustTokenizer.encode`."""
+    _check_text("text", texts, batched + words + (batched and pairs is None))
+    if pairs is not None:
+        _check_text("text_pair", pairs, batched + words)
+    one = "a list of words" if words else "a str"
+    raise TypeError(
+        f"with is_split_into_words={words} text and text_pair must each be {one}, or a list of these for a batch"
+    )
+
+
+def _check_text(where: str, value: Any, depth: int) -> None:
+    """Check a text, or texts in lists of at most `depth` levels; a message calls `value` by `where`."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidInput(
+                f"{where} has half a surrogate pair at character {error.start}; replace it,"
+                " for example with text.encode('utf-8', 'replace').decode()"
+            ) from None
+    elif isinstance(value, list | tuple) and depth > 0:
+        for index, item in enumerate(value):
+            _check_text(f"{where}[{index}]", item, depth - 1)
+    else:
+        raise TypeError(f"{where} is of type {type(value).__name__}; every text must be a str, every batch a list")
