@@ -16,7 +16,7 @@ import pytest
 from distilrt import _C, DistilBertConfig
 from distilrt.backends.cpu import CpuBackend
 from distilrt.batch import Batch, pack
-from distilrt.checkpoint.checkpoint import random_weights
+from distilrt.checkpoint.weights import random_weights
 from distilrt.cpu_count import usable_cores
 
 DTYPES = _C.dtypes()
@@ -30,7 +30,7 @@ import numpy as np
 from distilrt import DistilBertConfig
 from distilrt.backends.cpu import CpuBackend
 from distilrt.batch import pack
-from distilrt.checkpoint.checkpoint import random_weights
+from distilrt.checkpoint.weights import random_weights
 config = DistilBertConfig()
 backend = CpuBackend(config, random_weights(config, "DistilBertModel"), dtype=sys.argv[1])
 batch = pack(config, [np.arange(1000, 1000 + int(sys.argv[3]))] * int(sys.argv[2]))

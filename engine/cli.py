@@ -17,9 +17,10 @@ from typing import IO, Annotated, Any
 import typer
 
 from distilrt import tasks
-from distilrt.checkpoint import checkpoint, packed
+from distilrt.checkpoint import packed
 from distilrt.checkpoint.calibration import of_checkpoint
 from distilrt.checkpoint.source import Source
+from distilrt.checkpoint.weights import load_weights
 from distilrt.errors import InvalidInput
 from distilrt.model import models
 from distilrt.model.config import DistilBertConfig
@@ -146,7 +147,7 @@ def pack_model(
         loaded = getattr(models, architecture).from_pretrained(place.source, backend="cpu", dtype=dtype)
     else:
         config = DistilBertConfig.from_pretrained(place.source)
-        weights = checkpoint.load(place.source, architecture, config)
+        weights = load_weights(place.source, architecture, config)
         calibration = of_checkpoint(place.source, config, weights, texts)
         loaded = getattr(models, architecture)(config, weights, backend="cpu", dtype=dtype, calibration=calibration)
     size = packed.write(out, loaded, Source(model))

@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from distilrt.checkpoint import packed
-from distilrt.checkpoint.checkpoint import architecture_of
 from distilrt.checkpoint.source import Source
 from distilrt.errors import InvalidInput
 from distilrt.model import models
+from distilrt.model.architecture import architecture_of
 from distilrt.model.config import DistilBertConfig
 from distilrt.model.heads import HEADS
 from distilrt.runtime.loading import find

@@ -21,7 +21,8 @@ import pytest
 import torch
 import transformers
 
-from distilrt.checkpoint import checkpoint
+from distilrt.checkpoint.weights import save_checkpoint
+from distilrt.model.architecture import expected_shapes
 from distilrt.model.config import DistilBertConfig
 from distilrt.text.tokenizer import DistilBertTokenizer
 
@@ -109,14 +110,14 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory, sentence_encoder: Path) 
         config = DistilBertConfig.from_dict(shape | json.loads(options))
         rng = np.random.default_rng(0)
         weights = {}
-        for name, dims in checkpoint.expected_shapes(config, architecture).items():
+        for name, dims in expected_shapes(config, architecture).items():
             scale = 1.5 * dims[1] ** -0.5 if len(dims) == 2 and "embeddings" not in name else 0.3
             centre = float("norm" in name.lower() and name.endswith("weight"))
             weights[name] = (rng.standard_normal(dims) * scale + centre).astype(np.float32)
         if "vocab_projector.weight" in weights:
             weights["vocab_projector.weight"] = weights["embeddings.word_embeddings.weight"]
         folder = tmp_path_factory.mktemp(architecture)
-        checkpoint.save(folder, config, weights, architecture)
+        save_checkpoint(folder, config, weights, architecture)
         DistilBertTokenizer.from_pretrained(sentence_encoder, model_max_length=64).save_pretrained(folder)
         return folder
 

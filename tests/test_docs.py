@@ -18,7 +18,7 @@ from typing import get_type_hints
 import pytest
 
 from distilrt import env
-from distilrt.checkpoint import checkpoint
+from distilrt.checkpoint.weights import random_weights, save_checkpoint
 from distilrt.model.config import DistilBertConfig
 from distilrt.server.command import MODEL_OPTIONS
 from distilrt.server.settings import Settings
@@ -42,7 +42,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory, sentence_encoder: Path
         snapshot = _snapshot(home, name)
         labels = {0: "NEGATIVE", 1: "POSITIVE"}
         config = DistilBertConfig(dim=64, n_heads=2, n_layers=2, hidden_dim=128, id2label=labels)
-        checkpoint.save(snapshot, config, checkpoint.random_weights(config, architecture), architecture)
+        save_checkpoint(snapshot, config, random_weights(config, architecture), architecture)
         for file in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
             shutil.copy(sentence_encoder / file, snapshot / file)
     return os.environ | {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "PATH": _path()}

@@ -13,10 +13,11 @@ import pytest
 
 import distilrt
 from distilrt import _C, verification
-from distilrt.checkpoint import checkpoint, packed
+from distilrt.checkpoint import packed
 from distilrt.checkpoint.source import Source
+from distilrt.checkpoint.weights import load_weights, random_weights, save_checkpoint
 from distilrt.errors import InvalidInput
-from distilrt.model import models
+from distilrt.model import base_model, models
 from distilrt.model.config import DistilBertConfig
 from tests.text.test_tokenizer_config import write
 
@@ -31,7 +32,7 @@ def make_folder(tmp_path: Path, sentence_encoder: Path) -> Any:
 
     def make(architecture: str) -> Path:
         config = DistilBertConfig(dim=48, n_heads=2, n_layers=2, hidden_dim=96, vocab_size=30522)
-        checkpoint.save(tmp_path, config, checkpoint.random_weights(config, architecture), architecture)
+        save_checkpoint(tmp_path, config, random_weights(config, architecture), architecture)
         for name in ("tokenizer.json", "vocab.txt", "tokenizer_config.json"):
             shutil.copy(sentence_encoder / name, tmp_path / name)
         return tmp_path
@@ -111,13 +112,13 @@ def test_narrow_dtypes_of_every_head(
     """A right model passes, though nothing of it is trained; a wrong layer norm does not."""
     folder = make_folder(architecture)
     assert verification.verify(folder, dtype=dtype).ok
-    load, wrong = checkpoint.load, "transformer.layer.1.output_layer_norm.weight"
+    load, wrong = load_weights, "transformer.layer.1.output_layer_norm.weight"
 
     def swapped(*args: Any, **keywords: Any) -> Any:
         weights = dict(load(*args, **keywords))
         return weights | {wrong: weights[wrong] * np.float32(1.5)}
 
-    monkeypatch.setattr(checkpoint, "load", swapped)
+    monkeypatch.setattr(base_model, "load_weights", swapped)
     bad = {row.output for row in verification.verify(folder, dtype=dtype).rows if not row.ok}
     assert "hidden_states[2]" in bad
     assert "hidden_states[1]" not in bad
@@ -180,9 +181,9 @@ def test_packed_folder_against_its_checkpoint(make_folder: Any, tmp_path: Path, 
     assert report.agreement is not None
     assert [row.output for row in report.rows] == [row.output for row in verification.verify(folder).rows]
     assert report.backend["dtype"] == dtype
-    weights = dict(checkpoint.load(Source(folder), model.architecture, model.config))
+    weights = dict(load_weights(Source(folder), model.architecture, model.config))
     weights["transformer.layer.1.output_layer_norm.weight"] = np.full(48, 3, np.float32)
-    checkpoint.save(tmp_path / "other", model.config, weights, model.architecture)
+    save_checkpoint(tmp_path / "other", model.config, weights, model.architecture)
     assert not verification.verify(out, against=tmp_path / "other").ok
 
 

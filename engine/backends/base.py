@@ -151,7 +151,7 @@ def create(
     calibration: Calibration | None = None,
     head: Head = ENCODER,
 ) -> Backend:
-    """Load `weights` (canonical names, see `distilrt.checkpoint.checkpoint`) into the backend called `name`.
+    """Load `weights` (canonical names, see `distilrt.checkpoint.names`) into the backend called `name`.
 
     Args:
         name: "reference", "cpu", "cuda" or "auto", see `chosen`.

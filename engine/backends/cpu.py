@@ -1,6 +1,6 @@
 """The CPU backend: weights packed once into the native encoder, one native call a batch.
 
-Which linear layers make one packed GEMM, `distilrt.checkpoint.packed` knows; arithmetic, threads and workspace are in
+Which linear layers make one packed GEMM, `distilrt.model.architecture` knows; arithmetic, threads and workspace are in
 csrc/.
 """
 
@@ -15,11 +15,12 @@ import numpy.typing as npt
 from distilrt import _C, env
 from distilrt.backends.base import HostBackend
 from distilrt.batch import Batch, IndexArray
-from distilrt.checkpoint.packed import PackedWeights, linears
+from distilrt.checkpoint.packed import PackedWeights
 from distilrt.checkpoint.tensor_files import from_bfloat16, to_bfloat16
 from distilrt.checkpoint.weights import Weights
 from distilrt.cpu_count import usable_cores
 from distilrt.errors import BackendError
+from distilrt.model.architecture import linears
 from distilrt.model.config import LAYER_NORM_EPS, DistilBertConfig
 from distilrt.model.heads import ENCODER, Head, Norm
 
@@ -91,7 +92,7 @@ class CpuBackend(HostBackend):
         self.kept: tuple[str, ...] = ()  # linear layers in higher precision
         self.calibration: str | None = None
         if isinstance(weights, PackedWeights):
-            self.kept, self.calibration = weights.kept, weights.calibration
+            self.kept, self.calibration = weights.packing.kept, weights.packing.calibration
         if isinstance(weights, PackedWeights) or self.dtype != "int8":
             calibration = None
         if calibration is not None:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from distilrt.bench import workloads
-from distilrt.checkpoint import checkpoint as checkpoints
+from distilrt.checkpoint.weights import random_weights, save_checkpoint
+from distilrt.model.architecture import architecture_of
 from distilrt.model.config import DistilBertConfig
 
 ARCHITECTURE = "DistilBertForSequenceClassification"
@@ -27,7 +28,7 @@ def make_checkpoint(folder: Path, config: DistilBertConfig | None = None, seed: 
     """Write DistilBERT-base (or `config`) with random weights and a 2-label head, unless it is there."""
     if not (folder / "config.json").exists():
         config = config or DistilBertConfig()
-        checkpoints.save(folder, config, checkpoints.random_weights(config, ARCHITECTURE, seed=seed), ARCHITECTURE)
+        save_checkpoint(folder, config, random_weights(config, ARCHITECTURE, seed=seed), ARCHITECTURE)
     return folder
 
 
@@ -85,7 +86,7 @@ def torch_model(checkpoint: Path, dtype: str = "float32", attention: str = "sdpa
 
 
 def _architecture(checkpoint: Path) -> str:
-    return checkpoints.architecture_of(DistilBertConfig.from_pretrained(checkpoint)) or ARCHITECTURE
+    return architecture_of(DistilBertConfig.from_pretrained(checkpoint)) or ARCHITECTURE
 
 
 def _example() -> tuple[Any, Any]:

@@ -16,9 +16,9 @@ from distilrt import env
 from distilrt.bench import findings as finding
 from distilrt.bench import latencies, roofline, samples, scenarios, targets, terminal, wire
 from distilrt.bench.progress import Bar
-from distilrt.checkpoint import checkpoint as checkpoints
 from distilrt.checkpoint import packed
 from distilrt.checkpoint.source import Source
+from distilrt.checkpoint.weights import load_weights, save_checkpoint
 from distilrt.cpu_count import usable_cores
 from distilrt.model.config import DistilBertConfig
 from distilrt.text.auto_tokenizer import load_tokenizer
@@ -135,7 +135,7 @@ def for_peers(model: str, loads: Sequence[samples.Samples]) -> str:
     folder = CACHE / "models" / hashlib.blake2b(key, digest_size=8).hexdigest()
     if not (folder / "config.json").exists():
         load_tokenizer(model).save_pretrained(folder)
-        checkpoints.save(folder, config, checkpoints.load(Source(model), architecture, config), architecture)
+        save_checkpoint(folder, config, load_weights(Source(model), architecture, config), architecture)
     return str(folder)
 
 

@@ -15,7 +15,7 @@ from distilrt.bench.child import PeerError
 from distilrt.bench.progress import Say
 from distilrt.bench.worker import SETTLE, Worker
 from distilrt.bench.workloads import make_inputs, parse
-from distilrt.checkpoint.checkpoint import expected_shapes
+from distilrt.model.architecture import expected_shapes
 from distilrt.model.config import DistilBertConfig
 
 BERT_LAYERS = 12

@@ -17,11 +17,11 @@ import numpy.typing as npt
 
 from distilrt.batch import pack
 from distilrt.checkpoint import quantization
-from distilrt.checkpoint.packed import linears
 from distilrt.checkpoint.quantization import FloatArray
 from distilrt.checkpoint.source import Source
 from distilrt.errors import InvalidInput
 from distilrt.model import reference
+from distilrt.model.architecture import linears
 from distilrt.model.config import DistilBertConfig
 from distilrt.text.auto_tokenizer import load_tokenizer
 from distilrt.text.tokenizer import DistilBertTokenizer
@@ -48,7 +48,7 @@ class Int8Linear:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """The outcome, by the native encoder's names of the linear layers (`distilrt.checkpoint.packed.linears`).
+    """The outcome, by the native encoder's names of the linear layers (`distilrt.model.architecture.linears`).
 
     Attributes:
         source: which texts, in words.

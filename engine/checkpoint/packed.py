@@ -1,8 +1,8 @@
 """Packed folders: a model as the CPU backend holds it, memory-mapped, so that it opens at once and is never copied.
 
 Beside `config.json` and the tokenizer's files lie `packed.safetensors`, with the panels of every linear layer under the
-native encoder's names and all other tensors under their canonical ones; and `packed.json`, written last, which says
-what the former is. Linear layers of an int8 model that are kept in higher precision are among the other tensors, in
+native encoder's names and all other tensors under their canonical ones; and `packed.json`, written last, which says how
+the model is packed. Linear layers of an int8 model that are kept in higher precision are among the other tensors, in
 bfloat16, and packed when the folder is opened: for bfloat16 where the instruction set has it, else for float32. The
 file serves every instruction set. Nothing here computes.
 """
@@ -10,7 +10,8 @@ file serves every instruction set. Nothing here computes.
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ import numpy.typing as npt
 
 from distilrt import __version__
 from distilrt.checkpoint import sentence_files
-from distilrt.checkpoint.checkpoint import check_num_layers, expected_shapes
 from distilrt.checkpoint.json_files import read_object, replacing
 from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.tensor_files import (
@@ -32,87 +32,124 @@ from distilrt.checkpoint.tensor_files import (
     write_safetensors,
 )
 from distilrt.checkpoint.weight_files import WEIGHT_FILES
+from distilrt.checkpoint.weights import check_num_layers
 from distilrt.errors import BackendError, CheckpointError
+from distilrt.model.architecture import expected_shapes, linears
 from distilrt.model.config import DistilBertConfig
-from distilrt.model.heads import HEADS, Projection
+from distilrt.model.heads import HEADS
 
 VERSION = 2  # of the meaning of the bytes: panels as in csrc/pack-inl.h, scales and offsets as in csrc/kernels.h
 INDEX, DATA = "packed.json", "packed.safetensors"
 # How many numbers of a row lie side by side in the panels: 4 bytes of them. The keys are the dtypes of a packed model.
 LANES = {"float32": 1, "bfloat16": 2, "int8": 4}
 _PANEL_WIDTH = 64  # kPanel of csrc/vec.h
-_HEAD_LINEARS = {layer.name for head in HEADS.values() for layer in head.layers if isinstance(layer, Projection)}
 _TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt")
-# Of packed.json: the values or the type of each field.
-_FIELDS: dict[str, Any] = {"dtype": tuple(LANES), "architecture": tuple(HEADS), "panel_width": (_PANEL_WIDTH,),
-                           "folded_bert": bool, "kept": list, "calibration": str | None, "bytes": int,
-                           "blake2b": str}  # fmt: skip
+# The fields of packed.json: the values or the type that each may have.
+_FIELDS: dict[str, Any] = {
+    "dtype": tuple(LANES),
+    "architecture": tuple(HEADS),
+    "panel_width": (_PANEL_WIDTH,),
+    "folded_bert": bool,
+    "kept": list,
+    "calibration": str | None,
+    "bytes": int,
+    "blake2b": str,
+}
 _AGAIN = "pack the model again with this version of distilrt"
 
 
-def linears(num_layers: int, names: Container[str], dtype: str) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """The linear layers of the native encoder: its name for each, dtype, and the checkpoint's layers it is made of.
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """How a model is packed, which settles the tensors of the file.
 
-    Args:
-        num_layers: of the encoder.
-        names: canonical names of the model's tensors, which tell its head.
-        dtype: the model's; a head is float32 in any.
+    Attributes:
+        architecture: a key of `distilrt.model.heads.HEADS`.
+        dtype: what the linear layers are packed for.
+        kept: those that are not, in higher precision.
+        calibration: what texts int8 was calibrated with, in words; None: none.
     """
-    found: dict[str, tuple[str, tuple[str, ...]]] = {}
-    for i in range(num_layers):
-        source = f"transformer.layer.{i}"
-        parts = {
-            "qkv": tuple(f"{source}.attention.{part}_lin" for part in "qkv"),
-            "out_proj": (f"{source}.attention.out_lin",),
-            "ffn_in": (f"{source}.ffn.lin1",),
-            "ffn_out": (f"{source}.ffn.lin2",),
-        }
-        found |= {f"layer.{i}.{name}": (dtype, sources) for name, sources in parts.items()}
-    return found | {name: ("float32", (name,)) for name in _HEAD_LINEARS if f"{name}.weight" in names}
+
+    architecture: str
+    dtype: str
+    kept: tuple[str, ...] = ()
+    calibration: str | None = None
+
+    @classmethod
+    def of(cls, model: Any) -> Packing:
+        """How a model on the CPU backend is packed."""
+        return cls(model.architecture, model.dtype, tuple(model.backend.kept), model.backend.calibration)
+
+    def parts(self, dtype: str) -> dict[str, str]:
+        """The tensors of a linear layer that is packed for `dtype`, and their dtypes in the file."""
+        scales = {"column_scales": "float32", "offsets": "int32"} if dtype == "int8" else {}
+        inputs = {"input_scales": "float32"} if scales and self.calibration is not None else {}
+        return {"panels": "uint8", **inputs, **scales, "bias": "float32"}
+
+    def specs(self, config: DistilBertConfig) -> dict[str, Spec]:
+        """Dtype and shape of every tensor of the file."""
+        shapes = expected_shapes(config, self.architecture)
+        specs: dict[str, Spec] = {}
+        for name, (dtype, sources) in linears(config.num_layers, shapes, self.dtype).items():
+            weights = {f"{source}.weight": shapes.pop(f"{source}.weight") for source in sources}
+            if name in self.kept:
+                specs |= {weight: ("bfloat16", shape) for weight, shape in weights.items()}
+                continue
+            n = sum(rows for rows, _ in weights.values())
+            k = next(columns for _, columns in weights.values())
+            size = {"panels": -(-n // _PANEL_WIDTH) * _PANEL_WIDTH * -(-k // LANES[dtype]) * 4, "input_scales": k}
+            specs |= {f"{name}.{part}": (word, (size.get(part, n),)) for part, word in self.parts(dtype).items()}
+            for source in sources:
+                del shapes[f"{source}.bias"]
+        return specs | {name: ("float32", shape) for name, shape in shapes.items()}
+
+    def tensors(self, model: Any) -> dict[str, tuple[str, npt.NDArray[Any]]]:
+        """Dtype and numbers of every tensor of the file."""
+        packed: dict[str, npt.NDArray[Any]] = {}
+        for name, (dtype, _) in linears(model.config.num_layers, model.weights, self.dtype).items():
+            if name not in self.kept:
+                parts = model.backend.linear_parts(name)
+                packed |= {f"{name}.{part}": parts[part] for part in self.parts(dtype)}
+        found = {}
+        for name, (dtype, _) in self.specs(model.config).items():
+            array = packed[name] if name in packed else model.weights[name]
+            found[name] = (dtype, to_bfloat16(array) if dtype == "bfloat16" else array)
+        return found
 
 
 class PackedWeights(Mapping[str, FloatArray]):
     """The tensors of a packed folder by canonical name; those of packed linear layers only as `linear` gives them.
 
     Attributes:
-        dtype: what the linear layers are packed for.
-        kept: those that are not, in higher precision.
-        calibration: what texts int8 was calibrated with, in words; None: none.
         source: path of the file.
+        packing: how the model is packed.
     """
 
-    def __init__(
-        self,
-        path: str | Path,
-        file: TensorFile,
-        config: DistilBertConfig,
-        architecture: str,
-        dtype: str,
-        kept: Sequence[str] = (),
-        calibration: str | None = None,
-    ):
-        self.dtype = dtype
-        self.kept = tuple(kept)
-        self.calibration = calibration
-        self.source = str(path)
+    def __init__(self, source: str, file: TensorFile, config: DistilBertConfig, packing: Packing) -> None:
+        self.source, self.packing = source, packing
         self._file = file
-        self._shapes = expected_shapes(config, architecture)
-        self._linears = linears(config.num_layers, self._shapes, dtype)
+        self._shapes = expected_shapes(config, packing.architecture)
+        self._linears = linears(config.num_layers, self._shapes, packing.dtype)
+
+    @property
+    def dtype(self) -> str:
+        """What the linear layers are packed for."""
+        return self.packing.dtype
 
     def linear(self, name: str) -> dict[str, Any]:
         """Arguments of `_C.Encoder.add_packed_linear` for one of `linears` but `kept`: views of the memory map."""
         dtype, (source, *_) = self._linears[name]
         none = {"column_scales": np.zeros(0, np.float32), "offsets": np.zeros(0, np.int32)}
-        parts = {part: self._file.raw(f"{name}.{part}") for part in _parts(dtype, self.calibration)}
+        parts = {part: self._file.raw(f"{name}.{part}") for part in self.packing.parts(dtype)}
         return {"name": name, "dtype": dtype, "k": self._shapes[f"{source}.weight"][1], **none, **parts}
 
     def __getitem__(self, name: str) -> FloatArray:
         if name not in self._shapes:
             raise KeyError(name)
         if name not in self._file.specs:
-            raise CheckpointError(f"{self.source} has {name} only as packed for backend='cpu' in {self.dtype}, and "
-                                  "serves nothing else: other backends, attentions, state_dict and save_pretrained "
-                                  "need the checkpoint that it was packed from")  # fmt: skip
+            raise CheckpointError(
+                f"{self.source} has {name} only as packed for backend='cpu' in {self.dtype}, and serves nothing else: "
+                "other backends, attentions, state_dict and save_pretrained need the checkpoint that it was packed from"
+            )
         return self._file.load(name)
 
     def __contains__(self, name: object) -> bool:
@@ -154,40 +191,33 @@ def write(folder: str | Path, model: Any, source: Source | None = None) -> int:
     if other is not None:
         raise FileExistsError(f"{target} holds {other}, and a packed folder has no other weights; give another folder")
     (target / INDEX).unlink(missing_ok=True)
-    kept, calibration = model.backend.kept, model.backend.calibration
-    write_safetensors(target / DATA, _tensors(model))
+    packing = Packing.of(model)
+    write_safetensors(target / DATA, packing.tensors(model))
     model.config.replace(architectures=(model.architecture,)).save_pretrained(target)
     if source is not None:
         sentence_files.copy(source, target, *_TEXT_FILES)
-    index = {"version": VERSION, "dtype": model.dtype, "architecture": model.architecture,
-             "panel_width": _PANEL_WIDTH, "folded_bert": model.config.folded_bert, "kept": list(kept),
-             "calibration": calibration, "distilrt": __version__,
-             "bytes": (target / DATA).stat().st_size, "blake2b": _digest(target / DATA)}  # fmt: skip
+    size = (target / DATA).stat().st_size
+    index = {
+        "version": VERSION,
+        "dtype": packing.dtype,
+        "architecture": packing.architecture,
+        "panel_width": _PANEL_WIDTH,
+        "folded_bert": model.config.folded_bert,
+        "kept": packing.kept,
+        "calibration": packing.calibration,
+        "distilrt": __version__,
+        "bytes": size,
+        "blake2b": _digest(target / DATA),
+    }
     with replacing(target / INDEX) as file:
         file.write(json.dumps(index, indent=2).encode() + b"\n")
-    return int(index["bytes"])
+    return size
 
 
 def in_memory(model: Any) -> PackedWeights:
     """What a packed folder of a model on the CPU backend would hold, without the folder."""
-    file = TensorsInMemory(_tensors(model))
-    return PackedWeights("memory", file, model.config, model.architecture, model.dtype, model.backend.kept,
-                         model.backend.calibration)  # fmt: skip
-
-
-def _tensors(model: Any) -> dict[str, tuple[str, npt.NDArray[Any]]]:
-    """Dtype and numbers of every tensor of the file."""
-    kept, calibration = model.backend.kept, model.backend.calibration
-    specs = _specs(model.config, model.architecture, model.dtype, kept, calibration)
-    arrays: dict[str, npt.NDArray[Any]] = {}
-    for name, (dtype, _) in linears(model.config.num_layers, model.weights, model.dtype).items():
-        if name not in kept:
-            parts = model.backend.linear_parts(name)
-            arrays |= {f"{name}.{part}": parts[part] for part in _parts(dtype, calibration)}
-    for name, (dtype, _) in specs.items():
-        if name not in arrays:
-            arrays[name] = to_bfloat16(model.weights[name]) if dtype == "bfloat16" else model.weights[name]
-    return {name: (dtype, arrays[name]) for name, (dtype, _) in specs.items()}
+    packing = Packing.of(model)
+    return PackedWeights("memory", TensorsInMemory(packing.tensors(model)), model.config, packing)
 
 
 def load(folder: Path, architecture: str, config: DistilBertConfig) -> tuple[DistilBertConfig, PackedWeights]:
@@ -206,28 +236,36 @@ def load(folder: Path, architecture: str, config: DistilBertConfig) -> tuple[Dis
     index, path = _read_index(folder), folder / DATA
     if not path.is_file() or path.stat().st_size != index["bytes"]:
         found = f"{path.stat().st_size} bytes" if path.is_file() else "none"
-        raise CheckpointError(f"{path}: expected {index['bytes']} bytes by {INDEX}, found {found}: it was truncated or "
-                              f"replaced; copy the whole folder again, or {_AGAIN}")  # fmt: skip
+        raise CheckpointError(
+            f"{path}: expected {index['bytes']} bytes by {INDEX}, found {found}: it was truncated or replaced; copy "
+            f"the whole folder again, or {_AGAIN}"
+        )
     file = SafetensorsFile(path)
     check_num_layers(config, file.specs, path)
-    own, dtype, kept = (index[name] for name in ("architecture", "dtype", "kept"))
-    calibration: str | None = index.get("calibration")
-    known = list(linears(config.num_layers, (), dtype)) if dtype == "int8" else []
-    if any(name not in known for name in kept):
-        raise CheckpointError(f"{folder / INDEX}: kept is {kept}, and this {dtype} model has linear layers "
-                              f"{', '.join(known) or 'of one dtype alone'}; {_AGAIN}")  # fmt: skip
-    stored, needed = (_specs(config, each, dtype, kept, calibration) for each in (own, architecture))
+    own = Packing(index["architecture"], index["dtype"], tuple(index["kept"]), index.get("calibration"))
+    known = list(linears(config.num_layers, (), own.dtype)) if own.dtype == "int8" else []
+    if any(name not in known for name in own.kept):
+        raise CheckpointError(
+            f"{folder / INDEX}: kept is {index['kept']}, and this {own.dtype} model has linear layers "
+            f"{', '.join(known) or 'of one dtype alone'}; {_AGAIN}"
+        )
+    stored = own.specs(config)
     for name in dict.fromkeys([*stored, *file.specs]):
-        if file.specs.get(name) != stored.get(name):
-            raise CheckpointError(f"{path}: tensor {name} is {_called(file.specs.get(name))}, and "
-                                  f"{_called(stored.get(name))} by config.json and {INDEX}: the files don't belong "
-                                  f"together; {_AGAIN}")  # fmt: skip
-    for name, spec in needed.items():
+        found_spec, expected = file.specs.get(name), stored.get(name)
+        if found_spec != expected:
+            raise CheckpointError(
+                f"{path}: tensor {name} is {_in_words(found_spec)}, and {_in_words(expected)} by config.json and "
+                f"{INDEX}: the files don't belong together; {_AGAIN}"
+            )
+    asked = replace(own, architecture=architecture)
+    for name, spec in asked.specs(config).items():
         if stored.get(name) != spec:
-            raise CheckpointError(f"{path} was packed as {own} and lacks {name} {list(spec[1])} of {architecture}; "
-                                  f"load it as {own}, or pack a checkpoint that has this head")  # fmt: skip
+            raise CheckpointError(
+                f"{path} was packed as {own.architecture} and lacks {name} {list(spec[1])} of {architecture}; load it "
+                f"as {own.architecture}, or pack a checkpoint that has this head"
+            )
     config = config.replace(folded_bert=index["folded_bert"])
-    return config, PackedWeights(path, file, config, architecture, dtype, kept, calibration)
+    return config, PackedWeights(str(path), file, config, asked)
 
 
 def check(folder: Path) -> dict[str, Any]:
@@ -241,35 +279,11 @@ def check(folder: Path) -> dict[str, Any]:
     """
     index = _read_index(folder)
     if not (folder / DATA).is_file() or _digest(folder / DATA) != index["blake2b"]:
-        raise CheckpointError(f"{folder / DATA} is not what was packed: its checksum differs from that in {INDEX}; "
-                              f"copy the whole folder again, or {_AGAIN}")  # fmt: skip
+        raise CheckpointError(
+            f"{folder / DATA} is not what was packed: its checksum differs from that in {INDEX}; copy the whole folder "
+            f"again, or {_AGAIN}"
+        )
     return index
-
-
-def _parts(dtype: str, calibration: str | None) -> dict[str, str]:
-    """The tensors of a linear layer, and their dtypes in the file."""
-    scales = {"column_scales": "float32", "offsets": "int32"} if dtype == "int8" else {}
-    inputs = {"input_scales": "float32"} if scales and calibration is not None else {}
-    return {"panels": "uint8", **inputs, **scales, "bias": "float32"}
-
-
-def _specs(
-    config: DistilBertConfig, architecture: str, dtype: str, kept: Sequence[str], calibration: str | None
-) -> dict[str, Spec]:
-    """Dtype and shape of every tensor in the file."""
-    shapes = expected_shapes(config, architecture)
-    specs: dict[str, Spec] = {}
-    for name, (kind, sources) in linears(config.num_layers, shapes, dtype).items():
-        weights = [shapes.pop(f"{source}.weight") for source in sources]
-        if name in kept:
-            specs |= {f"{source}.weight": ("bfloat16", shape) for source, shape in zip(sources, weights, strict=True)}
-            continue
-        n, k = sum(rows for rows, _ in weights), weights[0][1]
-        size = {"panels": -(-n // _PANEL_WIDTH) * _PANEL_WIDTH * -(-k // LANES[kind]) * 4, "input_scales": k}
-        specs |= {f"{name}.{part}": (word, (size.get(part, n),)) for part, word in _parts(kind, calibration).items()}
-        for source in sources:
-            del shapes[f"{source}.bias"]
-    return specs | {name: ("float32", shape) for name, shape in shapes.items()}
 
 
 def _read_index(folder: Path) -> dict[str, Any]:
@@ -279,16 +293,18 @@ def _read_index(folder: Path) -> dict[str, Any]:
     except CheckpointError as error:
         raise CheckpointError(f"{error}; {_AGAIN}") from error
     if index.get("version") != VERSION:
-        raise CheckpointError(f"{path} has format version {index.get('version')!r}, by distilrt "
-                              f"{index.get('distilrt')!r}; this one, {__version__}, reads version {VERSION}: {_AGAIN}, "
-                              "or use that version")  # fmt: skip
+        raise CheckpointError(
+            f"{path} has format version {index.get('version')!r}, by distilrt {index.get('distilrt')!r}; this one, "
+            f"{__version__}, reads version {VERSION}: {_AGAIN}, or use that version"
+        )
     for name, allowed in _FIELDS.items():
-        if index.get(name) not in allowed if isinstance(allowed, tuple) else not isinstance(index.get(name), allowed):
-            raise CheckpointError(f"{path}: {name} is {index.get(name)!r}, which this distilrt can't read; {_AGAIN}")
+        value = index.get(name)
+        if not (value in allowed if isinstance(allowed, tuple) else isinstance(value, allowed)):
+            raise CheckpointError(f"{path}: {name} is {value!r}, which this distilrt can't read; {_AGAIN}")
     return index
 
 
-def _called(spec: Spec | None) -> str:
+def _in_words(spec: Spec | None) -> str:
     return "not there" if spec is None else f"{spec[0]} {list(spec[1])}"
 
 

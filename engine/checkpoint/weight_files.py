@@ -1,6 +1,6 @@
 """The files that hold the weights of a checkpoint: which there may be, and shards with their index.
 
-Which tensors there should be, and what they are called, is `distilrt.checkpoint.checkpoint`'s business.
+Which tensors there should be, and what they are called, is the business of `distilrt.checkpoint.weights`.
 """
 
 from __future__ import annotations

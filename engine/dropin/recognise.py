@@ -17,10 +17,10 @@ import torch
 from torch.fx import Node
 from torch.nn import functional
 
-from distilrt.checkpoint.checkpoint import expected_shapes
 from distilrt.dropin.fx_layers import activation_of, is_identity_dropout, is_parameter, layer_norm_of, linear_of
 from distilrt.dropin.fx_nodes import Different, as_node, call_of, method_of, number_of, same_shape, shape_of, value_of
 from distilrt.dropin.padding_masks import padding_mask
+from distilrt.model.architecture import expected_shapes
 from distilrt.model.config import DistilBertConfig
 
 _WORDS, _POSITIONS = "embeddings.word_embeddings.weight", "embeddings.position_embeddings.weight"

@@ -22,7 +22,7 @@ import torch
 from transformers import modeling_outputs
 
 from distilrt import env
-from distilrt.checkpoint import checkpoint
+from distilrt.checkpoint.weights import assemble, check_architecture
 from distilrt.dropin import ops, structure
 from distilrt.dropin.copies import Accelerated, Namespace, accelerated_copy, frozen
 from distilrt.dropin.parameters import ModuleFile
@@ -261,9 +261,9 @@ def _reference_class(model: Any) -> Any:
 def _engine(model: Any, reference: Any, backend: str, dtype: str, masked_outputs: bool) -> Any:
     architecture = _ARCHITECTURES[reference.__name__]
     config = DistilBertConfig.from_dict(model.config.to_dict())
-    checkpoint.check_architecture(f"this {type(model).__name__}", architecture, config)
+    check_architecture(f"this {type(model).__name__}", architecture, config)
     tensors = ModuleFile(model).tensors()
-    weights = checkpoint.assemble(tensors, architecture, config, f"this {type(model).__name__}", strict=True)
+    weights = assemble(tensors, architecture, config, f"this {type(model).__name__}", strict=True)
     if backend == "auto":
         backend = "cuda" if model.device.type == "cuda" else env.backend() or "cpu"
     made = getattr(models, architecture)(config, weights, backend=backend, dtype=dtype)

@@ -19,11 +19,13 @@ import numpy.typing as npt
 
 from distilrt.backends import base as backends
 from distilrt.batch import Batch, Layout, PaddedInputs, pack_padded
-from distilrt.checkpoint import checkpoint, packed
+from distilrt.checkpoint import packed
 from distilrt.checkpoint import upload as hub_upload
 from distilrt.checkpoint.source import Source
+from distilrt.checkpoint.weights import load_weights, random_weights, save_checkpoint
 from distilrt.errors import InvalidInput
 from distilrt.model import losses, reference
+from distilrt.model.architecture import expected_shapes
 from distilrt.model.array_kinds import as_numpy, as_tensor, is_tensor
 from distilrt.model.config import DistilBertConfig
 from distilrt.model.heads import HEADS
@@ -73,7 +75,7 @@ class BaseModel(Placed, Generic[_Output]):
         calibration: Calibration | None = None,
     ) -> None:
         self.config = config = DistilBertConfig.of(config)
-        self.weights = checkpoint.random_weights(config, self.architecture) if weights is None else weights
+        self.weights = random_weights(config, self.architecture) if weights is None else weights
         self._head = HEADS[self.architecture]
         self.backend = backends.create(
             backend,
@@ -131,7 +133,7 @@ class BaseModel(Placed, Generic[_Output]):
         folder = packed.find(source)
         calibration = None
         if folder is None:
-            weights = checkpoint.load(source, cls.architecture, config, use_safetensors=use_safetensors, strict=strict)
+            weights = load_weights(source, cls.architecture, config, use_safetensors=use_safetensors, strict=strict)
             if dtype == "int8" and backends.chosen(backend, weights) == "cpu":
                 from distilrt.checkpoint.calibration import (
                     of_checkpoint,  # loads the tokenizer, which no other dtype needs
@@ -144,7 +146,7 @@ class BaseModel(Placed, Generic[_Output]):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config and weights where the reference and `from_pretrained` can read them."""
-        checkpoint.save(folder, self.config, self.weights, self.architecture)
+        save_checkpoint(folder, self.config, self.weights, self.architecture)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Upload what `save_pretrained` writes, and a section of the model card; see `hub_upload.upload`."""
@@ -157,7 +159,7 @@ class BaseModel(Placed, Generic[_Output]):
             only_trainable: makes no difference, for all of them are what training made.
             exclude_embeddings: leave the tables of words and positions out.
         """
-        shapes = checkpoint.expected_shapes(self.config, self.architecture)
+        shapes = expected_shapes(self.config, self.architecture)
         if self.config.tie_word_embeddings:
             shapes.pop("vocab_projector.weight", None)
         if exclude_embeddings:
@@ -167,7 +169,7 @@ class BaseModel(Placed, Generic[_Output]):
     def state_dict(self) -> dict[str, Array]:
         """The weights as float32 arrays by the reference's names."""
         own, prefix = self._head.tensors, self._head.encoder_prefix
-        names = checkpoint.expected_shapes(self.config, self.architecture)
+        names = expected_shapes(self.config, self.architecture)
         return {name if name in own else prefix + name: self.weights[name] for name in names}
 
     def get_input_embeddings(self) -> InputEmbeddings:

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 from tokenizers.normalizers import Lowercase, Normalizer, Sequence
 
-from distilrt.checkpoint import checkpoint, sentence_files
+from distilrt.checkpoint import sentence_files
 from distilrt.checkpoint.source import Source
 from distilrt.model import models
+from distilrt.model.architecture import architecture_of
 from distilrt.model.config import DistilBertConfig
 from distilrt.model.heads import ENCODER, HEADS
 from distilrt.model.sentence_encoder import SentenceEncoder
@@ -37,7 +38,7 @@ class Place(NamedTuple):
         config = DistilBertConfig.from_pretrained(self.source)
         if self.sentence is not None:
             return self.sentence.architecture
-        return checkpoint.architecture_of(config) or ENCODER.architecture
+        return architecture_of(config) or ENCODER.architecture
 
     def tokenizer(self) -> DistilBertTokenizer:
         """Its tokenizer, with the length and the lower case that the sentence-transformers files say.
@@ -72,7 +73,7 @@ def find(source: Source, architecture: str | None = None) -> Place:
         sentence = sentence_files.read(source)
     except FileNotFoundError:
         config = DistilBertConfig.from_pretrained(source)
-        if HEADS[architecture or checkpoint.architecture_of(config) or ENCODER.architecture].makes_vectors:
+        if HEADS[architecture or architecture_of(config) or ENCODER.architecture].makes_vectors:
             raise
         sentence = None
     return Place(source.within(sentence.folder) if sentence else source, sentence)

@@ -17,8 +17,7 @@ from distilrt.backends.base import create
 from distilrt.backends.cpu import CpuBackend
 from distilrt.backends.reference import ReferenceBackend
 from distilrt.batch import pack
-from distilrt.checkpoint.checkpoint import random_weights
-from distilrt.checkpoint.weights import Weights
+from distilrt.checkpoint.weights import Weights, random_weights
 from distilrt.errors import BackendError
 from distilrt.model import models
 from distilrt.model.config import ACTIVATIONS, DistilBertConfig

@@ -13,11 +13,13 @@ import pytest
 import distilrt
 from distilrt import _C
 from distilrt.batch import pack
-from distilrt.checkpoint import calibration, checkpoint, packed, quantization
+from distilrt.checkpoint import calibration, packed, quantization
 from distilrt.checkpoint.calibration import THRESHOLD, Calibration, calibrate, of_checkpoint, read_texts
 from distilrt.checkpoint.source import Source
+from distilrt.checkpoint.weights import load_weights, random_weights, save_checkpoint
 from distilrt.errors import InvalidInput
 from distilrt.model import models, reference
+from distilrt.model.architecture import linears
 from distilrt.model.config import DistilBertConfig
 from distilrt.text.tokenizer import DistilBertTokenizer
 
@@ -40,7 +42,7 @@ def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 def made(seed: int = 0) -> Weights:
     """Random weights of a size that makes every part matter."""
     rng = np.random.default_rng(seed)
-    weights = checkpoint.random_weights(CONFIG, "DistilBertModel")
+    weights = random_weights(CONFIG, "DistilBertModel")
     return {name: array + rng.normal(0, 0.2, array.shape).astype(np.float32) for name, array in weights.items()}
 
 
@@ -53,7 +55,7 @@ def with_outliers() -> Weights:
 
 
 def names() -> list[str]:
-    return list(packed.linears(CONFIG.num_layers, (), "int8"))
+    return list(linears(CONFIG.num_layers, (), "int8"))
 
 
 def test_every_linear_layer_by_what_it_sees(tokenizer: DistilBertTokenizer) -> None:
@@ -113,7 +115,7 @@ def test_bad_files(tokenizer: DistilBertTokenizer, tmp_path: Path) -> None:
 def test_tokenizer_of_another_model(tokenizer: DistilBertTokenizer) -> None:
     config = CONFIG.replace(vocab_size=50)
     with pytest.raises(InvalidInput, match="input_ids"):
-        calibrate(config, checkpoint.random_weights(config, "DistilBertModel"), tokenizer)
+        calibrate(config, random_weights(config, "DistilBertModel"), tokenizer)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -208,7 +210,7 @@ def test_packed_with_layers_in_higher_precision(
 
 def test_checkpoints_with_and_without_a_tokenizer(sentence_encoder: Path, tmp_path: Path) -> None:
     weights = made()
-    checkpoint.save(tmp_path, CONFIG, weights, "DistilBertModel")
+    save_checkpoint(tmp_path, CONFIG, weights, "DistilBertModel")
     options: dict[str, Any] = {"backend": "cpu", "dtype": "int8"}
     plain = models.DistilBertModel.from_pretrained(tmp_path, **options)
     assert plain.backend.describe()["calibration"] is None
@@ -228,7 +230,7 @@ def test_checkpoints_with_and_without_a_tokenizer(sentence_encoder: Path, tmp_pa
 def real_calibration(sentence_encoder: Path) -> Calibration | None:
     config = DistilBertConfig.from_pretrained(sentence_encoder)
     return of_checkpoint(
-        Source(sentence_encoder), config, checkpoint.load(Source(sentence_encoder), "DistilBertModel", config)
+        Source(sentence_encoder), config, load_weights(Source(sentence_encoder), "DistilBertModel", config)
     )
 
 
@@ -236,7 +238,7 @@ def test_real_checkpoint_is_nearer_than_without(
     isa: str, sentence_encoder: Path, real_calibration: Calibration
 ) -> None:
     config = DistilBertConfig.from_pretrained(sentence_encoder)
-    weights = checkpoint.load(Source(sentence_encoder), "DistilBertModel", config)
+    weights = load_weights(Source(sentence_encoder), "DistilBertModel", config)
     texts = ["Bees dance to tell each other where the flowers are.", "Is this seat taken?",
              "The invoice of 14 May was paid twice, so we ask for 312.40 back.",
              "He opened the window, looked down at the empty street, and closed it again. " * 6]  # fmt: skip

@@ -14,9 +14,10 @@ import safetensors.torch
 import torch
 import transformers
 
-from distilrt.checkpoint.checkpoint import Weights, architecture_of, expected_shapes, load, random_weights, save
 from distilrt.checkpoint.source import Source
+from distilrt.checkpoint.weights import Weights, load_weights, random_weights, save_checkpoint
 from distilrt.errors import CheckpointError
+from distilrt.model.architecture import architecture_of, expected_shapes
 from distilrt.model.config import DistilBertConfig
 from distilrt.model.heads import HEADS
 
@@ -65,7 +66,7 @@ def edited(folder: Path, change: Change | None) -> Path:
 
 
 def opened(folder: Path, architecture: str) -> Weights:
-    return load(Source(folder), architecture, DistilBertConfig.from_pretrained(folder))
+    return load_weights(Source(folder), architecture, DistilBertConfig.from_pretrained(folder))
 
 
 def reread(folder: Path, architecture: str) -> Any:
@@ -102,7 +103,7 @@ def test_reference_to_us(architecture: str, tmp_path: Path) -> None:
 def test_us_to_reference(architecture: str, tmp_path: Path) -> None:
     config = config_for(architecture)
     weights = random_weights(config, architecture, seed=1)
-    save(tmp_path / "new", config, weights, architecture)
+    save_checkpoint(tmp_path / "new", config, weights, architecture)
     model, info = reread(tmp_path / "new", architecture)
     assert not any(info.values())
     assert_equal(weights, model.state_dict())
@@ -127,7 +128,7 @@ def test_other_dtypes_are_saved_as_they_are_stored(dtype: str, tmp_path: Path) -
     weights = opened(tmp_path / "a", SEQUENCE)
     assert weights.dtype == dtype
     assert_equal(weights, model.float().state_dict())
-    save(tmp_path / "b", DistilBertConfig.from_pretrained(tmp_path / "a"), weights, SEQUENCE)
+    save_checkpoint(tmp_path / "b", DistilBertConfig.from_pretrained(tmp_path / "a"), weights, SEQUENCE)
     assert json.loads((tmp_path / "b" / "config.json").read_text())["dtype"] == dtype
     first, second = (safetensors.torch.load_file(tmp_path / name / "model.safetensors") for name in "ab")
     assert all(torch.equal(first[name], second[name]) and second[name].dtype == first[name].dtype for name in first)
@@ -136,19 +137,19 @@ def test_other_dtypes_are_saved_as_they_are_stored(dtype: str, tmp_path: Path) -
 
 def test_plain_arrays_can_be_saved_and_over_their_own_source(tmp_path: Path) -> None:
     config, arrays = config_for(BASE), dict(random_weights(config_for(BASE), BASE))
-    save(tmp_path, config, arrays, BASE)
+    save_checkpoint(tmp_path, config, arrays, BASE)
     weights = opened(tmp_path, BASE)
-    save(tmp_path, config, weights, BASE)
+    save_checkpoint(tmp_path, config, weights, BASE)
     assert all(np.array_equal(opened(tmp_path, BASE)[name], array) for name, array in arrays.items())
 
 
 def test_save_refuses_incomplete_weights(tmp_path: Path) -> None:
     weights = random_weights(config_for(BASE), BASE)
     with pytest.raises(CheckpointError, match=r"tensor pre_classifier.weight \[32, 32\] is missing"):
-        save(tmp_path, config_for(SEQUENCE), weights, SEQUENCE)
+        save_checkpoint(tmp_path, config_for(SEQUENCE), weights, SEQUENCE)
     wider = config_for(BASE).replace(vocab_size=51)
     with pytest.raises(CheckpointError, match=r"word_embeddings.weight: expected shape \[51, 32\] .* found \[50, 32\]"):
-        save(tmp_path, wider, weights, BASE)
+        save_checkpoint(tmp_path, wider, weights, BASE)
     assert not any(tmp_path.iterdir())
 
 
@@ -215,7 +216,7 @@ def test_tied_and_untied_projector(tmp_path: Path) -> None:
     weights = opened(tmp_path, MLM)
     assert (weights[name] == 3).all()
     assert not (weights[WORDS] == 3).any()
-    save(tmp_path / "again", DistilBertConfig.from_pretrained(tmp_path), weights, MLM)
+    save_checkpoint(tmp_path / "again", DistilBertConfig.from_pretrained(tmp_path), weights, MLM)
     model, info = reread(tmp_path / "again", MLM)
     assert not any(info.values())
     assert not model.config.tie_word_embeddings
@@ -278,7 +279,7 @@ def moved(old: str, new: str) -> Change:
 def test_mismatches(change: Change | None, config: dict[str, Any], message: str, tmp_path: Path) -> None:
     saved(tmp_path, BASE, change)
     with pytest.raises(CheckpointError, match=message) as caught:
-        load(Source(tmp_path), BASE, DistilBertConfig.from_pretrained(tmp_path).replace(**config))
+        load_weights(Source(tmp_path), BASE, DistilBertConfig.from_pretrained(tmp_path).replace(**config))
     assert str(tmp_path / "model.safetensors") in str(caught.value)
 
 
@@ -295,10 +296,10 @@ def test_extra_tensors_warn_or_are_refused(
 ) -> None:
     saved(tmp_path, BASE, change)
     changed = DistilBertConfig.from_pretrained(tmp_path).replace(**config)
-    assert load(Source(tmp_path), BASE, changed)[WORDS].shape == (50, 32)
+    assert load_weights(Source(tmp_path), BASE, changed)[WORDS].shape == (50, 32)
     assert re.search(rf"model.safetensors has extra tensors, which {BASE} does not use: .*{named}", caplog.text)
     with pytest.raises(CheckpointError, match=rf"has extra tensors .*{named}"):
-        load(Source(tmp_path), BASE, changed, strict=True)
+        load_weights(Source(tmp_path), BASE, changed, strict=True)
 
 
 def test_misshapen_head_and_renamed_tensor_are_named_as_in_the_file(tmp_path: Path) -> None:
@@ -307,9 +308,9 @@ def test_misshapen_head_and_renamed_tensor_are_named_as_in_the_file(tmp_path: Pa
     with pytest.raises(
         CheckpointError, match=r"tensor classifier.weight of .*expected shape \[4, 32\].*found \[3, 32\]"
     ):
-        load(Source(tmp_path), SEQUENCE, config.replace(num_labels=4))
+        load_weights(Source(tmp_path), SEQUENCE, config.replace(num_labels=4))
     with pytest.raises(CheckpointError, match=rf"{WORDS} \(in the file: distilbert.{WORDS}\)"):
-        load(Source(tmp_path), SEQUENCE, config.replace(vocab_size=49))
+        load_weights(Source(tmp_path), SEQUENCE, config.replace(vocab_size=49))
 
 
 def folded(model: Any) -> dict[str, torch.Tensor]:
@@ -359,7 +360,7 @@ def test_bert_architectures(theirs: str, ours: str, changes: dict[str, Any], tmp
     assert_equal(weights, folded(getattr(transformers, theirs).from_pretrained(tmp_path / "bert")))
 
     # Once saved it is a DistilBERT, for us and for the reference.
-    save(tmp_path / "distil", DistilBertConfig.from_pretrained(tmp_path / "bert"), weights, ours)
+    save_checkpoint(tmp_path / "distil", DistilBertConfig.from_pretrained(tmp_path / "bert"), weights, ours)
     assert not DistilBertConfig.from_pretrained(tmp_path / "distil").folded_bert
     again, info = reread(tmp_path / "distil", ours)
     assert not any(info.values())
@@ -384,7 +385,7 @@ def test_headless_bert_from_any_head_and_half_precision(tmp_path: Path) -> None:
     expected = {name: tensor for name, tensor in folded(model.float()).items() if not name.startswith("classifier")}
     assert_equal(weights, expected)
     assert weights.dtype == "bfloat16"
-    save(tmp_path / "distil", DistilBertConfig.from_pretrained(tmp_path), weights, BASE)
+    save_checkpoint(tmp_path / "distil", DistilBertConfig.from_pretrained(tmp_path), weights, BASE)
     again = opened(tmp_path / "distil", BASE)
     assert all(np.array_equal(again[name], weights[name]) for name in weights)
 
@@ -424,14 +425,14 @@ def test_bin_and_hub_cache(tmp_path: Path) -> None:
     model.config.save_pretrained(snapshot)
     torch.save(model.state_dict(), snapshot / "pytorch_model.bin")
     config = DistilBertConfig.from_pretrained("org/tiny", cache_dir=tmp_path, local_files_only=True)
-    weights = load(Source("org/tiny", cache_dir=tmp_path, local_files_only=True), MLM, config)
+    weights = load_weights(Source("org/tiny", cache_dir=tmp_path, local_files_only=True), MLM, config)
     assert_equal(weights, model.state_dict())
     assert weights.source == str(snapshot / "pytorch_model.bin")
     with pytest.raises(OSError, match="not in the local cache"):
-        load(Source("org/tiny", cache_dir=tmp_path, local_files_only=True, revision="v2"), MLM, config)
+        load_weights(Source("org/tiny", cache_dir=tmp_path, local_files_only=True, revision="v2"), MLM, config)
     (snapshot / "pytorch_model.bin").unlink()
     with pytest.raises(OSError, match="has no weights"):
-        load(Source("org/tiny", cache_dir=tmp_path, local_files_only=True), MLM, config)
+        load_weights(Source("org/tiny", cache_dir=tmp_path, local_files_only=True), MLM, config)
 
 
 def test_sharded_by_the_reference(tmp_path: Path) -> None:
@@ -482,6 +483,6 @@ def test_architectures() -> None:
     with pytest.raises(CheckpointError, match=r"config.architectures is MyDistilBert; known are DistilBertModel, "):
         architecture_of(config_for(BASE, architectures=["MyDistilBert"]))
     with pytest.raises(ValueError, match=r"architecture must be one of DistilBertModel, .*found 'BertModel'"):
-        load(Source("."), "BertModel", config_for(BASE))
+        load_weights(Source("."), "BertModel", config_for(BASE))
     with pytest.raises(ValueError, match="architecture must be one of"):
         random_weights(config_for(BASE), "BertModel")

@@ -15,11 +15,11 @@ import transformers
 from safetensors.numpy import save_file
 
 import distilrt
-from distilrt.checkpoint import checkpoint
-from distilrt.checkpoint.checkpoint import expected_shapes, load, random_weights
 from distilrt.checkpoint.h5_file import torch_name
 from distilrt.checkpoint.source import Source
+from distilrt.checkpoint.weights import load_weights, random_weights, save_checkpoint
 from distilrt.errors import CheckpointError
+from distilrt.model.architecture import expected_shapes
 from distilrt.model.config import DistilBertConfig
 from distilrt.model.heads import HEADS
 
@@ -109,7 +109,7 @@ def test_the_made_up_layout_is_the_real_one(name: str, tmp_path: Path) -> None:
     real = GOLDEN / name
     config = DistilBertConfig.from_pretrained(real)
     architecture = name.removeprefix("TF")
-    weights = load(Source(real), architecture, config)
+    weights = load_weights(Source(real), architecture, config)
     named = variables({key: weights[key] for key in weights if key != "vocab_projector.weight"})
     scope = re.sub(r"(?<!^)(?=[A-Z][a-z])", "_", name).lower()
     shared = {"vocab_projector": [n for n in named if "/embeddings/" in n]} if architecture == MLM else None
@@ -121,7 +121,7 @@ def test_the_made_up_layout_is_the_real_one(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("architecture", HEADS)
 def test_every_class_reads_it(architecture: str, tmp_path: Path) -> None:
     config, expected = folder(tmp_path, architecture, seed=1)
-    weights = load(Source(tmp_path), architecture, config)
+    weights = load_weights(Source(tmp_path), architecture, config)
     assert list(weights) == list(expected_shapes(config, architecture))
     assert weights.dtype == "float32"
     assert weights.source == str(tmp_path / "tf_model.h5")
@@ -130,7 +130,7 @@ def test_every_class_reads_it(architecture: str, tmp_path: Path) -> None:
         assert weights[name].flags.c_contiguous
         assert not weights[name].flags.writeable or weights[name].flags.owndata
     weights.release()
-    checkpoint.save(tmp_path / "again", config, weights, architecture)
+    save_checkpoint(tmp_path / "again", config, weights, architecture)
     model, info = getattr(transformers, architecture).from_pretrained(tmp_path / "again", output_loading_info=True)
     assert not any(info.values())
     for name, tensor in model.state_dict().items():
@@ -141,7 +141,7 @@ def test_half_precision(tmp_path: Path) -> None:
     config, expected = folder(tmp_path, BASE, seed=2)
     narrow = {name: array.astype(np.float16) for name, array in variables(expected).items()}
     write_h5(tmp_path / "tf_model.h5", narrow, "tf_distil_bert_model_1")
-    weights = load(Source(tmp_path), BASE, config)
+    weights = load_weights(Source(tmp_path), BASE, config)
     assert weights.dtype == "float16"
     assert weights[WORDS].dtype == np.float32
     name = "transformer.layer.1.ffn.lin1.weight"
@@ -153,7 +153,7 @@ def test_safetensors_written_by_tensorflow(tmp_path: Path) -> None:
     config, expected = folder(tmp_path, MLM, seed=3)
     named = variables({name: array for name, array in expected.items() if name != "vocab_projector.weight"})
     save_file(named, tmp_path / "model.safetensors", {"format": "tf"})
-    weights = load(Source(tmp_path), MLM, config)
+    weights = load_weights(Source(tmp_path), MLM, config)
     assert weights.source.endswith("model.safetensors")
     for name, array in expected.items():
         np.testing.assert_array_equal(weights[name], array, err_msg=name)
@@ -174,7 +174,7 @@ def test_a_bert_folds(tmp_path: Path) -> None:
     bert.config.save_pretrained(tmp_path)
     config = DistilBertConfig.from_pretrained(tmp_path)
     save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
-    expected = {name: array.copy() for name, array in load(Source(tmp_path), MLM, config).items()}
+    expected = {name: array.copy() for name, array in load_weights(Source(tmp_path), MLM, config).items()}
     (tmp_path / "model.safetensors").unlink()
 
     named = {}
@@ -189,7 +189,7 @@ def test_a_bert_folds(tmp_path: Path) -> None:
             part, array = "kernel", array.T
         named[f"{scope}/{part}:0"] = np.ascontiguousarray(array)
     write_h5(tmp_path / "tf_model.h5", named, "tf_bert_for_pre_training")
-    weights = load(Source(tmp_path), MLM, config)
+    weights = load_weights(Source(tmp_path), MLM, config)
     for name, array in expected.items():
         np.testing.assert_array_equal(weights[name], array, err_msg=name)
 
@@ -213,21 +213,21 @@ def test_names(variable: str, name: str) -> None:
 
 def test_other_formats_win_and_the_h5_is_the_last_resort(tmp_path: Path) -> None:
     config, _ = folder(tmp_path, BASE, seed=5)
-    checkpoint.save(tmp_path, config, random_weights(config, BASE, seed=6), BASE)
-    assert load(Source(tmp_path), BASE, config).source.endswith("model.safetensors")
+    save_checkpoint(tmp_path, config, random_weights(config, BASE, seed=6), BASE)
+    assert load_weights(Source(tmp_path), BASE, config).source.endswith("model.safetensors")
     (tmp_path / "model.safetensors").unlink()
-    assert load(Source(tmp_path), BASE, config).source.endswith("tf_model.h5")
+    assert load_weights(Source(tmp_path), BASE, config).source.endswith("tf_model.h5")
 
 
 def test_mismatches_are_named_as_in_the_file(tmp_path: Path) -> None:
     config, _ = folder(tmp_path, BASE, seed=7)
     variable = "distilbert/embeddings/word_embeddings/weight:0"
     with pytest.raises(CheckpointError, match=rf"{WORDS} \(in the file: {variable}\) of .*tf_model.h5: expect"):
-        load(Source(tmp_path), BASE, config.replace(vocab_size=30))
+        load_weights(Source(tmp_path), BASE, config.replace(vocab_size=30))
     with pytest.raises(CheckpointError, match=r"tf_model.h5 lacks tensors .*classifier.weight .*never made up"):
-        load(Source(tmp_path), "DistilBertForTokenClassification", config)
+        load_weights(Source(tmp_path), "DistilBertForTokenClassification", config)
     with pytest.raises(CheckpointError, match=r"ffn.lin1.weight .*expected shape \[41, 32\] .*found \[40, 32\]"):
-        load(Source(tmp_path), BASE, config.replace(hidden_dim=41))
+        load_weights(Source(tmp_path), BASE, config.replace(hidden_dim=41))
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:
@@ -243,11 +243,11 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     ):
         path.write_bytes(content)
         with pytest.raises(CheckpointError, match=message):
-            load(Source(tmp_path), BASE, config)
+            load_weights(Source(tmp_path), BASE, config)
     with h5py.File(path, "w") as file:
         file.create_group("model_weights").create_group("distilbert")
     with pytest.raises(CheckpointError, match="holds no Keras weights: expected groups with weight_names"):
-        load(Source(tmp_path), BASE, config)
+        load_weights(Source(tmp_path), BASE, config)
 
 
 def test_numbers_of_other_files_are_not_read(tmp_path: Path) -> None:
@@ -259,7 +259,7 @@ def test_numbers_of_other_files_are_not_read(tmp_path: Path) -> None:
         del file[name]
         file.create_dataset(name, (31, 32), "f4", external=[(str(secret), 0, 4 * 31 * 32)])
     with pytest.raises(CheckpointError, match=r"was refused: .*word_embeddings/weight:0 takes its numbers from"):
-        load(Source(tmp_path), BASE, config)
+        load_weights(Source(tmp_path), BASE, config)
     with h5py.File(path, "a") as file:
         del file[name]
         source = h5py.VirtualSource(tmp_path / "other.h5", "secret", (31, 32))
@@ -267,18 +267,18 @@ def test_numbers_of_other_files_are_not_read(tmp_path: Path) -> None:
         virtual[:] = source
         file.create_virtual_dataset(name, virtual)
     with pytest.raises(CheckpointError, match="was refused"):
-        load(Source(tmp_path), BASE, config)
+        load_weights(Source(tmp_path), BASE, config)
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["secret"] = weights[WORDS]
     with h5py.File(path, "a") as file:
         del file[name]
         file[name] = h5py.ExternalLink("other.h5", "secret")
     with pytest.raises(CheckpointError, match=f"lacks tensors .*{WORDS}"):
-        load(Source(tmp_path), BASE, config)
+        load_weights(Source(tmp_path), BASE, config)
 
 
 def test_without_h5py(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config, _ = folder(tmp_path, BASE, seed=10)
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(ImportError, match=r"tf_model.h5 needs h5py: pip install 'distilrt\[h5\]'"):
-        load(Source(tmp_path), BASE, config)
+        load_weights(Source(tmp_path), BASE, config)

@@ -20,7 +20,8 @@ from typing import Any
 import pytest
 import torch
 
-from distilrt.checkpoint import checkpoint, packed
+from distilrt.checkpoint import packed
+from distilrt.checkpoint.weights import random_weights, save_checkpoint
 from distilrt.errors import CheckpointError
 from distilrt.model import models
 from distilrt.model.config import DistilBertConfig
@@ -120,11 +121,11 @@ def good_folder(kind: str, folder: Path) -> None:
                              "max_position_embeddings": 16, "id2label": {"0": "no", "1": "yes", "2": "perhaps"},
                              "architectures": [NAME]}  # fmt: skip
     config = DistilBertConfig.from_dict(sizes)
-    weights = dict(checkpoint.random_weights(config, NAME))
+    weights = dict(random_weights(config, NAME))
     if kind in ("index", "panels"):
         packed.write(folder, MODEL(config, weights, backend="cpu", dtype="int8"))
         return
-    checkpoint.save(folder, config, weights, NAME)
+    save_checkpoint(folder, config, weights, NAME)
     if kind in ("config", "safetensors"):
         return
     whole = folder / "model.safetensors"

@@ -15,12 +15,14 @@ from typer.testing import CliRunner
 
 import distilrt
 from distilrt import _C
-from distilrt.checkpoint import checkpoint, packed
-from distilrt.checkpoint.packed import PackedWeights, linears
+from distilrt.checkpoint import packed
+from distilrt.checkpoint.packed import PackedWeights, Packing
 from distilrt.checkpoint.tensor_files import SafetensorsFile
+from distilrt.checkpoint.weights import random_weights
 from distilrt.cli import app, main
 from distilrt.errors import BackendError, CheckpointError
 from distilrt.model import models
+from distilrt.model.architecture import linears
 from distilrt.model.config import DistilBertConfig
 from distilrt.model.heads import HEADS
 
@@ -33,7 +35,7 @@ def made(config: DistilBertConfig, architecture: str = "DistilBertModel", **opti
     rng = np.random.default_rng(1)
     weights = {
         name: array + rng.normal(0, 0.2, array.shape).astype(np.float32)
-        for name, array in checkpoint.random_weights(config, architecture).items()
+        for name, array in random_weights(config, architecture).items()
     }
     return getattr(models, architecture)(config, weights, num_threads=2, **{"backend": "cpu", **options})
 
@@ -81,7 +83,7 @@ def test_bytes_do_not_depend_on_the_instruction_set(
 ) -> None:
     """Weights of few bits leave int8 no ties to round differently."""
     config = tiny(dim=51)
-    weights = checkpoint.random_weights(config, "DistilBertModel")
+    weights = random_weights(config, "DistilBertModel")
     coarse = {name: np.sign(array) * 0.5 for name, array in weights.items()}
     found = set()
     for isa in _C.available_isas():
@@ -184,7 +186,7 @@ def test_dtype_that_the_instruction_set_lacks(
     packed.write(tmp_path, made(tiny()))
     monkeypatch.setenv("DISTILRT_FORCE_ISA", "generic")
     file = SafetensorsFile(tmp_path / "packed.safetensors")
-    weights = PackedWeights(tmp_path, file, tiny(), "DistilBertModel", "bfloat16")
+    weights = PackedWeights(str(tmp_path), file, tiny(), Packing("DistilBertModel", "bfloat16"))
     with pytest.raises(BackendError, match=r"generic, found 'bfloat16'"):
         models.DistilBertModel(tiny(), weights, backend="cpu")
 

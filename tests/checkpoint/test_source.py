@@ -183,7 +183,7 @@ def test_arguments_reach_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 def test_import_is_light() -> None:
     heavy = "('torch', 'transformers', 'huggingface_hub')"
-    code = f"import sys, distilrt.checkpoint.checkpoint; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, distilrt.checkpoint.weights; print([name for name in {heavy} if name in sys.modules])"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

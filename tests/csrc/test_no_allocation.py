@@ -37,7 +37,7 @@ import ctypes
 import numpy as np
 from distilrt.backends.cpu import CpuBackend
 from distilrt.batch import pack
-from distilrt.checkpoint.checkpoint import random_weights
+from distilrt.checkpoint.weights import random_weights
 from distilrt.model.config import DistilBertConfig
 
 config = DistilBertConfig(dim=64, n_heads=2, n_layers=3, hidden_dim=128, vocab_size=99)

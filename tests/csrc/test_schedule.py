@@ -10,7 +10,7 @@ import pytest
 from distilrt import _C
 from distilrt.backends.cpu import CpuBackend
 from distilrt.batch import pack
-from distilrt.checkpoint.checkpoint import random_weights
+from distilrt.checkpoint.weights import random_weights
 from distilrt.model.config import DistilBertConfig
 
 CONFIG = DistilBertConfig(dim=48, n_heads=2, n_layers=2, hidden_dim=100, vocab_size=60)

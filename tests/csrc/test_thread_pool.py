@@ -17,7 +17,7 @@ import pytest
 from distilrt import _C
 from distilrt.backends.cpu import CpuBackend
 from distilrt.batch import Batch, pack
-from distilrt.checkpoint.checkpoint import random_weights
+from distilrt.checkpoint.weights import random_weights
 from distilrt.model.config import DistilBertConfig
 
 CONFIG = DistilBertConfig(dim=64, n_heads=2, n_layers=2, hidden_dim=96, vocab_size=50)

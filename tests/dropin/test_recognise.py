@@ -10,8 +10,8 @@ import torch
 import transformers
 from torch.nn import functional
 
-from distilrt.checkpoint.checkpoint import expected_shapes
 from distilrt.dropin.recognise import Encoder, encoders
+from distilrt.model.architecture import expected_shapes
 from distilrt.model.config import DistilBertConfig
 
 Change = Callable[..., Any]

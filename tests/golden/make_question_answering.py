@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from distilrt import DistilBertConfig, DistilBertTokenizer
-from distilrt.checkpoint import checkpoint
+from distilrt.checkpoint.weights import save_checkpoint
+from distilrt.model.architecture import expected_shapes
 
 ANSWERS = Path(__file__).with_name("question_answering.json")
 ARCHITECTURE = "DistilBertForQuestionAnswering"
@@ -65,12 +66,12 @@ def write_model(folder: Path) -> None:
                               max_position_embeddings=MAX_LENGTH)  # fmt: skip
     random = np.random.RandomState(3)  # whose stream NumPy promises to keep
     weights = {}
-    for name, shape in checkpoint.expected_shapes(config, ARCHITECTURE).items():
+    for name, shape in expected_shapes(config, ARCHITECTURE).items():
         scale = 1.5 * shape[1] ** -0.5 if len(shape) == 2 and "embeddings" not in name else 0.3
         scale *= 4 if name.startswith("qa_outputs.weight") else 1
         centre = float("norm" in name.lower() and name.endswith("weight"))
         weights[name] = (random.standard_normal(shape) * scale + centre).astype(np.float32)
-    checkpoint.save(folder, config, weights, ARCHITECTURE)
+    save_checkpoint(folder, config, weights, ARCHITECTURE)
     tokenizer.save_pretrained(folder)
 
 

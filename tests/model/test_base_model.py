@@ -12,7 +12,7 @@ import torch
 import transformers
 
 from distilrt import accelerate
-from distilrt.checkpoint import checkpoint
+from distilrt.checkpoint.weights import save_checkpoint
 from distilrt.errors import BackendError, CheckpointError, InvalidInput
 from distilrt.model import models
 from distilrt.model.outputs import BaseModelOutput
@@ -115,7 +115,7 @@ def test_weights_that_are_no_numbers(dtype: str, tiny: Any, tmp_path: Path) -> N
     name = "transformer.layer.1.ffn.lin2.weight"
     weights[name] = weights[name].copy()
     weights[name][-1, -1] = np.nan
-    checkpoint.save(tmp_path, tiny(), weights, "DistilBertModel")
+    save_checkpoint(tmp_path, tiny(), weights, "DistilBertModel")
     for backend in ("cpu", "reference") if dtype == "float32" else ("cpu",):
         with pytest.raises(CheckpointError, match=rf"tensor {name} of .*model.safetensors holds NaN or infinity"):
             models.DistilBertModel.from_pretrained(tmp_path, backend=backend, dtype=dtype)

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from distilrt import Engine, pipeline
-from distilrt.checkpoint import checkpoint, packed
+from distilrt.checkpoint import packed
+from distilrt.checkpoint.weights import random_weights
 from distilrt.errors import CheckpointError, InvalidInput
 from distilrt.model import models
 from distilrt.model.placement import DeviceName, DtypeName
@@ -88,7 +89,7 @@ def test_the_encoder_and_the_embeddings_of_a_model(
 @each_architecture
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
 def test_copies_answer_alike(architecture: str, dtype: str, tiny: Any) -> None:
-    weights = dict(checkpoint.random_weights(tiny(), architecture))
+    weights = dict(random_weights(tiny(), architecture))
     model = getattr(models, architecture)(tiny(), weights, backend="cpu", dtype=dtype, num_threads=2)
     inputs = inputs_of(architecture, tiny(), "right")
     for again in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model), copy.deepcopy({"a": model})["a"]):

@@ -147,7 +147,7 @@ def test_sequences_do_not_depend_on_batch_mates(lengths: list[int], dtype: str) 
 
 
 def lively_weights(config: DistilBertConfig) -> dict[str, np.ndarray]:
-    from distilrt.checkpoint.checkpoint import random_weights
+    from distilrt.checkpoint.weights import random_weights
 
     rng = np.random.default_rng(2)
     shapes = {name: array.shape for name, array in random_weights(config, "DistilBertModel").items()}

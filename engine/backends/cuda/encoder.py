@@ -18,7 +18,6 @@ import torch
 from distilrt.backends.cuda.graphs import Bucket, ladder, top_tokens, within
 from distilrt.backends.cuda.workspace import Array, Place, Workspace, lay_out
 from distilrt.batch import Batch, IndexArray, IntArray
-from distilrt.checkpoint.packed import linears
 from distilrt.kernels import tiles
 from distilrt.kernels.attention import attention
 from distilrt.kernels.embedding import embed
@@ -27,6 +26,7 @@ from distilrt.kernels.layer_norm import residual_layer_norm
 from distilrt.kernels.linear import linear, linear_split
 from distilrt.kernels.narrow_linear import norm_linear
 from distilrt.kernels.row_attention import row_attention
+from distilrt.model.architecture import linears
 from distilrt.model.config import LAYER_NORM_EPS, DistilBertConfig
 
 _WORDS = "embeddings.word_embeddings.weight"

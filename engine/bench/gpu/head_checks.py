@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from distilrt.bench.gpu.kernel_checks import Check
-from distilrt.checkpoint import checkpoint
+from distilrt.checkpoint.weights import random_weights
 from distilrt.kernels.launch import DTYPE_NAMES
 from distilrt.model import models
 from distilrt.model.config import DistilBertConfig
@@ -75,7 +75,7 @@ def _head(device: torch.device, scale: Scale, architecture: str, rng: np.random.
     config = config_of(scale)
     weights = {
         name: array * np.float32(2) if array.ndim == 2 else array + rng.normal(0, 0.2, array.shape).astype(np.float32)
-        for name, array in checkpoint.random_weights(config, architecture).items()
+        for name, array in random_weights(config, architecture).items()
     }
     mask = _mask(rng, min(70, scale.max_tokens))
     ids = rng.integers(0, config.vocab_size, mask.shape)

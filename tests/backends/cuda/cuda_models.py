@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from distilrt.checkpoint.checkpoint import random_weights
+from distilrt.checkpoint.weights import random_weights
 from distilrt.model.config import DistilBertConfig
 
 

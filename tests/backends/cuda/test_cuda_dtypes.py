@@ -16,8 +16,7 @@ from distilrt import verification
 from distilrt.backends.base import create
 from distilrt.backends.cuda import backend as cuda
 from distilrt.backends.cuda import encoder as device_encoder
-from distilrt.checkpoint.checkpoint import random_weights, save
-from distilrt.checkpoint.weights import Weights
+from distilrt.checkpoint.weights import Weights, random_weights, save_checkpoint
 from distilrt.errors import BackendError
 from distilrt.kernels import tiles
 from distilrt.model import models
@@ -72,7 +71,7 @@ def test_dtypes() -> None:
 def test_verify_in_half_precision(tmp_path: Path, sentence_encoder: Path) -> None:
     """The bound is that of transformers in the same dtype; that of float32 it could not hold."""
     config = DistilBertConfig(dim=32, n_heads=2, n_layers=1, hidden_dim=32, vocab_size=30522)
-    save(tmp_path, config, random_weights(config, "DistilBertModel"), "DistilBertModel")
+    save_checkpoint(tmp_path, config, random_weights(config, "DistilBertModel"), "DistilBertModel")
     for name in ("tokenizer.json", "vocab.txt", "tokenizer_config.json"):
         shutil.copy(sentence_encoder / name, tmp_path / name)
     report = verification.verify(tmp_path, ["A short text.", "And one a bit longer."], backend="cuda", dtype="bfloat16")

@@ -16,7 +16,7 @@ from distilrt.backends.cuda import backend as cuda
 from distilrt.backends.cuda import encoder as device_encoder
 from distilrt.backends.cuda import inputs as padded
 from distilrt.batch import PaddedInputs
-from distilrt.checkpoint.checkpoint import random_weights
+from distilrt.checkpoint.weights import random_weights
 from distilrt.errors import BackendError, InvalidInput, TooLong
 from distilrt.model import models
 from distilrt.model.heads import ENCODER, Projection

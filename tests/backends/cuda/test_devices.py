@@ -13,7 +13,7 @@ import torch
 
 from distilrt.backends import base as backends
 from distilrt.backends.cuda import devices
-from distilrt.checkpoint import checkpoint
+from distilrt.checkpoint.weights import random_weights
 from distilrt.errors import BackendError
 from distilrt.model.config import DistilBertConfig
 
@@ -52,7 +52,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_what_is_missing(wrong: dict[str, Any], message: str, gpu: Any) -> None:
     gpu(**wrong)
     config = DistilBertConfig(dim=32, n_heads=2, n_layers=1, hidden_dim=32, vocab_size=9)
-    weights = checkpoint.random_weights(config, "DistilBertModel")
+    weights = random_weights(config, "DistilBertModel")
     with pytest.raises(BackendError, match=f"backend 'cuda' is not available: .*{message}.*backend='cpu'"):
         backends.create("cuda", config, weights)
     assert backends.create("auto", config, weights).name == "cpu"
@@ -76,7 +76,7 @@ def test_a_device_that_is_there_but_can_not_be_used(
     message = str(error).split("\n")[0]
     assert devices.why_not_cuda() == f"the CUDA device can't be used: {message}"
     config = DistilBertConfig(dim=32, n_heads=2, n_layers=1, hidden_dim=32, vocab_size=9)
-    weights = checkpoint.random_weights(config, "DistilBertModel")
+    weights = random_weights(config, "DistilBertModel")
     assert backends.create("auto", config, weights).name == "cpu"
 
 

@@ -1,0 +1,77 @@
+"""Every spelling of a checkpoint's tensors to one set of names: that of `distilrt.model.architecture`.
+
+There are DistilBERT's names with and without prefix, old names of layer norms, and the names of a BERT.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from distilrt.checkpoint.tensor_files import Stored
+from distilrt.errors import CheckpointError
+from distilrt.model.architecture import PROJECTOR
+
+_IGNORED = re.compile(r"pooler\.|cls\.seq_relationship\.|(.*\.)?position_ids$")
+_OLD_NORM = re.compile(r"(LayerNorm|layer_norm)\.(gamma|beta)$")
+_NORM_PART = {"gamma": "weight", "beta": "bias"}
+_BERT_LAYER = re.compile(r"encoder\.layer\.(\d+)\.(.+)\.(weight|bias)$")
+_BERT_PARTS = {
+    "attention.self.query": "attention.q_lin",
+    "attention.self.key": "attention.k_lin",
+    "attention.self.value": "attention.v_lin",
+    "attention.output.dense": "attention.out_lin",
+    "attention.output.LayerNorm": "sa_layer_norm",
+    "intermediate.dense": "ffn.lin1",
+    "output.dense": "ffn.lin2",
+    "output.LayerNorm": "output_layer_norm",
+}
+_BERT_HEAD = {
+    "cls.predictions.transform.dense.weight": "vocab_transform.weight",
+    "cls.predictions.transform.dense.bias": "vocab_transform.bias",
+    "cls.predictions.transform.LayerNorm.weight": "vocab_layer_norm.weight",
+    "cls.predictions.transform.LayerNorm.bias": "vocab_layer_norm.bias",
+    "cls.predictions.decoder.weight": PROJECTOR,
+    "cls.predictions.decoder.bias": "vocab_projector.bias",
+    "cls.predictions.bias": "vocab_projector.bias",
+}
+# Two names of one bias. Where a file has both, a BERT adds the second.
+_SHADOWED = {"cls.predictions.bias": "cls.predictions.decoder.bias"}
+
+
+def canonical_tensors(stored: Mapping[str, Stored], bert: bool, path: str | Path) -> dict[str, Stored]:
+    """The tensors by canonical name, without those that no architecture reads.
+
+    Args:
+        stored: the tensors by their names in the file.
+        bert: whether they are a BERT's.
+        path: the file, for error messages.
+
+    Raises:
+        CheckpointError: two of them are the same tensor of the model.
+    """
+    found: dict[str, Stored] = {}
+    for name, tensor in stored.items():
+        canonical = canonical_name(name, bert)
+        if _IGNORED.match(canonical) or (bert and _SHADOWED.get(name) in stored):
+            continue
+        if canonical in found:
+            raise CheckpointError(
+                f"{path} holds both {found[canonical].name} and {name}, which are the same tensor of the model; remove "
+                "one"
+            )
+        found[canonical] = tensor
+    return found
+
+
+def canonical_name(name: str, bert: bool) -> str:
+    """The canonical name of a DistilBERT's or a BERT's tensor; a name that is unknown stays."""
+    name = _OLD_NORM.sub(lambda match: f"{match[1]}.{_NORM_PART[match[2]]}", name)
+    if not bert:
+        return name.removeprefix("distilbert.")
+    name = name.removeprefix("bert.")
+    layer = _BERT_LAYER.match(name)
+    if layer and layer[2] in _BERT_PARTS:
+        return f"transformer.layer.{layer[1]}.{_BERT_PARTS[layer[2]]}.{layer[3]}"
+    return _BERT_HEAD.get(name, name)

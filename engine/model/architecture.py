@@ -1,0 +1,103 @@
+"""The architecture: its parameters and their shapes, and the linear layers that are computed as one product.
+
+Names are canonical: those of the reference without the `distilbert.` in front.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+
+from distilrt.errors import CheckpointError
+from distilrt.model.config import DistilBertConfig
+from distilrt.model.heads import HEADS, Dimensions, Head, Norm, Projection
+
+Shape = tuple[int, ...]
+
+WORDS = "embeddings.word_embeddings.weight"
+POSITIONS = "embeddings.position_embeddings.weight"
+PROJECTOR = "vocab_projector.weight"
+
+_EMBEDDINGS: dict[str, Dimensions] = {
+    WORDS: ("vocab_size", "hidden_size"),
+    POSITIONS: ("max_position_embeddings", "hidden_size"),
+    **Norm("embeddings.LayerNorm").tensors,
+}
+_LAYER: dict[str, Dimensions] = {
+    **Projection("attention.q_lin", "hidden_size").tensors,
+    **Projection("attention.k_lin", "hidden_size").tensors,
+    **Projection("attention.v_lin", "hidden_size").tensors,
+    **Projection("attention.out_lin", "hidden_size").tensors,
+    **Norm("sa_layer_norm").tensors,
+    **Projection("ffn.lin1", "intermediate_size").tensors,
+    "ffn.lin2.weight": ("hidden_size", "intermediate_size"),
+    "ffn.lin2.bias": ("hidden_size",),
+    **Norm("output_layer_norm").tensors,
+}
+# The linear layers of an encoder layer by the native encoder's names. Q, K and V are computed as one product.
+_FUSED = {
+    "qkv": ("attention.q_lin", "attention.k_lin", "attention.v_lin"),
+    "out_proj": ("attention.out_lin",),
+    "ffn_in": ("ffn.lin1",),
+    "ffn_out": ("ffn.lin2",),
+}
+_HEAD_LINEARS = {layer.name: None for head in HEADS.values() for layer in head.layers if isinstance(layer, Projection)}
+
+
+def head_of(architecture: str) -> Head:
+    """The head of an architecture.
+
+    Raises:
+        ValueError: an unknown architecture.
+    """
+    if architecture not in HEADS:
+        raise ValueError(f"architecture must be one of {', '.join(HEADS)}, found {architecture!r}")
+    return HEADS[architecture]
+
+
+def architecture_of(config: DistilBertConfig) -> str | None:
+    """The architecture that a checkpoint was saved as, a key of HEADS; None where its config names none.
+
+    Raises:
+        CheckpointError: the config names only architectures that are unknown here.
+    """
+    if not config.architectures:
+        return None
+    known = next((name for name in config.architectures if name in HEADS), None)
+    if known is None:
+        raise CheckpointError(
+            f"config.architectures is {', '.join(config.architectures)}; known are {', '.join(HEADS)}. Load the "
+            "checkpoint with one of these classes by name"
+        )
+    return known
+
+
+def expected_shapes(config: DistilBertConfig, architecture: str) -> dict[str, Shape]:
+    """The canonical name and shape of every parameter of a model.
+
+    Raises:
+        ValueError: an unknown architecture.
+    """
+    dimensions = dict(_EMBEDDINGS)
+    for i in range(config.num_layers):
+        dimensions |= {f"transformer.layer.{i}.{name}": dims for name, dims in _LAYER.items()}
+    dimensions |= head_of(architecture).tensors
+    return {
+        name: tuple(dim if isinstance(dim, int) else int(getattr(config, dim)) for dim in dims)
+        for name, dims in dimensions.items()
+    }
+
+
+def linears(num_layers: int, names: Container[str], dtype: str) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """The linear layers as backends compute them: by the native encoder's name, the dtype and the canonical layers.
+
+    Args:
+        num_layers: of the encoder.
+        names: canonical names of the model's parameters, which tell its head.
+        dtype: the model's; a head is float32 in any.
+    """
+    found = {
+        f"layer.{i}.{name}": (dtype, tuple(f"transformer.layer.{i}.{part}" for part in parts))
+        for i in range(num_layers)
+        for name, parts in _FUSED.items()
+    }
+    return found | {name: ("float32", (name,)) for name in _HEAD_LINEARS if f"{name}.weight" in names}
