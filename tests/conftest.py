@@ -21,6 +21,7 @@ import pytest
 import torch
 import transformers
 
+from distilrt import _C
 from distilrt.checkpoint.weights import save_checkpoint
 from distilrt.model.architecture import expected_shapes
 from distilrt.model.config import DistilBertConfig
@@ -46,6 +47,13 @@ def backend_dtype(request: pytest.FixtureRequest) -> tuple[str, str]:
     """Name of a backend and a dtype that computes at full precision there."""
     name, dtype = request.param
     return name, dtype
+
+
+@pytest.fixture(params=_C.available_isas())
+def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each instruction set that this machine can run, forced."""
+    monkeypatch.setenv("DISTILRT_FORCE_ISA", request.param)
+    return str(request.param)
 
 
 @pytest.fixture

@@ -45,13 +45,6 @@ SHAPES = [
 ]
 
 
-@pytest.fixture(params=_C.available_isas())
-def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Each instruction set that this machine can run, forced."""
-    monkeypatch.setenv("DISTILRT_FORCE_ISA", request.param)
-    return str(request.param)
-
-
 def _scaled(weights: Weights, scale: float, rng: np.random.Generator) -> dict[str, Any]:
     """Weights of a trained model's kind: every bias and gain differs from its initial 0 or 1; matrices times scale."""
     out = {}

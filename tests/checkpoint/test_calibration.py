@@ -32,13 +32,6 @@ def tokenizer(sentence_encoder: Path) -> DistilBertTokenizer:
     return DistilBertTokenizer.from_pretrained(sentence_encoder)
 
 
-@pytest.fixture(params=_C.available_isas())
-def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Each instruction set that this machine can run, forced."""
-    monkeypatch.setenv("DISTILRT_FORCE_ISA", request.param)
-    return str(request.param)
-
-
 def made(seed: int = 0) -> Weights:
     """Random weights of a size that makes every part matter."""
     rng = np.random.default_rng(seed)

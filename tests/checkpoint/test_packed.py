@@ -15,11 +15,12 @@ from typer.testing import CliRunner
 
 import distilrt
 from distilrt import _C
+from distilrt.__main__ import main
 from distilrt.checkpoint import packed
 from distilrt.checkpoint.packed import PackedWeights, Packing
 from distilrt.checkpoint.tensor_files import SafetensorsFile
 from distilrt.checkpoint.weights import random_weights
-from distilrt.cli import app, main
+from distilrt.cli import app
 from distilrt.errors import BackendError, CheckpointError
 from distilrt.model import models
 from distilrt.model.architecture import linears
@@ -48,13 +49,6 @@ def assert_same(found: Any, expected: Any, ids: Any = IDS) -> None:
     actual, exact = found(ids, output_hidden_states=True), expected(ids, output_hidden_states=True)
     for name, value in exact.items():
         np.testing.assert_array_equal(actual[name], value)
-
-
-@pytest.fixture(params=_C.available_isas())
-def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Each instruction set that this machine can run, forced."""
-    monkeypatch.setenv("DISTILRT_FORCE_ISA", request.param)
-    return str(request.param)
 
 
 @pytest.mark.parametrize("architecture", HEADS)

@@ -1,10 +1,10 @@
-"""Files of tensors that are damaged, dangerous or something else; what is written; bfloat16."""
+"""Reading and writing safetensors: zero copies, exact conversions, little memory, damaged files; bfloat16."""
 
 from __future__ import annotations
 
+import gc
 import json
 import os
-import pickle
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,130 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from distilrt.checkpoint.pickle_file import PickleFile
+from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.tensor_files import (
+    FLOAT_DTYPES,
     SafetensorsFile,
     Stored,
     from_bfloat16,
     to_bfloat16,
     write_safetensors,
 )
+from distilrt.checkpoint.weight_files import open_tensors
 from distilrt.errors import CheckpointError
-from tests.checkpoint.test_weights import opened, write_header
+from tests.checkpoint.reference_folders import (
+    DTYPES,
+    opened_file,
+    random_tensors,
+    write_header,
+)
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_float32_is_a_read_only_view_of_the_map(tmp_path: Path) -> None:
+    save_file(
+        {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(3, np.float32)}, tmp_path / "model.safetensors"
+    )
+    weights = opened_file(tmp_path)
+    array = weights["a"]
+    assert array.dtype == np.float32
+    assert array.tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert np.shares_memory(array, weights["a"])
+    assert not array.flags.writeable
+    assert not array.flags.owndata
+    assert array.flags.aligned
+    file = SafetensorsFile(tmp_path / "model.safetensors")
+    mapped = np.frombuffer(file._map, np.uint8)
+    assert np.shares_memory(file.load("a"), mapped)
+    with pytest.raises(ValueError, match="read-only"):
+        array[0, 0] = 1
+
+
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
+@pytest.mark.parametrize("form", ["safetensors", "zip", "legacy"])
+def test_values_equal_torchs_conversion(tmp_path: Path, dtype: str, form: str) -> None:
+    tensors = random_tensors(DTYPES[dtype])
+    if form == "safetensors":
+        safetensors.torch.save_file(tensors, tmp_path / "model.safetensors")
+    else:
+        torch.save(tensors, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=form == "zip")
+    weights = opened_file(tmp_path)
+    assert weights.dtype == dtype
+    assert set(weights) == {"a", "b"}
+    assert len(weights) == 2
+    assert "a" in weights
+    assert "c" not in weights
+    stored, _ = open_tensors(Source(tmp_path))
+    for name, tensor in tensors.items():
+        array, expected = stored[name].load(), tensor.to(torch.float32).numpy()
+        assert array.dtype == np.float32
+        assert array.tobytes() == expected.tobytes()
+    with pytest.raises(KeyError):
+        weights["c"]
+    weights.release()
+    assert weights["a"].tobytes() == tensors["a"].to(torch.float32).numpy().tobytes()
+
+
+def test_unaligned_float32_is_copied(tmp_path: Path) -> None:
+    header = json.dumps({"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 12]}}).encode()
+    header += b" " * (1 + -len(header) % 4)
+    write_header(tmp_path / "model.safetensors", header, np.array([1, 2, 3], np.float32).tobytes())
+    array = opened_file(tmp_path)["a"]
+    assert array.tolist() == [1, 2, 3]
+    assert array.flags.aligned
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("form", ["safetensors", "bin"])
+def test_memory_stays_bounded_over_a_float16_file(tmp_path: Path, form: str) -> None:
+    tensors = {str(i): torch.full((1000, 1000), i, dtype=torch.float16) for i in range(30)}
+    if form == "safetensors":
+        safetensors.torch.save_file(tensors, tmp_path / "model.safetensors")
+    else:
+        torch.save(tensors, tmp_path / "pytorch_model.bin")
+    del tensors
+    gc.collect()
+    weights = opened_file(tmp_path)
+    before, peak = resident_bytes(), 0
+    for name, array in weights.items():
+        assert array[0, 0] == array[-1, -1] == int(name)
+        del array
+        peak = max(peak, resident_bytes())
+        if form == "bin":
+            weights.release()
+    assert peak - before < 20e6  # the file is 60 MB, all of it as float32 120 MB
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("form", ["safetensors", "bin"])
+def test_release_gives_mapped_pages_back(tmp_path: Path, form: str) -> None:
+    if form == "safetensors":
+        save_file({"a": np.ones(10_000_000, np.float32)}, tmp_path / "model.safetensors")
+    else:
+        torch.save({"a": torch.ones(10_000_000)}, tmp_path / "pytorch_model.bin")
+    weights = opened_file(tmp_path)
+    before = resident_bytes()
+    assert weights["a"].sum() == 10_000_000
+    assert resident_bytes() - before > 30e6
+    weights.release()
+    gc.collect()
+    assert resident_bytes() - before < 5e6
+    assert weights["a"].sum() == 10_000_000
+
+
+def test_closed_without_garbage_collection(tmp_path: Path) -> None:
+    save_file({"a": np.ones(3, np.float32)}, tmp_path / "model.safetensors")
+    gc.disable()
+    try:
+        weights = opened_file(tmp_path)
+        assert str(tmp_path) in Path("/proc/self/maps").read_text()
+        del weights
+        assert str(tmp_path) not in Path("/proc/self/maps").read_text()
+    finally:
+        gc.enable()
 
 
 def test_truncated_safetensors_at_every_kind_of_place(tmp_path: Path) -> None:
@@ -35,11 +150,11 @@ def test_truncated_safetensors_at_every_kind_of_place(tmp_path: Path) -> None:
     for length in (0, 1, 7, 8, 9, 60, len(whole) - 69, len(whole) - 30, len(whole) - 1):
         path.write_bytes(whole[:length])
         with pytest.raises(CheckpointError, match="truncated or damaged") as caught:
-            opened(tmp_path)
+            opened_file(tmp_path)
         assert str(path) in str(caught.value)
     path.write_bytes(whole + b"x")
     with pytest.raises(CheckpointError, match="truncated or damaged"):
-        opened(tmp_path)
+        opened_file(tmp_path)
 
 
 F32_PAIR = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
@@ -60,77 +175,7 @@ F32_PAIR = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 def test_invalid_headers(tmp_path: Path, header: bytes, data: int) -> None:
     write_header(tmp_path / "model.safetensors", header, bytes(data))
     with pytest.raises(CheckpointError, match=r"model.safetensors is not a whole safetensors file"):
-        opened(tmp_path)
-
-
-@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "model.safetensors.index.json"])
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n", "Git LFS pointer.*git lfs pull"),
-        (b"\n<!DOCTYPE html><html>404</html>", "web page, not weights"),
-        (b"no weights at all, just words", "is not a (whole|plain|index)|is not valid JSON"),
-    ],
-    ids=["lfs", "html", "garbage"],
-)
-def test_impostors(tmp_path: Path, name: str, content: bytes, message: str) -> None:
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(CheckpointError, match=message) as caught:
-        opened(tmp_path)
-    assert str(tmp_path / name) in str(caught.value)
-
-
-class RunsCode:
-    """Pickles as a call that would create a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (os.mkdir, (str(self.path),))
-
-
-@pytest.mark.parametrize("form", ["zip", "legacy", "plain"])
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_pickle_with_code_is_refused_and_not_run(tmp_path: Path, form: str) -> None:
-    path, trace = tmp_path / "pytorch_model.bin", tmp_path / "was-run"
-    state = {"a": torch.zeros(2), "b": RunsCode(trace)}
-    if form == "plain":
-        path.write_bytes(pickle.dumps(state, protocol=2))
-    else:
-        torch.save(state, path, _use_new_zipfile_serialization=form == "zip")
-    with pytest.raises(CheckpointError, match=r"refused.*would run code stored in it.*Use model.safetensors") as caught:
-        opened(tmp_path)
-    assert "weights_only" not in str(caught.value)  # torch's own advice is to switch the protection off
-    assert not trace.exists()
-
-
-@pytest.mark.parametrize("legacy", [False, True])
-def test_truncated_bin(tmp_path: Path, legacy: bool) -> None:
-    path = tmp_path / "pytorch_model.bin"
-    torch.save({"a": torch.zeros(1000)}, path, _use_new_zipfile_serialization=not legacy)
-    whole = path.read_bytes()
-    for length in (0, 10, 200, len(whole) // 2, len(whole) - 5):
-        path.write_bytes(whole[:length])
-        with pytest.raises(CheckpointError, match=r"pytorch_model\.bin is not a whole PyTorch file"):
-            opened(tmp_path)
-
-
-@pytest.mark.parametrize("state", [[torch.zeros(1)], {"state_dict": {"a": torch.zeros(1)}}, {"a": 3}])
-def test_bin_that_is_no_state_dict(tmp_path: Path, state: Any) -> None:
-    torch.save(state, tmp_path / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match="must hold a flat dict of tensors"):
-        opened(tmp_path)
-
-
-def test_bin_without_a_fit_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.save({"a": torch.zeros(1)}, tmp_path / "pytorch_model.bin")
-    monkeypatch.setattr(torch, "__version__", "2.5.1+cpu")
-    with pytest.raises(ImportError, match=r"needs torch 2.6 or newer, found 2.5.1"):
-        opened(tmp_path)
-    monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(ImportError, match=r"needs torch: pip install .* convert the checkpoint to safetensors"):
-        opened(tmp_path)
+        opened_file(tmp_path)
 
 
 def test_written_file_reads_back_in_the_library(tmp_path: Path) -> None:

@@ -1,12 +1,10 @@
-"""Reading and writing tensor files: zero copies, exact conversions, little memory, and no code run from a pickle."""
+"""Weights by name: read, checked, pickled, made up at random and saved; a mismatch names the tensor."""
 
 from __future__ import annotations
 
-import gc
 import json
-import os
 import pickle
-import sys
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,108 +12,45 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+import transformers
 from safetensors.numpy import save_file
 
 from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.tensor_files import (
     FLOAT_DTYPES,
-    SafetensorsFile,
 )
-from distilrt.checkpoint.weight_files import open_tensors
-from distilrt.checkpoint.weights import Weights
+from distilrt.checkpoint.weights import Weights, load_weights, random_weights, save_checkpoint
 from distilrt.errors import CheckpointError
-
-DTYPES = {name: getattr(torch, name) for name in FLOAT_DTYPES}
-
-
-def opened(folder: Path) -> Weights:
-    stored, path = open_tensors(Source(folder))
-    return Weights(stored, str(path))
-
-
-def write_header(path: Path, header: bytes, data: bytes = b"") -> None:
-    path.write_bytes(len(header).to_bytes(8, "little") + header + data)
-
-
-def random_tensors(dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    values = torch.randn(7, 5, generator=generator, dtype=torch.float64)
-    odd = torch.tensor([0.0, -0.0, 1e-40, 3e-8, 65504.0, float("inf"), float("-inf")], dtype=torch.float64)
-    return {"a": values.to(dtype), "b": odd.to(dtype)}
-
-
-def resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def test_float32_is_a_read_only_view_of_the_map(tmp_path: Path) -> None:
-    save_file(
-        {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(3, np.float32)}, tmp_path / "model.safetensors"
-    )
-    weights = opened(tmp_path)
-    array = weights["a"]
-    assert array.dtype == np.float32
-    assert array.tolist() == [[0, 1, 2], [3, 4, 5]]
-    assert np.shares_memory(array, weights["a"])
-    assert not array.flags.writeable
-    assert not array.flags.owndata
-    assert array.flags.aligned
-    file = SafetensorsFile(tmp_path / "model.safetensors")
-    mapped = np.frombuffer(file._map, np.uint8)
-    assert np.shares_memory(file.load("a"), mapped)
-    with pytest.raises(ValueError, match="read-only"):
-        array[0, 0] = 1
-
-
-@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
-@pytest.mark.parametrize("form", ["safetensors", "zip", "legacy"])
-def test_values_equal_torchs_conversion(tmp_path: Path, dtype: str, form: str) -> None:
-    tensors = random_tensors(DTYPES[dtype])
-    if form == "safetensors":
-        safetensors.torch.save_file(tensors, tmp_path / "model.safetensors")
-    else:
-        torch.save(tensors, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=form == "zip")
-    weights = opened(tmp_path)
-    assert weights.dtype == dtype
-    assert set(weights) == {"a", "b"}
-    assert len(weights) == 2
-    assert "a" in weights
-    assert "c" not in weights
-    stored, _ = open_tensors(Source(tmp_path))
-    for name, tensor in tensors.items():
-        array, expected = stored[name].load(), tensor.to(torch.float32).numpy()
-        assert array.dtype == np.float32
-        assert array.tobytes() == expected.tobytes()
-    with pytest.raises(KeyError):
-        weights["c"]
-    weights.release()
-    assert weights["a"].tobytes() == tensors["a"].to(torch.float32).numpy().tobytes()
-
-
-def test_bin_is_mapped_and_transposed_tensors_come_out_right(tmp_path: Path) -> None:
-    base = torch.arange(6.0).reshape(2, 3)
-    parameter = torch.nn.Parameter(base + 1)
-    torch.save({"flat": base, "turned": base.T, "parameter": parameter}, tmp_path / "pytorch_model.bin")
-    weights = opened(tmp_path)
-    assert np.shares_memory(weights["flat"], weights["flat"])
-    assert not weights["flat"].flags.writeable
-    assert weights["turned"].tolist() == base.T.tolist()
-    assert weights["turned"].flags.c_contiguous
-    assert weights["parameter"].tolist() == parameter.tolist()
-
-
-def test_unaligned_float32_is_copied(tmp_path: Path) -> None:
-    header = json.dumps({"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 12]}}).encode()
-    header += b" " * (1 + -len(header) % 4)
-    write_header(tmp_path / "model.safetensors", header, np.array([1, 2, 3], np.float32).tobytes())
-    array = opened(tmp_path)["a"]
-    assert array.tolist() == [1, 2, 3]
-    assert array.flags.aligned
+from distilrt.model.architecture import expected_shapes
+from distilrt.model.config import DistilBertConfig
+from distilrt.model.heads import HEADS
+from tests.checkpoint.reference_folders import (
+    BASE,
+    DTYPES,
+    MLM,
+    POSITIONS,
+    SEQUENCE,
+    WORDS,
+    Change,
+    assert_equal,
+    bert,
+    config_for,
+    edited,
+    moved,
+    opened,
+    opened_file,
+    random_tensors,
+    reference,
+    replaced,
+    reread,
+    saved,
+    stored_names,
+)
 
 
 def test_dtype_is_that_of_most_numbers(tmp_path: Path) -> None:
     save_file({"a": np.zeros(5, np.float16), "b": np.zeros(4, np.float32)}, tmp_path / "model.safetensors")
-    weights = opened(tmp_path)
+    weights = opened_file(tmp_path)
     assert weights.dtype == "float16"
     assert weights.source == str(tmp_path / "model.safetensors")
 
@@ -126,7 +61,7 @@ def test_numbers_that_are_none_are_refused(tmp_path: Path, dtype: str, number: f
     tensors = {"whole": torch.full((3, 3), 6e4), "broken": torch.zeros(2, 70)}
     tensors["broken"][1, 66] = number
     safetensors.torch.save_file({n: t.to(DTYPES[dtype]) for n, t in tensors.items()}, tmp_path / "model.safetensors")
-    weights = opened(tmp_path)
+    weights = opened_file(tmp_path)
     assert weights["whole"].shape == (3, 3)
     for _ in range(2):
         with pytest.raises(CheckpointError, match=r"tensor broken of .*model.safetensors holds NaN or infinity"):
@@ -141,7 +76,7 @@ def test_finite_numbers_whose_sum_is_none_are_taken() -> None:
 def test_pickling_takes_the_numbers_along(tmp_path: Path, dtype: str) -> None:
     tensor = random_tensors(DTYPES[dtype])["a"]
     safetensors.torch.save_file({"a": tensor}, tmp_path / "model.safetensors")
-    (stored,) = opened(tmp_path)._entries.values()
+    (stored,) = opened_file(tmp_path)._entries.values()
     again: Weights = pickle.loads(pickle.dumps(Weights({"a": stored, "tied": stored}, "somewhere")))
     (tmp_path / "model.safetensors").unlink()
     assert (again.dtype, again.source, again.raw("a")[0]) == (dtype, "somewhere", dtype)
@@ -160,98 +95,236 @@ def test_arrays_from_memory() -> None:
         Weights({"a": np.ones(3)})  # type: ignore[dict-item]
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-@pytest.mark.parametrize("form", ["safetensors", "bin"])
-def test_memory_stays_bounded_over_a_float16_file(tmp_path: Path, form: str) -> None:
-    tensors = {str(i): torch.full((1000, 1000), i, dtype=torch.float16) for i in range(30)}
-    if form == "safetensors":
-        safetensors.torch.save_file(tensors, tmp_path / "model.safetensors")
-    else:
-        torch.save(tensors, tmp_path / "pytorch_model.bin")
-    del tensors
-    gc.collect()
-    weights = opened(tmp_path)
-    before, peak = resident_bytes(), 0
-    for name, array in weights.items():
-        assert array[0, 0] == array[-1, -1] == int(name)
-        del array
-        peak = max(peak, resident_bytes())
-        if form == "bin":
-            weights.release()
-    assert peak - before < 20e6  # the file is 60 MB, all of it as float32 120 MB
+@pytest.mark.parametrize("architecture", HEADS)
+def test_reference_to_us(architecture: str, tmp_path: Path) -> None:
+    model = reference(architecture)
+    model.save_pretrained(tmp_path)
+    weights = opened(tmp_path, architecture)
+    assert_equal(weights, model.state_dict())
+    assert list(weights) == list(expected_shapes(config_for(architecture), architecture))
+    assert weights.dtype == "float32"
+    assert weights.source == str(tmp_path / "model.safetensors")
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-@pytest.mark.parametrize("form", ["safetensors", "bin"])
-def test_release_gives_mapped_pages_back(tmp_path: Path, form: str) -> None:
-    if form == "safetensors":
-        save_file({"a": np.ones(10_000_000, np.float32)}, tmp_path / "model.safetensors")
-    else:
-        torch.save({"a": torch.ones(10_000_000)}, tmp_path / "pytorch_model.bin")
-    weights = opened(tmp_path)
-    before = resident_bytes()
-    assert weights["a"].sum() == 10_000_000
-    assert resident_bytes() - before > 30e6
-    weights.release()
-    gc.collect()
-    assert resident_bytes() - before < 5e6
-    assert weights["a"].sum() == 10_000_000
+@pytest.mark.parametrize("architecture", HEADS)
+def test_us_to_reference(architecture: str, tmp_path: Path) -> None:
+    config = config_for(architecture)
+    weights = random_weights(config, architecture, seed=1)
+    save_checkpoint(tmp_path / "new", config, weights, architecture)
+    model, info = reread(tmp_path / "new", architecture)
+    assert not any(info.values())
+    assert_equal(weights, model.state_dict())
+    assert model.config.architectures == [architecture]
+    assert model.config.dtype == torch.float32
+    assert sorted(file.name for file in (tmp_path / "new").iterdir()) == ["config.json", "model.safetensors"]
+    again = opened(tmp_path / "new", architecture)
+    assert all(np.array_equal(again[name], weights[name]) for name in weights)
+    reference(architecture).save_pretrained(tmp_path / "theirs")
+    assert stored_names(tmp_path / "new") == stored_names(tmp_path / "theirs")
 
 
-def test_closed_without_garbage_collection(tmp_path: Path) -> None:
-    save_file({"a": np.ones(3, np.float32)}, tmp_path / "model.safetensors")
-    gc.disable()
-    try:
-        weights = opened(tmp_path)
-        assert str(tmp_path) in Path("/proc/self/maps").read_text()
-        del weights
-        assert str(tmp_path) not in Path("/proc/self/maps").read_text()
-    finally:
-        gc.enable()
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_other_dtypes_are_saved_as_they_are_stored(dtype: str, tmp_path: Path) -> None:
+    model = reference(SEQUENCE).to(getattr(torch, dtype))
+    model.save_pretrained(tmp_path / "a")
+    weights = opened(tmp_path / "a", SEQUENCE)
+    assert weights.dtype == dtype
+    assert_equal(weights, model.float().state_dict())
+    save_checkpoint(tmp_path / "b", DistilBertConfig.from_pretrained(tmp_path / "a"), weights, SEQUENCE)
+    assert json.loads((tmp_path / "b" / "config.json").read_text())["dtype"] == dtype
+    first, second = (safetensors.torch.load_file(tmp_path / name / "model.safetensors") for name in "ab")
+    assert all(torch.equal(first[name], second[name]) and second[name].dtype == first[name].dtype for name in first)
+    assert set(first) == set(second)
 
 
-@pytest.mark.parametrize("form", ["safetensors", "bin"])
-def test_shards(tmp_path: Path, form: str) -> None:
-    for shard, name in (("one", "a"), ("two", "b")):
-        if form == "safetensors":
-            save_file({name: np.full(2, ord(name), np.float32)}, tmp_path / f"{shard}.safetensors")
-        else:
-            torch.save({name: torch.full((2,), float(ord(name)))}, tmp_path / f"{shard}.bin")
-    index = tmp_path / ("model.safetensors.index.json" if form == "safetensors" else "pytorch_model.bin.index.json")
-
-    def write_index(content: Any) -> None:
-        index.write_text(json.dumps(content))
-
-    write_index({"metadata": {}, "weight_map": {"a": f"one.{form}", "b": f"two.{form}"}})
-    weights = opened(tmp_path)
-    assert {name: array.tolist() for name, array in weights.items()} == {"a": [97, 97], "b": [98, 98]}
-    assert weights.source == str(index)
-
-    write_index({"weight_map": {"a": f"one.{form}", "c": f"two.{form}"}})
-    with pytest.raises(CheckpointError, match=f"says that c is in two.{form}, which has no such tensor"):
-        opened(tmp_path)
-    write_index({"weight_map": {"a": f"one.{form}", "b": f"three.{form}"}})
-    with pytest.raises(OSError, match=f"needs the shard three.{form}, which is not there"):
-        opened(tmp_path)
-    outsiders: list[Any] = ["../one.safetensors", "/etc/passwd", "..", "", "a\0b", "a" * 300, 3, ["a"]]
-    for outside in outsiders:
-        write_index({"weight_map": {"a": outside}})
-        with pytest.raises(CheckpointError, match="a plain file name beside the index"):
-            opened(tmp_path)
-    unfit: list[Any] = [[], {"weight_map": 3}, {}]
-    for broken in unfit:
-        write_index(broken)
-        with pytest.raises(CheckpointError, match=r"is not an index of shards|must hold a JSON object"):
-            opened(tmp_path)
+def test_plain_arrays_can_be_saved_and_over_their_own_source(tmp_path: Path) -> None:
+    config, arrays = config_for(BASE), dict(random_weights(config_for(BASE), BASE))
+    save_checkpoint(tmp_path, config, arrays, BASE)
+    weights = opened(tmp_path, BASE)
+    save_checkpoint(tmp_path, config, weights, BASE)
+    assert all(np.array_equal(opened(tmp_path, BASE)[name], array) for name, array in arrays.items())
 
 
-def test_safetensors_come_before_bin(tmp_path: Path) -> None:
-    save_file({"a": np.ones(1, np.float32)}, tmp_path / "model.safetensors")
-    torch.save({"a": torch.zeros(1)}, tmp_path / "pytorch_model.bin")
-    assert opened(tmp_path)["a"] == 1
+def test_save_refuses_incomplete_weights(tmp_path: Path) -> None:
+    weights = random_weights(config_for(BASE), BASE)
+    with pytest.raises(CheckpointError, match=r"tensor pre_classifier.weight \[32, 32\] is missing"):
+        save_checkpoint(tmp_path, config_for(SEQUENCE), weights, SEQUENCE)
+    wider = config_for(BASE).replace(vocab_size=51)
+    with pytest.raises(CheckpointError, match=r"word_embeddings.weight: expected shape \[51, 32\] .* found \[50, 32\]"):
+        save_checkpoint(tmp_path, wider, weights, BASE)
+    assert not any(tmp_path.iterdir())
 
 
-def test_no_weights_at_all(tmp_path: Path) -> None:
-    (tmp_path / "flax_model.msgpack").write_bytes(b"flax")
-    with pytest.raises(OSError, match=r"has no weights: looked for model.safetensors, .*converted to safetensors"):
-        opened(tmp_path)
+def test_heads_of_others_are_left_out(tmp_path: Path) -> None:
+    for architecture in HEADS:
+        saved(tmp_path, architecture)
+        expected = {
+            k: v for k, v in reference(architecture).state_dict().items() if k.startswith(("distilbert", "emb", "tr"))
+        }
+        assert_equal(opened(tmp_path, BASE), expected)
+
+
+@pytest.mark.parametrize("architecture", [name for name in HEADS if name != BASE])
+def test_missing_head_is_an_error(architecture: str, tmp_path: Path) -> None:
+    saved(tmp_path)
+    first = next(iter(HEADS[architecture].tensors))
+    with pytest.raises(
+        CheckpointError, match=f"lacks tensors that {architecture} needs: {first} .*never made up at random"
+    ):
+        opened(tmp_path, architecture)
+
+
+def test_tied_and_untied_projector(tmp_path: Path) -> None:
+    name = "vocab_projector.weight"
+    saved(tmp_path, MLM)
+    assert name not in stored_names(tmp_path)
+    weights = opened(tmp_path, MLM)
+    assert np.shares_memory(weights[name], weights[WORDS])
+
+    def add(tensors: dict[str, torch.Tensor]) -> None:
+        tensors[name] = torch.full((50, 32), 3.0)
+
+    edited(tmp_path, add)  # in the file: used as it is, whatever the config says
+    weights = opened(tmp_path, MLM)
+    assert (weights[name] == 3).all()
+    assert not (weights[WORDS] == 3).any()
+    save_checkpoint(tmp_path / "again", DistilBertConfig.from_pretrained(tmp_path), weights, MLM)
+    model, info = reread(tmp_path / "again", MLM)
+    assert not any(info.values())
+    assert not model.config.tie_word_embeddings
+    assert_equal(weights, model.state_dict())
+
+    saved(tmp_path, MLM, lambda tensors: tensors.pop(name), tie_word_embeddings=False)
+    with pytest.raises(CheckpointError, match=rf"needs: {name} \[50, 32\]; they are never made up"):
+        opened(tmp_path, MLM)
+
+
+def test_projector_alone_gives_the_word_embeddings_too(tmp_path: Path) -> None:
+    def swap(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["vocab_projector.weight"] = tensors.pop("distilbert." + WORDS)
+
+    saved(tmp_path, MLM, swap)
+    assert_equal(opened(tmp_path, MLM), transformers.DistilBertForMaskedLM.from_pretrained(tmp_path).state_dict())
+
+
+def test_sinusoidal_positions(tmp_path: Path) -> None:
+    name = POSITIONS
+    saved(tmp_path, BASE, lambda tensors: tensors.pop(name), sinusoidal_pos_embds=True)
+    expected = reference(BASE, sinusoidal_pos_embds=True).state_dict()
+    assert_equal(opened(tmp_path, BASE), expected)
+    np.testing.assert_array_equal(
+        random_weights(config_for(BASE, sinusoidal_pos_embds=True), BASE)[name], expected[name]
+    )
+    edited(tmp_path, lambda tensors: tensors.update({name: torch.ones(16, 32)}))
+    assert (opened(tmp_path, BASE)[name] == 1).all()
+
+
+LAYER = "transformer.layer.1.ffn.lin1.bias"
+
+
+@pytest.mark.parametrize(
+    ("change", "config", "message"),
+    [
+        (lambda tensors: tensors.pop(LAYER), {}, rf"lacks .* {BASE} needs: {LAYER} \[64\]; .* don't belong together"),
+        (None, {"n_layers": 3}, r"lacks .*layer.2.attention.q_lin.weight \[32, 32\], .* and 13 more"),
+        (None, {"n_layers": 10**9}, r"config.n_layers is 1000000000, but .* has only \d+ tensors"),
+        (None, {"sinusoidal_pos_embds": True, "max_position_embeddings": 10**9}, r"expected shape \[1000000000, 32\]"),
+        (lambda tensors: tensors.pop(POSITIONS), {"sinusoidal_pos_embds": True, "max_position_embeddings": 10**9},
+         r"has no embeddings.position_embeddings.weight, and one of shape \[1000000000, 32\] .* too large"),
+        (None, {"vocab_size": 51}, rf"tensor {WORDS} of .*expected shape \[51, 32\] by the config, found \[50, 32\]"),
+        (replaced(LAYER, torch.zeros(64, 1)), {}, rf"{LAYER} of .*expected shape \[64\] .*found \[64, 1\]"),
+        (replaced(LAYER, torch.zeros(64, dtype=torch.int8)), {}, f"{LAYER} of .*expected dtype float32, .*found I8"),
+        (replaced(LAYER, torch.zeros(64).to(torch.float8_e4m3fn)), {}, f"{LAYER} of .*expected dtype .*found F8_E4M3"),
+        (replaced("distilbert." + LAYER, torch.zeros(64)), {}, f"holds both (distilbert.)?{LAYER} and .*{LAYER}"),
+        (moved("embeddings.LayerNorm.weight", "norm"), {}, r"lacks .*LayerNorm.weight \[32\], but holds norm; "),
+        (lambda tensors: tensors.clear(), {}, "has only 0 tensors"),
+    ],
+)  # fmt: skip
+def test_mismatches(change: Change | None, config: dict[str, Any], message: str, tmp_path: Path) -> None:
+    saved(tmp_path, BASE, change)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_weights(Source(tmp_path), BASE, DistilBertConfig.from_pretrained(tmp_path).replace(**config))
+    assert str(tmp_path / "model.safetensors") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "config", "named"),
+    [
+        (None, {"n_layers": 1}, r"layer.1.attention.\w+.(weight|bias) .* 13 more"),
+        (replaced("adapter.weight", torch.zeros(2)), {}, r"adapter.weight \[2\]"),
+        (replaced("loss.weight", torch.zeros(2, dtype=torch.int8)), {}, r"loss.weight \[2\]"),
+    ],
+)
+def test_extra_tensors_warn_or_are_refused(
+    change: Change | None, config: dict[str, Any], named: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    saved(tmp_path, BASE, change)
+    changed = DistilBertConfig.from_pretrained(tmp_path).replace(**config)
+    assert load_weights(Source(tmp_path), BASE, changed)[WORDS].shape == (50, 32)
+    assert re.search(rf"model.safetensors has extra tensors, which {BASE} does not use: .*{named}", caplog.text)
+    with pytest.raises(CheckpointError, match=rf"has extra tensors .*{named}"):
+        load_weights(Source(tmp_path), BASE, changed, strict=True)
+
+
+def test_misshapen_head_and_renamed_tensor_are_named_as_in_the_file(tmp_path: Path) -> None:
+    saved(tmp_path, SEQUENCE)
+    config = DistilBertConfig.from_pretrained(tmp_path)
+    with pytest.raises(
+        CheckpointError, match=r"tensor classifier.weight of .*expected shape \[4, 32\].*found \[3, 32\]"
+    ):
+        load_weights(Source(tmp_path), SEQUENCE, config.replace(num_labels=4))
+    with pytest.raises(CheckpointError, match=rf"{WORDS} \(in the file: distilbert.{WORDS}\)"):
+        load_weights(Source(tmp_path), SEQUENCE, config.replace(vocab_size=49))
+
+
+@pytest.mark.parametrize(
+    ("task", "reason"),
+    [("SequenceClassification", "tanh"), ("MultipleChoice", "tanh"), ("QuestionAnswering", "segment 1")],
+)
+def test_bert_heads_that_a_distilbert_can_not_express(task: str, reason: str, tmp_path: Path) -> None:
+    bert(f"BertFor{task}").save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=f"is a BERT and can't run as DistilBertFor{task}: .*{reason}"):
+        opened(tmp_path, f"DistilBertFor{task}")
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "message"),
+    [
+        ("embeddings.token_type_embeddings.weight", None, r"token_type_embeddings.weight \[-1, 32\]"),
+        ("embeddings.token_type_embeddings.weight", torch.zeros(2, 31), r"expected shape \[-1, 32\].*found \[2, 31\]"),
+        ("embeddings.token_type_embeddings.weight", torch.zeros(0, 32), r"expected shape \[-1, 32\].*found \[0, 32\]"),
+        ("embeddings.position_embeddings.weight", torch.zeros(15, 32), r"expected shape \[16, 32\].*found \[15, 32\]"),
+    ],
+)
+def test_bert_mismatches(name: str, tensor: torch.Tensor | None, message: str, tmp_path: Path) -> None:
+    bert("BertModel").save_pretrained(tmp_path)
+    edited(tmp_path, (lambda tensors: tensors.pop(name)) if tensor is None else replaced(name, tensor))
+    with pytest.raises(CheckpointError, match=message):
+        opened(tmp_path, BASE)
+
+
+@pytest.mark.parametrize("architecture", HEADS)
+def test_random_weights(architecture: str) -> None:
+    config = config_for(architecture, initializer_range=0.5, pad_token_id=7)
+    weights = random_weights(config, architecture, seed=3)
+    again, other = random_weights(config, architecture, seed=3), random_weights(config, architecture, seed=4)
+    expected = reference(architecture, initializer_range=0.5, pad_token_id=7).state_dict()
+    assert set(weights) == {name.removeprefix("distilbert.") for name in expected}
+    for full_name, tensor in expected.items():
+        name = full_name.removeprefix("distilbert.")
+        array, theirs = weights[name], tensor.numpy()
+        assert array.shape == theirs.shape
+        assert array.dtype == np.float32
+        assert np.array_equal(array, again[name])
+        assert np.isclose(array.std(), theirs.std(), rtol=0.3)
+        assert abs(array.mean() - theirs.mean()) < 0.2
+        assert array.ndim == 1 or not np.array_equal(array, other[name])
+    assert not weights[WORDS][7].any()
+    assert not expected[next(n for n in expected if n.endswith(WORDS))][7].any()
+
+
+def test_random_projector() -> None:
+    tied, untied = (random_weights(config_for(MLM, tie_word_embeddings=tie), MLM) for tie in (True, False))
+    assert tied["vocab_projector.weight"] is tied[WORDS]
+    assert not np.array_equal(untied["vocab_projector.weight"], untied[WORDS])
+    assert random_weights(config_for(MLM, pad_token_id=None), MLM)[WORDS][0].any()
