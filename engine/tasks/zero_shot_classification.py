@@ -6,6 +6,7 @@ Each label becomes a hypothesis, and a model of natural language inference says 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -45,7 +46,7 @@ class ZeroShotClassification(Task):
             lambda value: isinstance(value, str) and "{}" in value,
         ),
         "multi_label": one_of("whether to score each label by itself", False, True),
-        "truncation": TOKENIZING["truncation"],
+        "truncation": replace(TOKENIZING["truncation"], about="without effect: the text is always cut, a label never"),
         "padding": PADDING,
     }
 
