@@ -71,8 +71,8 @@ def pipeline(
         revision, subfolder, token, cache_dir, local_files_only: where to look for both.
         batch_size: sequences computed together at most; None: what `max_tokens` allows.
         max_tokens: tokens computed together. Answers depend on neither.
-        params: defaults of the task's parameters, see the classes in `distilrt.tasks`. What transformers' pipelines
-            take besides is accepted where it means nothing here, `num_workers` say.
+        params: defaults of the task's parameters, which docs/endpoints.md lists. Other parameters of transformers'
+            pipelines, such as `num_workers`, are accepted where they mean nothing here.
 
     Raises:
         OSError: a checkpoint or file of it is not there.
@@ -85,11 +85,18 @@ def pipeline(
     if place and backend == "auto" and isinstance(model, str | Path):
         backend = place.partition(":")[0]
     loaded, tokenizer, sentence = load(
-        model, tokenizer, chosen.architecture, backend=backend,
+        model,
+        tokenizer,
+        chosen.architecture,
+        backend=backend,
         dtype=str(dtype if torch_dtype is None else torch_dtype).removeprefix("torch."),
-        num_threads=num_threads, revision=revision, subfolder=subfolder, token=token, cache_dir=cache_dir,
+        num_threads=num_threads,
+        revision=revision,
+        subfolder=subfolder,
+        token=token,
+        cache_dir=cache_dir,
         local_files_only=local_files_only,
-    )  # fmt: skip
+    )
     if place:
         loaded.to(place)
     return Pipeline(chosen, loaded, tokenizer, params, sentence, batch_size=batch_size, max_tokens=max_tokens)
@@ -259,8 +266,8 @@ def _place(device: Any, device_map: Any) -> str | None:
     if device_map not in (None, "auto"):
         named = set(device_map.values()) if isinstance(device_map, Mapping) else {device_map}
         if device is not None or len(named) != 1:
-            raise ValueError(f"a pipeline is on one device; give it as device, found device={device!r} and "
-                             f"device_map={device_map!r}")  # fmt: skip
+            found = f"found device={device!r} and device_map={device_map!r}"
+            raise ValueError(f"a pipeline is on one device; give it as device, {found}")
         [device] = named
     if device is None:
         return None
@@ -273,10 +280,10 @@ def _place(device: Any, device_map: Any) -> str | None:
 
 def _unfolded(task: type[tasks.Task], params: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters without the folds that transformers has for those of the tokenizer, and without those that mean
-    nothing here.
+    nothing here; all names known.
 
     Raises:
-        ValueError: a name that is called otherwise here, or one given twice.
+        ValueError: an unknown name, one that is called otherwise here, or one given twice.
     """
     unfolded: dict[str, Any] = {}
     folds = [fold for fold in _FOLDS if fold in params]
@@ -290,6 +297,8 @@ def _unfolded(task: type[tasks.Task], params: Mapping[str, Any]) -> dict[str, An
         if name in unfolded:
             raise ValueError(f"{name} is given twice, by itself and in {folds[0]}")
         unfolded[name] = value
+    own = {"return_tensors"} if task.name == "feature-extraction" else set()
+    task.check_names(unfolded.keys() - own)
     return unfolded
 
 

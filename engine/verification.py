@@ -23,12 +23,13 @@ from distilrt.errors import InvalidInput
 from distilrt.model import models
 from distilrt.model.architecture import architecture_of
 from distilrt.model.config import DistilBertConfig
-from distilrt.model.heads import HEADS
+from distilrt.model.heads import ENCODER, HEADS
 from distilrt.runtime.loading import find
 from distilrt.text.auto_tokenizer import load_tokenizer
 from distilrt.text.tokenizer import DistilBertTokenizer
 
 Outputs = dict[str, npt.NDArray[Any]]
+Mask = npt.NDArray[np.bool_]  # [batch_size, seq_len]
 
 # How far the mean difference may be, relative to the mean size of an output. A sound bfloat16 model is below 0.01 and a
 # sound int8 one below 0.05; a wrong weight, scale or layer shows as several tenths.
@@ -75,6 +76,23 @@ class Row:
     cosine: float
     bound: float
     ok: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Reference:
+    """The outputs that are right.
+
+    Attributes:
+        name: of the implementation.
+        narrow: the bound of the mean difference, relative to the mean size, where `plain` gives none; else None.
+        exact: in float64.
+        plain: in the dtype whose own error is allowed twice.
+    """
+
+    name: str
+    narrow: float | None
+    exact: Outputs
+    plain: Outputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,39 +161,48 @@ def verify(
     if not texts:
         raise InvalidInput("verify needs at least one text; leave texts out for the built-in ones")
     place = find(Source(model))
-    # transformers reads an old sentence encoder only from the transformer's own folder
+    # transformers reads an old sentence encoder only from the transformer's own folder.
     model = place.source.folder or model
-    config, architecture = DistilBertConfig.from_pretrained(model), place.architecture()
+    architecture, right = place.architecture(), model if against is None else against
     folder = packed.find(Source(model))
     if folder is not None:
         index = packed.check(folder)
         if against is None:
             return Report(str(model), architecture, "the checksum of when it was packed", index, ())
     if against is not None:
-        _check_against(against, config, architecture)
+        _check_against(against, DistilBertConfig.from_pretrained(model))
     tokenizer = load_tokenizer(model)
-    rows = tokenizer(texts, truncation=True, max_length=config.max_position_embeddings)["input_ids"]
+    ours = getattr(models, architecture).from_pretrained(model, backend=backend, dtype=dtype, num_threads=num_threads)
+    inputs, mask = _padded(tokenizer, texts, ours)
+    actual = _flat(ours(**inputs, output_hidden_states=True), mask)
+    has_transformers = importlib.util.find_spec("transformers") is not None
+    if has_transformers and importlib.util.find_spec("torch"):
+        reference = _transformers(right, architecture, inputs, mask, ours.dtype)
+    else:
+        reference = _numpy(ours if against is None else against, architecture, inputs, mask, ours.dtype)
+    return Report(
+        str(model),
+        architecture,
+        reference.name,
+        ours.backend.describe(),
+        tuple(_compare(name, array, reference) for name, array in actual.items()),
+        _agreement(actual, reference.exact, mask),
+        _other_tokens(tokenizer, right, texts) if has_transformers else None,
+    )
+
+
+def _padded(
+    tokenizer: DistilBertTokenizer, texts: Sequence[str], model: Any
+) -> tuple[dict[str, npt.NDArray[np.int64]], Mask]:
+    """The model's arguments, padded by hand, as not every tokenizer has a token to pad with; and the mask
+    `[batch_size, seq_len]`."""
+    rows = tokenizer(texts, truncation=True, max_length=model.config.max_position_embeddings)["input_ids"]
     mask = np.arange(max(map(len, rows))) < np.array([[len(row)] for row in rows])
     inputs = {"input_ids": np.zeros(mask.shape, np.int64), "attention_mask": mask.astype(np.int64)}
-    inputs["input_ids"][mask] = np.concatenate(rows)  # not every tokenizer has a token to pad with
-    if HEADS[architecture].has_choices:
+    inputs["input_ids"][mask] = np.concatenate(rows)
+    if HEADS[model.architecture].has_choices:
         inputs = {name: array[None] for name, array in inputs.items()}  # the texts as the choices of one question
-
-    source = model if against is None else against
-    ours = getattr(models, architecture).from_pretrained(model, backend=backend, dtype=dtype, num_threads=num_threads)
-    actual = _flat(ours(**inputs, output_hidden_states=True), mask)
-    if importlib.util.find_spec("transformers") and importlib.util.find_spec("torch"):
-        exact_config = config if against is None else DistilBertConfig.from_pretrained(against)
-        name, exact, plain = _transformers_outputs(source, architecture, exact_config, inputs, mask, ours.dtype)
-        narrow = NARROW_BOUNDS["int8"] if ours.dtype == "int8" else None
-    else:
-        right = ours if against is None else getattr(models, architecture).from_pretrained(against, backend="reference")
-        name, exact, plain = _numpy_outputs(architecture, right, inputs, mask)
-        narrow = NARROW_BOUNDS.get(ours.dtype)
-    rows = tuple(_compare(key, actual[key], exact[key], plain[key], narrow) for key in actual)
-    other_tokens = _other_tokens(tokenizer, source, texts) if importlib.util.find_spec("transformers") else None
-    agreement = _agreement(actual, exact, mask)
-    return Report(str(model), architecture, name, ours.backend.describe(), rows, agreement, other_tokens)
+    return inputs, mask
 
 
 def _other_tokens(tokenizer: DistilBertTokenizer, source: str | Path, texts: Sequence[str]) -> tuple[str, ...]:
@@ -191,33 +218,33 @@ def _other_tokens(tokenizer: DistilBertTokenizer, source: str | Path, texts: Seq
     )
 
 
-def _compare(
-    name: str, actual: npt.NDArray[Any], exact: npt.NDArray[Any], plain: npt.NDArray[Any], narrow: float | None
-) -> Row:
+def _compare(name: str, actual: npt.NDArray[Any], reference: _Reference) -> Row:
+    exact, plain = reference.exact[name], reference.plain[name]
     largest, mean = _largest(actual - exact), float(np.abs(actual - exact).mean())
     size = _largest(exact)
-    if narrow is None:
+    if reference.narrow is None:
         bound = max(1e-5 * size, 2 * _largest(plain - exact))
         ok = largest <= bound
     else:
-        bound = narrow * float(np.abs(exact).mean())
+        bound = reference.narrow * float(np.abs(exact).mean())
         ok = mean <= bound
-    return Row(name, largest, mean, largest / size if size else 0.0, _smallest_cosine(actual, exact), bound, ok)
+    return Row(name, largest, mean, largest / size if size else 0.0, smallest_cosine(actual, exact), bound, ok)
 
 
-def _check_against(against: str | Path, config: DistilBertConfig, architecture: str) -> None:
+def _check_against(against: str | Path, config: DistilBertConfig) -> None:
     if packed.find(Source(against)) is not None:
         raise ValueError(f"{against} is packed and has no float weights to compare with; give the checkpoint")
-    other = DistilBertConfig.from_pretrained(against)
-    shapes = [(each.num_layers, each.hidden_size, each.vocab_size, architecture_of(each) or "DistilBertModel")
-              for each in (config, other)]  # fmt: skip
-    if shapes[0] != shapes[1]:
-        raise ValueError(f"{against} is another model: {shapes[1][3]} with {shapes[1][0]} layers of {shapes[1][1]} and "
-                         f"{shapes[1][2]} tokens, not {architecture} with {shapes[0][0]} of {shapes[0][1]} and "
-                         f"{shapes[0][2]}")  # fmt: skip
+    ours, theirs = _shape(config), _shape(DistilBertConfig.from_pretrained(against))
+    if ours != theirs:
+        raise ValueError(f"{against} is another model: {theirs}, not {ours}")
 
 
-def _agreement(actual: Outputs, exact: Outputs, mask: npt.NDArray[np.bool_]) -> float | None:
+def _shape(config: DistilBertConfig) -> str:
+    architecture = architecture_of(config) or ENCODER.architecture
+    return f"{architecture} with {config.num_layers} layers of {config.hidden_size} and {config.vocab_size} tokens"
+
+
+def _agreement(actual: Outputs, exact: Outputs, mask: Mask) -> float | None:
     """Share of equal best labels over all scores: the last axis of `logits`, the tokens of a text of start and end."""
     same: list[npt.NDArray[np.bool_]] = []
     if "logits" in exact:
@@ -237,7 +264,8 @@ def _agreement(actual: Outputs, exact: Outputs, mask: npt.NDArray[np.bool_]) -> 
     return float(np.concatenate([np.ravel(each) for each in same]).mean()) if same else None
 
 
-def _smallest_cosine(actual: npt.NDArray[Any], exact: npt.NDArray[Any]) -> float:
+def smallest_cosine(actual: npt.NDArray[Any], exact: npt.NDArray[Any]) -> float:
+    """Of the vectors along the last axis; that of two of zeros is 1, of one 0."""
     ours, theirs = (np.atleast_2d(array).astype(np.float64) for array in (actual, exact))
     length, exact_length = np.linalg.norm(ours, axis=-1), np.linalg.norm(theirs, axis=-1)
     both = length * exact_length
@@ -249,7 +277,7 @@ def _largest(array: npt.NDArray[Any]) -> float:
     return float(np.abs(array).max())
 
 
-def _flat(output: Any, mask: npt.NDArray[np.bool_]) -> Outputs:
+def _flat(output: Any, mask: Mask) -> Outputs:
     """Every output and layer by name, without masked positions."""
     found: Outputs = {}
     for name, value in output.items():
@@ -260,30 +288,27 @@ def _flat(output: Any, mask: npt.NDArray[np.bool_]) -> Outputs:
     return found
 
 
-def _numpy_outputs(
-    architecture: str, ours: Any, inputs: Mapping[str, Any], mask: npt.NDArray[np.bool_]
-) -> tuple[str, Outputs, Outputs]:
-    model_class = getattr(models, architecture)
-    exact, plain = (
-        _flat(model_class(ours.config, ours.weights, backend="reference", dtype=dtype)(
-            **inputs, output_hidden_states=True), mask)
-        for dtype in ("float64", "float32")
-    )  # fmt: skip
-    return "NumPy float64", exact, plain
+def _numpy(model: Any, architecture: str, inputs: Mapping[str, Any], mask: Mask, dtype: str) -> _Reference:
+    """The NumPy reference of a model, or of the checkpoint in a folder."""
+    kind = getattr(models, architecture)
+    if isinstance(model, str | Path):
+        model = kind.from_pretrained(model, backend="reference")
+    outputs = []
+    for precision in ("float64", "float32"):
+        reference = kind(model.config, model.weights, backend="reference", dtype=precision)
+        outputs.append(_flat(reference(**inputs, output_hidden_states=True), mask))
+    return _Reference("NumPy float64", NARROW_BOUNDS.get(dtype), *outputs)
 
 
-def _transformers_outputs(
-    model: str | Path,
-    architecture: str,
-    config: DistilBertConfig,
-    inputs: Mapping[str, Any],
-    mask: npt.NDArray[np.bool_],
-    dtype: str,
-) -> tuple[str, Outputs, Outputs]:
+def _transformers(
+    model: str | Path, architecture: str, inputs: Mapping[str, Any], mask: Mask, dtype: str
+) -> _Reference:
+    """transformers' model of a checkpoint, in float64, and in float32 or the narrower dtype of ours."""
     import torch
     import transformers
 
-    name = HEADS[architecture].bert if config.folded_bert else architecture
+    folded = DistilBertConfig.from_pretrained(model).folded_bert
+    name = HEADS[architecture].bert if folded else architecture
     bars: Any = transformers.utils.logging
     shown = bars.is_progress_bar_enabled()
     bars.disable_progress_bar()
@@ -299,7 +324,8 @@ def _transformers_outputs(
         # A BERT also pools; a DistilBERT does not.
         fields = {key: _as_numpy(value) for key, value in result.items() if key != "pooler_output"}
         outputs.append(_flat(fields, mask))
-    return f"transformers {transformers.__version__} {name} float64", outputs[0], outputs[1]
+    narrow = NARROW_BOUNDS["int8"] if dtype == "int8" else None
+    return _Reference(f"transformers {transformers.__version__} {name} float64", narrow, *outputs)
 
 
 def _as_numpy(value: Any) -> Any:

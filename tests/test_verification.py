@@ -126,9 +126,9 @@ def test_narrow_dtypes_of_every_head(
 
 def test_cosine_of_nothing() -> None:
     zeros, ones = np.zeros((2, 3)), np.ones((2, 3))
-    assert verification._smallest_cosine(zeros, zeros) == 1
-    assert verification._smallest_cosine(ones, zeros) == 0
-    assert verification._smallest_cosine(ones * np.nan, ones) == 0
+    assert verification.smallest_cosine(zeros, zeros) == 1
+    assert verification.smallest_cosine(ones, zeros) == 0
+    assert verification.smallest_cosine(ones * np.nan, ones) == 0
 
 
 def test_wrong_numbers_are_found(make_folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ sequences may be computed beside those of other inputs and other tasks (see `dis
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -74,14 +74,20 @@ class Task(ABC):
         """How many tokens of a text the model reads at most."""
         return longest(self.tokenizer, self.config)
 
+    @classmethod
+    def check_names(cls, names: Iterable[str]) -> None:
+        """Refuse, with an InvalidParameter, what is no parameter's name."""
+        for name in names:
+            if name not in cls.params:
+                raise InvalidParameter(f"{cls.name} has no parameter {name!r:.80}; it has {', '.join(cls.params)}")
+
     def settle(self, params: Mapping[str, Any]) -> Params:
         """A value for each parameter: the given one, or the default where that is missing or None.
 
         Raises:
             InvalidParameter: there is no such parameter, its value is not allowed, or this model cannot serve it.
         """
-        if unknown := [name for name in params if name not in self.params]:
-            raise InvalidParameter(f"{self.name} has no parameter {unknown[0]!r:.80}; it has {', '.join(self.params)}")
+        self.check_names(params)
         settled = {
             name: param.value(f"{self.name}: {name}", params.get(name, param.default))
             for name, param in self.params.items()
