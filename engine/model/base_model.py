@@ -278,12 +278,7 @@ class BaseModel(Placed, Generic[_Output]):
         keep_masked: bool,
     ) -> Encoded:
         config, backend, head = self.config, self.backend, self._head
-        ids, mask, embeds, position_ids, segments = map(as_numpy, inputs)
-        batch, layout = pack_padded(
-            config, ids, mask, position_ids, embeds, keep_first=first_only, keep_masked=keep_masked
-        )
-        if config.folded_bert and segments is not None:
-            _check_segments(segments, layout)
+        batch, layout = pack_padded(config, inputs, keep_first=first_only, keep_masked=keep_masked)
         wanted = layout.first_rows if first_only else None
         unpack = partial(layout.unpack, masked=self.masked_outputs)
         hidden_states = attentions = None
@@ -374,13 +369,3 @@ def _unpack_attentions(
         keys = positions[batch.cu_seqlens[seq] :][:num_keys] - seq * seq_len
         padded[seq][:, keys[:, None], keys] = probs[:, :num_keys]
     return padded
-
-
-def _check_segments(token_type_ids: Any, layout: Layout) -> None:
-    segments = np.asarray(token_type_ids)
-    if segments.shape != layout.shape:
-        raise InvalidInput(f"token_type_ids must have shape {list(layout.shape)} like the inputs, "
-                           f"found {list(segments.shape)}")  # fmt: skip
-    if layout.gather(segments).any():
-        raise InvalidInput("token_type_ids must be 0: this model is a BERT folded into a DistilBERT, which has no "
-                           "other segment")  # fmt: skip
