@@ -156,9 +156,8 @@ class Pretrained(Placed):
         if folder is None:
             weights = load_weights(source, cls.architecture, config, use_safetensors=use_safetensors, strict=strict)
             if dtype == "int8" and backends.chosen(backend, weights) == "cpu":
-                from distilrt.checkpoint.calibration import (
-                    of_checkpoint,  # loads the tokenizer, which no other dtype needs
-                )
+                # Loads the tokenizer, which no other dtype needs.
+                from distilrt.checkpoint.calibration import of_checkpoint
 
                 calibration = of_checkpoint(source, config, weights)
         else:
@@ -253,8 +252,10 @@ def settled(model: Any, backend: str, dtype: Any, token: str | bool | None, argu
             if value is not None and value is not False and value != {}:
                 raise TypeError(f"from_pretrained can't follow {name}={value!r}: {_REFUSED[name]}")
         elif name not in _MEANINGLESS:
-            raise TypeError(f"from_pretrained has no argument {name!r}; it has its own, those of transformers, and the "
-                            "fields of the config")  # fmt: skip
+            raise TypeError(
+                f"from_pretrained has no argument {name!r}; it has its own, those of transformers, and the "
+                "fields of the config"
+            )
     if model is None:
         raise TypeError("from_pretrained needs a folder or a hub id as its first argument")
     return Settled(model, backend, "auto" if dtype is None else str(dtype).removeprefix("torch."), token, changes)
@@ -268,8 +269,10 @@ def _backend_of(device_map: Any, backend: str) -> str:
         return backend
     found = {"cpu": "cpu", "cuda": "cuda", "cuda:0": "cuda", "0": "cuda"}.get(device or "")
     if found is None:
-        raise ValueError(f"device_map must name one device, 'cpu' or 'cuda', or be 'auto', found {device_map!r}; "
-                         "choose another GPU with CUDA_VISIBLE_DEVICES")  # fmt: skip
+        raise ValueError(
+            f"device_map must name one device, 'cpu' or 'cuda', or be 'auto', found {device_map!r}; "
+            "choose another GPU with CUDA_VISIBLE_DEVICES"
+        )
     if backend not in ("auto", found) and not (found == "cpu" and backend == "reference"):
         raise ValueError(f"device_map {device_map!r} and backend {backend!r} are not the same device; give one of them")
     return found if backend == "auto" else backend
