@@ -18,7 +18,7 @@ import typer
 
 from distilrt import tasks
 from distilrt.checkpoint import packed
-from distilrt.checkpoint.calibration import of_checkpoint
+from distilrt.checkpoint.int8 import calibration_of
 from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.weights import load_weights
 from distilrt.errors import InvalidInput
@@ -148,7 +148,7 @@ def pack_model(
     else:
         config = DistilBertConfig.from_pretrained(place.source)
         weights = load_weights(place.source, architecture, config)
-        calibration = of_checkpoint(place.source, config, weights, texts)
+        calibration = calibration_of(place.source, config, weights, texts)
         loaded = getattr(models, architecture)(config, weights, backend="cpu", dtype=dtype, calibration=calibration)
     size = packed.write(out, loaded, Source(model))
     facts = loaded.backend.describe()

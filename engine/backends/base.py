@@ -19,7 +19,7 @@ from distilrt.model.config import DistilBertConfig
 from distilrt.model.heads import ENCODER, Head
 
 if TYPE_CHECKING:
-    from distilrt.checkpoint.calibration import Calibration
+    from distilrt.checkpoint.int8 import Calibration
 
 NAMES = ("reference", "cpu", "cuda")
 

@@ -25,7 +25,7 @@ from distilrt.model.config import LAYER_NORM_EPS, DistilBertConfig
 from distilrt.model.heads import ENCODER, Head, Norm
 
 if TYPE_CHECKING:  # it loads the tokenizer, which a packed folder answers without
-    from distilrt.checkpoint.calibration import Calibration
+    from distilrt.checkpoint.int8 import Calibration
 
 FloatArray = npt.NDArray[np.float32]
 

@@ -22,6 +22,8 @@ _PARTS = {"kernel": "weight", "embeddings": "weight", "gamma": "weight", "beta":
 class H5File(TensorFile):
     """The variables of a Keras weights file, by their names below the model's own: `distilbert/…/kernel:0`."""
 
+    written_by = "tf"
+
     def __init__(self, path: Path) -> None:
         refuse_impostor(path)
         try:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from distilrt import __version__
 from distilrt.checkpoint import sentence_files
-from distilrt.checkpoint.json_files import read_object, replacing
+from distilrt.checkpoint.files import read_object, replacing
 from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.tensor_files import (
     FloatArray,
@@ -122,18 +122,14 @@ class PackedWeights(Mapping[str, FloatArray]):
     Attributes:
         source: path of the file.
         packing: how the model is packed.
+        dtype: what its linear layers are packed for.
     """
 
     def __init__(self, source: str, file: TensorFile, config: DistilBertConfig, packing: Packing) -> None:
-        self.source, self.packing = source, packing
+        self.source, self.packing, self.dtype = source, packing, packing.dtype
         self._file = file
         self._shapes = expected_shapes(config, packing.architecture)
         self._linears = linears(config.num_layers, self._shapes, packing.dtype)
-
-    @property
-    def dtype(self) -> str:
-        """What the linear layers are packed for."""
-        return self.packing.dtype
 
     def linear(self, name: str) -> dict[str, Any]:
         """Arguments of `_C.Encoder.add_packed_linear` for one of `linears` but `kept`: views of the memory map."""

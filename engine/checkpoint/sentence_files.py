@@ -13,12 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from distilrt.checkpoint.json_files import read_object, read_value
+from distilrt.checkpoint.files import read_object, read_value
 from distilrt.checkpoint.source import Source
-from distilrt.checkpoint.tensor_files import FLOAT_DTYPES, FloatArray
+from distilrt.checkpoint.tensor_files import FloatArray
 from distilrt.checkpoint.weight_files import WEIGHT_FILES, open_tensors
+from distilrt.checkpoint.weights import Weights, check_tensor
 from distilrt.errors import CheckpointError
 from distilrt.model.sentence_encoder import (
     ACTIVATIONS,
@@ -156,21 +155,9 @@ class _Module:
             raise CheckpointError(
                 f"{path}: module {self} must have the tensors {', '.join(shapes)}, found {', '.join(stored) or 'none'}"
             )
-        found = {}
         for name, shape in shapes.items():
-            tensor = stored[name]
-            if tensor.shape != shape or tensor.dtype not in FLOAT_DTYPES:
-                raise CheckpointError(
-                    f"{path}: {name} of module {self} must be floats of shape {list(shape)}, found {tensor.dtype} "
-                    f"{list(tensor.shape)}"
-                )
-            found[name] = tensor.load()
-            if not np.isfinite(found[name]).all():
-                raise CheckpointError(
-                    f"{path}: {name} of module {self} has numbers that are not finite; fetch the file again, or train "
-                    "the model anew"
-                )
-        return found
+            check_tensor(name, stored[name], shape, path)
+        return dict(Weights(stored, str(path)))
 
 
 def read(source: Source) -> SentenceEncoder | None:

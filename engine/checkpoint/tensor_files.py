@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
-from distilrt.checkpoint.json_files import replacing
+from distilrt.checkpoint.files import replacing
 from distilrt.errors import CheckpointError
 
 FloatArray = npt.NDArray[np.float32]
@@ -38,9 +38,11 @@ class TensorFile:
 
     Attributes:
         specs: the dtype and shape of each tensor.
+        written_by: "tf" where the tensors are TensorFlow's variables; else another framework, or None.
     """
 
     specs: dict[str, Spec]
+    written_by: str | None = None
 
     def raw(self, name: str) -> npt.NDArray[Any]:
         """The stored numbers, read-only and without a copy where possible; bfloat16 as uint16."""
@@ -98,7 +100,7 @@ class SafetensorsFile(TensorFile):
         refuse_impostor(path)
         try:
             with safe_open(path, framework="np") as opened:
-                self.written_by = (opened.metadata() or {}).get("format")  # "pt", "tf" or another framework
+                self.written_by = (opened.metadata() or {}).get("format")
         except SafetensorError as error:
             raise CheckpointError(
                 f"{path} is not a whole safetensors file: {error}. It is truncated or damaged; fetch it again"

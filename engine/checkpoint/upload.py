@@ -1,8 +1,4 @@
-"""Publishing a checkpoint: its files and a model card to a repository of the hub.
-
-What is published is what `save_pretrained` writes, which the reference reads too. It asks the network only through
-`huggingface_hub`.
-"""
+"""Upload a checkpoint and its model card to a repository of the hub, through `huggingface_hub` alone."""
 
 from __future__ import annotations
 
@@ -53,8 +49,10 @@ def upload(
     try:
         repository = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
     except Exception as error:  # the HTTP library, and so the class of its errors, differs between hub versions
-        raise OSError(f"can't make or find the repository {repo_id!r}: {error}. Check the name, the network, and that "
-                      "the token may write there (`hf auth login`, or pass `token`)") from error  # fmt: skip
+        raise OSError(
+            f"can't make or find the repository {repo_id!r}: {error}. Check the name, the network, and that the token "
+            "may write there (`hf auth login`, or pass `token`)"
+        ) from error
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write(folder)
@@ -64,11 +62,18 @@ def upload(
             card = model_card(text, repository, architecture)
             (folder / CARD).write_text(card, encoding="utf-8")
         try:
-            commit = api.upload_folder(repo_id=repository, folder_path=folder, revision=revision,
-                                       commit_message=commit_message, create_pr=create_pr)  # fmt: skip
+            commit = api.upload_folder(
+                repo_id=repository,
+                folder_path=folder,
+                revision=revision,
+                commit_message=commit_message,
+                create_pr=create_pr,
+            )
         except Exception as error:
-            raise OSError(f"can't upload to {repository!r}: {error}. Check the network, the revision, and that the "
-                          "token may write there") from error  # fmt: skip
+            raise OSError(
+                f"can't upload to {repository!r}: {error}. Check the network, the revision, and that the token may "
+                "write there"
+            ) from error
     return str(commit.commit_url)
 
 

@@ -8,36 +8,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from distilrt.checkpoint.files import read_object
 from distilrt.checkpoint.h5_file import H5File, torch_tensors
-from distilrt.checkpoint.json_files import read_object
 from distilrt.checkpoint.pickle_file import PickleFile
 from distilrt.checkpoint.source import Source
-from distilrt.checkpoint.tensor_files import SafetensorsFile, Stored, refuse_impostor
+from distilrt.checkpoint.tensor_files import SafetensorsFile, Stored, TensorFile, refuse_impostor
 from distilrt.errors import CheckpointError
 
 Tensors = dict[str, Stored]
 
 
-def _open_safetensors(path: Path) -> Tensors:
-    file = SafetensorsFile(path)
-    return torch_tensors(file) if file.written_by == "tf" else file.tensors()
-
-
-def _open_pickle(path: Path) -> Tensors:
-    return PickleFile(path).tensors()
-
-
-def _open_h5(path: Path) -> Tensors:
-    return torch_tensors(H5File(path))
-
-
 # In the order of preference. Those that end in .json are indexes of shards.
-_FORMATS: dict[str, Callable[[Path], Tensors]] = {
-    "model.safetensors": _open_safetensors,
-    "model.safetensors.index.json": _open_safetensors,
-    "pytorch_model.bin": _open_pickle,
-    "pytorch_model.bin.index.json": _open_pickle,
-    "tf_model.h5": _open_h5,
+_FORMATS: dict[str, Callable[[Path], TensorFile]] = {
+    "model.safetensors": SafetensorsFile,
+    "model.safetensors.index.json": SafetensorsFile,
+    "pytorch_model.bin": PickleFile,
+    "pytorch_model.bin.index.json": PickleFile,
+    "tf_model.h5": H5File,
 }
 WEIGHT_FILES = tuple(_FORMATS)
 
@@ -61,15 +48,20 @@ def open_tensors(source: Source, use_safetensors: bool | None = None) -> tuple[T
     for name in names:
         path = source.file(name)
         if path is not None:
-            open_file = _FORMATS[name]
-            return (_open_shards(source, path, open_file) if path.suffix == ".json" else open_file(path)), path
+            reader = _FORMATS[name]
+            return (_open_shards(source, path, reader) if path.suffix == ".json" else _open(path, reader)), path
     raise FileNotFoundError(
         f"{source} has no weights: looked for {', '.join(names)}. Other formats must be converted to safetensors; if "
         "the network is not to be used, they must all be cached"
     )
 
 
-def _open_shards(source: Source, index: Path, open_file: Callable[[Path], Tensors]) -> Tensors:
+def _open(path: Path, reader: Callable[[Path], TensorFile]) -> Tensors:
+    file = reader(path)
+    return torch_tensors(file) if file.written_by == "tf" else file.tensors()
+
+
+def _open_shards(source: Source, index: Path, reader: Callable[[Path], TensorFile]) -> Tensors:
     refuse_impostor(index)
     shard_of = read_object(index).get("weight_map")
     if not isinstance(shard_of, dict):
@@ -85,7 +77,7 @@ def _open_shards(source: Source, index: Path, open_file: Callable[[Path], Tensor
         path = source.file(shard)
         if path is None:
             raise FileNotFoundError(f"{index} needs the shard {shard}, which is not there; fetch the whole checkpoint")
-        shards[shard] = open_file(path)
+        shards[shard] = _open(path, reader)
     lost = next((name for name, shard in shard_of.items() if name not in shards[shard]), None)
     if lost is not None:
         raise CheckpointError(f"{index} says that {lost} is in {shard_of[lost]}, which has no such tensor")

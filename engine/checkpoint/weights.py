@@ -132,10 +132,9 @@ def load_weights(
         The tensors of `expected_shapes(config, architecture)`, in that order.
 
     Raises:
-        OSError: the folder, repository, revision or weights are not there.
+        OSError, ImportError: as `open_tensors`.
         CheckpointError: a file is damaged or refused; or a tensor is missing, misshapen, of an unfit dtype or, with
             `strict`, extra; or the config does not say which output of the head is which label.
-        ImportError: a `pytorch_model.bin` without torch, or a `tf_model.h5` without h5py.
         ValueError: an unknown architecture.
     """
     check_architecture(str(source), architecture, config)
@@ -193,7 +192,7 @@ def assemble(
                 found[name] = found[twin]
     _check_names(found, shapes, config, architecture, source, strict)
     for name, shape in shapes.items():
-        _check_tensor(name, found[name], shape, source)
+        check_tensor(name, found[name], shape, source)
     entries = {name: found[name] for name in shapes}
     if config.folded_bert:
         segments = entries.pop(_SEGMENTS).load()
@@ -252,8 +251,12 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _check_tensor(name: str, tensor: Stored, shape: Shape, path: str | Path) -> None:
-    """Compare a tensor with what the config describes; a dimension of -1 may have any size but 0."""
+def check_tensor(name: str, tensor: Stored, shape: Shape, path: str | Path) -> None:
+    """Compare a tensor with what the config describes; a dimension of -1 may have any size but 0.
+
+    Raises:
+        CheckpointError: it is of another shape, or not of floats.
+    """
     called = name if tensor.name == name else f"{name} (in the file: {tensor.name})"
     sizes = tuple(-1 if want == -1 and have else have for want, have in zip(shape, tensor.shape, strict=False))
     if sizes != shape or len(tensor.shape) != len(shape):

@@ -183,11 +183,9 @@ class SentenceEncoder:
             if isinstance(layer, Normalize):
                 continue
             if layer.weight.shape[-1] != width:
-                raise CheckpointError(
-                    f"modules.json: module {layer.name} takes vectors of {layer.weight.shape[-1]} "
-                    f"numbers, and those that come to it have {width}; the files don't belong "
-                    "together"
-                )
+                raise CheckpointError(f"modules.json: module {layer.name} takes vectors of {layer.weight.shape[-1]} "
+                                      f"numbers, and those that come to it have {width}; the files don't belong "
+                                      "together")  # fmt: skip
             width = layer.weight.shape[0]
         return width
 

@@ -18,19 +18,19 @@ from distilrt.text.auto_tokenizer import load_tokenizer
 from distilrt.text.tokenizer import DistilBertTokenizer
 
 
-class Place(NamedTuple):
-    """Where a checkpoint is.
+class Checkpoint(NamedTuple):
+    """A checkpoint that is there, of which only the small files are read yet.
 
     Attributes:
-        source: of the transformer's own files.
-        sentence: what its sentence-transformers files say; None: there are none.
+        source: where the transformer's own files are.
+        sentence: what the sentence-transformers files say; None: there are none.
     """
 
     source: Source
     sentence: SentenceEncoder | None
 
     def architecture(self) -> str:
-        """What the sentence-transformers files use it as, or what its config says, or else the bare encoder.
+        """What the sentence-transformers files use it as, else what its config names, else the bare encoder.
 
         Raises:
             OSError, CheckpointError: there is no config, or it is not one.
@@ -56,9 +56,8 @@ class Place(NamedTuple):
         return tokenizer
 
 
-def find(source: Source, architecture: str | None = None) -> Place:
-    """Where a checkpoint's files are, and what its sentence-transformers files say; neither weights nor vocabulary are
-    read.
+def find(source: Source, architecture: str | None = None) -> Checkpoint:
+    """Find a checkpoint and read its sentence-transformers files, but neither weights nor vocabulary.
 
     Args:
         source: the folder or repository as a whole.
@@ -76,7 +75,7 @@ def find(source: Source, architecture: str | None = None) -> Place:
         if HEADS[architecture or architecture_of(config) or ENCODER.architecture].makes_vectors:
             raise
         sentence = None
-    return Place(source.within(sentence.folder) if sentence else source, sentence)
+    return Checkpoint(source.within(sentence.folder) if sentence else source, sentence)
 
 
 def load(
@@ -94,37 +93,43 @@ def load(
     Args:
         model: folder or hub id of a checkpoint, or a loaded model of `distilrt`.
         tokenizer: the same for the tokenizer; None: the model's.
-        architecture: what to load a checkpoint as; None: as `Place.architecture`.
+        architecture: what to load a checkpoint as; None: as `Checkpoint.architecture`.
         backend, dtype, num_threads: as in the models' `from_pretrained`; not for a loaded model.
         where: the other fields of a `Source`; for both.
 
     Returns:
-        The last is None for a loaded model, and where there are no such files.
+        The three; the last is None for a loaded model, and where there are no such files.
 
     Raises:
         OSError: a checkpoint or file of it is not there.
-        TypeError: neither this nor that, or a choice that comes too late.
+        TypeError: an argument of another type, or a choice that comes too late for a loaded model.
         CheckpointError, BackendError: see the models' `from_pretrained` and `find`.
     """
-    place = None
+    found = None
     if isinstance(model, str | Path):
-        place = find(Source(model, **where), architecture)
-        model = getattr(models, architecture or place.architecture()).from_pretrained(
-            place.source, backend=backend, dtype=dtype, num_threads=num_threads
+        found = find(Source(model, **where), architecture)
+        model = getattr(models, architecture or found.architecture()).from_pretrained(
+            found.source, backend=backend, dtype=dtype, num_threads=num_threads
         )
-        if place.sentence and place.sentence.architecture == ENCODER.architecture:
-            place.sentence.width(model.config.hidden_size)
+        if found.sentence and found.sentence.architecture == ENCODER.architecture:
+            found.sentence.width(model.config.hidden_size)  # which refuses layers of another width
     elif not isinstance(getattr(model, "config", None), DistilBertConfig):
-        raise TypeError(f"model must be a folder, a hub id or a model of distilrt, found {type(model).__name__}; for "
-                        "transformers' objects there is distilrt.accelerate")  # fmt: skip
+        raise TypeError(
+            f"model must be a folder, a hub id or a model of distilrt, found {type(model).__name__}; for transformers' "
+            "objects there is distilrt.accelerate"
+        )
     elif (backend, dtype, num_threads) != ("auto", "auto", None):
-        raise TypeError("backend, dtype and num_threads are chosen when a model is loaded, and this one is; pass "
-                        "them to its from_pretrained, or give a folder or hub id here")  # fmt: skip
+        raise TypeError(
+            "backend, dtype and num_threads are chosen when a model is loaded, and this one is; pass them to its "
+            "from_pretrained, or give a folder or hub id here"
+        )
     if isinstance(tokenizer, str | Path):
         tokenizer = find(Source(tokenizer, **where)).tokenizer()
-    elif tokenizer is None and place is not None:
-        tokenizer = place.tokenizer()
+    elif tokenizer is None and found is not None:
+        tokenizer = found.tokenizer()
     if not isinstance(tokenizer, DistilBertTokenizer):
-        raise TypeError("tokenizer must be a folder, a hub id or a DistilBertTokenizer of distilrt (and with a loaded "
-                        f"model it must be given), found {type(tokenizer).__name__}")  # fmt: skip
-    return model, tokenizer, place.sentence if place else None
+        raise TypeError(
+            "tokenizer must be a folder, a hub id or a DistilBertTokenizer of distilrt (and with a loaded model it "
+            f"must be given), found {type(tokenizer).__name__}"
+        )
+    return model, tokenizer, found.sentence if found else None

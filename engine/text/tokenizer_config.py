@@ -18,7 +18,7 @@ from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import WordPiece
 from tokenizers.processors import TemplateProcessing
 
-from distilrt.checkpoint.json_files import read_object
+from distilrt.checkpoint.files import read_object
 from distilrt.checkpoint.source import Source
 from distilrt.errors import CheckpointError
 from distilrt.text.rust_tokenizer import refusing

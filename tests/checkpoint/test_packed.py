@@ -344,16 +344,17 @@ def test_views_keep_the_model_alive(tiny: Callable[..., DistilBertConfig], tmp_p
     np.testing.assert_array_equal(panels, expected)
 
 
-def test_command_line(sentence_encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_line(folder_of: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = folder_of("DistilBertModel")
     out = tmp_path / "packed"
-    done = CliRunner().invoke(app(), ["pack", str(sentence_encoder), str(out), "--dtype", "float32"])
+    done = CliRunner().invoke(app(), ["pack", str(checkpoint), str(out), "--dtype", "float32"])
     assert done.exit_code == 0
     facts = json.loads(done.stdout)
     assert (facts["folder"], facts["dtype"], facts["architecture"]) == (str(out), "float32", "DistilBertModel")
     assert facts["bytes"] == (out / "packed.safetensors").stat().st_size
 
     arguments = ["feature-extraction", "A cat sat on the mat.", "--model"]
-    ours, theirs = (CliRunner().invoke(app(), ["run", *arguments, str(folder)]) for folder in (out, sentence_encoder))
+    ours, theirs = (CliRunner().invoke(app(), ["run", *arguments, str(folder)]) for folder in (out, checkpoint))
     assert ours.exit_code == 0
     assert ours.stdout == theirs.stdout
 
@@ -365,8 +366,8 @@ def test_command_line(sentence_encoder: Path, tmp_path: Path, capsys: pytest.Cap
     _flip(-1)(out)
     for command, message in (
         (["verify", str(out)], "checksum differs"),
-        (["pack", str(sentence_encoder), str(sentence_encoder)], "give another folder"),
-        (["pack", str(sentence_encoder), str(tmp_path / "x"), "--dtype", "int3"], "int3"),
+        (["pack", str(checkpoint), str(checkpoint)], "give another folder"),
+        (["pack", str(checkpoint), str(tmp_path / "x"), "--dtype", "int3"], "int3"),
     ):
         with pytest.raises(SystemExit) as stop:
             main(command)

@@ -1,4 +1,4 @@
-"""calibration.py: what texts settle, what stays in higher precision, and the models that come of it."""
+"""int8: what texts settle, what stays in higher precision, the models that come of it; scales and rounding."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 import distilrt
 from distilrt import _C
 from distilrt.batch import pack
-from distilrt.checkpoint import calibration, packed, quantization
-from distilrt.checkpoint.calibration import THRESHOLD, Calibration, calibrate, of_checkpoint, read_texts
+from distilrt.checkpoint import int8, packed
+from distilrt.checkpoint.int8 import THRESHOLD, Calibration, calibrate, calibration_of, read_texts
 from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.weights import load_weights, random_weights, save_checkpoint
 from distilrt.errors import InvalidInput
@@ -54,7 +54,7 @@ def names() -> list[str]:
 def test_every_linear_layer_by_what_it_sees(tokenizer: DistilBertTokenizer) -> None:
     weights = made()
     found = calibrate(CONFIG, weights, tokenizer)
-    texts = read_texts(calibration.BUILT_IN)
+    texts = read_texts(int8.BUILT_IN)
     assert found.source == f"{len(texts)} built-in texts"
     assert sorted(found.errors) == sorted(found.linears) == sorted(names())
     assert found.kept == ()
@@ -65,9 +65,9 @@ def test_every_linear_layer_by_what_it_sees(tokenizer: DistilBertTokenizer) -> N
         sources = (f"transformer.layer.{i}.attention.{part}_lin.weight" for part in "qkv")
         weight = np.concatenate([weights[source] for source in sources])
         # Sums of a whole batch and of one sequence are rounded apart.
-        np.testing.assert_allclose(linear.input_scales, quantization.column_scales(states[i], weight), rtol=1e-4)
+        np.testing.assert_allclose(linear.input_scales, int8.column_scales(states[i], weight), rtol=1e-4)
         exact = states[i] @ weight.T
-        ours = quantization.round_rows(states[i] * linear.input_scales) @ linear.weight().T
+        ours = int8.round_rows(states[i] * linear.input_scales) @ linear.weight().T
         error = np.linalg.norm(ours - exact) / np.linalg.norm(exact - exact.mean(axis=0))
         assert error == pytest.approx(found.errors[f"layer.{i}.qkv"], rel=1e-2)
         assert error <= THRESHOLD
@@ -89,9 +89,9 @@ def test_long_texts_and_many(tokenizer: DistilBertTokenizer, tmp_path: Path, mon
     """Texts are cut at the longest sequence, and read up to a number of tokens, but never none."""
     path = tmp_path / "texts"
     path.write_text("word " * 1000 + "\n" + "Five short words are enough.\n" * 20)
-    monkeypatch.setattr(calibration, "MAX_TOKENS", 512 + 25)
+    monkeypatch.setattr(int8, "MAX_TOKENS", 512 + 25)
     assert calibrate(CONFIG, made(), tokenizer, path).source.startswith("4 of 21 texts")
-    monkeypatch.setattr(calibration, "MAX_TOKENS", 10)
+    monkeypatch.setattr(int8, "MAX_TOKENS", 10)
     assert calibrate(CONFIG, made(), tokenizer, path).source.startswith("1 of 21 texts")
 
 
@@ -207,10 +207,10 @@ def test_checkpoints_with_and_without_a_tokenizer(sentence_encoder: Path, tmp_pa
     options: dict[str, Any] = {"backend": "cpu", "dtype": "int8"}
     plain = models.DistilBertModel.from_pretrained(tmp_path, **options)
     assert plain.backend.describe()["calibration"] is None
-    assert of_checkpoint(Source(tmp_path), CONFIG, weights) is None
+    assert calibration_of(Source(tmp_path), CONFIG, weights) is None
     (tmp_path / "texts").write_text("One text.\n")
     with pytest.raises(OSError, match=r"tokenizer\.json"):
-        of_checkpoint(Source(tmp_path), CONFIG, weights, tmp_path / "texts")
+        calibration_of(Source(tmp_path), CONFIG, weights, tmp_path / "texts")
     expected = models.DistilBertModel(CONFIG, weights, **options)([[1, 2, 3]]).last_hidden_state
     np.testing.assert_array_equal(plain([[1, 2, 3]]).last_hidden_state, expected)
     shutil.copy(sentence_encoder / "vocab.txt", tmp_path)
@@ -222,11 +222,12 @@ def test_checkpoints_with_and_without_a_tokenizer(sentence_encoder: Path, tmp_pa
 @pytest.fixture(scope="module")
 def real_calibration(sentence_encoder: Path) -> Calibration | None:
     config = DistilBertConfig.from_pretrained(sentence_encoder)
-    return of_checkpoint(
+    return calibration_of(
         Source(sentence_encoder), config, load_weights(Source(sentence_encoder), "DistilBertModel", config)
     )
 
 
+@pytest.mark.whole
 def test_real_checkpoint_is_nearer_than_without(
     isa: str, sentence_encoder: Path, real_calibration: Calibration
 ) -> None:
@@ -243,3 +244,92 @@ def test_real_checkpoint_is_nearer_than_without(
         model = models.DistilBertModel(config, weights, backend="cpu", dtype="int8", calibration=found)
         errors.append(np.linalg.norm(model(**encoded).last_hidden_state[mask] - exact))
     assert errors[0] < 0.8 * errors[1]
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Fresh numbers in every run: the bounds must hold for all of them."""
+    return np.random.default_rng()
+
+
+SHAPES = [(1, 1), (2, 3), (7, 64), (5, 65), (96, 40), (33, 200)]
+
+
+def _correlated(rng: Any, m: int, k: int) -> Any:
+    """Rows as layers see them: few directions, columns of very different size."""
+    rows = rng.standard_normal((m, 4)) @ rng.standard_normal((4, k)) + 0.3 * rng.standard_normal((m, k))
+    return (rows * np.exp(rng.uniform(-3, 3, k))).astype(np.float32)
+
+
+def test_scales_make_columns_of_rows_and_weights_equally_large(rng: Any) -> None:
+    rows = (rng.standard_normal((9, 50)) * np.exp(rng.uniform(-30, 30, 50))).astype(np.float32)
+    weight = (rng.standard_normal((7, 50)) * np.exp(rng.uniform(-30, 30, 50))).astype(np.float32)
+    rows[:, 3], weight[:, 8] = 0, 0
+    scales = int8.column_scales(rows, weight)
+    assert scales.dtype == np.float32
+    assert (scales[3], scales[8]) == (1, 1)
+    used = np.delete(np.arange(50), [3, 8])
+    assert abs(np.log(scales[used].astype(float)).mean()) < 1e-5
+    ratio = np.abs(rows * scales).max(axis=0)[used] / np.abs(weight / scales).max(axis=0)[used]
+    np.testing.assert_allclose(ratio, ratio[0], rtol=1e-5)
+
+
+def test_scales_of_nothing() -> None:
+    zeros = np.zeros((2, 5), np.float32)
+    np.testing.assert_array_equal(int8.column_scales(zeros, zeros), 1)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_rows_are_rounded_as_the_native_encoder_does(rng: Any, shape: tuple[int, int]) -> None:
+    """Whose weights are the identity here. A tie may go to the other side."""
+    rows = _correlated(rng, *shape)
+    k = shape[1]
+    native = np.empty(shape, np.float32)
+    _C.Kernels(_C.available_isas()[0], "int8").linear(
+        rows, np.eye(k, dtype=np.float32), np.zeros(k, np.float32), out=native
+    )
+    ours = int8.round_rows(rows)
+    span = rows.max(axis=1, keepdims=True) - rows.min(axis=1, keepdims=True)
+    assert (np.abs(ours - rows) <= span * (0.5 / 255 + 1e-5) + 1e-6 * np.abs(rows).max()).all()
+    off = np.abs(ours - native) > 1e-5 * (span + np.abs(rows).max())
+    fraction = (rows - rows.min(axis=1, keepdims=True)) / np.where(span > 0, span, 1) * 255 % 1
+    assert (np.abs(fraction - 0.5)[off] < 1e-3).all()
+    constant = np.full((2, 3), 0.7, np.float32)
+    np.testing.assert_array_equal(int8.round_rows(constant), constant)
+
+
+def test_without_correlation_every_weight_goes_to_the_nearest(rng: Any) -> None:
+    weight = rng.standard_normal((20, 70), np.float32)
+    weight[4] = 0
+    for gram in (np.diag(rng.uniform(0.1, 3, 70)).astype(np.float32), np.zeros((70, 70), np.float32)):
+        codes, scales = int8.round_weight(weight, gram)
+        assert codes.dtype == np.int8
+        assert codes.flags.c_contiguous
+        np.testing.assert_array_equal(scales, np.abs(weight).max(axis=1) / np.float32(127))
+        assert (np.abs(codes * scales[:, None] - weight) <= scales[:, None] * (0.5 + 1e-4)).all()
+    assert (codes[4] == 0).all()
+
+
+@pytest.mark.parametrize(("n", "k"), SHAPES)
+def test_each_column_makes_up_for_those_before_it(rng: Any, n: int, k: int) -> None:
+    """GPTQ by its definition, in float64: given the columns already rounded, the next has its value in the best weight
+    that has them, rounded to the nearest."""
+    rows, weight = _correlated(rng, 2 * k, k), rng.standard_normal((n, k), np.float32)
+    gram = rows.T @ rows
+    codes, scales = int8.round_weight(weight, gram)
+    damped = gram.astype(float) + 0.3 * np.diag(gram).mean() * np.eye(k)
+    exact, order = weight / scales[:, None].astype(float), np.argsort(np.diag(gram), kind="stable")[::-1]
+    for i in range(k):
+        done, rest = order[:i], order[i:]
+        lost = exact[:, done] - codes[:, done]
+        best = exact[:, rest] + lost @ np.linalg.solve(damped[np.ix_(rest, rest)], damped[np.ix_(rest, done)]).T
+        target = np.clip(best[:, 0], -127, 127)
+        assert (np.abs(codes[:, order[i]] - target) <= 0.5 + 1e-3 * (1 + np.abs(lost).sum(axis=1))).all()
+
+
+def test_outputs_of_correlated_rows_are_nearer_than_with_nearest_weights(rng: Any) -> None:
+    rows, weight = _correlated(rng, 400, 96), rng.standard_normal((64, 96), np.float32)
+    codes, scales = int8.round_weight(weight, rows.T @ rows)
+    nearest = np.rint(weight / scales[:, None])
+    ours, plain = (np.linalg.norm(rows @ (each * scales[:, None] - weight).T) for each in (codes, nearest))
+    assert ours < 0.8 * plain

@@ -1,7 +1,8 @@
-"""What example texts say about linear layers: int8 weights that suit their inputs, and where int8 will not do.
+"""int8 weights of linear layers: calibration with example texts, and rounding.
 
-The texts go through the float32 reference once, layer by layer; each linear layer's inputs settle its column scales
-and its rounding (`distilrt.checkpoint.quantization`), and show how far int8 is off there. Backends pack the outcome.
+The texts go through the float32 reference once, layer by layer. Each linear layer's inputs settle its column scales and
+how its weight is rounded, and show how far int8 is off there; where it is too far, the layer stays in higher precision.
+Backends pack the outcome, which costs nothing at run time but one multiplication of each input column.
 """
 
 from __future__ import annotations
@@ -16,9 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from distilrt.batch import pack
-from distilrt.checkpoint import quantization
-from distilrt.checkpoint.quantization import FloatArray
 from distilrt.checkpoint.source import Source
+from distilrt.checkpoint.tensor_files import FloatArray
 from distilrt.errors import InvalidInput
 from distilrt.model import reference
 from distilrt.model.architecture import linears
@@ -31,6 +31,10 @@ BUILT_IN = Path(__file__).with_name("calibration.txt")
 # precision. Eight bits on both sides cost about 0.01 of well-behaved rows, so this is where int8 does not fit a layer.
 THRESHOLD = 0.02
 MAX_TOKENS = 8192  # more change little and take longer
+STEPS = 127  # of a weight each way; the steps of a row are 255
+# Of the Gram matrix's mean diagonal, added to it. Example rows are few: with less, rounding fits them and not others.
+_DAMPING = 0.3
+_BLOCK = 64  # columns rounded before what they leave is carried to all others, in one product
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +52,11 @@ class Int8Linear:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """The outcome, by the native encoder's names of the linear layers (`distilrt.model.architecture.linears`).
+    """What came of calibration, by the native encoder's names of the linear layers.
 
     Attributes:
-        source: which texts, in words.
-        errors: of each layer's outputs in int8, root mean square, relative to their variation over the texts.
+        source: which texts were used, in words.
+        errors: root mean square error of each layer's outputs in int8, relative to their variation over the texts.
         linears: the layers that can be int8.
     """
 
@@ -64,6 +68,70 @@ class Calibration:
     def kept(self) -> tuple[str, ...]:
         """The layers that stay in higher precision."""
         return tuple(name for name in self.errors if name not in self.linears)
+
+
+def column_scales(rows: FloatArray, weight: FloatArray) -> FloatArray:
+    """What to multiply each input column by so that rows and weights lose equally little to rounding.
+
+    SmoothQuant with an even split, `sqrt(max|w| / max|x|)` over each column, normalized to a geometric mean of 1 (Xiao
+    et al. 2022, arXiv:2211.10438). A column of zeros on either side keeps 1.
+
+    Args:
+        rows: `[m, k]` example inputs.
+        weight: `[n, k]`.
+
+    Returns:
+        `[k]`, positive; the weight is to be divided by them.
+    """
+    largest_input, largest_weight = (np.abs(array).max(axis=0).astype(np.float64) for array in (rows, weight))
+    used = (largest_input > 0) & (largest_weight > 0)
+    logs = np.log(largest_weight, where=used, out=np.zeros(len(used)))
+    logs -= np.log(largest_input, where=used, out=np.zeros(len(used)))
+    logs[used] -= logs[used].mean() if used.any() else 0
+    scales: FloatArray = np.exp(logs / 2).astype(np.float32)
+    return scales
+
+
+def round_rows(rows: FloatArray) -> FloatArray:
+    """Rows `[m, k]` as csrc/ rounds them: each in 255 steps from its smallest value to its largest."""
+    low = rows.min(axis=1, keepdims=True)
+    step = (rows.max(axis=1, keepdims=True) - low) / np.float32(255)
+    rounded: FloatArray = np.rint((rows - low) / np.where(step > 0, step, 1)) * step + low
+    return rounded
+
+
+def round_weight(weight: FloatArray, gram: FloatArray) -> tuple[npt.NDArray[np.int8], FloatArray]:
+    """A weight as int8 times a scale for each of its rows, with the error in outputs made small, not that in weights.
+
+    Columns are rounded one after another, each after what the columns before it lost was carried over to it in the
+    proportion that makes `(w - q) gram (w - q)` smallest: GPTQ (Frantar et al. 2022, arXiv:2210.17323), in the order of
+    falling diagonal, written as back substitution with the Cholesky factor, which needs no inverse.
+
+    Args:
+        weight: `[n, k]`, finite.
+        gram: `[k, k]`, `rowsᵀ rows` of example inputs.
+
+    Returns:
+        Integers `[n, k]` of at most 127 each way, and scales `[n]`.
+    """
+    scales: FloatArray = np.abs(weight).max(axis=1) / np.float32(STEPS)
+    order = np.argsort(np.diag(gram), kind="stable")
+    damped = gram[np.ix_(order, order)]
+    damped[np.diag_indices_from(damped)] += _DAMPING * np.diag(gram).mean() or 1.0
+    upper = np.linalg.cholesky(damped).T
+    carry: FloatArray = upper / np.diag(upper)[:, None]  # [j, i]: what column j takes over of column i's loss
+    exact: FloatArray = weight.T[order] / np.where(scales > 0, scales, 1)  # [k, n]
+    target, codes = exact.copy(), np.empty_like(exact)
+    for end in range(len(order), 0, -_BLOCK):
+        start = max(end - _BLOCK, 0)
+        lost: FloatArray = np.zeros((end - start, len(weight)), np.float32)
+        for j in range(end - 1, start - 1, -1):
+            codes[j] = np.clip(np.rint(target[j] + carry[j, start:end] @ lost), -STEPS, STEPS)
+            lost[j - start] = exact[j] - codes[j]
+        target[:start] += carry[:start, start:end] @ lost
+    columns = np.empty(codes.shape, np.int8)
+    columns[order] = codes
+    return np.ascontiguousarray(columns.T), scales
 
 
 def read_texts(path: str | Path) -> list[str]:
@@ -113,16 +181,16 @@ def calibrate(
     return Calibration(source, errors, found)
 
 
-def of_checkpoint(
+def calibration_of(
     source: Source,
     config: DistilBertConfig,
     weights: Mapping[str, npt.NDArray[Any]],
     path: str | Path | None = None,
 ) -> Calibration | None:
-    """`calibrate` with the tokenizer that lies beside the weights; None where there is none, and no `path`.
+    """`calibrate` with the tokenizer of a checkpoint; None where it has none and no `path` is given.
 
     Raises:
-        InvalidInput, OSError: as `calibrate`; texts of a file need a tokenizer.
+        InvalidInput, OSError: as `calibrate`; the texts of a file need a tokenizer.
         ValueError: the tokenizer's files are damaged, or not a DistilBERT's.
     """
     if path is None and not (source.file("tokenizer.json") or source.file("vocab.txt")):
@@ -131,16 +199,18 @@ def of_checkpoint(
 
 
 def _quantize(rows: FloatArray, weight: FloatArray, product: FloatArray) -> tuple[float, Int8Linear | None]:
-    scales = quantization.column_scales(rows, weight)
-    scaled = rows * scales
+    """The relative error of a layer in int8, and the layer; None where its numbers overflow."""
+    input_scales = column_scales(rows, weight)
+    scaled = rows * input_scales
     gram = scaled.T @ scaled
     if not (np.isfinite(product).all() and np.isfinite(gram).all()):
         return float("inf"), None
-    codes, column_scales = quantization.round_weight(weight / scales, gram)
-    linear = Int8Linear(codes, column_scales, scales)
-    lost = np.linalg.norm(quantization.round_rows(scaled) @ linear.weight().T - product)
+    linear = Int8Linear(*round_weight(weight / input_scales, gram), input_scales)
+    lost = np.linalg.norm(round_rows(scaled) @ linear.weight().T - product)
     spread = np.linalg.norm(product - product.mean(axis=0))
-    return (float(lost / spread) if spread > 0 else float("inf") if lost > 0 else 0.0), linear
+    if spread > 0:
+        return float(lost / spread), linear
+    return (float("inf") if lost > 0 else 0.0), linear
 
 
 def _linears(

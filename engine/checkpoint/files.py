@@ -1,4 +1,4 @@
-"""JSON from a file of a checkpoint, whoever wrote it; and files that are written whole or not at all."""
+"""Small files of a checkpoint: JSON that is read, whoever wrote it, and files that are written whole or not at all."""
 
 from __future__ import annotations
 
