@@ -183,9 +183,10 @@ class SentenceEncoder:
             if isinstance(layer, Normalize):
                 continue
             if layer.weight.shape[-1] != width:
-                raise CheckpointError(f"modules.json: module {layer.name} takes vectors of {layer.weight.shape[-1]} "
-                                      f"numbers, and those that come to it have {width}; the files don't belong "
-                                      "together")  # fmt: skip
+                raise CheckpointError(
+                    f"modules.json: module {layer.name} takes vectors of {layer.weight.shape[-1]} numbers, and those "
+                    f"that come to it have {width}; the files don't belong together"
+                )
             width = layer.weight.shape[0]
         return width
 

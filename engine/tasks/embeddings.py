@@ -97,8 +97,8 @@ class FeatureExtraction(_DenseEmbedding):
     def check(self, params: Params) -> None:
         """There must be as many dimensions."""
         super().check(params)
-        width = (self.chosen(params) or SentenceEncoder()).width(self.config.hidden_size)
-        check_most("dimensions", params["dimensions"], width, "those of this model")
+        encoder = self.chosen(params) or SentenceEncoder()
+        check_most("dimensions", params["dimensions"], encoder.width(self.config.hidden_size), "those of this model")
 
     def answer(self, prepared: Prepared, outputs: Sequence[Rows]) -> list[Any]:
         """Vectors as nested lists."""

@@ -55,7 +55,7 @@ class Task(ABC):
         architecture: the class in `distilrt.model.models` that computes it, a key of `distilrt.model.heads.HEADS`.
         params: its parameters by name.
         tokenizer, config: the model's.
-        encoder: what the checkpoint's sentence-transformers files say of this architecture.
+        encoder: what the checkpoint's sentence-transformers files say of this architecture, if they do.
     """
 
     name: ClassVar[str]
@@ -66,8 +66,9 @@ class Task(ABC):
         self, tokenizer: DistilBertTokenizer, config: DistilBertConfig, encoder: SentenceEncoder | None = None
     ) -> None:
         self.tokenizer, self.config = tokenizer, config
-        own = encoder is not None and encoder.architecture == self.architecture
-        self.encoder = encoder if encoder is not None and own else SentenceEncoder()
+        if encoder is None or encoder.architecture != self.architecture:
+            encoder = SentenceEncoder()
+        self.encoder = encoder
 
     @property
     def limit(self) -> int:

@@ -49,18 +49,13 @@ class Param:
         return self.read(given)
 
 
-def one_of(about: str, *values: Any) -> Param:
-    """A parameter with these values, the first of which is the default."""
-    return Param(about, values[0], _words(values), lambda value: _among(value, values))
+def one_of(about: str, *values: Any, any_case: bool = False) -> Param:
+    """A parameter with these values, the first of which is the default; `any_case` allows names in upper case too."""
 
+    def read(value: Any) -> Any:
+        return value.lower() if any_case and isinstance(value, str) else value
 
-def named(about: str, *values: str | None) -> Param:
-    """A parameter with these names, in upper case or lower, the first of which is the default."""
-
-    def lower(value: Any) -> Any:
-        return value.lower() if isinstance(value, str) else value
-
-    return Param(about, values[0], _words(values), lambda value: _among(lower(value), values), lower)
+    return Param(about, values[0], " or ".join(map(repr, values)), lambda value: _among(read(value), values), read)
 
 
 def count(about: str, default: Any, *also: Any, least: int = 1) -> Param:
@@ -78,10 +73,6 @@ def is_count(value: Any, least: int = 1) -> bool:
 def strings(value: Any) -> list[str]:
     """The strings of a list or tuple that holds nothing else; an empty list for any other value."""
     return list(value) if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value) else []
-
-
-def _words(values: Iterable[Any]) -> str:
-    return " or ".join(map(repr, values))
 
 
 def _among(value: Any, values: Iterable[Any]) -> bool:

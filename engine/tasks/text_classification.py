@@ -12,7 +12,7 @@ from distilrt.model.config import DistilBertConfig
 from distilrt.model.reference import softmax
 from distilrt.tasks.task import Params, Prepared, Rows, Task
 from distilrt.tasks.task_inputs import Text, as_pair
-from distilrt.tasks.task_parameters import PADDING, TOKENIZING, Param, count, named, strings
+from distilrt.tasks.task_parameters import PADDING, TOKENIZING, Param, count, one_of, strings
 
 _BEST = ""  # the best label alone, not in a list; transformers' pipeline has the same default
 
@@ -33,9 +33,10 @@ class TextClassification(Task):
     architecture = "DistilBertForSequenceClassification"
     params: ClassVar[Mapping[str, Param]] = {
         "top_k": count("how many labels, best first; '': the best one, not in a list; None: all", _BEST, None),
-        "function_to_apply": named(
+        "function_to_apply": one_of(
             "from logits to scores; None: what suits the config's `problem_type` and number of labels",
             *(None, *_FUNCTIONS),
+            any_case=True,
         ),
         **TOKENIZING,
         "padding": PADDING,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 from tokenizers import Encoding
@@ -14,10 +14,11 @@ from distilrt.errors import InvalidInput, InvalidParameter
 from distilrt.model.reference import softmax
 from distilrt.tasks.task import Params, Prepared, Rows, Task, check_most
 from distilrt.tasks.task_inputs import Text, as_text
-from distilrt.tasks.task_parameters import MOST_ENTRIES, Param, count, named, one_of, strings
+from distilrt.tasks.task_parameters import MOST_ENTRIES, Param, count, one_of, strings
 from distilrt.text.tokenizer import DistilBertTokenizer
 
 Entity = dict[str, Any]
+_Item = TypeVar("_Item")
 
 # What the scores `[pieces, num_labels]` of a word's pieces say about the word.
 _WORD_SCORES: dict[str, Callable[[Rows], Rows]] = {
@@ -44,10 +45,11 @@ class TokenClassification(Task):
     name = "token-classification"
     architecture = "DistilBertForTokenClassification"
     params: ClassVar[Mapping[str, Param]] = {
-        "aggregation_strategy": named(
+        "aggregation_strategy": one_of(
             "whether neighbours of one label are joined ('simple'), or those of whole words, each with the label of "
             "its first piece, of the average of its pieces, or of its surest piece",
             *("none", "simple", *_WORD_SCORES),
+            any_case=True,
         ),
         "ignore_labels": Param(
             "labels to leave out",
@@ -108,11 +110,12 @@ class TokenClassification(Task):
         for encoding, logits in zip(prepared.encodings, outputs, strict=True):
             tokens = _tokens(words, starts, encoding, softmax(logits), tokenizer.unk_token_id)
             if strategy in _WORD_SCORES:
-                found = [_word(tokenizer, word, _WORD_SCORES[strategy], labels) for word in _words(tokens)]
+                pieces = _runs(tokens, lambda last, token: token.continues)
+                found = [_word(tokenizer, word, _WORD_SCORES[strategy], labels) for word in pieces]
             else:
                 found = [_entity(token.scores, labels, token) for token in tokens]
             if strategy != "none":
-                found = [_joined(tokenizer, group) for group in _groups(found)]
+                found = [_joined(tokenizer, group) for group in _runs(found, _continues)]
             entities += [entity for entity in found if entity.get("entity", entity.get("entity_group")) not in ignored]
         return entities if len(outputs) == 1 else _without_overlaps(entities)
 
@@ -139,14 +142,15 @@ def _tokens(
     return tokens
 
 
-def _words(tokens: Iterable[_Token]) -> list[list[_Token]]:
-    words: list[list[_Token]] = []
-    for token in tokens:
-        if words and token.continues:
-            words[-1].append(token)
+def _runs(items: Iterable[_Item], continues: Callable[[_Item, _Item], bool]) -> list[list[_Item]]:
+    """Neighbours together, as long as each one continues the one before it."""
+    runs: list[list[_Item]] = []
+    for item in items:
+        if runs and continues(runs[-1][-1], item):
+            runs[-1].append(item)
         else:
-            words.append([token])
-    return words
+            runs.append([item])
+    return runs
 
 
 def _entity(scores: Rows, labels: list[str], token: _Token) -> Entity:
@@ -169,19 +173,10 @@ def _word(
     return _entity(scores, labels, pieces[0]) | {"word": word, "end": pieces[-1].end}
 
 
-def _groups(entities: Iterable[Entity]) -> list[list[Entity]]:
-    """Neighbours with one label together; a label "B-…" begins anew."""
-    groups: list[list[Entity]] = []
-    last = ""
-    for entity in entities:
-        label = entity["entity"]
-        tag = label[2:] if label[:2] in ("B-", "I-") else label
-        if groups and tag == last and not label.startswith("B-"):
-            groups[-1].append(entity)
-        else:
-            groups.append([entity])
-        last = tag
-    return groups
+def _continues(last: Entity, entity: Entity) -> bool:
+    """Whether an entity is of the same kind as the one before; a label "B-…" begins anew."""
+    kinds = [label[2:] if label[:2] in ("B-", "I-") else label for label in (last["entity"], entity["entity"])]
+    return kinds[0] == kinds[1] and not entity["entity"].startswith("B-")
 
 
 def _joined(tokenizer: DistilBertTokenizer, group: list[Entity]) -> Entity:

@@ -15,7 +15,7 @@ import pytest
 
 from distilrt.errors import InvalidParameter
 from distilrt.tasks import TASKS, Param
-from distilrt.tasks.task_parameters import TOKENIZING, count, named, one_of
+from distilrt.tasks.task_parameters import TOKENIZING, count, one_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "endpoints.md"
 
@@ -53,8 +53,8 @@ CASES: list[tuple[Param, Any, Any]] = [
     (count("", 5, least=0), 0, 0),
     (one_of("", True, False), None, True),
     (one_of("", None, "a"), None, None),
-    (named("", "none", "first"), "FIRST", "first"),
-    (named("", "none", "first"), _Option.FIRST, "first"),
+    (one_of("", "none", "first", any_case=True), "FIRST", "first"),
+    (one_of("", "none", "first"), _Option.FIRST, "first"),
     (count("", 5), 0, InvalidParameter),
     (count("", 5), True, InvalidParameter),
     (count("", 5), 5.0, InvalidParameter),
