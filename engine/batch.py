@@ -14,21 +14,31 @@ import numpy as np
 import numpy.typing as npt
 
 from distilrt.errors import InvalidInput, TooLong
+from distilrt.model.array_kinds import as_array, kind_of
 from distilrt.model.config import DistilBertConfig
 
 IntArray = npt.NDArray[np.int32]
-IndexArray = npt.NDArray[np.int64]
+IndexArray = npt.NDArray[np.integer[Any]]
 FloatArray = npt.NDArray[np.float32]
 
 
 class PaddedInputs(NamedTuple):
-    """A padded batch as a caller gives it, of any kind of array; `pack_padded` says what each is."""
+    """A padded batch as a caller gives it, of arrays or of tensors; one of `input_ids` and `inputs_embeds` is None.
 
-    input_ids: Any
-    attention_mask: Any
-    inputs_embeds: Any
-    position_ids: Any
-    token_type_ids: Any
+    Attributes:
+        input_ids: `[batch_size, seq_len]` integers.
+        attention_mask: `[batch_size, seq_len]` of 0 and 1 in any pattern; None: all 1.
+        inputs_embeds: `[batch_size, seq_len, hidden_size]` floats in place of looked-up word embeddings.
+        position_ids: `[batch_size, seq_len]`, `[1, seq_len]` or `[seq_len]` integers; None: 0, 1, 2, … as in the
+            reference, which counts masked positions too.
+        token_type_ids: `[batch_size, seq_len]`; of a folded BERT 0 where nothing is masked, else not read.
+    """
+
+    input_ids: Any = None
+    attention_mask: Any = None
+    inputs_embeds: Any = None
+    position_ids: Any = None
+    token_type_ids: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,35 +107,73 @@ def pack(config: DistilBertConfig, sequences: Sequence[Any]) -> Batch:
         InvalidInput: an id outside the vocabulary, an empty sequence, a wrong rank or dtype.
         TooLong: a sequence longer than `max_position_embeddings`.
     """
-    parts = [_as_ids(ids, f"sequence {i}", rank=1) for i, ids in enumerate(sequences)]
+    parts = [as_array(ids, f"sequence {i}") for i, ids in enumerate(sequences)]
+    for i, part in enumerate(parts):
+        _check_ids(part, f"sequence {i}", rank=1)
     lengths = np.array([len(part) for part in parts], np.int64)
     if (lengths == 0).any():
         raise InvalidInput(f"sequence {int(np.argmin(lengths))} is empty; each needs at least one token id")
     cu_seqlens = _cumulative(lengths)
     ids = np.concatenate(parts) if parts else np.zeros(0, np.int64)
-    positions = np.arange(len(ids)) - np.repeat(cu_seqlens[:-1], lengths)
-    return _checked(config, ids, None, positions, cu_seqlens, lengths, int(lengths.max(initial=0)))
+    _check_token_ids(config, ids)
+    longest = int(lengths.max(initial=0))
+    if longest > config.max_position_embeddings:
+        raise too_long(longest - 1, config)
+    return Batch(
+        input_ids=np.ascontiguousarray(ids, np.int32),
+        inputs_embeds=None,
+        position_ids=np.arange(len(ids), dtype=np.int32) - np.repeat(cu_seqlens[:-1], lengths),
+        cu_seqlens=cu_seqlens,
+        key_lengths=lengths.astype(np.int32),
+        max_seqlen=longest,
+    )
+
+
+def check_padded(config: DistilBertConfig, inputs: PaddedInputs) -> tuple[int, int]:
+    """Check shapes and dtypes of a padded batch, of arrays or of tensors, without reading their values.
+
+    Returns:
+        batch_size and seq_len.
+
+    Raises:
+        InvalidInput: a wrong shape or dtype; the message names the argument.
+    """
+    ids, mask, embeds, position_ids, token_type_ids = inputs
+    if (ids is None) == (embeds is None):
+        raise InvalidInput("give exactly one of input_ids and inputs_embeds")
+    if embeds is None:
+        _check_ids(ids, "input_ids", rank=2)
+        shape = batch_size, seq_len = tuple(ids.shape)
+    else:
+        width = config.hidden_size
+        if embeds.ndim != 3 or embeds.shape[2] != width:
+            found = list(embeds.shape)
+            raise InvalidInput(f"inputs_embeds must have shape [batch_size, seq_len, {width}], found {found}")
+        _check_dtype(embeds, "inputs_embeds", "f", "floating-point numbers")
+        shape = batch_size, seq_len = tuple(embeds.shape[:2])
+    if batch_size and not seq_len:
+        raise InvalidInput("the sequences are empty: seq_len is 0; each needs at least one token id")
+    if mask is not None:
+        _check_grid(mask, "attention_mask", shape)
+        _check_dtype(mask, "attention_mask", "biuf", "0 and 1")
+    if position_ids is not None:
+        _check_dtype(position_ids, "position_ids", "iu", "integers")
+        if position_ids.shape not in (shape, (1, seq_len), (seq_len,)):
+            allowed = f"{list(shape)}, [1, {seq_len}] or [{seq_len}]"
+            raise InvalidInput(f"position_ids must have shape {allowed}, found {list(position_ids.shape)}")
+    if config.folded_bert and token_type_ids is not None:
+        _check_grid(token_type_ids, "token_type_ids", shape)
+    return shape
 
 
 def pack_padded(
-    config: DistilBertConfig,
-    input_ids: Any = None,
-    attention_mask: Any = None,
-    position_ids: Any = None,
-    inputs_embeds: Any = None,
-    *,
-    keep_first: bool = False,
-    keep_masked: bool = False,
+    config: DistilBertConfig, inputs: PaddedInputs, *, keep_first: bool = False, keep_masked: bool = False
 ) -> tuple[Batch, Layout]:
     """Take the unmasked positions of a padded batch as packed rows.
 
     Args:
         config: gives vocabulary, width and the longest allowed sequence.
-        input_ids: `[batch_size, seq_len]` integers; or None with `inputs_embeds`.
-        attention_mask: `[batch_size, seq_len]` of 0 and 1 in any pattern; None: all 1.
-        position_ids: `[batch_size, seq_len]`, `[1, seq_len]` or `[seq_len]` integers; None: 0, 1, 2, … as in the
-            reference, which counts masked positions too.
-        inputs_embeds: `[batch_size, seq_len, hidden_size]` floats in place of looked-up word embeddings.
+        inputs: lists, arrays or tensors.
         keep_first: pack position 0 of every sequence even where it is masked; it then asks but is not attended to.
         keep_masked: pack every masked position so.
 
@@ -133,96 +181,93 @@ def pack_padded(
         InvalidInput: wrong shape, dtype or values; the message names the argument.
         TooLong: a position beyond `max_position_embeddings`.
     """
-    if (input_ids is None) == (inputs_embeds is None):
-        raise InvalidInput("give exactly one of input_ids and inputs_embeds")
-    embeds = None
-    if inputs_embeds is not None:
-        embeds = _as_embeds(inputs_embeds, config.hidden_size)
-        shape = (embeds.shape[0], embeds.shape[1])
-        embeds = embeds.reshape(-1, config.hidden_size)
-        ids = None
-    else:
-        grid = _as_ids(input_ids, "input_ids", rank=2)
-        shape = (grid.shape[0], grid.shape[1])
-        ids = grid.reshape(-1)
-    batch_size, seq_len = shape
-    if batch_size and not seq_len:
-        raise InvalidInput("the sequences are empty: seq_len is 0; each needs at least one token id")
-    positions = _as_positions(position_ids, shape)
-    mask = None if attention_mask is None else _as_mask(attention_mask, shape)
-    if mask is None:
-        cu_seqlens = np.arange(0, batch_size * seq_len + 1, seq_len or 1)
-        key_lengths = np.full(batch_size, seq_len)
+    inputs = PaddedInputs(*map(as_array, inputs, PaddedInputs._fields))
+    ids, mask, embeds, position_ids, token_type_ids = inputs
+    shape = batch_size, seq_len = check_padded(config, inputs)
+    unmasked = None if mask is None else _unmasked(mask)
+    if unmasked is None:
+        cu_seqlens = np.arange(0, batch_size * seq_len + 1, seq_len or 1, dtype=np.int32)
+        key_lengths, longest = np.full(batch_size, seq_len), seq_len if batch_size else 0
         layout = Layout(shape, None, cu_seqlens[:-1])
-        return _checked(config, ids, embeds, positions, cu_seqlens, key_lengths, seq_len if batch_size else 0), layout
+    else:
+        key_lengths = unmasked.sum(axis=1)
+        lengths = _row_counts(unmasked, key_lengths, keep_first, keep_masked)
+        cu_seqlens, longest = _cumulative(lengths), int(lengths.max())
+        layout = _layout(unmasked, key_lengths, lengths, cu_seqlens)
+    if config.folded_bert and token_type_ids is not None and layout.gather(token_type_ids).any():
+        raise InvalidInput(
+            "token_type_ids must be 0: this model is a BERT folded into a DistilBERT, which has no other segment"
+        )
+    index = slice(None) if layout.index is None else layout.index
+    if ids is not None:
+        ids = ids.reshape(-1)[index]
+        _check_token_ids(config, ids)
+    if embeds is not None:
+        embeds = embeds.reshape(-1, config.hidden_size)[index]
+    positions = _flat_positions(position_ids, shape)[index]
+    if position_ids is not None or seq_len > config.max_position_embeddings:
+        _check_positions(config, positions)
+    batch = Batch(
+        input_ids=None if ids is None else np.ascontiguousarray(ids, np.int32),
+        inputs_embeds=None if embeds is None else np.ascontiguousarray(embeds, np.float32),
+        position_ids=np.ascontiguousarray(positions, np.int32),
+        cu_seqlens=cu_seqlens,
+        key_lengths=key_lengths.astype(np.int32),
+        max_seqlen=longest,
+    )
+    return batch, layout
 
-    key_lengths = mask.sum(axis=1)
-    # A sequence without a key still has a row, position 0, which asks and gets zeros.
-    lengths = key_lengths if key_lengths.all() else np.maximum(key_lengths, 1)
+
+def _row_counts(
+    mask: npt.NDArray[np.bool_], key_lengths: IndexArray, keep_first: bool, keep_masked: bool
+) -> IndexArray:
+    """How many rows each sequence has: its keys, and masked positions that are kept."""
     if keep_masked:
-        lengths = np.full(batch_size, seq_len)
-    elif keep_first:
-        lengths = key_lengths + ~mask[:, 0]
-    cu_seqlens = _cumulative(lengths)
+        return np.full(len(mask), mask.shape[1])
+    if keep_first:
+        return key_lengths + ~mask[:, 0]
+    # A sequence without a key still has a row, position 0, which asks and gets zeros.
+    return np.maximum(key_lengths, 1)
+
+
+def _layout(mask: npt.NDArray[np.bool_], key_lengths: IndexArray, lengths: IndexArray, cu_seqlens: IntArray) -> Layout:
+    batch_size, seq_len = mask.shape
+    more = lengths > key_lengths
     masked_rows = None
-    if lengths is key_lengths or not (lengths > key_lengths).any():
+    if not more.any():
         index = np.flatnonzero(mask)
     else:
         # A sequence's asking rows go behind its keys, so that the keys stay one contiguous run.
         order = np.argsort(~mask, axis=1, kind="stable") + np.arange(batch_size)[:, None] * seq_len
         index = order[np.arange(seq_len) < lengths[:, None]]
         masked_rows = np.flatnonzero(~mask.reshape(-1)[index])
-    masked_first = np.where(lengths > key_lengths, cu_seqlens[:-1] + key_lengths, -1)
+    masked_first = np.where(more, cu_seqlens[:-1] + key_lengths, -1)
     first_rows = np.where(mask[:, 0], cu_seqlens[:-1], masked_first)
-    batch = _checked(
-        config,
-        None if ids is None else ids[index],
-        None if embeds is None else embeds[index],
-        positions[index],
-        cu_seqlens,
-        key_lengths,
-        int(lengths.max()),
-    )
-    return batch, Layout(shape, index, first_rows, masked_rows)
+    return Layout((batch_size, seq_len), index, first_rows, masked_rows)
 
 
-def _cumulative(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    ends = np.zeros(len(lengths) + 1, np.int64)
+def _cumulative(lengths: IndexArray) -> IntArray:
+    ends = np.zeros(len(lengths) + 1, np.int32)
     np.cumsum(lengths, out=ends[1:])
     return ends
 
 
-def _checked(
-    config: DistilBertConfig,
-    ids: npt.NDArray[Any] | None,
-    embeds: FloatArray | None,
-    positions: npt.NDArray[Any],
-    cu_seqlens: npt.NDArray[np.int64],
-    key_lengths: npt.NDArray[np.int64],
-    max_seqlen: int,
-) -> Batch:
-    """Range-check ids and positions of the packed rows and narrow everything to int32."""
-    if ids is not None and _any_outside(ids, config.vocab_size):
+def _check_token_ids(config: DistilBertConfig, ids: npt.NDArray[Any]) -> None:
+    if _any_outside(ids, config.vocab_size):
         bad = int(ids[(ids < 0) | (ids >= config.vocab_size)][0])
         raise InvalidInput(
             f"input_ids holds {bad}; token ids of this model are 0 to {config.vocab_size - 1}. "
             "Was the text tokenized with another model's tokenizer?"
         )
+
+
+def _check_positions(config: DistilBertConfig, positions: npt.NDArray[Any]) -> None:
     limit = config.max_position_embeddings
     if _any_outside(positions, limit):
-        lowest, highest = int(positions.min()), int(positions.max())
+        lowest = int(positions.min())
         if lowest < 0:
             raise InvalidInput(f"position_ids holds {lowest}; this model has positions 0 to {limit - 1}")
-        raise TooLong(f"a token is at position {highest}; this model has positions 0 to {limit - 1}. "
-                      "Truncate or split the text")  # fmt: skip
-    return Batch(
-        input_ids=None if ids is None else np.ascontiguousarray(ids, np.int32),
-        inputs_embeds=None if embeds is None else np.ascontiguousarray(embeds, np.float32),
-        position_ids=np.ascontiguousarray(positions, np.int32),
-        cu_seqlens=cu_seqlens.astype(np.int32),
-        key_lengths=key_lengths.astype(np.int32),
-        max_seqlen=max_seqlen,
-    )
+        raise too_long(int(positions.max()), config)
 
 
 def _any_outside(values: npt.NDArray[Any], limit: int) -> bool:
@@ -230,61 +275,45 @@ def _any_outside(values: npt.NDArray[Any], limit: int) -> bool:
     return bool((values.astype(np.uint64) >= limit).any())
 
 
-def _as_ids(value: Any, name: str, rank: int) -> npt.NDArray[Any]:
-    array = _as_array(value, name)
-    if array.size == 0 and array.dtype == np.float64:
-        array = array.astype(np.int64)  # what NumPy makes of an empty list
+def too_long(position: int, config: DistilBertConfig) -> TooLong:
+    """The error for a token at a position that the model does not have."""
+    last = config.max_position_embeddings - 1
+    return TooLong(
+        f"a token is at position {position}; this model has positions 0 to {last}. Truncate or split the text"
+    )
+
+
+def _check_ids(array: Any, name: str, rank: int) -> None:
     if array.ndim != rank:
         shape = "[batch_size, seq_len]" if rank == 2 else "[seq_len]"
         raise InvalidInput(f"{name} must have shape {shape}, found {list(array.shape)}")
-    if array.dtype.kind not in "iu":
-        raise InvalidInput(f"{name} must hold integers, found dtype {array.dtype}")
-    return array
+    _check_dtype(array, name, "iu", "integers")
 
 
-def _as_embeds(value: Any, hidden_size: int) -> FloatArray:
-    array = _as_array(value, "inputs_embeds")
-    if array.ndim != 3 or array.shape[2] != hidden_size:
-        raise InvalidInput(
-            f"inputs_embeds must have shape [batch_size, seq_len, {hidden_size}], found {list(array.shape)}"
-        )
-    if array.dtype.kind != "f":
-        raise InvalidInput(f"inputs_embeds must hold floating-point numbers, found dtype {array.dtype}")
-    return array.astype(np.float32, copy=False)
+def _check_dtype(array: Any, name: str, kinds: str, what: str) -> None:
+    if kind_of(array) not in kinds and 0 not in array.shape:  # NumPy makes floats of an empty list
+        dtype = str(array.dtype).removeprefix("torch.")
+        raise InvalidInput(f"{name} must hold {what}, found dtype {dtype}")
 
 
-def _as_positions(value: Any, shape: tuple[int, int]) -> npt.NDArray[Any]:
-    if value is None:
-        positions = np.arange(shape[1], dtype=np.int32)
-        return positions if shape[0] == 1 else np.broadcast_to(positions, shape).reshape(-1)
-    array = _as_array(value, "position_ids")
-    if array.dtype.kind not in "iu":
-        raise InvalidInput(f"position_ids must hold integers, found dtype {array.dtype}")
-    if array.shape not in (shape, (1, shape[1]), shape[1:]):
-        raise InvalidInput(
-            f"position_ids must have shape {list(shape)}, [1, {shape[1]}] or [{shape[1]}], found {list(array.shape)}"
-        )
-    return np.broadcast_to(array, shape).reshape(-1)
-
-
-def _as_mask(value: Any, shape: tuple[int, int]) -> npt.NDArray[np.bool_] | None:
-    """The mask as booleans; None where nothing is masked."""
-    array = _as_array(value, "attention_mask")
+def _check_grid(array: Any, name: str, shape: tuple[int, int]) -> None:
     if array.shape != shape:
-        raise InvalidInput(f"attention_mask must have shape {list(shape)} like the inputs, found {list(array.shape)}")
-    if array.dtype.kind not in "biuf":
-        raise InvalidInput(f"attention_mask must hold 0 and 1, found dtype {array.dtype}")
-    mask: npt.NDArray[np.bool_] = array == 1
+        raise InvalidInput(f"{name} must have shape {list(shape)} like the inputs, found {list(array.shape)}")
+
+
+def _flat_positions(position_ids: npt.NDArray[Any] | None, shape: tuple[int, int]) -> npt.NDArray[Any]:
+    if position_ids is not None:
+        return np.broadcast_to(position_ids, shape).reshape(-1)
+    positions = np.arange(shape[1], dtype=np.int32)
+    return positions if shape[0] == 1 else np.broadcast_to(positions, shape).reshape(-1)
+
+
+def _unmasked(attention_mask: npt.NDArray[Any]) -> npt.NDArray[np.bool_] | None:
+    """Where the mask is 1; None where nothing is masked."""
+    mask: npt.NDArray[np.bool_] = attention_mask == 1
     kept = np.count_nonzero(mask)
-    if kept == array.size:
+    if kept == mask.size:
         return None
-    if kept + np.count_nonzero(array == 0) < array.size:
+    if kept + np.count_nonzero(attention_mask == 0) < mask.size:
         raise InvalidInput("attention_mask must hold only 0 and 1 (additive and soft masks are not supported)")
     return mask
-
-
-def _as_array(value: Any, name: str) -> npt.NDArray[Any]:
-    try:
-        return np.asarray(value)
-    except ValueError as error:  # rows of different lengths
-        raise InvalidInput(f"{name} is not a rectangular array: {error}. Pad the sequences to one length") from error

@@ -15,7 +15,7 @@ import torch
 import triton
 import triton.language as tl
 
-from distilrt.batch import pack_padded
+from distilrt.batch import PaddedInputs, pack_padded
 from distilrt.kernels.launch import FLOATS, begin, check, check_count, count_rows, launch_options, rounded
 from distilrt.kernels.op import Arguments, Arrays, Example, Op, Output, Sizes, double, given, nbytes
 from distilrt.model.config import DistilBertConfig
@@ -331,7 +331,7 @@ def _pack_example(a: Arrays, batch_size: int, seq_len: int, keep: str = "keys", 
     def exact(name: str) -> Any:
         given = None if mask is None else mask.cpu().numpy()
         options = {"keep_first": keep == "first", "keep_masked": keep == "all"}
-        batch, layout = pack_padded(config, ids.cpu().numpy(), given, **options)
+        batch, layout = pack_padded(config, PaddedInputs(ids.cpu().numpy(), given), **options)
         if name == "index":
             return np.arange(size) if layout.index is None else layout.index
         if name == "first_rows":

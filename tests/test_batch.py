@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distilrt.batch import pack, pack_padded
+from distilrt.batch import PaddedInputs, pack, pack_padded
 from distilrt.errors import InvalidInput, TooLong
 from distilrt.model.config import DistilBertConfig
 
@@ -28,7 +28,7 @@ def grids(draw: Any) -> tuple[np.ndarray, np.ndarray]:
 @given(grids(), st.sampled_from([bool, np.int64, np.float32]))
 def test_pack_padded_takes_unmasked_positions_in_order(grid: tuple[np.ndarray, np.ndarray], dtype: Any) -> None:
     ids, mask = grid
-    batch, layout = pack_padded(CONFIG, ids, mask.astype(dtype))
+    batch, layout = pack_padded(CONFIG, PaddedInputs(ids, mask.astype(dtype)))
     assert batch.input_ids is not None
     assert batch.input_ids.tolist() == ids[mask].tolist()
     assert batch.position_ids.tolist() == [p for row in mask for p in np.flatnonzero(row)]
@@ -47,7 +47,7 @@ def test_pack_padded_takes_unmasked_positions_in_order(grid: tuple[np.ndarray, n
 @given(grids(), st.booleans())
 def test_asking_rows_go_behind_the_keys(grid: tuple[np.ndarray, np.ndarray], everything: bool) -> None:
     ids, mask = grid
-    batch, layout = pack_padded(CONFIG, ids, mask, keep_first=not everything, keep_masked=everything)
+    batch, layout = pack_padded(CONFIG, PaddedInputs(ids, mask), keep_first=not everything, keep_masked=everything)
     assert batch.input_ids is not None
     assert batch.key_lengths.tolist() == mask.sum(axis=1).tolist()
     for seq, row in enumerate(mask):
@@ -74,7 +74,7 @@ def test_pack_is_pack_padded_without_padding(sequences: list[list[int]]) -> None
 
 
 def test_unmasked_rows_are_the_grid_itself() -> None:
-    batch, layout = pack_padded(CONFIG, np.ones((2, 3), np.int32), np.ones((2, 3)))
+    batch, layout = pack_padded(CONFIG, PaddedInputs(np.ones((2, 3), np.int32), np.ones((2, 3))))
     assert layout.index is None
     assert layout.first_rows.tolist() == [0, 3]
     rows = np.zeros((6, 4), np.float32)
@@ -85,7 +85,7 @@ def test_unmasked_rows_are_the_grid_itself() -> None:
 @pytest.mark.parametrize("shape", [(0, 0), (0, 5)])
 @pytest.mark.parametrize("masked", [False, True])
 def test_no_sequences(shape: tuple[int, int], masked: bool) -> None:
-    batch, layout = pack_padded(CONFIG, np.zeros(shape), np.zeros(shape) if masked else None)
+    batch, layout = pack_padded(CONFIG, PaddedInputs(np.zeros(shape), np.zeros(shape) if masked else None))
     assert (batch.num_seqs, batch.total_tokens, batch.max_seqlen) == (0, 0, 0)
     assert batch.cu_seqlens.tolist() == [0]
     assert layout.first_rows.tolist() == []
@@ -96,7 +96,7 @@ def test_position_ids_and_inputs_embeds() -> None:
     embeds = np.arange(2 * 3 * 32, dtype=np.float64).reshape(2, 3, 32)
     mask = [[1, 0, 1], [1, 1, 0]]
     for positions in ([5, 4, 3], [[5, 4, 3]], [[5, 4, 3], [5, 4, 3]]):
-        batch, _ = pack_padded(CONFIG, None, mask, positions, embeds)
+        batch, _ = pack_padded(CONFIG, PaddedInputs(None, mask, embeds, positions))
         assert batch.position_ids.tolist() == [5, 3, 5, 4]
     assert batch.input_ids is None
     assert batch.inputs_embeds is not None
@@ -109,11 +109,11 @@ def test_views_lists_and_read_only_arrays_are_accepted_and_unchanged() -> None:
     frozen = ids.copy()
     frozen.flags.writeable = False
     mask = np.ones((6, 2), np.uint8).T
-    expected = pack_padded(CONFIG, ids.tolist(), mask.tolist())[0].input_ids
+    expected = pack_padded(CONFIG, PaddedInputs(ids.tolist(), mask.tolist()))[0].input_ids
     assert expected is not None
     for value in (ids, frozen, ids.astype(np.uint8), ids.astype(np.int16), np.asfortranarray(ids)):
         before = value.copy()
-        found = pack_padded(CONFIG, value, mask)[0].input_ids
+        found = pack_padded(CONFIG, PaddedInputs(value, mask))[0].input_ids
         assert np.array_equal(found, expected)  # type: ignore[arg-type]
         assert np.array_equal(value, before)
 
@@ -157,13 +157,13 @@ ONES = np.ones((2, 3), np.int64)
 )
 def test_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidInput, match=message) as caught:
-        pack_padded(CONFIG, **arguments)
+        pack_padded(CONFIG, PaddedInputs(**arguments))
     assert not isinstance(caught.value, TooLong)
 
 
 @pytest.mark.parametrize("keep", [{}, {"keep_first": True}, {"keep_masked": True}], ids=str)
 def test_a_sequence_without_keys_still_asks(keep: dict[str, bool]) -> None:
-    batch, layout = pack_padded(CONFIG, ONES * [[1], [2]], [[0, 0, 0], [0, 1, 1]], **keep)
+    batch, layout = pack_padded(CONFIG, PaddedInputs(ONES * [[1], [2]], [[0, 0, 0], [0, 1, 1]]), **keep)
     assert batch.key_lengths.tolist() == [0, 2]
     lengths = np.diff(batch.cu_seqlens).tolist()
     assert lengths == {"keep_first": [1, 3], "keep_masked": [3, 3]}.get(next(iter(keep), ""), [1, 2])
@@ -173,17 +173,17 @@ def test_a_sequence_without_keys_still_asks(keep: dict[str, bool]) -> None:
 
 def test_too_long() -> None:
     with pytest.raises(TooLong, match="at position 16; this model has positions 0 to 15"):
-        pack_padded(CONFIG, np.ones((1, 17), int))
+        pack_padded(CONFIG, PaddedInputs(np.ones((1, 17), int)))
     with pytest.raises(TooLong, match="at position 99"):
-        pack_padded(CONFIG, ONES, position_ids=ONES * 99)
+        pack_padded(CONFIG, PaddedInputs(ONES, position_ids=ONES * 99))
     with pytest.raises(TooLong, match="at position 16"):
         pack(CONFIG, [[1] * 17])
     mask = np.arange(20) < 16
-    assert pack_padded(CONFIG, np.ones((1, 20), int), mask[None])[0].total_tokens == 16
+    assert pack_padded(CONFIG, PaddedInputs(np.ones((1, 20), int), mask[None]))[0].total_tokens == 16
 
 
 def test_masked_positions_are_not_checked() -> None:
-    batch, _ = pack_padded(CONFIG, [[5, -100]], [[1, 0]], [[0, 999]])
+    batch, _ = pack_padded(CONFIG, PaddedInputs([[5, -100]], [[1, 0]], position_ids=[[0, 999]]))
     assert batch.total_tokens == 1
 
 

@@ -17,7 +17,7 @@ from distilrt.checkpoint import packed
 from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.weights import load_weights, random_weights, save_checkpoint
 from distilrt.errors import InvalidInput
-from distilrt.model import base_model, models
+from distilrt.model import models, pretrained
 from distilrt.model.config import DistilBertConfig
 from tests.text.test_tokenizer_config import write
 
@@ -118,7 +118,7 @@ def test_narrow_dtypes_of_every_head(
         weights = dict(load(*args, **keywords))
         return weights | {wrong: weights[wrong] * np.float32(1.5)}
 
-    monkeypatch.setattr(base_model, "load_weights", swapped)
+    monkeypatch.setattr(pretrained, "load_weights", swapped)
     bad = {row.output for row in verification.verify(folder, dtype=dtype).rows if not row.ok}
     assert "hidden_states[2]" in bad
     assert "hidden_states[1]" not in bad

@@ -68,9 +68,9 @@ class Distilrt(_Engine):
         self.version = f"{distilrt.__version__} {self._model.backend.describe().get('isa', '')}".strip()
 
     def run(self, input_ids: Ids, attention_mask: Ids) -> Logits:
-        from distilrt.batch import pack_padded
+        from distilrt.batch import PaddedInputs, pack_padded
 
-        batch, layout = pack_padded(self._model.config, input_ids, attention_mask)
+        batch, layout = pack_padded(self._model.config, PaddedInputs(input_ids, attention_mask))
         return self._logits(batch, layout.first_rows)
 
     def run_packed(self, sequences: Sequence[npt.NDArray[np.int64]]) -> Logits:

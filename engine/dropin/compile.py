@@ -21,7 +21,7 @@ from torch.fx import GraphModule, Node
 
 from distilrt import env
 from distilrt.backends import base as backends
-from distilrt.batch import pack_padded
+from distilrt.batch import PaddedInputs, pack_padded
 from distilrt.dropin import ops
 from distilrt.dropin.fx_nodes import method_of
 from distilrt.dropin.recognise import Encoder, encoders
@@ -177,9 +177,8 @@ class _PackedEncoder:
             None if tensor is None else tensor.numpy()
             for tensor in (input_ids, inputs_embeds, position_ids, attention_mask)
         )
-        batch, layout = pack_padded(
-            self._config, ids, mask, positions, embeds, keep_first=first_only, keep_masked=not first_only
-        )
+        inputs = PaddedInputs(ids, mask, embeds, positions)
+        batch, layout = pack_padded(self._config, inputs, keep_first=first_only, keep_masked=not first_only)
         if not batch.key_lengths.all():  # a bool mask gives zeros then, an additive one something else
             raise InvalidInput("a row of the mask has no 1")
         assert self._backend is not None

@@ -10,11 +10,39 @@ from typing import Any
 
 import numpy as np
 
+from distilrt.errors import InvalidInput
+
 
 def is_tensor(value: Any) -> bool:
     """Whether a value is a torch tensor."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, getattr(torch, "Tensor", ()))
+
+
+def kind_of(array: Any) -> str:
+    """NumPy's letter for the kind of numbers in an array or tensor: "b", "i" or "u", "f", "c" and so on."""
+    dtype = array.dtype
+    if isinstance(dtype, np.dtype):
+        return dtype.kind
+    if dtype.is_floating_point:
+        return "f"
+    if dtype.is_complex:
+        return "c"
+    return "b" if str(dtype) == "torch.bool" else "i"
+
+
+def as_array(value: Any, name: str) -> Any:
+    """Lists of numbers or a tensor as an array; an array and None as they are.
+
+    Raises:
+        InvalidInput: rows of different lengths; the message starts with `name`.
+    """
+    if value is None or type(value) is np.ndarray:
+        return value
+    try:
+        return np.asarray(as_numpy(value))
+    except ValueError as error:
+        raise InvalidInput(f"{name} is not a rectangular array: {error}. Pad the sequences to one length") from error
 
 
 def as_numpy(value: Any) -> Any:

@@ -1,198 +1,39 @@
-"""What the six model classes share: loading and saving, one run of the encoder and a head, and the answer.
+"""What the six model classes share: one run of the encoder and a head over a padded batch, and its output.
 
-A model computes but does not learn, and knows nothing of text. There are two roads. Inputs are packed and checked on
-the host, unless all of them are tensors where the backend computes; those are packed there and the host sees none of
-their values (`Backend.run_padded`).
+A model computes but does not learn, and knows nothing of text. Inputs are packed and checked on the host, unless all
+of them are tensors where the backend computes; those are packed there, and the host sees none of their values
+(`Backend.run_padded`).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from distilrt.backends import base as backends
 from distilrt.batch import Batch, Layout, PaddedInputs, pack_padded
-from distilrt.checkpoint import packed
-from distilrt.checkpoint import upload as hub_upload
-from distilrt.checkpoint.source import Source
-from distilrt.checkpoint.weights import load_weights, random_weights, save_checkpoint
 from distilrt.errors import InvalidInput
 from distilrt.model import losses, reference
-from distilrt.model.architecture import expected_shapes
-from distilrt.model.array_kinds import as_numpy, as_tensor, is_tensor
+from distilrt.model.array_kinds import as_array, as_numpy, as_tensor, is_tensor
 from distilrt.model.config import DistilBertConfig
-from distilrt.model.heads import HEADS
-from distilrt.model.input_embeddings import InputEmbeddings
-from distilrt.model.load_arguments import settled
 from distilrt.model.outputs import ModelOutput, selected_states
-from distilrt.model.placement import Placed
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
-    from distilrt.checkpoint.int8 import Calibration
+from distilrt.model.pretrained import Pretrained
 
 Array = npt.NDArray[Any]
 _Output = TypeVar("_Output", bound=ModelOutput)
-_Model = TypeVar("_Model", bound="BaseModel[Any]")
 
 
-class BaseModel(Placed, Generic[_Output]):
-    """What the six classes share: loading, the encoder, and the way back to the caller's kind of array.
+class BaseModel(Pretrained, Generic[_Output]):
+    """What the six classes share: the encoder and its head, and the way back to the caller's kind of array.
 
     Safe to call from many threads.
-
-    Args:
-        config: the model's shape; transformers' `DistilBertConfig` too.
-        weights: canonical names to float32 arrays; None: random, as in the reference.
-        backend: "auto", "reference", "cpu" or "cuda".
-        dtype: "auto", the checkpoint's own, or one that the backend has.
-        num_threads: CPU threads; None: what the machine allows.
-        calibration: how int8 quantizes on the CPU (`distilrt.checkpoint.int8`); None: without example texts.
-
-    Raises:
-        BackendError: the backend or dtype is not available here.
     """
 
-    architecture: ClassVar[str]
     masked_outputs = False  # compute outputs of single positions at masked ones too, where they else are zero
-
-    def __init__(
-        self,
-        config: DistilBertConfig | Any,
-        weights: Mapping[str, Array] | None = None,
-        *,
-        backend: str = "auto",
-        dtype: str = "auto",
-        num_threads: int | None = None,
-        calibration: Calibration | None = None,
-    ) -> None:
-        self.config = config = DistilBertConfig.of(config)
-        self.weights = random_weights(config, self.architecture) if weights is None else weights
-        self._head = HEADS[self.architecture]
-        self.backend = backends.create(
-            backend,
-            config,
-            self.weights,
-            dtype=dtype,
-            num_threads=num_threads,
-            calibration=calibration,
-            head=self._head,
-        )
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        model: str | Path | Source | None = None,
-        backend: str = "auto",
-        dtype: Any = "auto",
-        num_threads: int | None = None,
-        revision: str | None = None,
-        subfolder: str = "",
-        token: str | bool | None = None,
-        cache_dir: str | Path | None = None,
-        local_files_only: bool = False,
-        *,
-        config: Any = None,
-        use_safetensors: bool | None = None,
-        strict: bool = False,
-        **arguments: Any,
-    ) -> Self:
-        """Load a folder or a hub id, or open a packed folder.
-
-        Args:
-            dtype: "auto", a name, or a dtype of torch.
-            config: in place of the folder's: one of ours or of transformers, a dict, or a folder or hub id.
-            use_safetensors: True: of the formats of weights only safetensors; False: only the others.
-            strict: refuse a checkpoint with tensors that the model does not use, instead of warning.
-            arguments: fields of the config to be otherwise (`num_labels`, `id2label`, `output_hidden_states` and so
-                on), and what else transformers takes, see `load_arguments`.
-
-        `dtype="int8"` of a float checkpoint on the CPU calibrates first, with built-in texts and the tokenizer beside
-        the weights, which takes seconds; without a tokenizer it does not. A packed folder has that done.
-
-        Raises:
-            OSError: the folder, the repository or a file of it is not there.
-            CheckpointError: the files do not hold this model, or a packed folder is to serve another backend.
-            BackendError: the backend or dtype is not available here.
-            TypeError, ValueError: an argument that there is not, or that can't be followed.
-        """
-        model, backend, dtype, token, changes = settled(model, backend, dtype, token, arguments)
-        source = Source.of(model, revision, subfolder, token, cache_dir, local_files_only)
-        config = DistilBertConfig.of(source if config is None else config)
-        if changes:
-            config = config.replace(**changes)
-        weights: Mapping[str, Array]
-        folder = packed.find(source)
-        calibration = None
-        if folder is None:
-            weights = load_weights(source, cls.architecture, config, use_safetensors=use_safetensors, strict=strict)
-            if dtype == "int8" and backends.chosen(backend, weights) == "cpu":
-                from distilrt.checkpoint.int8 import (
-                    calibration_of,  # loads the tokenizer, which no other dtype needs
-                )
-
-                calibration = calibration_of(source, config, weights)
-        else:
-            config, weights = packed.load(folder, cls.architecture, config)
-        return cls(config, weights, backend=backend, dtype=dtype, num_threads=num_threads, calibration=calibration)
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write config and weights where the reference and `from_pretrained` can read them."""
-        save_checkpoint(folder, self.config, self.weights, self.architecture)
-
-    def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Upload what `save_pretrained` writes, and a section of the model card; see `hub_upload.upload`."""
-        return hub_upload.upload(self.save_pretrained, repo_id, architecture=self.architecture, **options)
-
-    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
-        """How many numbers the model has, as transformers counts them; a tied vocabulary projection counts once.
-
-        Args:
-            only_trainable: makes no difference, for all of them are what training made.
-            exclude_embeddings: leave the tables of words and positions out.
-        """
-        shapes = expected_shapes(self.config, self.architecture)
-        if self.config.tie_word_embeddings:
-            shapes.pop("vocab_projector.weight", None)
-        if exclude_embeddings:
-            shapes = {name: shape for name, shape in shapes.items() if not name.endswith("_embeddings.weight")}
-        return sum(math.prod(shape) for shape in shapes.values())
-
-    def state_dict(self) -> dict[str, Array]:
-        """The weights as float32 arrays by the reference's names."""
-        own, prefix = self._head.tensors, self._head.encoder_prefix
-        names = expected_shapes(self.config, self.architecture)
-        return {name if name in own else prefix + name: self.weights[name] for name in names}
-
-    def get_input_embeddings(self) -> InputEmbeddings:
-        """The word embeddings, which look up what the model takes as `inputs_embeds`."""
-        return InputEmbeddings(self.weights["embeddings.word_embeddings.weight"], self.config.pad_token_id)
-
-    def __deepcopy__(self, memo: Any) -> Self:
-        return self._shared_as(type(self))  # nothing of it can change, so that copies may share everything
-
-    def __reduce__(self) -> Any:
-        """With the numbers it computes with, for a process that may lack the checkpoint, and makes its own threads."""
-        weights = self.weights
-        if isinstance(weights, packed.PackedWeights) or (self.backend.name, self.dtype) == ("cpu", "int8"):
-            weights = packed.in_memory(self)  # rounding anew would take the calibration's texts
-        threads = self.backend.describe().get("num_threads")
-        made = partial(type(self), backend=self.backend.name, dtype=self.backend.dtype, num_threads=threads)
-        return made, (self.config, weights)
-
-    def _shared_as(self, cls: type[_Model]) -> _Model:
-        """A model of another class on the same backend, hence the same memory and threads."""
-        made = object.__new__(cls)
-        vars(made).update(vars(self), _head=HEADS[cls.architecture])
-        return made
 
     def _forward(
         self,
@@ -278,12 +119,7 @@ class BaseModel(Placed, Generic[_Output]):
         keep_masked: bool,
     ) -> Encoded:
         config, backend, head = self.config, self.backend, self._head
-        ids, mask, embeds, position_ids, segments = map(as_numpy, inputs)
-        batch, layout = pack_padded(
-            config, ids, mask, position_ids, embeds, keep_first=first_only, keep_masked=keep_masked
-        )
-        if config.folded_bert and segments is not None:
-            _check_segments(segments, layout)
+        batch, layout = pack_padded(config, inputs, keep_first=first_only, keep_masked=keep_masked)
         wanted = layout.first_rows if first_only else None
         unpack = partial(layout.unpack, masked=self.masked_outputs)
         hidden_states = attentions = None
@@ -349,7 +185,7 @@ def _as_sequences(value: Any, name: str, rank: int) -> Any:
     """`[batch_size, num_choices, …]` as `[batch_size * num_choices, …]`."""
     if value is None:
         return None
-    array = value if is_tensor(value) else np.asarray(value)
+    array = value if is_tensor(value) else as_array(value, name)
     if array.ndim != rank:
         shape = "[batch_size, num_choices, seq_len" + (", hidden_size]" if rank == 4 else "]")
         raise InvalidInput(f"{name} must have shape {shape}, found {list(array.shape)}")
@@ -374,13 +210,3 @@ def _unpack_attentions(
         keys = positions[batch.cu_seqlens[seq] :][:num_keys] - seq * seq_len
         padded[seq][:, keys[:, None], keys] = probs[:, :num_keys]
     return padded
-
-
-def _check_segments(token_type_ids: Any, layout: Layout) -> None:
-    segments = np.asarray(token_type_ids)
-    if segments.shape != layout.shape:
-        raise InvalidInput(f"token_type_ids must have shape {list(layout.shape)} like the inputs, "
-                           f"found {list(segments.shape)}")  # fmt: skip
-    if layout.gather(segments).any():
-        raise InvalidInput("token_type_ids must be 0: this model is a BERT folded into a DistilBERT, which has no "
-                           "other segment")  # fmt: skip

@@ -42,8 +42,13 @@ _BERT_NAMES = _ALIASES | {
     "attention_probs_dropout_prob": "attention_dropout",
 }
 _SIZES = ("vocab_size", "max_position_embeddings", "n_layers", "n_heads", "dim", "hidden_dim")
-_SWITCHES = {"sinusoidal_pos_embds": bool, "tie_word_embeddings": bool, "output_hidden_states": bool | None,
-             "output_attentions": bool | None, "return_dict": bool | None}  # fmt: skip
+_SWITCHES = {
+    "sinusoidal_pos_embds": bool,
+    "tie_word_embeddings": bool,
+    "output_hidden_states": bool | None,
+    "output_attentions": bool | None,
+    "return_dict": bool | None,
+}
 _RATES = ("dropout", "attention_dropout", "initializer_range", "qa_dropout", "seq_classif_dropout")
 # Fields of a BERT config that have no meaning once it is folded into a DistilBERT.
 _BERT_ONLY = ("type_vocab_size", "layer_norm_eps", "position_embedding_type", "use_cache", "is_decoder",
@@ -105,17 +110,22 @@ class DistilBertConfig:
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"config.activation must be one of {', '.join(ACTIVATIONS)}, found {self.activation!r}")
         if self.problem_type is not None and self.problem_type not in PROBLEM_TYPES:
-            raise ValueError(f"config.problem_type must be one of {', '.join(PROBLEM_TYPES)}, or None, "
-                             f"found {self.problem_type!r}")  # fmt: skip
+            raise ValueError(
+                f"config.problem_type must be one of {', '.join(PROBLEM_TYPES)}, or None, found {self.problem_type!r}"
+            )
         pad = self.pad_token_id
         # The reference's embedding counts a negative padding row from the end, and some checkpoints say -1.
         if pad is not None and not (type(pad) is int and -self.vocab_size <= pad < self.vocab_size):
-            raise ValueError(f"config.pad_token_id must be None or an integer of {-self.vocab_size} to "
-                             f"{self.vocab_size - 1}, found {pad!r}")  # fmt: skip
+            raise ValueError(
+                f"config.pad_token_id must be None or an integer of {-self.vocab_size} to "
+                f"{self.vocab_size - 1}, found {pad!r}"
+            )
         self._settle_labels()
         if self.problem_type == "single_label_classification" and self.num_labels == 1:
-            raise ValueError("config.problem_type 'single_label_classification' needs at least 2 labels, found 1; "
-                             "use num_labels=2, or problem_type='regression'")  # fmt: skip
+            raise ValueError(
+                "config.problem_type 'single_label_classification' needs at least 2 labels, found 1; "
+                "use num_labels=2, or problem_type='regression'"
+            )
 
     def _check_types(self) -> None:
         for name in _SIZES:
@@ -146,8 +156,10 @@ class DistilBertConfig:
         if not self.id2label:
             count = 2 if self.num_labels is None else self.num_labels
             if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST_UNNAMED_LABELS:
-                raise ValueError(f"config.num_labels must be an integer of 1 to {MOST_UNNAMED_LABELS}, found {count!r};"
-                                 " more labels need names, in config.id2label")  # fmt: skip
+                raise ValueError(
+                    f"config.num_labels must be an integer of 1 to {MOST_UNNAMED_LABELS}, found {count!r};"
+                    " more labels need names, in config.id2label"
+                )
             id2label = {i: f"LABEL_{i}" for i in range(count)}
         else:
             try:
@@ -157,8 +169,10 @@ class DistilBertConfig:
             if len(id2label) != len(self.id2label):
                 raise ValueError(f"config.id2label names one label twice, found {self.id2label!r}")
             if self.num_labels is not None and self.num_labels != len(id2label):
-                raise ValueError(f"config.num_labels is {self.num_labels} but config.id2label names {len(id2label)}; "
-                                 "give one of them, or make them agree")  # fmt: skip
+                raise ValueError(
+                    f"config.num_labels is {self.num_labels} but config.id2label names {len(id2label)}; "
+                    "give one of them, or make them agree"
+                )
         if not self.label2id or not self.id2label:
             object.__setattr__(self, "label2id", {label: i for i, label in id2label.items()})
         else:
@@ -212,9 +226,11 @@ class DistilBertConfig:
         """
         assert self.id2label is not None
         if self.id2label.keys() != set(range(len(self.id2label))):
-            raise ValueError(f"config.id2label must number {len(self.id2label)} labels 0 to {len(self.id2label) - 1}, "
-                             f"found {', '.join(map(str, sorted(self.id2label)))}; "
-                             "correct config.json, or give id2label")  # fmt: skip
+            raise ValueError(
+                f"config.id2label must number {len(self.id2label)} labels 0 to {len(self.id2label) - 1}, "
+                f"found {', '.join(map(str, sorted(self.id2label)))}; "
+                "correct config.json, or give id2label"
+            )
         return [self.id2label[i] for i in range(len(self.id2label))]
 
     def replace(self, **changes: Any) -> DistilBertConfig:
@@ -325,8 +341,10 @@ class DistilBertConfig:
             return cls.from_pretrained(config)
         values = config.to_dict() if hasattr(config, "to_dict") else config
         if not isinstance(values, Mapping):
-            raise TypeError("config must be a DistilBertConfig, of distilrt or transformers, a dict, a folder or a hub "
-                            f"id, found {type(config).__name__}")  # fmt: skip
+            raise TypeError(
+                "config must be a DistilBertConfig, of distilrt or transformers, a dict, a folder or a hub "
+                f"id, found {type(config).__name__}"
+            )
         return cls.from_dict(values)
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -342,15 +360,21 @@ def _from_bert(values: dict[str, Any]) -> dict[str, Any]:
     """Translate a BERT config into DistilBERT's names, refusing what the folded model could not compute."""
     eps = values.get("layer_norm_eps", LAYER_NORM_EPS)
     if eps != LAYER_NORM_EPS:
-        raise CheckpointError(f"this BERT has layer_norm_eps {eps}; a DistilBERT's is always {LAYER_NORM_EPS}, "
-                              "so it can't be run exactly")  # fmt: skip
+        raise CheckpointError(
+            f"this BERT has layer_norm_eps {eps}; a DistilBERT's is always {LAYER_NORM_EPS}, so it can't be run exactly"
+        )
     kind = values.get("position_embedding_type", "absolute")
     if kind != "absolute":
         raise CheckpointError(f"this BERT has position_embedding_type {kind!r}; only 'absolute' can be run")
     if values.get("is_decoder") or values.get("add_cross_attention"):
         raise CheckpointError("this BERT is a decoder; only encoders can be run")
-    defaults: dict[str, Any] = {"hidden_size": 768, "num_attention_heads": 12, "num_hidden_layers": 12,
-                                "intermediate_size": 3072, "hidden_act": "gelu"}  # fmt: skip
+    defaults: dict[str, Any] = {
+        "hidden_size": 768,
+        "num_attention_heads": 12,
+        "num_hidden_layers": 12,
+        "intermediate_size": 3072,
+        "hidden_act": "gelu",
+    }
     values = defaults | {key: value for key, value in values.items() if key not in _BERT_ONLY}
     renamed = {_BERT_NAMES.get(key, key): value for key, value in values.items()}
     architectures = renamed.get("architectures")

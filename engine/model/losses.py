@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distilrt.errors import InvalidInput
+from distilrt.model.array_kinds import as_array
 from distilrt.model.config import DistilBertConfig
 
 IGNORED = -100  # the label that torch's cross entropy leaves out
@@ -176,10 +177,7 @@ def _integers(value: Any, name: str) -> Array:
 
 
 def _numbers(value: Any, name: str) -> Array:
-    try:
-        array = np.asarray(value)
-    except ValueError as error:  # rows of different lengths
-        raise InvalidInput(f"{name} is not a rectangular array: {error}") from error
+    array: Array = as_array(value, name)
     if array.dtype.kind not in "biuf":
         raise InvalidInput(f"{name} must hold numbers, found dtype {array.dtype}")
     return array

@@ -27,8 +27,10 @@ def selected_states(states: tuple[Any, ...], wanted: bool | int | Iterable[int])
     try:
         kept = {range(len(states))[i] for i in indices if -len(states) <= i < len(states)}
     except TypeError as error:
-        raise InvalidInput(f"output_hidden_states must be True, False, None, an index or a list of indices of hidden "
-                           f"states, found {wanted!r}") from error  # fmt: skip
+        raise InvalidInput(
+            f"output_hidden_states must be True, False, None, an index or a list of indices of hidden "
+            f"states, found {wanted!r}"
+        ) from error
     return tuple(state if i in kept else None for i, state in enumerate(states))
 
 

@@ -74,8 +74,10 @@ class Placed:
         for place in (*places, *(value for name, value in named.items() if name != "non_blocking")):
             name = f"cuda:{place}" if type(place) is int else place
             if place is not None and not (self.dtype == name or self.device == name or self.device.type == str(name)):
-                raise ValueError(f"this model is on {str(self.device)!r} in {self.dtype} and can't be moved to {name!r}"
-                                 "; choose with from_pretrained(…, backend=…, dtype=…)")  # fmt: skip
+                raise ValueError(
+                    f"this model is on {str(self.device)!r} in {self.dtype} and can't be moved to {name!r}"
+                    "; choose with from_pretrained(…, backend=…, dtype=…)"
+                )
         return self
 
     def cpu(self) -> Self:
@@ -114,5 +116,7 @@ class Placed:
 
     def parameters(self) -> NoReturn:
         """Refused: there is nothing to train."""
-        raise TypeError("distilrt only infers and has no trainable parameters; state_dict() has the weights as arrays, "
-                        "num_parameters() their number, dtype and device what they are in and where")  # fmt: skip
+        raise TypeError(
+            "distilrt only infers and has no trainable parameters; state_dict() has the weights as arrays, "
+            "num_parameters() their number, dtype and device what they are in and where"
+        )

@@ -67,7 +67,7 @@ def test_any_mask(keep: str, shape: tuple[int, int], rng: np.random.Generator) -
     ids, mask = _grid(rng, *shape)
     buffers = Buffers(shape[0] * shape[1] + 3, shape[0] + 2)
     buffers.pack(torch.from_numpy(ids), torch.from_numpy(mask), keep=keep)
-    buffers.check(*batch.pack_padded(CONFIG, ids, mask, **HOST[keep]))
+    buffers.check(*batch.pack_padded(CONFIG, batch.PaddedInputs(ids, mask), **HOST[keep]))
 
 
 @pytest.mark.parametrize("keep", packing.KEEP)
@@ -75,7 +75,7 @@ def test_no_mask(keep: str, rng: np.random.Generator) -> None:
     ids, _ = _grid(rng, 4, 9)
     buffers = Buffers(40, 6)
     buffers.pack(torch.from_numpy(ids), keep=keep)
-    buffers.check(*batch.pack_padded(CONFIG, ids, **HOST[keep]))
+    buffers.check(*batch.pack_padded(CONFIG, batch.PaddedInputs(ids), **HOST[keep]))
 
 
 @pytest.mark.parametrize("keep", packing.KEEP)
@@ -85,7 +85,7 @@ def test_more_of_everything_than_one_step(keep: str, rng: np.random.Generator, m
     ids, mask = _grid(rng, 13, 11)
     buffers = Buffers(150, 14)
     buffers.pack(torch.from_numpy(ids), torch.from_numpy(mask), keep=keep)
-    buffers.check(*batch.pack_padded(CONFIG, ids, mask, **HOST[keep]))
+    buffers.check(*batch.pack_padded(CONFIG, batch.PaddedInputs(ids, mask), **HOST[keep]))
 
 
 @pytest.mark.parametrize("kind", [torch.bool, torch.uint8, torch.int32, torch.int64, torch.float32, torch.float16])
@@ -93,7 +93,7 @@ def test_dtypes_of_the_mask(kind: torch.dtype, rng: np.random.Generator) -> None
     ids, mask = _grid(rng, 4, 9)
     buffers = Buffers(40, 6)
     buffers.pack(torch.from_numpy(ids).to(torch.int32), torch.from_numpy(mask).to(kind))
-    buffers.check(*batch.pack_padded(CONFIG, ids, mask))
+    buffers.check(*batch.pack_padded(CONFIG, batch.PaddedInputs(ids, mask)))
 
 
 def test_positions_and_strides(rng: np.random.Generator) -> None:
@@ -104,14 +104,18 @@ def test_positions_and_strides(rng: np.random.Generator) -> None:
         transposed = torch.from_numpy(np.ascontiguousarray(ids.T)).T
         shared = torch.from_numpy(mask[:1]).expand(4, 9)
         buffers.pack(transposed, shared, torch.from_numpy(positions))
-        buffers.check(*batch.pack_padded(CONFIG, ids, np.broadcast_to(mask[:1], (4, 9)), positions))
+        buffers.check(
+            *batch.pack_padded(
+                CONFIG, batch.PaddedInputs(ids, np.broadcast_to(mask[:1], (4, 9)), position_ids=positions)
+            )
+        )
 
 
 def test_words_as_embeddings(rng: np.random.Generator) -> None:
     _, mask = _grid(rng, 4, 9)
     buffers = Buffers(40, 6)
     buffers.pack(None, torch.from_numpy(mask), shape=(4, 9))
-    packed, layout = batch.pack_padded(CONFIG, None, mask, inputs_embeds=np.zeros((4, 9, 32), np.float32))
+    packed, layout = batch.pack_padded(CONFIG, batch.PaddedInputs(None, mask, np.zeros((4, 9, 32), np.float32)))
     buffers.check(packed, layout)
     assert (buffers.input_ids == -77).all()
 
@@ -144,7 +148,7 @@ def test_a_sequence_without_keys() -> None:
     ids, mask = np.arange(12).reshape(3, 4), np.array([[1, 1, 0, 0], [0, 0, 0, 0], [0, 1, 1, 1]])
     buffers = Buffers(12, 4)
     buffers.pack(torch.from_numpy(ids), torch.from_numpy(mask), keep="first")
-    buffers.check(*batch.pack_padded(CONFIG, ids, mask, keep_first=True))
+    buffers.check(*batch.pack_padded(CONFIG, batch.PaddedInputs(ids, mask), keep_first=True))
     buffers.pack(torch.from_numpy(ids), torch.from_numpy(mask))
     assert buffers.cu_seqlens.tolist() == [0, 2, 2, 5, 5]
     assert buffers.key_lengths.tolist()[:3] == [2, 0, 3]
@@ -166,7 +170,7 @@ def test_unpack(masked: bool, width: int | None, rng: np.random.Generator, dtype
     ids, mask = _grid(rng, 3, 6)
     buffers = Buffers(20, 4)
     buffers.pack(torch.from_numpy(ids), torch.from_numpy(mask), keep="first")
-    packed, layout = batch.pack_padded(CONFIG, ids, mask, keep_first=True)
+    packed, layout = batch.pack_padded(CONFIG, batch.PaddedInputs(ids, mask), keep_first=True)
     inner = [] if width is None else [width]
     rows = torch.from_numpy(rng.standard_normal([20, *inner])).to(dtype)
     out = empty(3, 6, *inner, dtype=dtype)

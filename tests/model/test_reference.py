@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distilrt.backends.reference import ReferenceBackend
-from distilrt.batch import pack, pack_padded
+from distilrt.batch import PaddedInputs, pack, pack_padded
 from distilrt.errors import BackendError
 from distilrt.model import reference
 from distilrt.model.config import ACTIVATIONS, DistilBertConfig
@@ -109,7 +109,7 @@ def test_encoder_equals_transformers(reference_model: Any, dtype: str, attention
     lengths = [1, 2, 70, int(rng.integers(3, 70))]
     ids = rng.integers(0, config.vocab_size, (len(lengths), 70))
     mask = np.arange(70) < np.array(lengths)[:, None]
-    batch, layout = pack_padded(config, ids, mask)
+    batch, layout = pack_padded(config, PaddedInputs(ids, mask))
     ours = reference.encoder_forward(config, weights, batch, dtype)
     assert ours.dtype == dtype
     with torch.no_grad():
@@ -128,7 +128,7 @@ def test_rows_behind_the_keys_only_ask(tiny: Any, reference_model: Any) -> None:
     config = tiny()
     model, weights = reference_model(config, dtype="float64")
     ids, mask = np.array([[7, 8, 9, 10], [11, 12, 13, 14]]), np.array([[0, 1, 0, 1], [1, 1, 1, 0]])
-    batch, layout = pack_padded(config, ids, mask, keep_masked=True)
+    batch, layout = pack_padded(config, PaddedInputs(ids, mask), keep_masked=True)
     assert batch.total_tokens == 8
     ours = layout.unpack(reference.encoder_forward(config, weights, batch, np.float64)[-1], masked=True)
     with torch.no_grad():

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from distilrt.backends.cuda.encoder import Buffers
-from distilrt.batch import PaddedInputs
-from distilrt.errors import InvalidInput, TooLong
+from distilrt.batch import PaddedInputs, check_padded, too_long
+from distilrt.errors import InvalidInput
 from distilrt.kernels.packing import BAD_ID, BAD_MASK, BAD_POSITION, INTEGERS, pack
 from distilrt.model.config import DistilBertConfig
 
@@ -80,52 +80,24 @@ class Padded:
 
 
 def check(config: DistilBertConfig, inputs: PaddedInputs) -> Padded:
-    """Check what can be known of tensors without their values, with the messages of `distilrt.batch.pack_padded`.
+    """Check what can be known of tensors without their values, as `distilrt.batch.pack_padded` does with arrays.
 
     Raises:
         InvalidInput: a wrong shape or dtype.
         TooLong: more positions than the model has, and no mask or positions that could make it right.
     """
-    input_ids, attention_mask, inputs_embeds, position_ids, token_type_ids = inputs
-    segments = token_type_ids if config.folded_bert else None
-    if (input_ids is None) == (inputs_embeds is None):
-        raise InvalidInput("give exactly one of input_ids and inputs_embeds")
-    embeds = None
-    if inputs_embeds is not None:
-        width = config.hidden_size
-        if inputs_embeds.dim() != 3 or inputs_embeds.shape[2] != width:
-            raise InvalidInput(f"inputs_embeds must have shape [batch_size, seq_len, {width}], "
-                               f"found {list(inputs_embeds.shape)}")  # fmt: skip
-        if not inputs_embeds.is_floating_point():
-            raise InvalidInput(f"inputs_embeds must hold floating-point numbers, found dtype {_name(inputs_embeds)}")
-        shape = (inputs_embeds.shape[0], inputs_embeds.shape[1])
-        embeds = inputs_embeds.detach().reshape(-1, width).float()
-    else:
-        assert input_ids is not None
-        if input_ids.dim() != 2:
-            raise InvalidInput(f"input_ids must have shape [batch_size, seq_len], found {list(input_ids.shape)}")
-        shape = (input_ids.shape[0], input_ids.shape[1])
-        input_ids = _integers("input_ids", input_ids)
-    batch_size, seq_len = shape
-    if batch_size and not seq_len:
-        raise InvalidInput("the sequences are empty: seq_len is 0; each needs at least one token id")
-    if attention_mask is not None and attention_mask.shape != shape:
-        raise InvalidInput(f"attention_mask must have shape {list(shape)} like the inputs, "
-                           f"found {list(attention_mask.shape)}")  # fmt: skip
-    if segments is not None and segments.shape != shape:
-        raise InvalidInput(f"token_type_ids must have shape {list(shape)} like the inputs, "
-                           f"found {list(segments.shape)}")  # fmt: skip
-    if position_ids is not None:
-        if position_ids.shape not in (shape, (1, seq_len), (seq_len,)):
-            raise InvalidInput(f"position_ids must have shape {list(shape)}, [1, {seq_len}] or [{seq_len}], "
-                               f"found {list(position_ids.shape)}")  # fmt: skip
-        position_ids = _integers("position_ids", position_ids).long().expand(shape)
-    limit = config.max_position_embeddings
-    if seq_len > limit and attention_mask is None and position_ids is None:
-        raise TooLong(f"a token is at position {seq_len - 1}; this model has positions 0 to {limit - 1}. "
-                      "Truncate or split the text")  # fmt: skip
-    mask = None if attention_mask is None else _plain_mask(attention_mask)
-    return Padded(shape, input_ids, mask, position_ids, embeds, segments)
+    shape = check_padded(config, inputs)
+    ids, mask, embeds, positions, token_type_ids = inputs
+    if shape[1] > config.max_position_embeddings and mask is None and positions is None:
+        raise too_long(shape[1] - 1, config)
+    return Padded(
+        shape,
+        ids if ids is None or ids.dtype in INTEGERS else ids.long(),
+        None if mask is None else _plain_mask(mask),
+        None if positions is None else positions.long().expand(shape),
+        None if embeds is None else embeds.detach().reshape(-1, config.hidden_size).float(),
+        token_type_ids if config.folded_bert else None,
+    )
 
 
 class Errors:
@@ -195,13 +167,3 @@ def _plain_mask(mask: torch.Tensor) -> torch.Tensor:
     if mask.dtype not in (torch.int64, torch.uint8):
         mask = (mask != 0).to(torch.uint8) + ((mask != 0) & (mask != 1)).to(torch.uint8)
     return mask.contiguous()
-
-
-def _integers(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype is torch.bool:
-        raise InvalidInput(f"{name} must hold integers, found dtype {_name(tensor)}")
-    return tensor if tensor.dtype in INTEGERS else tensor.long()
-
-
-def _name(tensor: torch.Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")

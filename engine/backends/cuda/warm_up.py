@@ -42,5 +42,5 @@ def warm_up(backend: CudaBackend) -> None:
         for mask in (None, torch.ones_like(ids), torch.ones_like(ids, dtype=torch.bool)):
             for states in (False, True):
                 for given in (ids, ids.int()):
-                    backend.run_padded(PaddedInputs(given, mask, None, None, None), first_only=first, all_layers=states)
-                backend.run_padded(PaddedInputs(None, mask, embeds, None, None), first_only=first, all_layers=states)
+                    backend.run_padded(PaddedInputs(given, mask), first_only=first, all_layers=states)
+                backend.run_padded(PaddedInputs(None, mask, embeds), first_only=first, all_layers=states)

@@ -143,7 +143,7 @@ def test_longer_batches_run_in_parts() -> None:
     wide = torch.zeros(1, 40, dtype=torch.long)
     alone = torch.zeros_like(wide)
     alone[0, 3:9] = 1
-    assert not encoder.backend.packs(PaddedInputs(wide, alone, None, None, None))
+    assert not encoder.backend.packs(PaddedInputs(wide, alone))
     assert encoder(wide, alone).last_hidden_state.shape == (1, 40, 36)
 
 

@@ -74,7 +74,7 @@ def test_an_error_inside_a_forward_leaves_the_model_usable() -> None:
     expected = model(ids).last_hidden_state
     model.backend.head = replace(ENCODER, layers=(Projection("missing", 2),))
     with pytest.raises(KeyError, match="missing"):
-        model.backend.run_padded(PaddedInputs(ids, None, None, None, None))
+        model.backend.run_padded(PaddedInputs(ids))
     model.backend.head = ENCODER
     assert torch.equal(model(ids).last_hidden_state, expected)
 
@@ -129,7 +129,7 @@ def test_a_head_that_fails_after_wrong_values_leaves_nothing_behind(monkeypatch:
     expected = model(ids).last_hidden_state
     model.backend.head = replace(ENCODER, layers=(Projection("missing", 2),))
     with pytest.raises(KeyError, match="missing"):
-        model.backend.run_padded(PaddedInputs(ids + 61, None, None, None, None))
+        model.backend.run_padded(PaddedInputs(ids + 61))
     model.backend.head = ENCODER
     with pytest.raises(InvalidInput, match="an id that is not in the vocabulary"):
         model(ids)

@@ -17,10 +17,6 @@ CONFIG = DistilBertConfig(dim=48, n_heads=3, n_layers=1, hidden_dim=48, vocab_si
 IDS = np.ones((2, 3), np.int64)
 
 
-def inputs(**given: torch.Tensor) -> PaddedInputs:
-    return PaddedInputs(*(given.get(name) for name in PaddedInputs._fields))
-
-
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
@@ -40,16 +36,18 @@ def inputs(**given: torch.Tensor) -> PaddedInputs:
 )
 def test_the_same_refusals_as_on_the_host(arguments: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error) as on_host:
-        pack_padded(CONFIG, **arguments)
+        pack_padded(CONFIG, PaddedInputs(**arguments))
     with pytest.raises(error) as there:
-        check(CONFIG, inputs(**{name: torch.from_numpy(array) for name, array in arguments.items()}))
+        check(CONFIG, PaddedInputs(**{name: torch.from_numpy(array) for name, array in arguments.items()}))
     assert str(there.value) == str(on_host.value)
 
 
 def test_what_is_accepted_keeps_its_values() -> None:
     ids, segments = torch.arange(6).reshape(2, 3), torch.zeros(2, 3)
     for dtype in (torch.int64, torch.int32, torch.int16, torch.uint8):
-        padded = check(CONFIG, inputs(input_ids=ids.to(dtype), position_ids=torch.arange(3), token_type_ids=segments))
+        padded = check(
+            CONFIG, PaddedInputs(input_ids=ids.to(dtype), position_ids=torch.arange(3), token_type_ids=segments)
+        )
         assert padded.shape == (2, 3)
         assert padded.ids is not None
         assert padded.positions is not None
@@ -62,7 +60,7 @@ def test_what_is_accepted_keeps_its_values() -> None:
         assert torch.equal(part.ids.long(), ids[1:])
         assert padded.part(0, 9) is padded
     embeds = torch.randn(2, 3, 48, dtype=torch.float64, requires_grad=True)
-    padded = check(CONFIG, inputs(attention_mask=torch.ones(2, 3)[:, ::1], inputs_embeds=embeds))
+    padded = check(CONFIG, PaddedInputs(attention_mask=torch.ones(2, 3)[:, ::1], inputs_embeds=embeds))
     assert padded.embeds is not None
     assert padded.embeds.shape == (6, 48)
     assert not padded.embeds.requires_grad
@@ -70,9 +68,9 @@ def test_what_is_accepted_keeps_its_values() -> None:
     assert part.embeds is not None
     assert torch.equal(part.embeds, padded.embeds[3:])
     with pytest.raises(InvalidInput, match=r"token_type_ids must have shape \[2, 3\]"):
-        check(CONFIG.replace(folded_bert=True), inputs(input_ids=ids, token_type_ids=segments[0]))
+        check(CONFIG.replace(folded_bert=True), PaddedInputs(input_ids=ids, token_type_ids=segments[0]))
     # A mask or positions may make more columns right than the model has positions; the device finds out.
-    long = inputs(input_ids=torch.zeros(1, 99, dtype=torch.long), attention_mask=torch.zeros(1, 99))
+    long = PaddedInputs(input_ids=torch.zeros(1, 99, dtype=torch.long), attention_mask=torch.zeros(1, 99))
     assert check(CONFIG, long).shape == (1, 99)
 
 
