@@ -19,7 +19,7 @@ from distilrt.checkpoint.weights import load_weights, random_weights, save_check
 from distilrt.errors import InvalidInput
 from distilrt.model import models, pretrained
 from distilrt.model.config import DistilBertConfig
-from tests.text.test_tokenizer_config import write
+from tests.text.tokenizer_pairs import write
 
 HEADS = ["DistilBertModel", "DistilBertForMaskedLM", "DistilBertForSequenceClassification",
          "DistilBertForQuestionAnswering", "DistilBertForTokenClassification",

@@ -43,11 +43,12 @@ def settle(
     padding: bool | str,
     truncation: bool | str | None,
     max_length: int | None,
-    stride: int,
-    multiple: int | None,
-    padding_side: str | None,
-    truncation_side: str | None,
-    split_special_tokens: bool | None,
+    *,
+    stride: int = 0,
+    multiple: int | None = None,
+    padding_side: str | None = None,
+    truncation_side: str | None = None,
+    split_special_tokens: bool | None = None,
 ) -> Setting:
     """Settle the arguments of a call. Call it from the public method itself: a warning names that method's caller.
 

@@ -118,27 +118,15 @@ class RustTokenizer:
         return copy
 
 
-def wordpiece(
-    vocab: dict[str, int],
-    unk_token: str,
-    *,
-    do_lower_case: bool,
-    tokenize_chinese_chars: bool,
-    strip_accents: bool | None,
-) -> Tokenizer:
-    """BERT's tokenizer of a vocabulary, without special tokens; the arguments are as in `DistilBertTokenizer`.
+def wordpiece(vocab: dict[str, int], unk_token: str, normalizer: normalizers.Normalizer) -> Tokenizer:
+    """BERT's tokenizer of a vocabulary, without special tokens.
 
     Raises:
         ValueError: the Rust library does not take the vocabulary.
     """
     with refusing("the vocabulary"):
         base = Tokenizer(WordPiece(vocab, unk_token=unk_token))
-    base.normalizer = normalizers.BertNormalizer(
-        clean_text=True,
-        handle_chinese_chars=tokenize_chinese_chars,
-        strip_accents=strip_accents,
-        lowercase=do_lower_case,
-    )
+    base.normalizer = normalizer
     base.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     base.decoder = decoders.WordPiece(prefix="##")
     return base

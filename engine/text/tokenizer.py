@@ -14,6 +14,7 @@ from typing import Any
 import numpy.typing as npt
 from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import BPE
+from tokenizers.normalizers import BertNormalizer
 
 from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.upload import upload
@@ -102,13 +103,8 @@ class DistilBertTokenizer(Vocabulary):
             self.do_lower_case = do_lower_case
             self.tokenize_chinese_chars = tokenize_chinese_chars
             self.strip_accents = strip_accents
-            base = wordpiece(
-                read_vocab(vocab),
-                str(named["unk_token"]),
-                do_lower_case=do_lower_case,
-                tokenize_chinese_chars=tokenize_chinese_chars,
-                strip_accents=strip_accents,
-            )
+            normalizer = BertNormalizer(True, tokenize_chinese_chars, strip_accents, do_lower_case)
+            base = wordpiece(read_vocab(vocab), str(named["unk_token"]), normalizer)
         self.split_special_tokens = base.encode_special_tokens = split_special_tokens
         self.clean_up_tokenization_spaces = clean_up_tokenization_spaces
         self.model_max_length = UNLIMITED if model_max_length is None else model_max_length
@@ -251,11 +247,11 @@ class DistilBertTokenizer(Vocabulary):
             padding,
             truncation,
             max_length,
-            stride,
-            pad_to_multiple_of,
-            padding_side,
-            truncation_side,
-            split_special_tokens,
+            stride=stride,
+            multiple=pad_to_multiple_of,
+            padding_side=padding_side,
+            truncation_side=truncation_side,
+            split_special_tokens=split_special_tokens,
         )
         encodings = self._rust.encode(texts, pairs, batched, is_split_into_words, add_special_tokens, setting)
 
@@ -380,7 +376,7 @@ class DistilBertTokenizer(Vocabulary):
         if any(len(rows) != len(lengths) for rows in data.values()):
             raise ValueError(f"batch sizes differ: { ({key: len(rows) for key, rows in data.items()}) }")
 
-        setting = settle(self, padding, False, max_length, 0, pad_to_multiple_of, padding_side, None, None)
+        setting = settle(self, padding, False, max_length, multiple=pad_to_multiple_of, padding_side=padding_side)
         if setting.padding:
             target = setting.limit if setting.padding == "max_length" else max(lengths, default=0)
             target += -target % (pad_to_multiple_of or 1)
@@ -389,10 +385,8 @@ class DistilBertTokenizer(Vocabulary):
                 fill["attention_mask"] = 0
             for key in fill.keys() & data.keys():
                 blanks = [[fill[key]] * (target - length) for length in lengths]
-                rows = zip(data[key], blanks, strict=True)
-                data[key] = [
-                    [*row, *blank] if setting.padding_side == "right" else [*blank, *row] for row, blank in rows
-                ]
+                first, last = (data[key], blanks) if setting.padding_side == "right" else (blanks, data[key])
+                data[key] = [[*start, *end] for start, end in zip(first, last, strict=True)]
         if single:
             data = {key: rows[0] for key, rows in data.items()}
         return BatchEncoding(data if return_tensors is None else as_tensors(data, return_tensors))

@@ -11,34 +11,16 @@ from typing import Any
 
 import pytest
 import transformers
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
 import distilrt
 from distilrt.checkpoint import packed
 from distilrt.checkpoint.source import Source
 from distilrt.errors import CheckpointError
 from distilrt.text.auto_tokenizer import TokenizersBackend, load_tokenizer
-from tests.text.test_tokenizer_config import PROBES, VARIANTS, write
-from tests.text.tokenizer_pairs import EVERYTHING, TOY, agree, same
+from tests.text.tokenizer_pairs import EVERYTHING, FAST, LONG, NAMES, PROBES, TOY, VARIANTS, agree, rust, same, write
 
-NAMES = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "sep", "pad", "cls", "mask")}
-FAST = {"tokenizer_class": "PreTrainedTokenizerFast", **NAMES}
-LONG = {**TOY, **{word: len(TOY) + i for i, word in enumerate(["##x", "x", "Hello", "世界", "<s>", "</s>"])}}
 TEXTS = ["Hello hello É é a\u0301b", "世界 " + "x" * 150, "[MASK] <new> <s> [CLS]a", "", *PROBES]
-
-
-def rust(model: models.Model | None = None, normalizer: Any = None, pre_tokenizer: Any = None) -> Tokenizer:
-    """A cased tokenizer with parts that DistilBERT's does not have."""
-    result = Tokenizer(model or models.WordPiece(LONG, unk_token="[UNK]"))
-    result.normalizer = normalizer or normalizers.BertNormalizer(lowercase=False)
-    result.pre_tokenizer = pre_tokenizer or pre_tokenizers.BertPreTokenizer()
-    result.decoder = decoders.WordPiece()
-    result.add_special_tokens(list(NAMES.values()))
-    ids = [(token, result.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
-    result.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ids
-    )
-    return result
 
 
 def _bare() -> Tokenizer:

@@ -23,16 +23,16 @@ def test_threads() -> None:
         options = {"max_length": 4 + number % 90, "truncation": True, "padding": "max_length", "padding_side": side}
         return dict(tokenizer(["words of text " * (number % 23), TEXTS[number % len(TEXTS)]], **options))
 
-    numbers = range(400)
+    numbers = range(120)
     expected = [call(reference, number) for number in numbers]
-    start = threading.Barrier(16)
+    start = threading.Barrier(8)
 
     def work(offset: int) -> list[Any]:
         start.wait()
         return [(number, call(ours, number)) for number in (*numbers[offset:], *numbers[:offset])]
 
-    with ThreadPoolExecutor(16) as pool:
-        for results in pool.map(work, range(0, 400, 25)):
+    with ThreadPoolExecutor(8) as pool:
+        for results in pool.map(work, range(0, 120, 15)):
             assert all(result == expected[number] for number, result in results)
 
 

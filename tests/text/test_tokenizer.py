@@ -99,7 +99,7 @@ def test_words(pair: Pair) -> None:
     assert agree(pair, [], is_split_into_words=True)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(first=st.text(max_size=80), second=st.none() | st.text(max_size=60), limit=st.none() | st.integers(4, 30))
 def test_any_text(first: str, second: str | None, limit: int | None) -> None:
     assert agree(full(), first, second, max_length=limit, return_overflowing_tokens=True, **EVERYTHING)

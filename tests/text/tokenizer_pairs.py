@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import warnings
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import transformers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from distilrt.text.tokenizer import DistilBertTokenizer
 
@@ -47,6 +49,9 @@ EVERYTHING = {
     "return_offsets_mapping": True,
     "return_length": True,
 }
+NAMES = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "sep", "pad", "cls", "mask")}
+FAST = {"tokenizer_class": "PreTrainedTokenizerFast", **NAMES}
+LONG = {**TOY, **{word: len(TOY) + i for i, word in enumerate(["##x", "x", "Hello", "世界", "<s>", "</s>"])}}
 INPUTS: dict[str, tuple[Any, ...]] = {
     "one text": (TEXTS[0],),
     "one pair": (TEXTS[0], "A shorter second text"),
@@ -132,3 +137,79 @@ def same(pair: Pair) -> None:
     assert ours.backend_tokenizer.get_added_tokens_decoder() == reference.added_tokens_decoder
     assert ours.num_special_tokens_to_add(True) == reference.num_special_tokens_to_add(True)
     assert agree(pair, TEXTS, **EVERYTHING)
+
+
+def write(home: Path, files: dict[str, Any]) -> Path:
+    home.mkdir(parents=True, exist_ok=True)
+    for name, value in files.items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        (home / name).write_text(text, encoding="utf-8")
+    return home
+
+
+def rust(model: models.Model | None = None, normalizer: Any = None, pre_tokenizer: Any = None) -> Tokenizer:
+    """A cased tokenizer with parts that DistilBERT's does not have."""
+    result = Tokenizer(model or models.WordPiece(LONG, unk_token="[UNK]"))
+    result.normalizer = normalizer or normalizers.BertNormalizer(lowercase=False)
+    result.pre_tokenizer = pre_tokenizer or pre_tokenizers.BertPreTokenizer()
+    result.decoder = decoders.WordPiece()
+    result.add_special_tokens(list(NAMES.values()))
+    ids = [(token, result.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+    result.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ids
+    )
+    return result
+
+
+# Files in all spellings, beside those that hold the vocabulary, and texts that tell them apart.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "config": {"tokenizer_config.json": {"do_lower_case": True, "model_max_length": 99, "strip_accents": False}},
+    "cased, accents stripped": {"tokenizer_config.json": {"do_lower_case": False, "strip_accents": True}},
+    "no Chinese": {"tokenizer_config.json": {"tokenize_chinese_chars": False, "clean_up_tokenization_spaces": True}},
+    "sides": {"tokenizer_config.json": {"padding_side": "left", "truncation_side": "left", "max_len": 12}},
+    "no limit": {"tokenizer_config.json": {"model_max_length": None}},
+    "inputs": {"tokenizer_config.json": {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}},
+    "split specials": {"tokenizer_config.json": {"split_special_tokens": True}},
+    "other names": {
+        "tokenizer_config.json": {"cls_token": "<s>", "sep_token": "</s>", "pad_token": "hello", "unk_token": "[UNK]"}
+    },
+    "token objects": {
+        "tokenizer_config.json": {
+            "mask_token": {"__type": "AddedToken", "content": "<mask>", "lstrip": True, "special": True}
+        }
+    },
+    "no mask": {"tokenizer_config.json": {"mask_token": None}},
+    "map": {
+        "tokenizer_config.json": {"cls_token": "[CLS]", "mask_token": "[MASK]"},
+        "special_tokens_map.json": {
+            "mask_token": {"content": "<m>", "lstrip": True, "rstrip": False, "normalized": True, "single_word": True},
+            "cls_token": "<c>",
+        },
+    },
+    "extra": {"tokenizer_config.json": {"extra_special_tokens": ["<x>", "[MASK]"], "image_token": "<img>"}},
+    "extra by name": {"tokenizer_config.json": {"extra_special_tokens": {"audio_token": "<x>"}}},
+    "additional": {"tokenizer_config.json": {"additional_special_tokens": ["<x>", "<y>"]}},
+    "additional in map": {"special_tokens_map.json": {"additional_special_tokens": ["<x>", "<y>"]}},
+    "extra in both": {
+        "tokenizer_config.json": {"extra_special_tokens": ["<x>"]},
+        "special_tokens_map.json": {"extra_special_tokens": ["<z>", {"content": "<w>", "lstrip": True}]},
+    },
+    "added tokens": {
+        "tokenizer_config.json": {
+            "added_tokens_decoder": {
+                "17": {"content": "Later", "special": False, "normalized": True, "lstrip": False, "rstrip": False},
+                "16": {"content": "<x>", "special": True, "normalized": False, "lstrip": False, "rstrip": True},
+                "4": {"content": "[MASK]", "special": False, "normalized": False, "lstrip": True, "rstrip": False},
+            }
+        },
+        "special_tokens_map.json": {"mask_token": "ignored"},
+    },
+    "legacy added tokens": {
+        "added_tokens.json": {"<new>": 16, "[MASK]": 4},
+        "tokenizer_config.json": {"mask_token": "[MASK]", "do_basic_tokenize": True, "never_split": None},
+    },
+}
+
+
+PROBES = ["<x>  <y> <img> A<m>b <mask> later Later LATER <w> <z> <new> <NEW> [mask] [MASK]a", "HÉLLO é 世界 [CLS]"]
