@@ -65,6 +65,7 @@ bench: .venv/bench.stamp
 bench-all: bench
 	$(BIN)/python -m distilrt.bench startup
 	$(BIN)/python -m pytest benches --benchmark-only --benchmark-columns=min,median,iqr,rounds
+	$(BIN)/python -m pytest benches/bench_dropin.py
 
 # README's tables of speed, from the committed rows of benches/results.
 claims: .venv/core.stamp

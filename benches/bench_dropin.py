@@ -20,7 +20,7 @@ import transformers
 import distilrt
 from distilrt.cpu_count import usable_cores
 
-MOST = 50e-6  # seconds that the wrapper may add to a call at 1x8, half of them to see whether weights changed
+MOST = 30e-6  # seconds that the wrapper may add to a call at 1x8
 WORDS = (Path(__file__).parents[1] / "README.md").read_text().replace("`", " ").split()
 
 

@@ -51,4 +51,5 @@ PYBIND11_MODULE(_C, m) {
   bind_attention(m);
   bind_encoder(m);
   bind_kernels(m);
+  bind_watch(m);
 }

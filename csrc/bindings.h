@@ -27,5 +27,6 @@ Epilogue epilogue_named(const std::string& activation);
 void bind_attention(py::module_& m);
 void bind_encoder(py::module_& m);
 void bind_kernels(py::module_& m);
+void bind_watch(py::module_& m);
 
 }  // namespace distilrt

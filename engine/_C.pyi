@@ -48,6 +48,25 @@ def attention(
         ValueError: a wrong shape, dtype, stride, scale, mask, thread count or instruction set.
     """
 
+def table_states(sized: tuple[dict[Any, Any], ...], held: tuple[dict[Any, Any], ...]) -> bytes:
+    """The length of each dict in `sized`, then which keys and values those in `held` have, in order.
+
+    Objects are told apart by their addresses, hence somebody must keep those of the first time alive.
+    """
+
+def tensor_states(tensors: tuple[Any, ...], kind: type) -> bytes:
+    """Of each tensor how often it was written to, its memory, dtype, shape and strides.
+
+    Args:
+        tensors: of torch.
+        kind: torch.Tensor, which from torch 2.10 on offers what this needs.
+
+    Raises:
+        AttributeError: an older torch.
+        BufferError, RuntimeError: a tensor for which torch does not tell all this.
+        TypeError: something else than tensors.
+    """
+
 class Encoder:
     def __init__(
         self,

@@ -32,6 +32,26 @@ def test_signature_and_documentation_stay() -> None:
     assert wrapped.__doc__ == "Add."
 
 
+def test_nothing_beneath_is_compiled_after_a_graph_break() -> None:
+    """Frames that hold no tensor torch leaves as they are, and compiles what they call."""
+    torch._dynamo.reset()
+    held = [torch.zeros(1)]
+
+    def seen(tensors: list[torch.Tensor]) -> torch.Tensor:
+        return tensors[0] + torch.compiler.is_compiling()
+
+    wrapped: Callable[[], torch.Tensor] = uncompiled(lambda: seen(held))
+
+    def program(x: torch.Tensor) -> torch.Tensor:
+        torch._dynamo.graph_break()
+        return x + wrapped()
+
+    run: Any = torch.compile(program, backend="eager")
+    assert run(torch.zeros(1)) == 0
+    assert wrapped() == 0
+    torch._dynamo.reset()
+
+
 @pytest.mark.parametrize("backend", ["eager", "inductor"])
 def test_a_model_in_a_compiled_program(backend: str, tiny: Callable[..., DistilBertConfig]) -> None:
     torch._dynamo.reset()

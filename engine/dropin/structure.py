@@ -7,16 +7,19 @@ from typing import Any
 
 import torch
 
+from distilrt import _C
+
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
 class Structure:
-    """Says whether a module's submodules are the same objects as when this object was made.
+    """Says which parameters a module has, as long as its submodules are the same objects as when this object was made.
 
     A hook on a submodule, and an attribute that a submodule gained or lost, count as changes.
 
     Attributes:
-        names: of `parameters()`.
+        tensors: the parameters at that time.
+        names: of these.
     """
 
     def __init__(self, module: torch.nn.Module) -> None:
@@ -28,23 +31,27 @@ class Structure:
             for name, tensor in each._parameters.items()
             if tensor is not None
         ]
-        self._children = [each._modules for each in every if each._modules]
-        self._parameters = [each._parameters for each in every if each._parameters]
-        hooks = [vars(each)[kind] for each in inner for kind in _HOOKS]
-        self._hookless = [table for table in hooks if not table]
-        self._sizes = [vars(each) for each in inner] + [table for table in hooks if table]
-        self._held, self._size = self._now()
+        self._children = tuple(each._modules for each in every if each._modules)
+        self._parameters = tuple(each._parameters for each in every if each._parameters)
+        self._tables = self._children + self._parameters
+        self._kept = [dict(table) for table in self._tables]  # so that no other object takes an address
+        self._sizes = tuple(table for each in inner for table in (vars(each), *(vars(each)[kind] for kind in _HOOKS)))
+        self.tensors = self._held()
+        self._all = _C.table_states(self._sizes, self._tables)
+        self._modules = _C.table_states(self._sizes, self._children)
 
-    def changed(self) -> bool:
-        """Whether the module differs from what it was."""
-        return self._now() != (self._held, self._size) or any(self._hookless)
+    def parameters(self) -> tuple[torch.Tensor, ...] | None:
+        """The parameters that the module's modules hold now, or None if these differ from what they were.
 
-    def parameters(self) -> list[torch.Tensor]:
-        """The parameters that the submodules hold now, in a fixed order; one that several share comes several times."""
-        return [tensor for table in self._parameters for tensor in table.values() if tensor is not None]
+        They come in a fixed order; one that several modules share comes several times.
+        """
+        now = _C.table_states(self._sizes, self._tables)
+        if now == self._all:
+            return self.tensors
+        return self._held() if now.startswith(self._modules) else None
 
-    def _now(self) -> tuple[list[torch.nn.Module | None], int]:
-        return [child for table in self._children for child in table.values()], sum(map(len, self._sizes))
+    def _held(self) -> tuple[torch.Tensor, ...]:
+        return tuple(tensor for table in self._parameters for tensor in table.values() if tensor is not None)
 
 
 def check(model: Any, reference: Any) -> None:

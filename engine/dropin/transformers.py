@@ -39,7 +39,7 @@ _WAY_OUT = "use .to_transformers(), which gives the original back"
 _ARCHITECTURES = {name: name for name in HEADS} | {head.bert: name for name, head in HEADS.items()}
 
 _IGNORED = frozenset({"num_items_in_batch", "use_cache"})  # by these classes of transformers
-_FLAGS = ("output_hidden_states", "output_attentions", "return_dict")
+_attribute = object.__getattribute__  # that of transformers' configs takes microseconds
 
 
 def accelerate_pipeline(pipeline: Any, backend: str, dtype: str) -> Any:
@@ -123,13 +123,14 @@ class AcceleratedModel(Accelerated):
 
     @uncompiled
     def _is_stale(self) -> bool:
-        return self._structure.changed() or self._watch.changed(self._structure.parameters())
+        parameters = self._structure.parameters()
+        return parameters is None or self._watch.changed(parameters)
 
     def _load(self) -> None:
         original = self._original
         structure.check(original, self._reference)
         seen = structure.Structure(original)
-        watch = Watch(seen.parameters(), seen.names)
+        watch = Watch(seen.tensors, seen.names)
         names, known, outputs = _signature(self._reference)
         parameters = list(original.parameters())
         vars(self).update(
@@ -158,13 +159,12 @@ class AcceleratedModel(Accelerated):
         if not self._known.issuperset(kwargs):
             _refuse_unknown(self, kwargs, self._known)
         config, pop = self.config, kwargs.pop  # type: ignore[attr-defined]
-        states, attentions, as_dict = (pop(name, None) for name in _FLAGS)
-        if states is None:
-            states = config.output_hidden_states
-        if attentions is None:
-            attentions = config.output_attentions
-        if as_dict is None:
-            as_dict = config.return_dict
+        if (states := pop("output_hidden_states", None)) is None:
+            states = _attribute(config, "output_hidden_states")
+        if (attentions := pop("output_attentions", None)) is None:
+            attentions = _attribute(config, "output_attentions")
+        if (as_dict := pop("return_dict", None)) is None:
+            as_dict = _attribute(config, "return_dict")
         _check_tensors(kwargs)
         compiling = torch.compiler.is_compiling()
         fields: dict[str, Any]

@@ -7,7 +7,6 @@ turn, block by block, in a hundredth of the time that the caller computes.
 
 from __future__ import annotations
 
-import operator
 import threading
 import types
 import warnings
@@ -20,13 +19,15 @@ import numpy.typing as npt
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from distilrt import _C
+
 _SAMPLES = 8  # words of each tensor that every look compares
 _ROWS, _COLUMNS = 64, 127  # a block in words of 8 bytes; the odd width lets a swap of two rows of a weight be noticed
 _BLOCK = _ROWS * _COLUMNS
 _BLOCKS_A_SECOND = 80e6 / (8 * _BLOCK)  # blocks compared a second of computing: a hundredth of what one core reads
 _ODD = np.random.default_rng(0).integers(0, 2**62, _BLOCK) * 2 + 1  # odd, so that no product hides a difference
 
-_version, _address = operator.attrgetter("_version"), torch.Tensor.data_ptr
+_NATIVE = hasattr(torch.Tensor, "__dlpack_c_exchange_api__")  # torch >= 2.10
 _watches: weakref.WeakSet[Watch] = weakref.WeakSet()
 _lock = threading.Lock()  # of _watches
 
@@ -43,7 +44,7 @@ class Watch:
 
     def __init__(self, tensors: Sequence[torch.Tensor], names: Sequence[str]) -> None:
         self._stale = False
-        self._versions, self._addresses = _state(tensors)
+        self._states = _states(tensors)
         self._known = frozenset(map(id, tensors))
         with _lock:
             _watches.add(self)
@@ -51,7 +52,7 @@ class Watch:
 
     def changed(self, tensors: Sequence[torch.Tensor]) -> bool:
         """Whether `tensors`, which stand now where the watched ones stood, differ from what those were; for good."""
-        if _state(tensors) != (self._versions, self._addresses) or self._contents.differ():
+        if _states(tensors) != self._states or self._contents.differ():
             self._stale = True
         return self._stale
 
@@ -65,13 +66,17 @@ class Watch:
             self._stale = True
 
 
-def _state(tensors: Sequence[torch.Tensor]) -> tuple[int, list[int]]:
-    """How often tensors were written to in place, as torch counts it, and where they are."""
-    try:
-        versions = sum(map(_version, tensors))
-    except RuntimeError:  # torch does not count for tensors that were made in inference mode
-        versions = sum(tensor._version for tensor in tensors if not tensor.is_inference())
-    return versions, list(map(_address, tensors))
+def _states(tensors: Sequence[torch.Tensor]) -> object:
+    """How often each tensor was written to in place, as torch counts it, and where it is and how it lies there."""
+    if _NATIVE:
+        try:
+            return _C.tensor_states(tuple(tensors), torch.Tensor)
+        except (BufferError, RuntimeError):  # one that is on no device, or was made in inference mode
+            pass
+    return [
+        (0 if each.is_inference() else each._version, each.data_ptr(), each.dtype, each.shape, each.stride())
+        for each in tensors
+    ]
 
 
 class _Contents:

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from distilrt import _C
+from distilrt.dropin import watch as watch_module
 from distilrt.dropin.watch import Watch
 
 
@@ -38,6 +40,8 @@ CHANGES: dict[str, Callable[[Any], object]] = {
     "compiled": lambda m: torch.compile(lambda: step(m, "AdamW"), backend="aot_eager")(),
     "data": lambda m: m.bias.data.add_(1),
     "data replaced": lambda m: setattr(m.weight, "data", m.weight.data.clone()),
+    "data transposed": lambda m: setattr(m.weight, "data", m.weight.data.t()),
+    "data cut": lambda m: setattr(m.weight, "data", m.weight.data[:10]),
     "numpy": lambda m: np.negative(m.weight.detach().numpy(), out=m.weight.detach().numpy()),
     "cast": lambda m: m.double(),
     "another device": lambda m: m.to("meta"),
@@ -45,10 +49,12 @@ CHANGES: dict[str, Callable[[Any], object]] = {
 }
 
 
+@pytest.mark.parametrize("native", [True, False])
 @pytest.mark.parametrize(
     "change", [pytest.param(name, marks=[pytest.mark.whole] if name == "compiled" else []) for name in CHANGES]
 )
-def test_changes_are_noticed_at_once(change: str) -> None:
+def test_changes_are_noticed_at_once(change: str, native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distilrt.dropin.watch._NATIVE", native and watch_module._NATIVE)
     module = linear(300, 20)
     watch, parameters = watch_of(module)
     other = linear(300, 20)
@@ -133,3 +139,19 @@ def test_tensors_of_inference_mode_and_none() -> None:
         module.weight.mul_(2)
     assert watch.changed(parameters)
     assert not Watch([], []).changed([])
+
+
+@pytest.mark.skipif(not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"), reason="torch < 2.10")
+def test_natively_only_of_tensors_and_dicts() -> None:
+    things: Any
+    tables: Any
+    for things in ((1,), ({},), (torch.ones(1), "a")):
+        with pytest.raises(TypeError, match="tensors must be of this kind"):
+            _C.tensor_states(things, torch.Tensor)
+    with pytest.raises(AttributeError):
+        _C.tensor_states((), int)
+    for tables in ((1,), ([],)):
+        with pytest.raises(TypeError, match="tables must be dicts"):
+            _C.table_states(tables, ())
+        with pytest.raises(TypeError, match="tables must be dicts"):
+            _C.table_states((), tables)
