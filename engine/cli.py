@@ -25,7 +25,7 @@ from distilrt.errors import InvalidInput
 from distilrt.model import models
 from distilrt.model.config import DistilBertConfig
 from distilrt.runtime.loading import find, load
-from distilrt.server.command import serve
+from distilrt.server.serve_command import serve
 
 Checkpoint = Annotated[str, typer.Argument(metavar="MODEL", help="Folder or hub id of the checkpoint.")]
 Backend = Annotated[str, typer.Option(help="auto, reference, cpu or cuda.")]

@@ -13,15 +13,13 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import get_type_hints
 
 import pytest
 
 from distilrt import env
 from distilrt.checkpoint.weights import random_weights, save_checkpoint
 from distilrt.model.config import DistilBertConfig
-from distilrt.server.command import MODEL_OPTIONS
-from distilrt.server.settings import Settings
+from distilrt.server.settings import ModelSettings, Settings, options
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -160,5 +158,6 @@ def test_environment_page_lists_every_variable() -> None:
         assert f"`{variable}" in page, f"docs/environment.md does not list {variable}"
     for variable in (env.backend, env.num_threads, env.gpu_memory, env.force_isa):
         assert f"| `{variable.name}` | {variable.about} |" in page
-    for option in [*get_type_hints(Settings), *MODEL_OPTIONS]:
-        assert f"| `DISTILRT_{option.upper()}` |" in page
+    for name, option in {**options(ModelSettings), **options(Settings)}.items():
+        row = f"| `DISTILRT_{name.upper()}` | {option.help} Default: {option.default_text}. |"
+        assert row in page or not option.variable

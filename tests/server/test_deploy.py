@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import re
@@ -17,14 +16,14 @@ import pytest
 import yaml
 
 from distilrt.runtime.engine import Engine
-from distilrt.server.command import serve
-from distilrt.server.settings import Settings
+from distilrt.server.settings import ModelSettings, Settings, options
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docs" / "deploy"
 MANIFESTS = sorted(FOLDER.glob("*.yaml"))
-VARIABLES = set(re.findall(r"DISTILRT_\w+", (ROOT / "engine" / "env.py").read_text()))
-OPTIONS = {f"--{name.replace('_', '-')}" for name in inspect.signature(serve).parameters}
+OPTIONS = {**options(ModelSettings), **options(Settings)}
+VARIABLES = {f"DISTILRT_{name.upper()}" for name, option in OPTIONS.items() if option.variable}
+FLAGS = {f"--{(option.flag or name).replace('_', '-')}" for name, option in OPTIONS.items()}
 
 
 def parts(value: Any) -> Iterator[dict[str, Any]]:
@@ -51,7 +50,7 @@ def test_manifests(path: Path, engine_of: Callable[..., Engine], client_of: Any)
     for part in found:
         for variable in part.get("env", []):
             assert variable["name"] in VARIABLES
-        assert {word for word in part.get("args", []) if word.startswith("-")} <= OPTIONS
+        assert {word for word in part.get("args", []) if word.startswith("-")} <= FLAGS
 
 
 def test_the_deployment_waits_for_what_is_on_its_way() -> None:

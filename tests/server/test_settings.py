@@ -7,9 +7,7 @@ from typing import Any
 
 import pytest
 
-from distilrt import env
-from distilrt.server import command
-from distilrt.server.settings import Settings
+from distilrt.server.settings import ModelSettings, Settings
 
 VARIABLES = {
     "DISTILRT_HOST": "::1",
@@ -35,24 +33,33 @@ def test_every_setting_has_a_variable_and_what_is_given_wins(monkeypatch: pytest
         monkeypatch.setenv(name, value)
     found = Settings.from_env(port=None, max_inputs=9)
     assert asdict(found) == {
-        "host": "::1", "port": 0, "api_key": "secret", "max_body_bytes": 5, "max_inputs": 9, "max_tokens": 10,
+        "host": "::1",
+        "port": 0,
+        "api_key": "secret",
+        "max_body_bytes": 5,
+        "max_inputs": 9,
+        "max_tokens": 10,
         "truncate": True,
-        "deadline": 0.5, "body_timeout": 7.0, "keep_alive": 11.0, "max_connections": 12,
-        "drain_delay": 0.0, "drain_timeout": 8.0,
+        "deadline": 0.5,
+        "body_timeout": 7.0,
+        "keep_alive": 11.0,
+        "max_connections": 12,
+        "drain_delay": 0.0,
+        "drain_timeout": 8.0,
         "log_format": "json",
-    }  # fmt: skip
+    }
 
 
 def test_variables_of_the_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert env.options(command.MODEL_OPTIONS) == {}
+    assert ModelSettings.from_env() == ModelSettings()
     monkeypatch.setenv("DISTILRT_MODELS", "a=./x  org/y")
     monkeypatch.setenv("DISTILRT_DTYPE", "int8")
     monkeypatch.setenv("DISTILRT_MAX_BATCH_TOKENS", "1")
     monkeypatch.setenv("DISTILRT_MAX_QUEUE_TOKENS", "2")
     monkeypatch.setenv("DISTILRT_MAX_DELAY", "0.5")
-    assert env.options(command.MODEL_OPTIONS) == {
-        "models": ["a=./x", "org/y"], "dtype": "int8", "max_batch_tokens": 1, "max_queue_tokens": 2, "max_delay": 0.5,
-    }  # fmt: skip
+    assert ModelSettings.from_env(backend="cpu", max_batch_tokens=3) == ModelSettings(
+        models=["a=./x", "org/y"], backend="cpu", dtype="int8", max_batch_tokens=3, max_queue_tokens=2, max_delay=0.5
+    )
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from distilrt.server.sockets import bound
+from distilrt.server.uvicorn_server import bind
 
 
 def test_nobody_can_connect_before_it_listens() -> None:
-    [found] = bound("127.0.0.1", 0)
+    [found] = bind("127.0.0.1", 0)
     with found:
         address = found.getsockname()
         with pytest.raises(ConnectionRefusedError):
@@ -22,7 +22,7 @@ def test_nobody_can_connect_before_it_listens() -> None:
 
 @pytest.mark.parametrize("host", ["localhost", "", "0.0.0.0"])
 def test_every_address_of_a_host(host: str) -> None:
-    sockets = bound(host, 0)
+    sockets = bind(host, 0)
     assert sockets
     assert all(found.getsockname()[1] for found in sockets)
     assert len({found.family for found in sockets}) == len(sockets)
@@ -36,18 +36,18 @@ def test_addresses_that_this_machine_lacks_are_left_out(monkeypatch: pytest.Monk
     for addresses in ([here, elsewhere], [elsewhere, here]):
         monkeypatch.setattr(socket, "getaddrinfo", lambda *args, known=addresses, **options: [
             (*kinds, address) for address in known])  # fmt: skip
-        [found] = bound("both", 0)
+        [found] = bind("both", 0)
         assert found.getsockname()[0] == "127.0.0.1"
         found.close()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: [(*kinds, elsewhere)])
     with pytest.raises(OSError, match="can't listen on none:0: Cannot assign requested address"):
-        bound("none", 0)
+        bind("none", 0)
 
 
 def test_what_is_taken_or_unknown() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(OSError, match=f"can't listen on 127.0.0.1:{port}: Address already in use; choose another"):
-            bound("127.0.0.1", port)
+            bind("127.0.0.1", port)
     with pytest.raises(OSError, match=r"can't listen on nobody\.invalid:80: .* choose another --host"):
-        bound("nobody.invalid", 80)
+        bind("nobody.invalid", 80)

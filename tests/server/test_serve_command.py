@@ -226,7 +226,7 @@ def test_what_a_person_is_told(folder_of: Callable[..., Path]) -> None:
 def test_the_help_names_defaults() -> None:
     done = subprocess.run([sys.executable, "-m", "distilrt", "serve", "--help"], capture_output=True, text=True)
     said = " ".join(done.stdout.replace("│", " ").split())
-    for default in ("127.0.0.1", "8080", "2048", "262144", "2000000", "512, on a GPU 16384", "for ever", "text"):
+    for default in ("127.0.0.1", "8080", "2048", "262144", "2000000", "512, on a GPU 16384", "no limit", "text"):
         assert f"[default: ({default})]" in said
 
 
