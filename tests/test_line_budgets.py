@@ -15,7 +15,7 @@ BUDGETS: dict[str, tuple[int, int | None]] = {
     "engine/*": (1500, 1725),
     "engine/model": (1500, 2027),
     "engine/checkpoint": (1600, 2128),
-    "engine/text": (1050, 1568),
+    "engine/text": (1050, 1566),
     "engine/runtime": (1000, 1578),
     "engine/backends": (1700, 1821),
     "engine/tasks": (1450, 1825),

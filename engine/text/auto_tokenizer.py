@@ -28,7 +28,7 @@ _AS_IT_STANDS = ("PreTrainedTokenizer", "TokenizersBackend", "PythonBackend")
 
 
 class TokenizersBackend(DistilBertTokenizer):
-    """A tokenizer that does what its tokenizer.json says: `transformers.PreTrainedTokenizerFast`.
+    """A tokenizer that treats texts as its tokenizer.json says: `transformers.PreTrainedTokenizerFast`.
 
     A special token that the files do not name is None.
     """
@@ -50,7 +50,7 @@ def load_tokenizer(model: str | Path | Source, **options: Any) -> DistilBertToke
     """The tokenizer that `transformers.AutoTokenizer` would build for a DistilBERT or BERT checkpoint.
 
     Args:
-        model: folder or hub id, or where else the checkpoint is.
+        model: a folder, a hub id or a `Source`.
         options: keywords of the constructor of `DistilBertTokenizer`, which overrule the files.
 
     Raises:
@@ -64,8 +64,7 @@ def load_tokenizer(model: str | Path | Source, **options: Any) -> DistilBertToke
     if name in _AS_IT_STANDS:
         return TokenizersBackend.from_pretrained(source, **options)
     raise CheckpointError(
-        f"{source}: tokenizer_class is {name!r}, which distilrt does not have; it has "
-        f"{', '.join(filter(None, _BERT))}, "
-        "and PreTrainedTokenizerFast for a tokenizer.json that says all; if yours does, name that class in "
-        "tokenizer_config.json"
+        f"{source}: tokenizer_class is {name!r}, which distilrt does not have; it has {', '.join(filter(None, _BERT))}"
+        " and, for a tokenizer.json that says how to treat texts, PreTrainedTokenizerFast; if yours does, name that"
+        " class in tokenizer_config.json"
     )

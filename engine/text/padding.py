@@ -16,7 +16,7 @@ _TRUNCATION |= {strategy: strategy for strategy in ("longest_first", "only_first
 
 
 class Defaults(Protocol):
-    """What a tokenizer says where a call does not."""
+    """The defaults of a tokenizer, for arguments that a call leaves out."""
 
     model_max_length: int
     pad_token: str | None

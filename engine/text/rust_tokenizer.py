@@ -158,7 +158,7 @@ def refusing(what: str) -> Iterator[None]:
 
 
 def _refuse_types(texts: Any, pairs: Any, batched: bool, words: bool) -> NoReturn:
-    """Raise an error that names the first text that is not one; all are as in `RustTokenizer.encode`."""
+    """Raise an error that names the first entry that is not a text; the arguments are those of `encode`."""
     _check_text("text", texts, batched + words + (batched and pairs is None))
     if pairs is not None:
         _check_text("text_pair", pairs, batched + words)

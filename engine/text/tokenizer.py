@@ -38,7 +38,7 @@ class DistilBertTokenizer(Vocabulary):
     defaults of calls that may be assigned.
     """
 
-    _as_it_stands = False  # whether tokenizer.json says how to treat texts, or this class
+    _as_it_stands = False  # whether tokenizer.json decides how texts are treated, or this class
 
     def __init__(
         self,
@@ -134,13 +134,13 @@ class DistilBertTokenizer(Vocabulary):
 
         The vocabulary and added tokens come from `tokenizer.json`, or else from `vocab.txt`. Normalization follows
         `tokenizer_config.json` and the defaults of this class even where `tokenizer.json` says otherwise, and of the
-        padding and truncation in `tokenizer.json` only the sides are kept, as in the reference. What follows
-        `tokenizer.json` as it stands is in `distilrt.text.auto_tokenizer`.
+        padding and truncation in `tokenizer.json` only the sides are kept, as in the reference. The tokenizer that
+        follows `tokenizer.json` as it stands is `distilrt.text.auto_tokenizer.TokenizersBackend`.
 
         Args:
             name_or_folder: a folder, or the name of a repository.
             revision, subfolder, token, cache_dir, local_files_only: where to look for it.
-            use_fast, trust_remote_code: accepted for transformers' sake, and without effect as there.
+            use_fast, trust_remote_code: accepted because transformers accepts them, and without effect there too.
             options: keywords of the constructor, which overrule the files.
 
         Raises:
@@ -150,9 +150,8 @@ class DistilBertTokenizer(Vocabulary):
         """
         source = Source.of(name_or_folder, revision, subfolder, token, cache_dir, local_files_only)
         vocabulary, saved = read(source, cls._as_it_stands)
-        made: Any = cls  # the subclass takes a Rust tokenizer instead of a vocabulary
         try:
-            tokenizer: DistilBertTokenizer = made(vocabulary, **{"name_or_path": str(source.model), **saved, **options})
+            tokenizer = cls(vocabulary, **{"name_or_path": str(source.model), **saved, **options})
             with refusing("a character that the vocabulary lacks"):
                 for pair in (None, _UNKNOWN):
                     tokenizer.backend_tokenizer.encode(_UNKNOWN, pair)
@@ -304,7 +303,7 @@ class DistilBertTokenizer(Vocabulary):
             A str, or a list of them for a batch. Ids outside the vocabulary leave no text.
 
         Raises:
-            InvalidInput: an id is negative or no integer.
+            InvalidInput: an id is negative or not an integer.
         """
         ids = as_lists(token_ids["input_ids"] if isinstance(token_ids, Mapping) else token_ids)
         if isinstance(ids, list | tuple) and len(ids) > 0 and isinstance(ids[0], list | tuple):

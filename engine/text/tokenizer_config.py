@@ -1,4 +1,4 @@
-"""The files of a tokenizer: read and checked, as keywords of its constructor, and written.
+"""The files of a tokenizer: reading them as keywords of its constructor, and writing them.
 
 Which file overrules which is as in the reference. Every field that is read here is checked before anything is made of
 it, so that an error names the file and the field. Nothing here encodes a text.
@@ -64,7 +64,7 @@ def _is_id(value: Any) -> bool:
     return type(value) is int and 0 <= value <= _LARGEST_ID
 
 
-# Of tokenizer_config.json and special_tokens_map.json: names of fields, what these may be in words, and as a function.
+# Fields of tokenizer_config.json and special_tokens_map.json: their names, the allowed values in words, and the check.
 _FIELDS: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
     (("unk_token", "sep_token", "cls_token"), "a token: text, or an object with content", _is_token),
     (
@@ -252,7 +252,7 @@ def read_vocab(vocab: Any) -> dict[str, int]:
     Raises:
         OSError: there is no such file.
         TypeError: it is neither of the two.
-        CheckpointError: the file is no vocabulary.
+        CheckpointError: the file is not a vocabulary.
     """
     if isinstance(vocab, Mapping):
         return dict(vocab)

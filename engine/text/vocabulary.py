@@ -82,13 +82,13 @@ class Vocabulary:
         self._take(base, {name: str(token) for name, token in named.items()}, map(str, extra))
 
     def _take(self, base: Tokenizer, named: Mapping[str, str], extra: Iterable[str]) -> None:
-        """Take a Rust tokenizer and special tokens, and look up what follows from them, so that calls need not."""
+        """Take a Rust tokenizer and special tokens, and look up their ids once, so that calls need not."""
         self._named = {name: named[name] for name in SPECIAL_NAMES if name in named}
         self._extra = list(extra)
         unknown = base.token_to_id(named.get("unk_token", ""))
         ids = {text: base.token_to_id(text) for text in (*self._named.values(), *self._extra)}
         ids = {text: unknown if index is None else index for text, index in ids.items()}
-        known = vars(self)  # assigning these attributes means something else
+        known = vars(self)  # because assigning one of these attributes calls this method
         for name in SPECIAL_NAMES:
             known[name] = named.get(name)
             known[f"{name}_id"] = ids.get(named.get(name, ""))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 
 import pytest
 import torch
+from transformers import BatchEncoding as Reference
 
 from distilrt.text.encoding import BatchEncoding
 from tests.text.tokenizer_pairs import full
@@ -81,6 +83,18 @@ def test_convert_to_tensors(kind: str) -> None:
         full()[0](["a", "a b"]).convert_to_tensors(kind)
     with pytest.raises(ValueError, match="tensor_type"):
         encoding.convert_to_tensors("tf")
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        *("token_to_sequence", "token_to_chars", "token_to_word", "char_to_token", "char_to_word", "word_to_tokens"),
+        *("word_to_chars", "tokens", "word_ids", "sequence_ids", "to"),
+    ],
+)
+def test_transformers_parameters(method: str) -> None:
+    names = [list(inspect.signature(getattr(one, method)).parameters) for one in (BatchEncoding, Reference)]
+    assert names[0] == names[1]
 
 
 def test_transformers_names() -> None:
