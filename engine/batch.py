@@ -1,7 +1,8 @@
 """The packed batch: sequences laid end to end without padding, and the way there and back.
 
-Padding and masks exist only in `pack_padded` and `Layout.unpack`; everything between them sees rows. This module
-checks all inputs once, so that backends need not, and knows nothing of weights or devices.
+Padding and masks exist only in `pack_padded` and `Layout.unpack`; everything between them sees rows. Every input is
+checked here and nowhere else: shapes and dtypes also for tensors that a GPU packs itself (`check_padded`). This module
+knows nothing of weights or devices.
 """
 
 from __future__ import annotations
@@ -46,8 +47,9 @@ class Batch:
     """Packed rows of `num_seqs` sequences; exactly one of `input_ids` and `inputs_embeds` is set.
 
     Rows of sequence i are `cu_seqlens[i]` to `cu_seqlens[i + 1] - 1`. The first `key_lengths[i]` of them are attended
-    to; a row after those only asks (the masked first position of a left-padded sequence, which the reference's
-    classification heads read). Without such rows `key_lengths` is the difference of `cu_seqlens`.
+    to. The rows after those are query-only: they attend, and no row attends to them. Such is the masked first position
+    of a left-padded sequence, which the reference's classification heads read. Without query-only rows `key_lengths`
+    is the difference of `cu_seqlens`.
     """
 
     input_ids: IntArray | None  # [total_tokens]
@@ -75,7 +77,7 @@ class Layout:
     shape: tuple[int, int]
     index: IndexArray | None  # [total_tokens] flat padded position of each row; None: rows are the whole grid, in order
     first_rows: IndexArray  # [batch_size] packed row of padded position 0; -1 where it was not packed
-    masked_rows: IndexArray | None = None  # packed rows of masked positions, which only ask; None: there are none
+    masked_rows: IndexArray | None = None  # packed rows of masked positions, which are query-only; None: there are none
 
     def unpack(self, rows: npt.NDArray[Any], *, masked: bool = False) -> npt.NDArray[Any]:
         """Spread packed `[total_tokens, …]` rows over `[batch_size, seq_len, …]`, with zeros at masked positions.
@@ -174,7 +176,7 @@ def pack_padded(
     Args:
         config: gives vocabulary, width and the longest allowed sequence.
         inputs: lists, arrays or tensors.
-        keep_first: pack position 0 of every sequence even where it is masked; it then asks but is not attended to.
+        keep_first: pack position 0 of every sequence even where it is masked, then as a query-only row.
         keep_masked: pack every masked position so.
 
     Raises:
@@ -187,10 +189,10 @@ def pack_padded(
     unmasked = None if mask is None else _unmasked(mask)
     if unmasked is None:
         cu_seqlens = np.arange(0, batch_size * seq_len + 1, seq_len or 1, dtype=np.int32)
-        key_lengths, longest = np.full(batch_size, seq_len), seq_len if batch_size else 0
+        key_lengths, longest = np.full(batch_size, seq_len, np.int32), seq_len if batch_size else 0
         layout = Layout(shape, None, cu_seqlens[:-1])
     else:
-        key_lengths = unmasked.sum(axis=1)
+        key_lengths = unmasked.sum(axis=1, dtype=np.int32)
         lengths = _row_counts(unmasked, key_lengths, keep_first, keep_masked)
         cu_seqlens, longest = _cumulative(lengths), int(lengths.max())
         layout = _layout(unmasked, key_lengths, lengths, cu_seqlens)
@@ -212,7 +214,7 @@ def pack_padded(
         inputs_embeds=None if embeds is None else np.ascontiguousarray(embeds, np.float32),
         position_ids=np.ascontiguousarray(positions, np.int32),
         cu_seqlens=cu_seqlens,
-        key_lengths=key_lengths.astype(np.int32),
+        key_lengths=key_lengths,
         max_seqlen=longest,
     )
     return batch, layout
@@ -226,7 +228,7 @@ def _row_counts(
         return np.full(len(mask), mask.shape[1])
     if keep_first:
         return key_lengths + ~mask[:, 0]
-    # A sequence without a key still has a row, position 0, which asks and gets zeros.
+    # A sequence without a key still has one query-only row, position 0, whose attention is zero.
     return np.maximum(key_lengths, 1)
 
 
@@ -237,7 +239,7 @@ def _layout(mask: npt.NDArray[np.bool_], key_lengths: IndexArray, lengths: Index
     if not more.any():
         index = np.flatnonzero(mask)
     else:
-        # A sequence's asking rows go behind its keys, so that the keys stay one contiguous run.
+        # The query-only rows of a sequence follow its keys, so that the keys stay contiguous.
         order = np.argsort(~mask, axis=1, kind="stable") + np.arange(batch_size)[:, None] * seq_len
         index = order[np.arange(seq_len) < lengths[:, None]]
         masked_rows = np.flatnonzero(~mask.reshape(-1)[index])
@@ -272,7 +274,7 @@ def _check_positions(config: DistilBertConfig, positions: npt.NDArray[Any]) -> N
 
 def _any_outside(values: npt.NDArray[Any], limit: int) -> bool:
     """Whether any integer is not in 0 to `limit - 1`; seen as unsigned, a negative one is huge."""
-    return bool((values.astype(np.uint64) >= limit).any())
+    return bool(np.count_nonzero(values.astype(np.uint64) >= limit))
 
 
 def too_long(position: int, config: DistilBertConfig) -> TooLong:

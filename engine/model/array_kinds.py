@@ -1,6 +1,6 @@
-"""Kinds of arrays at the edge: what is a torch tensor, and the ways between tensors and NumPy.
+"""NumPy arrays and torch tensors: which of them a value is, and how one becomes the other.
 
-Torch is never imported: a tensor can only come from a caller who has.
+This module does not import torch. Where a value is a tensor, its caller has imported it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What the six model classes share: one run of the encoder and a head over a padded batch, and its output.
+"""What the six model classes share: from a padded batch over the encoder and the head to the output.
 
 A model computes but does not learn, and knows nothing of text. Inputs are packed and checked on the host, unless all
-of them are tensors where the backend computes; those are packed there, and the host sees none of their values
+of them are tensors on the device of the backend. Those are packed there, and their values never come to the host
 (`Backend.run_padded`).
 """
 
@@ -33,7 +33,7 @@ class BaseModel(Pretrained, Generic[_Output]):
     Safe to call from many threads.
     """
 
-    masked_outputs = False  # compute outputs of single positions at masked ones too, where they else are zero
+    masked_outputs = False  # whether outputs at masked positions are computed, instead of being zero
 
     def _forward(
         self,
@@ -45,7 +45,7 @@ class BaseModel(Pretrained, Generic[_Output]):
     ) -> _Output:
         """The head's output in the caller's kind of array; a tuple of its fields if no dict is wanted.
 
-        The type leaves the tuple out: hardly anybody asks for it, and everybody would have to narrow it.
+        The tuple is not part of the type: few callers ask for it, and all others would have to test for it.
 
         Args:
             inputs: as the caller gave them.
@@ -58,14 +58,14 @@ class BaseModel(Pretrained, Generic[_Output]):
         choices = None
         if head.has_choices:
             choices, inputs = _flattened(inputs)
-        given = [label for label in labels if label is not None]
-        with_loss = bool(given) and len(given) == len(labels)
-        run = self._encode(inputs, states, attentions, labels if with_loss else ())
+        if any(label is None for label in labels):
+            labels = ()
+        run = self._encode(inputs, states, attentions, labels)
         scores = run.scores if choices is None else run.scores.reshape(choices)
         fields = {"hidden_states": run.hidden_states, "attentions": run.attentions}
         for column, name in enumerate(head.fields):
             fields[name] = scores if len(head.fields) == 1 else _column(scores, column)
-        if with_loss:
+        if labels:
             every = run.with_masked if choices is None else scores
             fields["loss"] = scores.dtype.type(self._loss(every, *map(as_numpy, labels)))
         if run.device is not None:
@@ -87,14 +87,14 @@ class BaseModel(Pretrained, Generic[_Output]):
         *,
         first_only: bool = False,
     ) -> Encoded:
-        """Pack, run the encoder and the head over its rows, and unpack what was asked for of its inner states.
+        """Run the encoder and the head over a padded batch, on the road that its inputs allow.
 
         Args:
             inputs: `[batch_size, seq_len]` and so on.
             want_states: as the caller's `output_hidden_states`.
             want_attentions: return attention probabilities.
             labels: of a loss, which is computed on the host.
-            first_only: without a head: only position 0 of each sequence is wanted.
+            first_only: return only position 0 of each sequence, also where the head reads all.
         """
         first_only = first_only or self._head.reads == "first"
         if not (labels or want_attentions or self.masked_outputs) and self.backend.packs(inputs):
@@ -118,6 +118,7 @@ class BaseModel(Pretrained, Generic[_Output]):
         first_only: bool,
         keep_masked: bool,
     ) -> Encoded:
+        """Pack on the host, compute, and unpack what was asked for."""
         config, backend, head = self.config, self.backend, self._head
         batch, layout = pack_padded(config, inputs, keep_first=first_only, keep_masked=keep_masked)
         wanted = layout.first_rows if first_only else None
@@ -151,12 +152,12 @@ class BaseModel(Pretrained, Generic[_Output]):
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """One run of the encoder and a head. Packed on the backend's own device it has tensors, and no rows and layout."""
+    """What the encoder and a head made of a batch. A batch that was packed on the device has no `rows` and `layout`."""
 
     scores: Any  # the head's output [batch_size, seq_len, width], or of the first rows [batch_size, width]
     rows: Any = None  # the same, packed: [total_tokens, width] or [batch_size, width]
     layout: Any = None  # Layout
-    device: Any = None  # torch device to bring arrays to; None: leave them as they are
+    device: Any = None  # torch's device of the inputs, to which outputs go; None: outputs stay as they are
     hidden_states: tuple[Any, ...] | None = None  # padded
     attentions: tuple[Array, ...] | None = None  # padded
 

@@ -1,4 +1,4 @@
-"""The word embeddings of a model as `get_input_embeddings` gives them: a table that looks ids up."""
+"""What `get_input_embeddings` returns: the table of a model's word embeddings."""
 
 from __future__ import annotations
 

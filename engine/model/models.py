@@ -1,6 +1,6 @@
 """The model classes, with the reference's names, signatures and outputs: padded arrays in, padded arrays out.
 
-Padding, masks, labels and the kinds of arrays (lists, NumPy, torch) end here; below there are only packed rows.
+Lists, NumPy arrays, tensors, padding and labels end at the models; the layers below see packed rows alone.
 
 Every `forward` takes the reference's arguments in the reference's order:
 

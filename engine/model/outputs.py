@@ -1,6 +1,6 @@
 """What a model returns: the reference's output classes, with its field names and order.
 
-One mechanism, six lists of fields. It knows nothing of models, and holds NumPy arrays and torch tensors alike.
+An output holds NumPy arrays or torch tensors, and knows nothing of models.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class ModelOutput(dict[str, Any]):
         cls._fields = tuple(cls.__annotations__) or cls._fields
 
     def __init__(self, items: Mapping[str, Any] | Iterable[tuple[str, Any]] = (), /, **values: Any) -> None:
-        values = dict(items, **values)  # items first: tf.data builds a dict so
+        values = dict(items, **values)  # tf.data builds an output from pairs of name and value
         unknown = [name for name in values if name not in self._fields]
         if unknown:
             raise TypeError(f"{type(self).__name__} has no field {unknown[0]!r}; it has {', '.join(self._fields)}")
@@ -66,7 +66,7 @@ class ModelOutput(dict[str, Any]):
         raise AttributeError(f"{type(self).__name__} has no field {name!r}; it has {', '.join(self._fields)}")
 
     def __setattr__(self, name: str, value: Any) -> None:
-        self[name] = value  # or attribute and item would part
+        self[name] = value  # attribute and item are one
 
     def to_tuple(self) -> tuple[Any, ...]:
         """The fields that are set, in order."""

@@ -1,7 +1,8 @@
-"""Where, and in what, a model computes, with torch's words for it.
+"""The device and dtype of a model, by torch's names.
 
-A model stays where and as it was loaded. Of torch's methods that move, cast or train a module, those that would change
-nothing return the model, and the others say how to load it so. Torch itself is never imported.
+A model stays on the device and in the dtype that it was loaded with. Of torch's methods that move, cast or train a
+module, those that would change nothing return the model; the others raise an error that says how to load it so. This
+module does not import torch.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
     from distilrt.backends.base import Backend
 
 
-class DtypeName(str):
-    """The name of a dtype, which also equals torch's dtype of that name; `getattr(torch, name)` is that itself."""
+class _TorchName(str):
+    """A name that also equals the object of torch that has it."""
 
     __slots__ = ()
 
@@ -28,8 +29,14 @@ class DtypeName(str):
     __hash__ = str.__hash__
 
 
-class DeviceName(str):
-    """The name of a device as torch takes it in `tensor.to`, which also equals torch's device of that name."""
+class DtypeName(_TorchName):
+    """The name of a dtype, which equals torch's dtype of that name; `getattr(torch, name)` is that dtype."""
+
+    __slots__ = ()
+
+
+class DeviceName(_TorchName):
+    """The name of a device, which equals torch's device of that name, and which `tensor.to` takes."""
 
     __slots__ = ()
 
@@ -39,22 +46,14 @@ class DeviceName(str):
         return self.partition(":")[0]
 
     @property
-    def index(self) -> int | None:  # type: ignore[override]
+    def index(self) -> int | None:  # type: ignore[override]  # torch's name for it; str.index is a method
         """The number of the device; None: there is only one."""
         number = self.partition(":")[2]
         return int(number) if number else None
 
-    def __eq__(self, other: object) -> bool:
-        return str.__eq__(self, str(other))
-
-    def __ne__(self, other: object) -> bool:
-        return not self == other
-
-    __hash__ = str.__hash__
-
 
 class Placed:
-    """What torch's modules can be asked about their place, and told."""
+    """torch's attributes and methods of a module that concern its device, its dtype and its training."""
 
     backend: Backend
     training = False

@@ -1,8 +1,8 @@
-"""The model in plain NumPy, float32 or float64: the oracle of every test, and what `backend="reference"` runs.
+"""The encoder in plain NumPy, in float32 or float64: what tests compare with, and what `backend="reference"` runs.
 
-Written to be read and to be exact, not to be fast. Every operation takes packed rows and computes in the dtype of its
-rows; weights of a narrower dtype widen exactly. It knows nothing of padding, heads, threads or files. Weight names are
-the reference checkpoint's without the `distilbert.` prefix.
+It is written to be read and to be exact, not to be fast. Every operation takes packed rows and computes in the dtype of
+its rows; weights of a narrower dtype are widened, which is exact. It knows nothing of padding, heads, threads or files.
+Weights have the names of the reference's checkpoint, without the prefix `distilbert.`.
 
 Sources: Sanh et al. 2019 (arXiv:1910.01108) for the model, Vaswani et al. 2017 (arXiv:1706.03762) for attention, and
 transformers' DistilBERT for every detail that the papers leave open.
