@@ -20,13 +20,14 @@ ROOT = Path(__file__).parents[2]
 CONFIG = DistilBertConfig(dim=32, n_heads=2, n_layers=1, hidden_dim=64, vocab_size=50, max_position_embeddings=16)
 
 
-@pytest.mark.parametrize(("tokens", "dtype"), [(5, torch.bfloat16), (40, torch.float32)])
-def test_every_op_of_a_model_is_right(tokens: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_every_op_of_a_model_is_right(dtype: torch.dtype) -> None:
+    """Few rows run `norm_linear` in half precision, and `linear_split` in float32."""
     for op in all_ops():
-        made = list(examples(CONFIG, tokens, dtype, torch.device("cpu"), tiny=True, only=op.name))
-        assert bool(made) == (op.name != ("linear_split" if tokens == 5 else "norm_linear"))
+        made = list(examples(CONFIG, 5, dtype, torch.device("cpu"), tiny=True, only=op.name))
+        assert bool(made) == (op.name != ("linear_split" if dtype == torch.bfloat16 else "norm_linear"))
         for example in made:
-            assert all(check["ok"] for check in checked(example).values()), example.label
+            assert all(check["ok"] for check in checked(example, runs=1).values()), example.label
             assert example.nbytes >= next(iter(example.outputs.values())).tensor.nbytes
 
 

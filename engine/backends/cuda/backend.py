@@ -9,10 +9,8 @@ reads.
 
 from __future__ import annotations
 
-import threading
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -26,6 +24,7 @@ from distilrt.backends.cuda.encoder import DeviceEncoder, Rows, Stage
 from distilrt.backends.cuda.graphs import Bucket, Graphs, pick
 from distilrt.backends.cuda.inputs import Errors, Padded, check
 from distilrt.backends.cuda.parts import Part, divide
+from distilrt.backends.cuda.stream import Turns
 from distilrt.backends.cuda.warm_up import warm_up
 from distilrt.batch import Batch, IndexArray, PaddedInputs
 from distilrt.errors import BackendError
@@ -81,25 +80,23 @@ class CudaBackend:
                 f"backend 'cuda' has dtype {', '.join(DTYPES)} (auto: the checkpoint's own), found {dtype!r}"
             )
         self.dtype, self.device = dtype, str(device)
-        self._device, self._on_gpu = device, device.type == "cuda"
+        self._device, self._turns = device, Turns(device)
         self.config, self.head, self._torch_dtype = config, head, getattr(torch, dtype)
-        self._lock = threading.Lock()
         self._captured = head if head.layers and head.width != "vocab_size" else None
         limit = env.gpu_memory()
         try:
-            with self._guard():
+            with self._turns.current():
                 self._encoder = DeviceEncoder(
                     config, weights, dtype, device, None if limit is None else limit << 20, tf32_wanted()
                 )
                 self._errors = Errors(device)
                 self._numbers = torch.arange(self._encoder.buckets[-1].tokens, device=device)
                 self._graphs = None
-                if self._on_gpu:
+                if self._turns.on_gpu:
                     self._encoder.workspace.fill(0)  # an empty batch for the captures
                     forms = (False, True) if self._captured is None else (head.reads == "first",)
                     keys = [(bucket, few) for bucket in self._encoder.buckets[::-1] for few in forms]
                     self._graphs = Graphs(keys, self._launch)
-                    self._done: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
                     warm_up(self)
         except RuntimeError as error:  # torch's allocator has a class for it, CUDA and Triton only say so
             if not isinstance(error, torch.OutOfMemoryError) and "out of memory" not in str(error).lower():
@@ -121,7 +118,7 @@ class CudaBackend:
         parts = self._parts(batch, wanted)
         layers = (self.config.num_layers + 1,) if all_layers else ()
         out = self._empty(*layers, parts[-1].out.stop if parts else 0, self.config.hidden_size)
-        with self._turn():
+        with self._turns.turn():
             for part in parts:
                 values = out[..., part.out, :]
                 if all_layers:
@@ -148,14 +145,13 @@ class CudaBackend:
         if not parts or any(part.few != few for part in parts) or (wanted is None) == few:
             return self.to_numpy(self.head.compute(self, self.forward(batch, wanted=wanted)))
         pinned: list[torch.Tensor] = []
-        with self._turn():
+        with self._turns.turn():
             for part in parts:
                 _, scores = self._run(part, batch, wanted)
                 assert scores is not None
                 values = scores[: part.out.stop - part.out.start]
-                pinned.append(torch.empty(values.shape, dtype=values.dtype, device="cpu", pin_memory=self._on_gpu))
-                pinned[-1].copy_(values, non_blocking=True)
-        self._wait()
+                pinned.append(self._turns.to_host(values))
+        self._turns.wait()
         return np.concatenate([values.float().numpy() for values in pinned])  # a copy: see `to_numpy`
 
     def _parts(self, batch: Batch, wanted: IndexArray | None) -> list[Part]:
@@ -167,7 +163,7 @@ class CudaBackend:
     def _send(self, part: Part, batch: Batch, wanted: IndexArray | None) -> None:
         rows = None if wanted is None else wanted[part.out]
         buffers = self._encoder.buffers[part.bucket]
-        buffers.send(batch, part.first, part.end, rows, few=part.few, pinned=self._on_gpu)
+        buffers.send(batch, part.first, part.end, rows, few=part.few, pinned=self._turns.on_gpu)
 
     def _embeds(self, part: Part, batch: Batch) -> torch.Tensor | None:
         """A bucket's word embeddings from the host, where the batch has them in place of ids."""
@@ -243,8 +239,8 @@ class CudaBackend:
         step = min(top.seqs, top.tokens // max(seq_len, 1))
         parts: list[torch.Tensor] = []
         states: list[tuple[torch.Tensor, ...]] = []
-        with self._turn():
-            word = self._errors.next_word(self._wait)
+        with self._turns.turn():
+            word = self._errors.next_word(self._turns.wait)
             try:
                 for first in range(0, batch_size, step) or (0,):
                     part = padded.part(first, first + step)
@@ -302,12 +298,8 @@ class CudaBackend:
         Raises:
             InvalidInput: a batch of tensors held a wrong value; its outputs are NaN.
         """
-        self._wait()
+        self._turns.wait()
         self._errors.raise_known()
-
-    def _wait(self) -> None:
-        if self._on_gpu:
-            torch.cuda.current_stream(self._device).synchronize()
 
     def linear(self, name: str, rows: Any, activation: str | None = None) -> Any:
         """`activation(rows @ weight.T + bias)` with a head's layer; float32 where it is a head's last, which has none.
@@ -317,7 +309,7 @@ class CudaBackend:
         weight, bias = self._encoder.linears[name]
         values, count = _values(rows)
         out = self._empty(len(values), len(weight), dtype=torch.float32 if activation is None else None)
-        with self._guard():
+        with self._turns.current():
             linear(out, values, weight, bias, activation=activation or "", num_tokens=count, tf32=self._encoder.tf32)
         return out if count is None else Rows(out, count)
 
@@ -325,15 +317,14 @@ class CudaBackend:
         """Layer norm of rows with a head's parameters; rows as in `linear`."""
         values, count = _values(rows)
         out = torch.empty_like(values)
-        with self._guard():
+        with self._turns.current():
             layer_norm(out, values, *self._encoder.norms[name], eps=LAYER_NORM_EPS, num_tokens=count)
         return out if count is None else Rows(out, count)
 
     def to_numpy(self, rows: torch.Tensor) -> npt.NDArray[np.float32]:
         """A tensor as float32 array, by way of pinned memory; waits for the caller's stream."""
-        pinned = torch.empty(rows.shape, dtype=rows.dtype, device="cpu", pin_memory=self._on_gpu)
-        pinned.copy_(rows, non_blocking=True)
-        self._wait()
+        pinned = self._turns.to_host(rows)
+        self._turns.wait()
         # A copy, so that an array that its caller keeps pins no memory.
         array: npt.NDArray[np.float32] = pinned.to(torch.float32, copy=True).numpy()
         return array
@@ -345,7 +336,7 @@ class CudaBackend:
             "backend": self.name,
             "dtype": self.dtype,
             "tf32": encoder.tf32,
-            "device": torch.cuda.get_device_name(self._device) if self._on_gpu else "Triton's interpreter",
+            "device": torch.cuda.get_device_name(self._device) if self._turns.on_gpu else "Triton's interpreter",
             "weight_bytes": encoder.weight_bytes,
             "workspace_bytes": encoder.workspace.nbytes,
             "graph_bytes": 0 if self._graphs is None else self._graphs.nbytes,
@@ -360,39 +351,11 @@ class CudaBackend:
 
     def __del__(self) -> None:
         # The workspace goes back to torch's cache for the stream of the load: no other stream may still work in it.
-        if done := vars(self).get("_done"):
-            with suppress(RuntimeError):
-                done.synchronize()
+        if turns := vars(self).get("_turns"):
+            turns.wait_for_all()
 
     def _empty(self, *shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
         return torch.empty(shape, dtype=dtype or self._torch_dtype, device=self._device)
-
-    def _guard(self) -> AbstractContextManager[Any]:
-        """Launches go to the current device, which may be another when a call comes."""
-        return torch.cuda.device(self._device) if self._on_gpu else nullcontext()
-
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
-        """The workspace for one forward at a time: threads by a lock, streams by an event.
-
-        Raises:
-            BackendError: the caller's stream is being captured.
-        """
-        with self._lock, self._guard(), torch.no_grad():
-            if not self._on_gpu:
-                yield
-                return
-            if torch.cuda.is_current_stream_capturing():
-                raise BackendError(
-                    "this model replays CUDA graphs of its own and can't be captured into another; call it outside of "
-                    "the capture (with torch.compile: any mode without CUDA graphs)"
-                )
-            stream = torch.cuda.current_stream()
-            stream.wait_event(self._done)
-            try:
-                yield
-            finally:
-                self._done.record(stream)
 
 
 def _copy_layer(out: torch.Tensor, index: int, rows: torch.Tensor) -> None:

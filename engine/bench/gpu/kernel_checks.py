@@ -43,15 +43,15 @@ def kernels(device: torch.device, dtype: str, sizes: Sizes, seed: int, only: str
                 yield {"name": f"{label} {dtype}", **check}
 
 
-def checked(example: Example) -> dict[str, Check]:
-    """Launch three times and compare each output."""
-    runs: list[dict[str, torch.Tensor]] = []
-    for _ in range(3):
+def checked(example: Example, runs: int = 3) -> dict[str, Check]:
+    """Launch so many times and compare each output, by name."""
+    results: list[dict[str, torch.Tensor]] = []
+    for _ in range(runs):
         for output in example.outputs.values():
             output.tensor.fill_(torch.nan if output.tensor.is_floating_point() else -77)
         example.launch()
-        runs.append({name: output.tensor.clone() for name, output in example.outputs.items()})
-    return {name: _compared(output, [run[name] for run in runs]) for name, output in example.outputs.items()}
+        results.append({name: output.tensor.clone() for name, output in example.outputs.items()})
+    return {name: _compared(output, [result[name] for result in results]) for name, output in example.outputs.items()}
 
 
 def _compared(output: Output, runs: list[torch.Tensor]) -> Check:

@@ -198,8 +198,8 @@ def test_a_stream_in_capture_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
     model: Any = models.DistilBertModel(config_of(n_layers=1), backend="cuda")
     backend = model.backend
     with monkeypatch.context() as patch:
-        patch.setattr(backend, "_on_gpu", True)
-        patch.setattr(backend, "_guard", nullcontext)
+        patch.setattr(backend._turns, "on_gpu", True)
+        patch.setattr(backend._turns, "current", nullcontext)
         patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
         with pytest.raises(BackendError, match="replays CUDA graphs of its own and can't be captured into another"):
             model(torch.arange(4)[None])

@@ -1,0 +1,67 @@
+"""Turns on a device: forwards of one model follow one another, whichever threads and streams they come from."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from typing import Any
+
+import torch
+
+from distilrt.errors import BackendError
+
+
+class Turns:
+    """Turns of one model on a CUDA device; on the CPU, while Triton interprets, of threads alone."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self.on_gpu = device, device.type == "cuda"
+        self._lock = threading.Lock()
+        self._done: Any = None  # an event behind the last turn
+        if self.on_gpu:
+            with self.current():
+                self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+
+    def current(self) -> AbstractContextManager[Any]:
+        """Within, launches go to this device; another may be torch's current one when a call comes."""
+        return torch.cuda.device(self._device) if self.on_gpu else nullcontext()
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Within, nobody else uses the model: threads wait for a lock, streams for an event.
+
+        Raises:
+            BackendError: the caller's stream is being captured.
+        """
+        with self._lock, self.current(), torch.no_grad():
+            if not self.on_gpu:
+                yield
+                return
+            if torch.cuda.is_current_stream_capturing():
+                raise BackendError(
+                    "this model replays CUDA graphs of its own and can't be captured into another; call it outside of "
+                    "the capture (with torch.compile: any mode without CUDA graphs)"
+                )
+            stream = torch.cuda.current_stream()
+            stream.wait_event(self._done)
+            try:
+                yield
+            finally:
+                self._done.record(stream)
+
+    def wait(self) -> None:
+        """Wait for the caller's stream."""
+        if self.on_gpu:
+            torch.cuda.current_stream(self._device).synchronize()
+
+    def wait_for_all(self) -> None:
+        """Wait until the last turn's work is done, on whichever stream; an error of the device is not raised again."""
+        if self._done is not None:
+            with suppress(RuntimeError):
+                self._done.synchronize()
+
+    def to_host(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A copy in pinned memory, which is there after the next `wait`."""
+        pinned = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=self.on_gpu)
+        return pinned.copy_(tensor, non_blocking=True)
