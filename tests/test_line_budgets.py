@@ -17,7 +17,7 @@ BUDGETS: dict[str, tuple[int, int | None]] = {
     "engine/checkpoint": (1600, 2128),
     "engine/text": (1050, 1566),
     "engine/runtime": (1000, 1578),
-    "engine/backends": (1700, 1821),
+    "engine/backends": (1700, 1818),
     "engine/tasks": (1450, 1825),
     "engine/dropin": (1750, 2352),
     "engine/scale": (520, 567),

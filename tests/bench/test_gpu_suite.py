@@ -169,22 +169,22 @@ def test_clock_and_floor() -> None:
 def test_dependent_launch_is_compared_where_there_is_any(monkeypatch: pytest.MonkeyPatch) -> None:
     config = suite.TINY
     model: Any = models.DistilBertForSequenceClassification(config, backend="cuda")
-    encoder, clock = model.backend._encoder, Clock(torch.device("cpu"), 0.01)
+    encoder, clock = model.backend.encoder, Clock(torch.device("cpu"), 0.01)
     loads = runs.workloads(config, tiny=True)[:1]
     assert not list(runs.without_dependent_launch(model, clock, loads))
     seen: list[bool] = []
     launch = encoder.launch
 
     def watched(*given: Any, **options: Any) -> Any:
-        seen.append(encoder._pdl)
+        seen.append(encoder.pdl)
         return launch(*given, **options)
 
     monkeypatch.setattr(encoder, "launch", watched)
-    encoder._pdl = True
+    encoder.pdl = True
     (row,) = runs.without_dependent_launch(model, clock, loads)
     assert (row["engine"], row["workload"]) == ("distilrt-no-dependent-launch", "1x4")
     assert set(seen) == {False}
-    assert encoder._pdl
+    assert encoder.pdl
 
 
 def test_sanitizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

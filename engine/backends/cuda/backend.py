@@ -86,16 +86,16 @@ class CudaBackend:
         limit = env.gpu_memory()
         try:
             with self._turns.current():
-                self._encoder = DeviceEncoder(
+                self.encoder = DeviceEncoder(
                     config, weights, dtype, device, None if limit is None else limit << 20, tf32_wanted()
                 )
                 self._errors = Errors(device)
-                self._numbers = torch.arange(self._encoder.buckets[-1].tokens, device=device)
+                self._numbers = torch.arange(self.encoder.buckets[-1].tokens, device=device)
                 self._graphs = None
                 if self._turns.on_gpu:
-                    self._encoder.workspace.fill(0)  # an empty batch for the captures
+                    self.encoder.workspace.fill(0)  # an empty batch for the captures
                     forms = (False, True) if self._captured is None else (head.reads == "first",)
-                    keys = [(bucket, few) for bucket in self._encoder.buckets[::-1] for few in forms]
+                    keys = [(bucket, few) for bucket in self.encoder.buckets[::-1] for few in forms]
                     self._graphs = Graphs(keys, self._launch)
                     warm_up(self)
         except RuntimeError as error:  # torch's allocator has a class for it, CUDA and Triton only say so
@@ -123,7 +123,7 @@ class CudaBackend:
                 values = out[..., part.out, :]
                 if all_layers:
                     self._send(part, batch, wanted)
-                    self._encoder.launch(
+                    self.encoder.launch(
                         part.bucket, embeds=self._embeds(part, batch), visit=partial(_copy_layer, values)
                     )
                     continue
@@ -131,7 +131,7 @@ class CudaBackend:
                 if wanted is None or part.few:
                     values.copy_(stage.hidden[: len(values)])
                 else:
-                    gather(values, stage.hidden, self._encoder.buffers[part.bucket].index[: len(values)])
+                    gather(values, stage.hidden, self.encoder.buffers[part.bucket].index[: len(values)])
         return out
 
     def answer(self, batch: Batch, wanted: IndexArray | None = None) -> npt.NDArray[np.float32]:
@@ -158,11 +158,11 @@ class CudaBackend:
         self._errors.raise_known()
         # Where no graph finishes few rows, all of them are cheaper than launches one by one.
         few = self._captured is None or self._captured.reads == "first"
-        return divide(batch, wanted, self._encoder.buckets, self._device, few=few)
+        return divide(batch, wanted, self.encoder.buckets, self._device, few=few)
 
     def _send(self, part: Part, batch: Batch, wanted: IndexArray | None) -> None:
         rows = None if wanted is None else wanted[part.out]
-        buffers = self._encoder.buffers[part.bucket]
+        buffers = self.encoder.buffers[part.bucket]
         buffers.send(batch, part.first, part.end, rows, few=part.few, pinned=self._turns.on_gpu)
 
     def _embeds(self, part: Part, batch: Batch) -> torch.Tensor | None:
@@ -192,7 +192,7 @@ class CudaBackend:
         self, key: tuple[Bucket, bool], embeds: torch.Tensor | None = None
     ) -> tuple[Stage, torch.Tensor | None]:
         bucket, few = key
-        stage = self._encoder.launch(bucket, few=few, embeds=embeds)
+        stage = self.encoder.launch(bucket, few=few, embeds=embeds)
         if self._captured is None or few != (self._captured.reads == "first"):
             return stage, None
         scores, _ = _values(self._captured.compute(self, Rows(stage.hidden, stage.num_rows)))
@@ -206,7 +206,7 @@ class CudaBackend:
             all(each is None or (isinstance(each, torch.Tensor) and each.device == self._device) for each in given)
             and rows is not None
             and rows.dim() > 1
-            and rows.shape[1] <= self._encoder.buckets[-1].tokens
+            and rows.shape[1] <= self.encoder.buckets[-1].tokens
         )
 
     def run_padded(
@@ -235,7 +235,7 @@ class CudaBackend:
         """
         self._errors.raise_known()
         padded, head = check(self.config, inputs), self.head if with_head else ENCODER
-        (batch_size, seq_len), top = padded.shape, self._encoder.buckets[-1]
+        (batch_size, seq_len), top = padded.shape, self.encoder.buckets[-1]
         step = min(top.seqs, top.tokens // max(seq_len, 1))
         parts: list[torch.Tensor] = []
         states: list[tuple[torch.Tensor, ...]] = []
@@ -260,8 +260,8 @@ class CudaBackend:
         """The head's padded output, or that of the first rows, and hidden states, of one bucket's sequences."""
         (batch_size, seq_len), config = padded.shape, self.config
         tokens = batch_size * seq_len
-        bucket = pick(self._encoder.buckets, tokens, batch_size)
-        b = self._encoder.buffers[bucket]
+        bucket = pick(self.encoder.buckets, tokens, batch_size)
+        b = self.encoder.buffers[bucket]
         padded.pack_into(b, word, self._numbers, config, keep_first=first_only)
         embeds = None
         if padded.embeds is not None:
@@ -277,7 +277,7 @@ class CudaBackend:
 
         scores = None
         if all_layers:
-            stage = self._encoder.launch(bucket, embeds=embeds, visit=lambda i, rows: states.append(unpacked(rows)))
+            stage = self.encoder.launch(bucket, embeds=embeds, visit=lambda i, rows: states.append(unpacked(rows)))
         else:
             stage, scores = self._replay((bucket, first_only), embeds)
         if scores is not None and head is self._captured:
@@ -306,11 +306,11 @@ class CudaBackend:
 
         Rows are a tensor `[n, in]`, or `Rows`; so is the result.
         """
-        weight, bias = self._encoder.linears[name]
+        weight, bias = self.encoder.linears[name]
         values, count = _values(rows)
         out = self._empty(len(values), len(weight), dtype=torch.float32 if activation is None else None)
         with self._turns.current():
-            linear(out, values, weight, bias, activation=activation or "", num_tokens=count, tf32=self._encoder.tf32)
+            linear(out, values, weight, bias, activation=activation or "", num_tokens=count, tf32=self.encoder.tf32)
         return out if count is None else Rows(out, count)
 
     def layer_norm(self, name: str, rows: Any) -> Any:
@@ -318,7 +318,7 @@ class CudaBackend:
         values, count = _values(rows)
         out = torch.empty_like(values)
         with self._turns.current():
-            layer_norm(out, values, *self._encoder.norms[name], eps=LAYER_NORM_EPS, num_tokens=count)
+            layer_norm(out, values, *self.encoder.norms[name], eps=LAYER_NORM_EPS, num_tokens=count)
         return out if count is None else Rows(out, count)
 
     def to_numpy(self, rows: torch.Tensor) -> npt.NDArray[np.float32]:
@@ -331,7 +331,7 @@ class CudaBackend:
 
     def describe(self) -> dict[str, Any]:
         """Device, bytes of weights, workspace and graphs, and the ladder of buckets."""
-        encoder = self._encoder
+        encoder = self.encoder
         return {
             "backend": self.name,
             "dtype": self.dtype,

@@ -139,7 +139,7 @@ class DeviceEncoder:
         self._products = "tf32" if self.tf32 else dtype  # what `tiles` calls them
         self._load(weights)
         self.chip = chip_of(self._words)
-        self._pdl = device.type == "cuda" and self.chip.capability >= 90
+        self.pdl = device.type == "cuda" and self.chip.capability >= 90
         longest = config.max_position_embeddings
         top = top_tokens(self.chip.num_sms, config.hidden_size, longest)
         self.buckets = within(ladder(top), lambda bucket: lay_out(self._places(bucket)).nbytes, limit, longest)
@@ -231,7 +231,7 @@ class DeviceEncoder:
             The stage that has the result.
         """
         b, config = self.buffers[bucket], self._config
-        common: dict[str, Any] = {"num_tokens": b.num_tokens, "pdl": self._pdl}
+        common: dict[str, Any] = {"num_tokens": b.num_tokens, "pdl": self.pdl}
         stage, last = b.all, config.num_layers - 1
         tokens = b.input_ids if embeds is None else embeds
         embed(stage.hidden, tokens, b.position_ids, self._words, self._positions, *self.norms["embeddings.LayerNorm"],
@@ -247,10 +247,10 @@ class DeviceEncoder:
             if few and i == last:
                 stage = b.few
                 row_attention(stage.context, stage.hidden, b.qkv, b.all.hidden, b.wanted, b.cu_seqlens, b.key_lengths,
-                              config.num_heads, max_seqlen=bucket.tokens, pdl=self._pdl)  # fmt: skip
+                              config.num_heads, max_seqlen=bucket.tokens, pdl=self.pdl)  # fmt: skip
             else:
                 attention(stage.context, b.qkv, b.cu_seqlens, b.key_lengths, config.num_heads,
-                          max_seqlen=bucket.tokens, tf32=self.tf32, pdl=self._pdl and visit is None)  # fmt: skip
+                          max_seqlen=bucket.tokens, tf32=self.tf32, pdl=self.pdl and visit is None)  # fmt: skip
             # The context is no longer needed when the normalised sum takes its place.
             self._add_and_feed(stage, stage.context, f"{name}.out_proj", stage.hidden, f"{source}.sa_layer_norm",
                                stage.context, f"{name}.ffn_in", stage.ffn, config.activation)  # fmt: skip
@@ -278,7 +278,7 @@ class DeviceEncoder:
         in parts, where the chip would else be idle, and the layer norm adds them up. Bias and sum stay float32 before
         the layer norm in all forms but the residual's own dtype.
         """
-        common: dict[str, Any] = {"num_tokens": stage.num_rows, "pdl": self._pdl}
+        common: dict[str, Any] = {"num_tokens": stage.num_rows, "pdl": self.pdl}
         (weight, bias), norm = self.linears[name], self.norms[norm_name]
         rows, partials = len(stage.hidden), stage.partials
         if next_name is not None and self._narrow(rows):

@@ -25,7 +25,7 @@ def warm_up(backend: CudaBackend) -> None:
     Args:
         backend: loaded; nobody else uses it yet.
     """
-    encoder, head = backend._encoder, backend.head
+    encoder, head = backend.encoder, backend.head
     width, device = encoder.norms["embeddings.LayerNorm"][0].numel(), encoder.buffers[encoder.buckets[0]].block.device
     encoder.workspace.fill(0)  # an empty batch in every bucket
     with torch.no_grad():

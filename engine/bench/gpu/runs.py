@@ -53,7 +53,7 @@ def enqueue(model: Any, batch: Batch) -> tuple[Work, torch.Tensor]:
     Nothing of it touches the host, so that a clock can capture it in one graph.
     """
     backend: CudaBackend = model.backend
-    encoder = backend._encoder
+    encoder = backend.encoder
     firsts = batch.cu_seqlens[:-1].astype(np.int64)
     logits = torch.zeros(batch.num_seqs, model.config.num_labels, device=backend._device)
     parts = []
@@ -95,10 +95,10 @@ def time_all(model: Any, clock: Clock, most: Ceilings, loads: Sequence[Workload]
 
 def without_dependent_launch(model: Any, clock: Clock, loads: Sequence[Workload]) -> Iterator[dict[str, Any]]:
     """A row for each workload with every kernel starting when the one before has ended: what dependent launch gives."""
-    encoder = model.backend._encoder
-    if not encoder._pdl:
+    encoder = model.backend.encoder
+    if not encoder.pdl:
         return  # before sm_90, and in the interpreter, there is none
-    encoder._pdl = False
+    encoder.pdl = False
     try:
         for load in loads:
             work, _ = enqueue(model, pack(model.config, token_ids(model.config, load.batches[0])))
@@ -106,7 +106,7 @@ def without_dependent_launch(model: Any, clock: Clock, loads: Sequence[Workload]
             yield {"engine": "distilrt-no-dependent-launch", "workload": load.name, "dtype": model.dtype,
                    "tokens": load.tokens, "gpu_us": asdict(times)}  # fmt: skip
     finally:
-        encoder._pdl = True
+        encoder.pdl = True
 
 
 def _embedding_bytes(model: Any) -> int:

@@ -107,7 +107,7 @@ def test_tasks_take_the_same_road(monkeypatch: pytest.MonkeyPatch) -> None:
     weights = weights_of(config, "DistilBertForSequenceClassification", rng)
     model: Any = models.DistilBertForSequenceClassification(config, weights, backend="cuda")
     exact: Any = models.DistilBertForSequenceClassification(config, weights, backend="reference", dtype="float64")
-    model.backend._encoder.buckets = model.backend._encoder.buckets[:1]  # 16 tokens
+    model.backend.encoder.buckets = model.backend.encoder.buckets[:1]  # 16 tokens
     sequences = [rng.integers(0, 61, n).tolist() for n in (9, 6, 10)]
     with Watch(model.backend, monkeypatch) as watch:
         found = compute(model, sequences, [FIRST] * 3)
@@ -152,7 +152,7 @@ def test_every_kind_of_input_was_met_at_load(architecture: str, monkeypatch: pyt
     rng = fresh()
     model: Any = getattr(models, architecture)(config, weights_of(config, architecture, rng), backend="cuda")
     backend = model.backend
-    backend._encoder.buckets = backend._encoder.buckets[:1]
+    backend.encoder.buckets = backend.encoder.buckets[:1]
     kinds: set[Any] = set()
     plain: Any = vars(padded)["pack"]
 

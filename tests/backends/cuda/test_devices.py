@@ -125,5 +125,6 @@ def test_interpreting_takes_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_asking_without_a_driver_does_not_import_torch() -> None:
     if devices._has_driver():
         pytest.skip("this machine has a driver")
-    code = "import sys; from distilrt.backends.cuda import devices; assert devices.why_not_cuda(); assert 'torch' not in sys.modules"
+    lines = ("import sys", "from distilrt.backends.cuda import devices", "assert devices.why_not_cuda()")
+    code = "; ".join([*lines, "assert 'torch' not in sys.modules"])
     subprocess.run([sys.executable, "-c", code], check=True)
