@@ -16,7 +16,7 @@ from distilrt.model.sentence_encoder import SentenceEncoder
 from distilrt.runtime.loading import load
 from distilrt.text.tokenizer import DistilBertTokenizer
 
-# What transformers' pipelines also take, and where it is here.
+# Parameters of transformers' pipelines that have another name or place here.
 _ELSEWHERE = {
     "model_kwargs": "pass them to from_pretrained, and the model here",
     "config": "pass it to from_pretrained, and the model here",
@@ -26,14 +26,14 @@ _ELSEWHERE = {
     "ignore_subwords": "it is called aggregation_strategy='first'",
     "multi_class": "it is called multi_label",
 }
-# What they take and what means nothing here: there is one kind of tokenizer, nothing is padded, no code is run, and
-# several threads tokenize anyway.
+# Parameters of theirs that mean nothing here: there is one kind of tokenizer, nothing is padded, no code of a
+# checkpoint runs, and several threads tokenize anyway.
 _WITHOUT_EFFECT = frozenset({
     "num_workers", "framework", "use_fast", "trust_remote_code", "binary_output", "processor", "feature_extractor",
     "image_processor", "padding_side", "pad_to_multiple_of", "return_attention_mask", "return_token_type_ids",
     "verbose",
 })  # fmt: skip
-# Under what names transformers takes the tokenizer's parameters where it does not take them by themselves.
+# Dictionaries in which transformers takes the tokenizer's parameters for tasks that do not take them by themselves.
 _FOLDS = ("tokenizer_kwargs", "tokenize_kwargs")
 
 
@@ -66,11 +66,11 @@ def pipeline(
         model: folder or hub id of a checkpoint, or a loaded model of `distilrt`.
         tokenizer: the same for the tokenizer; None: the model's.
         backend, dtype, num_threads: how to compute, as in the models' `from_pretrained`; not for a loaded model.
-        device: the same choice in torch's words: "cpu" or -1, "cuda" or a device's number, or a `torch.device`.
+        device: the backend in torch's words: "cpu" or -1, "cuda" or a device's number, or a `torch.device`.
         device_map, torch_dtype: other names of `device` and `dtype`; the map "auto" leaves the choice to `backend`.
         revision, subfolder, token, cache_dir, local_files_only: where to look for both.
-        batch_size: sequences computed together at most; None: what `max_tokens` allows.
-        max_tokens: tokens computed together. Answers depend on neither.
+        batch_size: the most sequences computed together; None: as many as `max_tokens` allows.
+        max_tokens: the most tokens computed together. Answers depend on neither.
         params: defaults of the task's parameters, which docs/endpoints.md lists. Other parameters of transformers'
             pipelines, such as `num_workers`, are accepted where they mean nothing here.
 

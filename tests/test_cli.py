@@ -261,8 +261,10 @@ def test_verify_says_what_verification_found(monkeypatch: pytest.MonkeyPatch, ok
     monkeypatch.setattr(verification, "verify", verify)
     table, printed = invoke("verify", "m", "--backend", "cpu"), invoke("verify", "m", "--json", "--dtype", "float32")
     rest = {"texts": None, "against": None}
-    assert calls == [("m", {"backend": "cpu", "dtype": "auto", **rest}),
-                     ("m", {"backend": "auto", "dtype": "float32", **rest})]  # fmt: skip
+    assert calls == [
+        ("m", {"backend": "cpu", "dtype": "auto", **rest}),
+        ("m", {"backend": "auto", "dtype": "float32", **rest}),
+    ]
     assert table.exit_code == printed.exit_code == (0 if ok else 1)
     for word in (
         "logits",
@@ -307,16 +309,21 @@ def test_a_reader_that_goes_away(folder: str) -> None:
 
 
 def test_a_locale_of_ascii(folder: str) -> None:
-    done = subprocess.run([*COMMAND, "info", "-m", folder], capture_output=True,
-                          env=os.environ | {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"})  # fmt: skip
+    done = subprocess.run(
+        [*COMMAND, "info", "-m", folder],
+        capture_output=True,
+        env=os.environ | {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"},
+    )
     assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_an_interrupted_import() -> None:
-    code = ("import sys, distilrt.__main__ as entry\n"
-            "class Stop:\n"
-            "    def find_spec(self, name, *rest):\n"
-            "        if name == 'distilrt.cli': raise KeyboardInterrupt\n"
-            "sys.meta_path.insert(0, Stop()); entry.main()")  # fmt: skip
+    code = (
+        "import sys, distilrt.__main__ as entry\n"
+        "class Stop:\n"
+        "    def find_spec(self, name, *rest):\n"
+        "        if name == 'distilrt.cli': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Stop()); entry.main()"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (130, "")

@@ -10,16 +10,19 @@ from distilrt import _C
 from distilrt.faster_dtypes import advice, faster_dtypes
 
 
-@pytest.mark.parametrize(("facts", "names"), [
-    ({"backend": "cpu", "dtype": "float32", "isa": "avx512_bf16"}, ["bfloat16", "int8"]),
-    ({"backend": "cpu", "dtype": "bfloat16", "isa": "avx512_bf16"}, ["int8"]),
-    ({"backend": "cpu", "dtype": "int8", "isa": "avx512_bf16"}, []),
-    ({"backend": "cpu", "dtype": "float32", "isa": "avx512_vnni"}, ["int8"]),
-    ({"backend": "cpu", "dtype": "float32", "isa": "avx2"}, []),
-    ({"backend": "cuda", "dtype": "float32"}, []),
-    ({"backend": "cuda", "dtype": "bfloat16"}, []),
-    ({"backend": "reference", "dtype": "float64"}, []),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("facts", "names"),
+    [
+        ({"backend": "cpu", "dtype": "float32", "isa": "avx512_bf16"}, ["bfloat16", "int8"]),
+        ({"backend": "cpu", "dtype": "bfloat16", "isa": "avx512_bf16"}, ["int8"]),
+        ({"backend": "cpu", "dtype": "int8", "isa": "avx512_bf16"}, []),
+        ({"backend": "cpu", "dtype": "float32", "isa": "avx512_vnni"}, ["int8"]),
+        ({"backend": "cpu", "dtype": "float32", "isa": "avx2"}, []),
+        ({"backend": "cuda", "dtype": "float32"}, []),
+        ({"backend": "cuda", "dtype": "bfloat16"}, []),
+        ({"backend": "reference", "dtype": "float64"}, []),
+    ],
+)
 def test_faster(monkeypatch: pytest.MonkeyPatch, facts: dict[str, Any], names: list[str]) -> None:
     known = {"avx512_bf16": ["float32", "bfloat16", "int8"]}
     monkeypatch.setattr(_C, "dtypes", lambda isa: known.get(isa, ["float32", "int8"]))

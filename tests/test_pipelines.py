@@ -123,8 +123,10 @@ class _Rows(torch.utils.data.Dataset[Any]):
 def test_datasets_and_batches(pipes: Any, task: str) -> None:
     ours, _ = pipes(task)
     inputs, params = INPUTS[task] * 3, params_of(task)
-    expected = [ours([item], return_tensors=False)[0] if task == "feature-extraction" else ours(item, **params)
-                for item in inputs]  # fmt: skip
+    expected = [
+        ours([item], return_tensors=False)[0] if task == "feature-extraction" else ours(item, **params)
+        for item in inputs
+    ]
     if task == "text-classification":
         expected = [answer[0] if isinstance(answer, list) else answer for answer in expected]
     assert_same(list(ours(_Rows(inputs), **params)), expected)
@@ -237,8 +239,17 @@ def test_texts_without_special_tokens(pipes: Any) -> None:
 @pytest.mark.parametrize("device", ["cpu", -1, torch.device("cpu")])
 def test_what_callers_of_transformers_pass_and_read(folder_of: Folders, device: Any, tmp_path: Path) -> None:
     folder = folder_of("DistilBertForSequenceClassification", num_labels=3)
-    ours = pipeline("text-classification", folder, device=device, torch_dtype=torch.float32, num_workers=0,
-                    framework="pt", use_fast=True, trust_remote_code=False, model_kwargs={})  # fmt: skip
+    ours = pipeline(
+        "text-classification",
+        folder,
+        device=device,
+        torch_dtype=torch.float32,
+        num_workers=0,
+        framework="pt",
+        use_fast=True,
+        trust_remote_code=False,
+        model_kwargs={},
+    )
     theirs = transformers.pipeline("text-classification", model=str(folder), device=device)
     assert (ours.task, ours.device, ours.dtype) == (theirs.task, str(theirs.device), "float32")
     assert_same(ours.predict(TEXTS), theirs(TEXTS))
@@ -368,9 +379,7 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
 
 @pytest.mark.parametrize(("change", "error", "message"), BAD, ids=[str(case[0]) for case in BAD])
 def test_refusals(folder_of: Folders, change: dict[str, Any], error: type[Exception], message: str) -> None:
-    good: dict[str, Any] = {
-        "task": "text-classification", "model": folder_of("DistilBertForSequenceClassification")
-    }  # fmt: skip
+    good: dict[str, Any] = {"task": "text-classification", "model": folder_of("DistilBertForSequenceClassification")}
     with pytest.raises(error, match=message):
         pipeline(**good | change)
 
@@ -395,8 +404,9 @@ def test_refusals_of_a_call(folder_of: Folders) -> None:
     with pytest.raises(TypeError, match="chosen when a model is loaded"):
         pipeline("text-classification", model, tokenizer, dtype="int8")
     with pytest.raises(ValueError, match="truncation is given twice, by itself and in tokenize_kwargs"):
-        pipeline("feature-extraction", folder_of("DistilBertModel"), truncation=True,
-                 tokenize_kwargs={"truncation": True})  # fmt: skip
+        pipeline(
+            "feature-extraction", folder_of("DistilBertModel"), truncation=True, tokenize_kwargs={"truncation": True}
+        )
 
 
 @pytest.mark.parametrize("terminal", [True, False])

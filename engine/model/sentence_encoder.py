@@ -47,7 +47,7 @@ ACTIVATIONS: Mapping[str, Callable[[Vector], Vector]] = {  # by the names of tor
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Dense:
-    """A linear layer, its activation, and perhaps what is added: the input, times a matrix unless that is None."""
+    """A linear layer and its activation. With `residual` the input is added, through `projection` if there is one."""
 
     name: str
     weight: Rows  # [out, in]
@@ -125,7 +125,7 @@ class Splade:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class SentenceEncoder:
-    """How a checkpoint makes one vector of a text; as it stands, the mean of all tokens.
+    """How a checkpoint makes one vector of a text; by default the mean of all tokens.
 
     Attributes:
         architecture: of the transformer, a key of `distilrt.model.heads.HEADS`.

@@ -26,7 +26,7 @@ _POOLING = (
 
 
 class _Embedding(Task):
-    """A task that puts prompts before texts."""
+    """A task that puts a prompt before each text."""
 
     def settle(self, params: Mapping[str, Any]) -> Params:
         """As the base class, with the prompt: the checkpoint's default one where its encoder is asked for."""
@@ -41,12 +41,12 @@ class _Embedding(Task):
 
 
 class _DenseEmbedding(_Embedding):
-    """A task that pools."""
+    """A task that pools the rows of an encoder."""
 
     architecture = "DistilBertModel"
 
     def chosen(self, params: Params) -> SentenceEncoder | None:
-        """The encoder that a pooling names; None for None."""
+        """The encoder that the pooling names; None where each token keeps its own vector."""
         pooling = params["pooling"]
         return self.encoder if pooling == SENTENCE else _PLAIN.get(pooling)
 

@@ -16,7 +16,7 @@ from distilrt.tasks.task import Params, Prepared, Rows, Task, check_most
 from distilrt.tasks.task_inputs import Text, as_fields, as_text
 from distilrt.tasks.task_parameters import PADDING, Param, count, one_of
 
-_CONTEXT = 1  # the sequence of a pair
+_CONTEXT = 1  # the context is the second text of a pair
 
 
 class QuestionAnswering(Task):

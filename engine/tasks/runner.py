@@ -20,11 +20,11 @@ from distilrt.tasks.task_parameters import is_count
 
 MAX_TOKENS = 4096
 _CHUNK = 64  # inputs of one call of the tokenizer
-_BATCHES = 4  # of a window; the more, the better batches fill, and the more is held until its turn
+_BATCHES = 4  # batches of a window: with more of them each is fuller, and more inputs are held until their turn
 
 
 class Model(Protocol):
-    """What a task needs of a model, e.g. of those in `distilrt.model.models`."""
+    """What a task needs of a model; those in `distilrt.model.models` have it."""
 
     config: DistilBertConfig
     backend: Backend
@@ -58,12 +58,12 @@ def run(
     """Answer inputs in their order, as `task.answer` describes the answers.
 
     Args:
-        model: of the class that `task.architecture` names.
+        model: a model of the class that `task.architecture` names.
         task: made with the model's tokenizer and config.
-        inputs: read as answers are taken, about four batches ahead.
+        inputs: they are read as answers are taken, about four batches ahead.
         params: the task's parameters.
-        max_tokens: of a batch; a longer sequence gets a batch of its own.
-        batch_size: sequences of a batch at most; None: as many as fit. Answers do not depend on either.
+        max_tokens: the most tokens of a batch; a longer sequence gets a batch of its own.
+        batch_size: the most sequences of a batch; None: as many as fit. Answers do not depend on either.
         return_errors: yield the InvalidInput of a bad input in its answer's place, and go on.
 
     Raises:

@@ -7,9 +7,9 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from distilrt.text.tokenizer import DistilBertTokenizer
 
-_CHARACTERS = 8  # of a token at the first try; English has about 4.5
-_GROWTH = 4  # of the start when it has too few tokens
-_MARGIN = 256  # characters before the end that may be a cut token or run of accents
+_CHARACTERS = 8  # for each token in the first start that is tried; English has about 4.5
+_GROWTH = 4  # the factor by which a start with too few tokens grows
+_MARGIN = 256  # characters at the end of a start that may belong to a cut token or run of accents
 
 
 def start_of(tokenizer: DistilBertTokenizer, text: str, tokens: int) -> str:

@@ -49,9 +49,12 @@ def test_ids_are_what_the_model_reads(folder_of: Folders, task: str) -> None:
     ids = DistilBertTokenizer.from_pretrained(folder)(TEXTS)["input_ids"]
     assert answers(folder, task, [TEXTS[0], ids[1]]) == answers(folder, task, [ids[0], TEXTS[1]])
     refused: list[tuple[list[Any], str]] = [
-        ([], "at least one integer"), ([1, -1], "none below 0"), ([True], "at least one integer"),
-        (["a"], "at least one integer"), ([30522], "token 30522, this model knows 0 to 30521"),
-    ]  # fmt: skip
+        ([], "at least one integer"),
+        ([1, -1], "none below 0"),
+        ([True], "at least one integer"),
+        (["a"], "at least one integer"),
+        ([30522], "token 30522, this model knows 0 to 30521"),
+    ]
     for bad, message in refused:
         with pytest.raises(InvalidInput, match=f"input 1: .*{message}"):
             answers(folder, task, [TEXTS[0], bad])

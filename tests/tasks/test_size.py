@@ -60,10 +60,13 @@ def test_size_of_what_is_refused_later(task: str, item: object) -> None:
     [
         ("question-answering", QUESTION, {"max_seq_len": 32, "doc_stride": 8}),
         ("token-classification", "a b c " * 60, {"stride": 9, "aggregation_strategy": "simple"}),
-        ("token-classification", ["a", "b c"] * 60,
-         {"stride": 9, "aggregation_strategy": "simple", "is_split_into_words": True}),
+        (
+            "token-classification",
+            ["a", "b c"] * 60,
+            {"stride": 9, "aggregation_strategy": "simple", "is_split_into_words": True},
+        ),
     ],
-)  # fmt: skip
+)
 def test_windows_are_counted_before_they_are_made(task: str, item: object, params: dict[str, Any]) -> None:
     found = task_of(task, 32)
     settled = found.settle(params)

@@ -76,8 +76,9 @@ def test_a_bad_input_is_named_and_spares_the_others(folder_of: Folders, task: st
     assert_same([first, second], ours(folder, task, good, params), 1e-6)
 
 
-@pytest.mark.parametrize("task", ["text-classification", "fill-mask", "feature-extraction", "sentence-similarity",
-                                  "multiple-choice"])  # fmt: skip
+@pytest.mark.parametrize(
+    "task", ["text-classification", "fill-mask", "feature-extraction", "sentence-similarity", "multiple-choice"]
+)
 def test_too_long_a_text_is_refused_unless_cut(folder_of: Folders, task: str) -> None:
     folder, text = folder_for(task, folder_of), f"[MASK] {LONG}"
     longs: dict[str, Any] = {

@@ -42,9 +42,18 @@ PAIRED = [*TEXTS, "", {"text": TEXTS[0]}, {"text": TEXTS[0], "text_pair": TEXTS[
 
 @pytest.mark.parametrize("head", HEADS, ids=str)
 @pytest.mark.parametrize(
-    "params", [{}, {"top_k": None}, {"top_k": 2}, {"top_k": 1}, {"function_to_apply": "sigmoid"},
-               {"function_to_apply": "softmax", "top_k": 9}, {"function_to_apply": "none"}], ids=str,
-)  # fmt: skip
+    "params",
+    [
+        {},
+        {"top_k": None},
+        {"top_k": 2},
+        {"top_k": 1},
+        {"function_to_apply": "sigmoid"},
+        {"function_to_apply": "softmax", "top_k": 9},
+        {"function_to_apply": "none"},
+    ],
+    ids=str,
+)
 def test_text_classification(folder_of: Folders, head: Any, params: Any) -> None:
     folder = folder_of("DistilBertForSequenceClassification", **head)
     theirs = pipeline_of(folder, "text-classification")(PAIRED, **params)
@@ -69,9 +78,15 @@ def test_extreme_logits_have_finite_scores(folder_of: Folders) -> None:
 
 @pytest.mark.parametrize(
     "params",
-    [{}, {"top_k": 2}, {"targets": ["paris", "london", "##s", "paris"]}, {"targets": "paris"},
-     {"targets": ["a", "b", "c"], "top_k": 2}], ids=str,
-)  # fmt: skip
+    [
+        {},
+        {"top_k": 2},
+        {"targets": ["paris", "london", "##s", "paris"]},
+        {"targets": "paris"},
+        {"targets": ["a", "b", "c"], "top_k": 2},
+    ],
+    ids=str,
+)
 def test_fill_mask(folder_of: Folders, params: Any) -> None:
     folder = folder_of("DistilBertForMaskedLM")
     assert_same(ours(folder, "fill-mask", MASKED, params), pipeline_of(folder, "fill-mask")(MASKED, **params), 1e-6)
@@ -140,9 +155,11 @@ def test_multiple_choice(folder_of: Folders, params: Any) -> None:
     model.eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     inputs: list[dict[str, Any]] = [
-        {"prompt": TEXTS[0], "choices": TEXTS}, {"prompt": "", "choices": ["a", "", "b c"]},
-        {"prompt": TEXTS[3], "choices": ["only"]}, {"prompt": "a", "choices": tuple(TEXTS[:2])},
-    ]  # fmt: skip
+        {"prompt": TEXTS[0], "choices": TEXTS},
+        {"prompt": "", "choices": ["a", "", "b c"]},
+        {"prompt": TEXTS[3], "choices": ["only"]},
+        {"prompt": "a", "choices": tuple(TEXTS[:2])},
+    ]
     for item, found in zip(inputs, ours(folder, "multiple-choice", inputs, params), strict=True):
         pairs = [[item["prompt"]] * len(item["choices"]), list(item["choices"])]
         encoded = tokenizer(*pairs, padding=True, return_tensors="pt", **params)
@@ -182,15 +199,28 @@ def test_zero_shot_classification(folder_of: Folders, labels: Any, more: Any, na
 
 
 def plain_answers(
-    folder: Path, question: str, context: str, *, top_k: int = 1, doc_stride: int = 32, max_seq_len: int = MAX_LENGTH,
-    max_answer_len: int = 15, handle_impossible_answer: bool = False, align_to_words: bool = True,
-) -> Any:  # fmt: skip
+    folder: Path,
+    question: str,
+    context: str,
+    *,
+    top_k: int = 1,
+    doc_stride: int = 32,
+    max_seq_len: int = MAX_LENGTH,
+    max_answer_len: int = 15,
+    handle_impossible_answer: bool = False,
+    align_to_words: bool = True,
+) -> Any:
     """Question answering by its definition, span by span, from transformers' model and tokenizer."""
     model: Any = transformers.DistilBertForQuestionAnswering.from_pretrained(folder)
     encoded = transformers.AutoTokenizer.from_pretrained(folder)(
-        question, context, truncation="only_second", max_length=max_seq_len, stride=doc_stride,
-        return_overflowing_tokens=True, return_offsets_mapping=True,
-    )  # fmt: skip
+        question,
+        context,
+        truncation="only_second",
+        max_length=max_seq_len,
+        stride=doc_stride,
+        return_overflowing_tokens=True,
+        return_offsets_mapping=True,
+    )
     answers: list[dict[str, Any]] = []
     null_scores = []
     for window, ids in enumerate(encoded["input_ids"]):
@@ -225,10 +255,19 @@ def plain_answers(
 
 @pytest.mark.parametrize(
     "params",
-    [{}, {"top_k": 3}, {"top_k": 5, "align_to_words": False}, {"max_answer_len": 1}, {"max_answer_len": 500},
-     {"max_seq_len": 30, "doc_stride": 7, "top_k": 4}, {"max_seq_len": 30, "doc_stride": 0}, {"max_seq_len": 24},
-     {"handle_impossible_answer": True, "top_k": 40}], ids=str,
-)  # fmt: skip
+    [
+        {},
+        {"top_k": 3},
+        {"top_k": 5, "align_to_words": False},
+        {"max_answer_len": 1},
+        {"max_answer_len": 500},
+        {"max_seq_len": 30, "doc_stride": 7, "top_k": 4},
+        {"max_seq_len": 30, "doc_stride": 0},
+        {"max_seq_len": 24},
+        {"handle_impossible_answer": True, "top_k": 40},
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("context", [TEXTS[0], TEXTS[1], LONG, "Paris"], ids=["one", "pieces", "windows", "word"])
 def test_question_answering(folder_of: Folders, params: dict[str, Any], context: str) -> None:
     folder = folder_of("DistilBertForQuestionAnswering")

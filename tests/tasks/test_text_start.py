@@ -52,8 +52,10 @@ def test_pairs_are_cut_alike(tokenizer: DistilBertTokenizer, cut: str) -> None:
         if (cut, first) == ("only_first", "short") or (cut, second) == ("only_second", "short"):
             continue  # there is nothing to cut
         if cut != "longest_first":
-            texts = [text if len(text) < 20 or (cut == "only_first") == (i == 0) else "a few words"
-                     for i, text in enumerate(texts)]  # fmt: skip
+            texts = [
+                text if len(text) < 20 or (cut == "only_first") == (i == 0) else "a few words"
+                for i, text in enumerate(texts)
+            ]
         starts = [start_of(tokenizer, text, 65) for text in texts]
         found, exact = (tokenizer(*pair, truncation=cut, max_length=64) for pair in (starts, texts))
         assert found.input_ids == exact.input_ids
