@@ -28,11 +28,11 @@ from distilrt.dropin.copies import Accelerated, Namespace, accelerated_copy, fro
 from distilrt.dropin.parameters import ModuleFile
 from distilrt.dropin.pooler import pooled
 from distilrt.dropin.watch import Watch
+from distilrt.eager import eager
 from distilrt.model import models
 from distilrt.model.config import DistilBertConfig
 from distilrt.model.heads import ENCODER, HEADS
 from distilrt.model.outputs import selected_states
-from distilrt.uncompiled import uncompiled
 
 _WAY_OUT = "use .to_transformers(), which gives the original back"
 # transformers' class to ours; a BERT is computed as the DistilBERT that it folds into.
@@ -121,7 +121,7 @@ class AcceleratedModel(Accelerated):
                     self._load()
         return self._engine
 
-    @uncompiled
+    @eager
     def _is_stale(self) -> bool:
         parameters = self._structure.parameters()
         return parameters is None or self._watch.changed(parameters)

@@ -21,6 +21,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from distilrt.batch import PaddedInputs
+from distilrt.eager import eager
 from distilrt.model.array_kinds import as_tensor
 from distilrt.model.base_model import BaseModel
 from distilrt.model.outputs import (
@@ -32,7 +33,6 @@ from distilrt.model.outputs import (
     SequenceClassifierOutput,
     TokenClassifierOutput,
 )
-from distilrt.uncompiled import uncompiled
 
 _Output = TypeVar("_Output", bound=ModelOutput)
 
@@ -42,7 +42,7 @@ class DistilBertModel(BaseModel[BaseModelOutput]):
 
     architecture = "DistilBertModel"
 
-    @uncompiled
+    @eager
     def forward(
         self,
         input_ids: Any = None,
@@ -59,7 +59,7 @@ class DistilBertModel(BaseModel[BaseModelOutput]):
         inputs = PaddedInputs(input_ids, attention_mask, inputs_embeds, position_ids, token_type_ids)
         return self._forward(inputs, output_hidden_states, output_attentions, return_dict)
 
-    @uncompiled
+    @eager
     def first_hidden_state(
         self,
         input_ids: Any = None,
@@ -90,7 +90,7 @@ class DistilBertForMaskedLM(HeadModel[MaskedLMOutput]):
 
     architecture = "DistilBertForMaskedLM"
 
-    @uncompiled
+    @eager
     def forward(
         self,
         input_ids: Any = None,
@@ -119,7 +119,7 @@ class DistilBertForSequenceClassification(HeadModel[SequenceClassifierOutput]):
 
     architecture = "DistilBertForSequenceClassification"
 
-    @uncompiled
+    @eager
     def forward(
         self,
         input_ids: Any = None,
@@ -149,7 +149,7 @@ class DistilBertForQuestionAnswering(HeadModel[QuestionAnsweringModelOutput]):
 
     architecture = "DistilBertForQuestionAnswering"
 
-    @uncompiled
+    @eager
     def forward(
         self,
         input_ids: Any = None,
@@ -180,7 +180,7 @@ class DistilBertForTokenClassification(HeadModel[TokenClassifierOutput]):
 
     architecture = "DistilBertForTokenClassification"
 
-    @uncompiled
+    @eager
     def forward(
         self,
         input_ids: Any = None,
@@ -209,7 +209,7 @@ class DistilBertForMultipleChoice(HeadModel[MultipleChoiceModelOutput]):
 
     architecture = "DistilBertForMultipleChoice"
 
-    @uncompiled
+    @eager
     def forward(
         self,
         input_ids: Any = None,

@@ -14,9 +14,9 @@ import torch
 import transformers
 
 import distilrt
+from distilrt.eager import eager
 from distilrt.model import models
 from distilrt.model.config import DistilBertConfig
-from distilrt.uncompiled import uncompiled
 
 IDS = torch.tensor([[1, 2, 3], [4, 5, 6]])
 
@@ -26,7 +26,7 @@ def test_signature_and_documentation_stay() -> None:
         """Add."""
         return a + b
 
-    wrapped = uncompiled(add)
+    wrapped = eager(add)
     assert wrapped(1) == 3
     assert inspect.signature(wrapped) == inspect.signature(add)
     assert wrapped.__doc__ == "Add."
@@ -40,7 +40,7 @@ def test_nothing_beneath_is_compiled_after_a_graph_break() -> None:
     def seen(tensors: list[torch.Tensor]) -> torch.Tensor:
         return tensors[0] + torch.compiler.is_compiling()
 
-    wrapped: Callable[[], torch.Tensor] = uncompiled(lambda: seen(held))
+    wrapped: Callable[[], torch.Tensor] = eager(lambda: seen(held))
 
     def program(x: torch.Tensor) -> torch.Tensor:
         torch._dynamo.graph_break()

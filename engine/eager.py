@@ -1,4 +1,4 @@
-"""Keeps torch.compile out of code that computes with NumPy, which it would otherwise take for its own and rewrite."""
+"""Keeps torch.compile away from code that computes with NumPy, which it would otherwise rewrite for torch."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 _REASON = "a model of distilrt can't be captured in one graph; accelerate a transformers model, which can"
 
 
-def uncompiled(function: _Function) -> _Function:
-    """The same function; in a program that torch compiles it runs as it is, between two compiled parts."""
+def eager(function: _Function) -> _Function:
+    """The same function; a program that torch compiles calls it eagerly, between two compiled parts."""
     disabled: Callable[..., Any] | None = None
 
     @functools.wraps(function)
@@ -24,12 +24,12 @@ def uncompiled(function: _Function) -> _Function:
             disabled = sys.modules["torch"].compiler.disable(function, reason=_REASON)
         return disabled(*args, **kwargs)
 
-    return call  # type: ignore[return-value]
+    return call  # type: ignore[return-value]  # it has the signature of `function`
 
 
 def _compiling() -> bool:
     """Whether torch compiles the caller, or would compile what the caller calls."""
-    if "torch._dynamo" not in sys.modules:  # whoever compiles has loaded it; loading it takes a second
+    if "torch._dynamo" not in sys.modules:  # a program that compiles has loaded it; loading it takes a second
         return False
     torch = sys.modules["torch"]
     return torch.compiler.is_dynamo_compiling() or bool(torch._C._dynamo.eval_frame.get_eval_frame_callback())
