@@ -181,6 +181,16 @@ def test_arguments_reach_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
                     "cache_dir": tmp_path, "local_files_only": True}  # fmt: skip
 
 
+def test_a_source_names_its_folder_and_hides_its_token() -> None:
+    source = Source(MODEL, subfolder="a", token="secret")
+    assert str(source) == "org/tiny/a"
+    assert source.within("b").subfolder == "a/b"
+    assert source.within("") == source
+    assert "secret" not in repr(source)
+    assert Source.of(source) is source
+    assert Source.of(MODEL, "v2", "a") == Source(MODEL, revision="v2", subfolder="a")
+
+
 def test_import_is_light() -> None:
     heavy = "('torch', 'transformers', 'huggingface_hub')"
     code = f"import sys, distilrt.checkpoint.weights; print([name for name in {heavy} if name in sys.modules])"
