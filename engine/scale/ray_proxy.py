@@ -12,7 +12,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from distilrt.errors import NotReady
-from distilrt.server import errors
+from distilrt.server import statuses
 
 _ATTEMPTS = 3  # a request that is itself what ends replicas must not end all of them
 _MOST = 16_000_000  # bytes of a body that are kept for another attempt
@@ -48,7 +48,7 @@ class Retry:
                 return
             response.forget()
         failure = NotReady(f"{_ATTEMPTS} replicas ended while they had this request; try again in a moment")
-        await errors.response(failure)(scope, receive, send)
+        await statuses.response(failure)(scope, receive, send)
 
 
 class _Request:

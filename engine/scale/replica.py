@@ -15,9 +15,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from distilrt.errors import Overloaded
 from distilrt.runtime.engine import Engine
-from distilrt.server import errors
+from distilrt.server import statuses
 from distilrt.server.app import create_app
-from distilrt.server.serving import Call
+from distilrt.server.call import Call
 from distilrt.server.settings import Settings
 
 # Ray's header; it reads - for _, which some proxies drop.
@@ -136,7 +136,7 @@ class Replica(ABC):
         try:
             found = await self._chosen(scope, receive)
         except Exception as error:
-            await errors.response(error)(scope, receive, send)
+            await statuses.response(error)(scope, receive, send)
             return
         found.serving.settings = self._settings
         await found(scope, receive, send)
@@ -154,7 +154,7 @@ class Replica(ABC):
         Call(self._first.serving, scope, receive).authorize()  # before anything loads
         if name not in self._models:
             names = [self._first.engine.name, *list(self._models)[1:]]
-            raise errors.UnknownModel(f"there is no model {name!r} here; there is {', '.join(names)}")
+            raise statuses.UnknownModel(f"there is no model {name!r} here; there is {', '.join(names)}")
         return await self.resident(name)
 
 

@@ -1,6 +1,6 @@
 """The ASGI application: every wire format's routes over the same engines.
 
-A new wire format is a module with `routes(serving)`, and a line in `FORMATS`.
+A new wire format is a module with `OPERATIONS`, and an entry in `FORMATS`.
 """
 
 from __future__ import annotations
@@ -10,14 +10,18 @@ import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
+import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
+from distilrt.errors import NotReady, detached
 from distilrt.runtime.engine import Engine
 from distilrt.server import (
-    errors,
+    cloud_platforms,
     health,
     huggingface,
     logs,
@@ -25,16 +29,17 @@ from distilrt.server import (
     open_inference,
     openai,
     openapi,
-    page,
-    sagemaker,
+    statuses,
     tei,
     tracing,
-    vertex,
+    web_page,
 )
+from distilrt.server.call import Call
+from distilrt.server.operation import Operation
 from distilrt.server.serving import Serving
 from distilrt.server.settings import Settings
 
-FORMATS = (huggingface, tei, openai, open_inference, sagemaker, vertex, health, metrics, openapi, page)
+FORMATS = (huggingface, tei, openai, open_inference, cloud_platforms, health, metrics, openapi, web_page)
 
 _SHAPES = {"/v1/": openai.shape, "/v2/": open_inference.shape}  # of paths that start so
 
@@ -54,7 +59,8 @@ def create_app(engines: Mapping[str, Engine], settings: Settings | None = None) 
     Raises:
         ValueError: no engine, or a variable that is not allowed.
     """
-    serving = Serving(engines, settings or Settings.from_env())
+    operations = [operation for module in FORMATS for operation in module.OPERATIONS]
+    serving = Serving(engines, settings or Settings.from_env(), operations)
     serving.observers = [*([logs.observe] if logs.wanted() else []), *tracing.observers()]
 
     @asynccontextmanager
@@ -64,11 +70,11 @@ def create_app(engines: Mapping[str, Engine], settings: Settings | None = None) 
         warming.cancel()
 
     async def refuse(request: Request, error: Exception) -> Response:
-        serving.responses["none", errors.failure(error).status] += 1
-        return errors.response(error, _shape(serving, request.url.path))
+        serving.responses["none", statuses.failure(error).status] += 1
+        return statuses.response(error, _shape(serving, request.url.path))
 
     app = Starlette(
-        routes=[route for module in FORMATS for route in module.routes(serving)],
+        routes=[Route(each.path, _Endpoint(serving, each), methods=[each.method]) for each in operations],
         exception_handlers={HTTPException: refuse},
         lifespan=lifespan,
     )
@@ -77,11 +83,56 @@ def create_app(engines: Mapping[str, Engine], settings: Settings | None = None) 
     return app
 
 
-def _shape(serving: Serving, path: str) -> errors.Shape:
+class _Endpoint:
+    """An operation as ASGI application, without the layers that Starlette would put around a function."""
+
+    def __init__(self, serving: Serving, operation: Operation) -> None:
+        self._serving, self._operation = serving, operation
+        has_body = operation.body is not None and operation.decodes
+        self._decoder = msgspec.json.Decoder(operation.body) if has_body else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        serving, path, shape = self._serving, self._operation.path, self._operation.shape
+        call = Call(serving, scope, receive)
+        try:
+            response = await self._answer(call)
+        except statuses.Gone as error:
+            detached(error)
+            serving.responses[path, 499] += 1
+            return
+        except asyncio.CancelledError:
+            if not serving.draining:
+                raise
+            words = "the server ends, and the time for its requests is over; send the request to another one"
+            response = statuses.response(NotReady(words), shape)
+        except Exception as error:
+            response = statuses.response(error, shape)
+            detached(error)  # its functions' variables have the body, and the request that has the error
+        finally:
+            call.body.release()
+        if serving.draining:  # so that the client opens its next connection elsewhere
+            response.headers["connection"] = "close"
+        serving.responses[path, response.status_code] += 1
+        await response(scope, receive, send)
+        for observe in serving.observers:
+            observe(call, path, response.status_code)
+
+    async def _answer(self, call: Call) -> Response:
+        operation = self._operation
+        if not operation.public:
+            call.authorize()
+        if self._decoder is None:
+            content = await operation.handler(call)
+        else:
+            content = await operation.handler(call, await call.read(self._decoder))
+        return content if isinstance(content, Response) else call.reply(content)
+
+
+def _shape(serving: Serving, path: str) -> statuses.Shape:
     """How errors look to whoever asks for a path that no route takes, or not by this method."""
-    exact = (each.shape for each in serving.described if each.path == path)
+    exact = (each.shape for each in serving.operations if each.path == path)
     under = (shape for start, shape in _SHAPES.items() if path.startswith(start))
-    return next(exact, next(under, errors.plain))
+    return next(exact, next(under, statuses.plain))
 
 
 async def _warm_up(serving: Serving) -> None:

@@ -11,8 +11,8 @@ import httptools
 import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from distilrt.server.errors import Error
 from distilrt.server.settings import Settings
+from distilrt.server.statuses import PlainError
 
 MOST_URL_BYTES = 2**13
 MOST_HEAD_BYTES = 2**16  # of a request's line and headers; of its trailers and chunk extensions about as much
@@ -67,7 +67,7 @@ def protocol(settings: Settings, responses: Counter[tuple[str, int]]) -> type[as
         _head = 0  # bytes of names and values so far, trailers included
         _beside = 0  # bytes since the request began that are no body
         _unread = 0  # bytes that came after the answer
-        _refusal: tuple[int, Error] | None = None  # to be sent after the answers to earlier requests
+        _refusal: tuple[int, PlainError] | None = None  # to be sent after the answers to earlier requests
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(_Transport(transport, self))  # type: ignore[arg-type]
@@ -76,7 +76,9 @@ def protocol(settings: Settings, responses: Counter[tuple[str, int]]) -> type[as
                 transport.abort()
             elif there > most:
                 self._arriving = "head"  # as it will be
-                self._send(503, Error(f"the server has {most} connections, and takes no more; try again", "Overloaded"))
+                self._send(
+                    503, PlainError(f"the server has {most} connections, and takes no more; try again", "Overloaded")
+                )
             else:
                 self._wait()
 
@@ -97,7 +99,7 @@ def protocol(settings: Settings, responses: Counter[tuple[str, int]]) -> type[as
             except httptools.HttpParserError as error:
                 cause = error.__context__
                 refused = cause.args if isinstance(cause, _Refused) else None
-                self._refuse(*(refused or (400, Error("this is no request in HTTP/1.1", "Malformed"))))
+                self._refuse(*(refused or (400, PlainError("this is no request in HTTP/1.1", "Malformed"))))
             except _Refused as error:
                 self._refuse(*error.args)
 
@@ -106,14 +108,20 @@ def protocol(settings: Settings, responses: Counter[tuple[str, int]]) -> type[as
             super().on_message_begin()
             self._arriving, self._head, self._beside = "head", 0, 0
             if len(self.pipeline) >= MOST_PIPELINED:
-                raise _Refused(503, Error(f"at most {MOST_PIPELINED} requests may wait on a connection for answers to "
-                                          "earlier ones; send the others again", "Overloaded"))  # fmt: skip
+                raise _Refused(
+                    503,
+                    PlainError(
+                        f"at most {MOST_PIPELINED} requests may wait on a connection for answers to "
+                        "earlier ones; send the others again",
+                        "Overloaded",
+                    ),
+                )
             self._wait()
 
         def on_url(self, url: bytes) -> None:
             super().on_url(url)
             if len(self.url) > MOST_URL_BYTES:
-                raise _Refused(414, Error(f"the URL may have at most {MOST_URL_BYTES} bytes", "TooLarge"))
+                raise _Refused(414, PlainError(f"the URL may have at most {MOST_URL_BYTES} bytes", "TooLarge"))
 
         def on_header(self, name: bytes, value: bytes) -> None:
             self._head += len(name) + len(value)
@@ -180,7 +188,7 @@ def protocol(settings: Settings, responses: Counter[tuple[str, int]]) -> type[as
             if self._unread > _MOST_UNREAD_BYTES:
                 self.transport.abort()
 
-        def _refuse(self, status: int, error: Error) -> None:
+        def _refuse(self, status: int, error: PlainError) -> None:
             """Answer what can't be read on, after the answers to earlier requests."""
             self._stop()
             cycle, begun = self.cycle, self._arriving == "body"  # then the last cycle is its own
@@ -198,7 +206,7 @@ def protocol(settings: Settings, responses: Counter[tuple[str, int]]) -> type[as
                     self.pipeline.popleft()
                 self._refusal = status, error
 
-        def _send(self, status: int, error: Error) -> None:
+        def _send(self, status: int, error: PlainError) -> None:
             body = msgspec.json.encode(error)
             head = b"%scontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
             if not self.transport.is_closing():
@@ -216,7 +224,7 @@ def protocol(settings: Settings, responses: Counter[tuple[str, int]]) -> type[as
                 self._timer = None
 
         def _give_up(self) -> None:
-            self._refuse(408, Error(f"the headers did not arrive in {patience} seconds", "TooSlow"))
+            self._refuse(408, PlainError(f"the headers did not arrive in {patience} seconds", "TooSlow"))
 
         def _await_reader(self) -> None:
             """Cut the connection unless the client goes on taking what is written."""
@@ -240,6 +248,9 @@ def protocol(settings: Settings, responses: Counter[tuple[str, int]]) -> type[as
     return Connection
 
 
-def _too_large_head() -> tuple[int, Error]:
-    return 431, Error(f"headers, trailers and chunk extensions may have at most {MOST_HEAD_BYTES} bytes, and a request "
-                      f"at most {MOST_HEADERS} headers", "TooLarge")  # fmt: skip
+def _too_large_head() -> tuple[int, PlainError]:
+    return 431, PlainError(
+        f"headers, trailers and chunk extensions may have at most {MOST_HEAD_BYTES} bytes, and a request "
+        f"at most {MOST_HEADERS} headers",
+        "TooLarge",
+    )

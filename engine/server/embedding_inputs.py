@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from distilrt.runtime.engine import Engine
-from distilrt.server.errors import Empty, Unprocessable
+from distilrt.server.statuses import Empty, Unprocessable
 
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Texts = str | list[str | TokenId | list[TokenId]]
@@ -29,8 +29,10 @@ def items(inputs: str | list[Any]) -> list[Any]:
     if kinds == {int}:
         return [inputs]
     if int in kinds:
-        raise Unprocessable("the inputs must be a text, the token ids of one, or a list of texts and lists of token "
-                            "ids; this is a list of numbers and others")  # fmt: skip
+        raise Unprocessable(
+            "the inputs must be a text, the token ids of one, or a list of texts and lists of token "
+            "ids; this is a list of numbers and others"
+        )
     return inputs
 
 

@@ -3,43 +3,32 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import Any
 
 import msgspec
 from starlette.responses import Response
-from starlette.routing import Route
 
 from distilrt.errors import DistilrtError
+from distilrt.server.call import Call
 from distilrt.server.operation import Operation
-from distilrt.server.serving import Call, Handler, Serving
+from distilrt.server.serving import Serving
 
 
 class Health(msgspec.Struct, omit_defaults=True):
-    """An answer."""
+    """What a probe answers."""
 
     status: str
     models: list[str] | None = None
 
 
-def routes(serving: Serving) -> list[Route]:
-    """The routes of the probes."""
-
-    async def live(call: Call) -> Response:
-        return call.reply({"status": "alive"})
-
-    async def ready(call: Call) -> Response:
-        return report(call)
-
-    def probe(path: str, handler: Handler) -> Route:
-        about = Operation("Whether it runs" if path == "/livez" else "Whether it is to be sent requests", None, Health)
-        return serving.route(path, handler, methods=["GET"], public=True, about=about)
-
-    return [probe("/livez", live), probe("/readyz", ready), probe("/health", ready)]
-
-
-def report(call: Call) -> Response:
+async def ready(call: Call) -> Response:
     """Whether the server is to be sent requests, and which models it has."""
     status = status_of(call.serving)
     return call.reply({"status": status, "models": list(call.serving.engines)}, 200 if status == "ready" else 503)
+
+
+async def _live(call: Call) -> Any:
+    return {"status": "alive"}
 
 
 def status_of(serving: Serving) -> str:
@@ -55,3 +44,13 @@ def status_of(serving: Serving) -> str:
         with suppress(DistilrtError):
             serving.engines[name].probe()  # by the next time it is known whether it works again
     return f"failing: {', '.join(failing)}" if failing else "ready"
+
+
+OPERATIONS = [
+    Operation("GET", path, handler, summary, None, Health, public=True)
+    for path, handler, summary in (
+        ("/livez", _live, "Whether it runs"),
+        ("/readyz", ready, "Whether it is to be sent requests"),
+        ("/health", ready, "Whether it is to be sent requests"),
+    )
+]

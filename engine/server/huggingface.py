@@ -10,17 +10,15 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
-from starlette.responses import Response
-from starlette.routing import Route
 
 from distilrt import tasks
 from distilrt.runtime.engine import Engine
 from distilrt.server import embedding_inputs
-from distilrt.server.answers import check_answer, check_candidates, check_entries, most_tokens
+from distilrt.server.answer_limits import check_answer, check_candidates, check_entries, most_tokens
+from distilrt.server.call import Call
 from distilrt.server.embedding_inputs import Direction
-from distilrt.server.errors import TooLarge, Unprocessable
 from distilrt.server.operation import Operation
-from distilrt.server.serving import Call, Serving
+from distilrt.server.statuses import TooLarge, Unprocessable
 
 _EMBEDDINGS = ("feature-extraction", "sentence-similarity", "sparse-embedding")
 
@@ -38,22 +36,6 @@ class Payload(msgspec.Struct, forbid_unknown_fields=True):
     prompt_name: str | None = None
     dimensions: Annotated[int, Meta(ge=1)] | None = None
     encoding_format: Literal["float"] | None = None
-
-
-_DECODER = msgspec.json.Decoder(Payload)
-
-
-def routes(serving: Serving) -> list[Route]:
-    """The routes of this format."""
-
-    async def reply(call: Call) -> Response:
-        return call.reply(await answer(call, await call.read(_DECODER)))
-
-    about = Operation("The model's task, as huggingface_hub's InferenceClient asks for it", Payload, Any)
-    return [
-        serving.route("/", reply, about=about),
-        serving.route("/models/{model:path}", reply, about=about),
-    ]
 
 
 async def answer(call: Call, payload: Payload) -> Any:
@@ -137,3 +119,7 @@ def _formed(task: str, inputs: Any, params: dict[str, Any], found: Any) -> Any:
 def _labels(answer: dict[str, Any]) -> list[dict[str, Any]]:
     pairs = zip(answer["labels"], answer["scores"], strict=True)
     return [{"label": label, "score": score} for label, score in pairs]
+
+
+_SUMMARY = "The model's task, as huggingface_hub's InferenceClient asks for it"
+OPERATIONS = [Operation("POST", path, answer, _SUMMARY, Payload, Any) for path in ("/", "/models/{model:path}")]

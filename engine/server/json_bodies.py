@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from distilrt.server.errors import Malformed, TooLarge
+from distilrt.server.statuses import Malformed, TooLarge
 
 _Body = TypeVar("_Body")
 
@@ -52,8 +52,10 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[_Body], most_members: int)
         if _depth(plain) > _MOST_DEPTH:
             raise Malformed(f"the body must be JSON whose arrays and objects are at most {_MOST_DEPTH} deep")
         if _members(plain.tobytes()) > most_members:
-            raise TooLarge(f"the body has more than the {most_members} arrays, objects and members that are allowed; "
-                           "send fewer inputs")  # fmt: skip
+            raise TooLarge(
+                f"the body has more than the {most_members} arrays, objects and members that are allowed; "
+                "send fewer inputs"
+            )
     return msgspec.convert(orjson.loads(body), decoder.type)
 
 

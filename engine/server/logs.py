@@ -7,7 +7,7 @@ import logging
 import time
 from typing import Any
 
-from distilrt.server.serving import Call
+from distilrt.server.call import Call
 
 _requests = logging.getLogger("distilrt.server.requests")
 

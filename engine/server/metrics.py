@@ -15,12 +15,12 @@ from prometheus_client.core import (
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 from starlette.responses import Response
-from starlette.routing import Route
 
 from distilrt.runtime.counters import Histogram
 from distilrt.runtime.engine import Engine
+from distilrt.server.call import Call
 from distilrt.server.operation import Operation
-from distilrt.server.serving import Call, Serving
+from distilrt.server.serving import Serving
 
 # A counter's attribute, the metric's name after `distilrt_`, and what it counts.
 _HISTOGRAMS = (
@@ -33,18 +33,18 @@ _HISTOGRAMS = (
 )
 
 
-def routes(serving: Serving) -> list[Route]:
-    """The route, over a registry of this server's own."""
+_PROCESS = CollectorRegistry()
+ProcessCollector(registry=_PROCESS)
+PlatformCollector(registry=_PROCESS)
+
+
+async def _metrics(call: Call) -> Response:
     registry = CollectorRegistry()
-    ProcessCollector(registry=registry)
-    PlatformCollector(registry=registry)
-    registry.register(_Collector(serving))
+    registry.register(_Collector(call.serving))
+    return Response(generate_latest(_PROCESS) + generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
-    async def metrics(call: Call) -> Response:
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
-    about = Operation("Counters, for Prometheus", None, None)
-    return [serving.route("/metrics", metrics, methods=["GET"], public=True, about=about)]
+OPERATIONS = [Operation("GET", "/metrics", _metrics, "Counters, for Prometheus", public=True)]
 
 
 class _Collector(Collector):

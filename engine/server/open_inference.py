@@ -13,22 +13,22 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 from starlette.responses import Response
-from starlette.routing import Route
 
 import distilrt
 from distilrt.runtime.batcher import PRIORITIES
 from distilrt.runtime.engine import Engine
 from distilrt.server import health
-from distilrt.server.errors import Failure, Malformed, UnknownModel, Unprocessable
+from distilrt.server.call import Call
 from distilrt.server.long_response import LongResponse, array_pieces, in_turns, json_pieces
 from distilrt.server.operation import Operation
-from distilrt.server.serving import Call, Handler, Serving
-from distilrt.server.signature import Arrays, Asked, Signature
+from distilrt.server.signature import Arrays, Asked, Kind, Signature
+from distilrt.server.statuses import Failure, Malformed, UnknownModel, Unprocessable
 from distilrt.server.tensors import Tensor, array, blobs
 
 _LENGTH = "inference-header-content-length"
 _VERSION = "1"
 _MODEL = "/v2/models/{model:path}"
+_MODEL_VERSION = _MODEL + "/versions/{version}"
 _SWITCHES = ("binary_data_output", "truncation")
 _LEVELS = 21  # of priority: 1 is the first to go
 
@@ -68,7 +68,7 @@ class Inferred(msgspec.Struct, omit_defaults=True):
     id: str | None = None
 
 
-class Server(msgspec.Struct):
+class ServerMetadata(msgspec.Struct):
     """What the server is."""
 
     name: str
@@ -107,52 +107,31 @@ class Ready(msgspec.Struct, omit_defaults=True):
     name: str | None = None
 
 
-class Error(msgspec.Struct):
+class InferenceError(msgspec.Struct):
     """An error."""
 
     error: str
 
 
-def shape(failure: Failure) -> Error:
+def shape(failure: Failure) -> InferenceError:
     """An error in the protocol's form."""
-    return Error(failure.message)
+    return InferenceError(failure.message)
 
 
 _DECODER = msgspec.json.Decoder(Infer)
 
 
-def routes(serving: Serving) -> list[Route]:
-    """The routes of this format; the more specific ones come first, since a model's name may have slashes."""
+async def _server(call: Call) -> Any:
+    return {"name": "distilrt", "version": distilrt.__version__, "extensions": ["binary_tensor_data"]}
 
-    async def server(call: Call) -> Response:
-        return call.reply({"name": "distilrt", "version": distilrt.__version__, "extensions": ["binary_tensor_data"]})
 
-    async def live(call: Call) -> Response:
-        return call.reply({"live": True})
+async def _live(call: Call) -> Any:
+    return {"live": True}
 
-    async def ready(call: Call) -> Response:
-        status = health.report(call).status_code
-        return call.reply({"ready": status == 200}, status)
 
-    def get(path: str, handler: Handler, summary: str, answer: Any, public: bool = False) -> Route:
-        about = Operation(summary, None, answer)
-        return serving.route(path, handler, methods=["GET"], shape=shape, public=public, about=about)
-
-    def infer(path: str) -> Route:
-        return serving.route(path, _infer, shape=shape, about=Operation("The head's numbers", Infer, Inferred))
-
-    versions = _MODEL + "/versions/{version}"
-    return [
-        get("/v2", server, "What the server is", Server),
-        get("/v2/health/live", live, "Whether it runs", Live, public=True),
-        get("/v2/health/ready", ready, "Whether it is to be sent requests", Ready, public=True),
-        get(versions + "/ready", _ready, "Whether the model is to be sent requests", Ready),
-        get(_MODEL + "/ready", _ready, "Whether the model is to be sent requests", Ready),
-        infer(versions + "/infer"),
-        infer(_MODEL + "/infer"),
-        get(versions, _metadata, "What the model takes and gives", Metadata),
-        get(_MODEL, _metadata, "What the model takes and gives", Metadata),
-    ]
+async def _server_ready(call: Call) -> Response:
+    fit = health.status_of(call.serving) == "ready"
+    return call.reply({"ready": fit}, 200 if fit else 503)
 
 
 def _engine(call: Call) -> Engine:
@@ -167,23 +146,27 @@ async def _ready(call: Call) -> Response:
     return call.reply({"name": engine.name, "ready": fit}, 200 if fit else 503)
 
 
-async def _metadata(call: Call) -> Response:
+async def _metadata(call: Call) -> Any:
     engine = _engine(call)
     signature = Signature(engine)
-    kinds = {"inputs": signature.inputs, "outputs": signature.outputs}
-    return call.reply({
+    return {
         "name": engine.name,
         "versions": [_VERSION],
         "platform": "distilrt",
-        **{side: [{"name": name, "datatype": kind, "shape": dims} for name, kind, dims in kinds[side]]
-           for side in kinds},
-    })  # fmt: skip
+        "inputs": [_described(kind) for kind in signature.inputs],
+        "outputs": [_described(kind) for kind in signature.outputs],
+    }
+
+
+def _described(kind: Kind) -> dict[str, Any]:
+    name, datatype, shape = kind
+    return {"name": name, "datatype": datatype, "shape": shape}
 
 
 async def _infer(call: Call) -> Response:
     engine = _engine(call)
     signature = Signature(engine)
-    header, rest = _split(call, await call.body())
+    header, rest = _split(call, await call.body.read())
     body = call.decode(header, _DECODER)
     parameters = dict(body.parameters or {})
     call.priority = _priority(parameters.pop("priority", 0))
@@ -209,8 +192,10 @@ def _asked(signature: Signature, inputs: list[Tensor], rest: bytes) -> Asked:
 def _priority(level: Any) -> int | None:
     """Triton's level as an engine's priority; 0 is the header's."""
     if type(level) is not int or not 0 <= level <= _LEVELS:
-        raise Unprocessable(f"parameter 'priority' must be an integer from 0, the default, and 1, the first to go, to "
-                            f"{_LEVELS}, found {level!r:.40}")  # fmt: skip
+        raise Unprocessable(
+            f"parameter 'priority' must be an integer from 0, the default, and 1, the first to go, to "
+            f"{_LEVELS}, found {level!r:.40}"
+        )
     return PRIORITIES[-1] + 1 - level if level else None
 
 
@@ -227,10 +212,11 @@ def _wanted(body: Infer, names: tuple[str, ...], binary: bool) -> dict[str, bool
         if wanted.name not in names:
             raise Unprocessable(f"the model has the outputs {' and '.join(names)}, found {wanted.name!r}")
     return {
-        wanted.name: _checked(wanted.parameters or {}, f"output {wanted.name!r}: parameter", ("binary_data",))
-        .get("binary_data", binary)
+        wanted.name: _checked(wanted.parameters or {}, f"output {wanted.name!r}: parameter", ("binary_data",)).get(
+            "binary_data", binary
+        )
         for wanted in body.outputs or map(Wanted, names)
-    }  # fmt: skip
+    }
 
 
 def _split(call: Call, body: bytes) -> tuple[bytes, bytes]:
@@ -272,3 +258,24 @@ async def _respond(call: Call, engine: Engine, number: str | None, arrays: Array
     header = await in_turns(json_pieces(content))
     headers = {**call.timings(), _LENGTH: str(sum(map(len, header)))}
     return LongResponse(chain(header, *rest), headers, "application/octet-stream")
+
+
+def _get(path: str, handler: Any, summary: str, answer: Any, public: bool = False) -> Operation:
+    return Operation("GET", path, handler, summary, None, answer, shape=shape, public=public)
+
+
+def _post(path: str) -> Operation:
+    return Operation("POST", path, _infer, "The head's numbers", Infer, Inferred, shape=shape, decodes=False)
+
+
+OPERATIONS = [  # the more specific ones first, since a model's name may have slashes
+    _get("/v2", _server, "What the server is", ServerMetadata),
+    _get("/v2/health/live", _live, "Whether it runs", Live, public=True),
+    _get("/v2/health/ready", _server_ready, "Whether it is to be sent requests", Ready, public=True),
+    _get(f"{_MODEL_VERSION}/ready", _ready, "Whether the model is to be sent requests", Ready),
+    _get(f"{_MODEL}/ready", _ready, "Whether the model is to be sent requests", Ready),
+    _post(f"{_MODEL_VERSION}/infer"),
+    _post(f"{_MODEL}/infer"),
+    _get(_MODEL_VERSION, _metadata, "What the model takes and gives", Metadata),
+    _get(_MODEL, _metadata, "What the model takes and gives", Metadata),
+]

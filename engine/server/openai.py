@@ -7,21 +7,18 @@ those of another tokenizer are refused where the model doesn't know them.
 from __future__ import annotations
 
 import base64
-import time
 from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
 from msgspec import Meta
-from starlette.responses import Response
-from starlette.routing import Route
 
 from distilrt import tasks
 from distilrt.server import embedding_inputs
+from distilrt.server.call import Call
 from distilrt.server.embedding_inputs import Texts
-from distilrt.server.errors import Failure, NoSuchTask
 from distilrt.server.operation import Operation
-from distilrt.server.serving import Call, Handler, Serving
+from distilrt.server.statuses import Failure, NoSuchTask
 
 
 class Embeddings(msgspec.Struct, forbid_unknown_fields=True):
@@ -58,7 +55,7 @@ class EmbeddingList(msgspec.Struct):
     usage: Usage
 
 
-class Model(msgspec.Struct):
+class ServedModel(msgspec.Struct):
     """A model that is served."""
 
     id: str
@@ -71,7 +68,7 @@ class ModelList(msgspec.Struct):
     """The models."""
 
     object: Literal["list"]
-    data: list[Model]
+    data: list[ServedModel]
 
 
 class Details(msgspec.Struct):
@@ -83,62 +80,58 @@ class Details(msgspec.Struct):
     code: str | None
 
 
-class Error(msgspec.Struct):
+class OpenAIError(msgspec.Struct):
     """An error."""
 
     error: Details
 
 
-def shape(failure: Failure) -> Error:
+def shape(failure: Failure) -> OpenAIError:
     """An error in OpenAI's words."""
     kind = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}.get(
         failure.status, "server_error" if failure.status >= 500 else "invalid_request_error"
     )
     code = "model_not_found" if failure.kind == "UnknownModel" else failure.kind
-    return Error(Details(failure.message, kind, None, code))
+    return OpenAIError(Details(failure.message, kind, None, code))
 
 
-_DECODER = msgspec.json.Decoder(Embeddings)
+async def _models(call: Call) -> Any:
+    return {"object": "list", "data": [_as_model(call, name) for name in call.serving.engines]}
 
 
-def routes(serving: Serving) -> list[Route]:
-    """The routes of this format."""
-    started = int(time.time())
-
-    def as_model(name: str) -> dict[str, Any]:
-        return {"id": name, "object": "model", "created": started, "owned_by": "distilrt"}
-
-    async def models(call: Call) -> Response:
-        return call.reply({"object": "list", "data": [as_model(name) for name in serving.engines]})
-
-    async def model(call: Call) -> Response:
-        return call.reply(as_model(serving.engine(call.path["model"]).name))
-
-    def route(path: str, method: str, handler: Handler, summary: str, body: Any, answer: Any) -> Route:
-        return serving.route(path, handler, methods=[method], shape=shape, about=Operation(summary, body, answer))
-
-    return [
-        route("/v1/embeddings", "POST", _embeddings, "Vectors of texts", Embeddings, EmbeddingList),
-        route("/v1/models", "GET", models, "What is served", None, ModelList),
-        route("/v1/models/{model:path}", "GET", model, "A model that is served", None, Model),
-    ]
+async def _model(call: Call) -> Any:
+    return _as_model(call, call.serving.engine(call.path["model"]).name)
 
 
-async def _embeddings(call: Call) -> Response:
-    body = await call.read(_DECODER)
+def _as_model(call: Call, name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": call.serving.started, "owned_by": "distilrt"}
+
+
+async def _embeddings(call: Call, body: Embeddings) -> Any:
     serving = call.serving
     engine = serving.having("feature-extraction") if body.model is None else serving.engine(body.model)
     if "feature-extraction" not in engine.tasks:
         raise NoSuchTask(f"{engine.name} makes no embeddings, it serves {', '.join(engine.tasks)}")
-    params = {"pooling": tasks.SENTENCE, "normalize": True, "dimensions": body.dimensions,
-              "prompt": engine.prompts[""]}  # fmt: skip
+    params = {
+        "pooling": tasks.SENTENCE,
+        "normalize": True,
+        "dimensions": body.dimensions,
+        "prompt": engine.prompts[""],
+    }
     found = await call.answer(engine, "feature-extraction", embedding_inputs.items(body.input), params)
     if body.encoding_format == "base64":
         found = await call.aside(4 * len(found) * len(found[0]), lambda: list(map(_base64, found)))
     data = [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(found)]
     usage = {"prompt_tokens": call.tokens, "total_tokens": call.tokens}
-    return call.reply({"object": "list", "data": data, "model": engine.name, "usage": usage})
+    return {"object": "list", "data": data, "model": engine.name, "usage": usage}
 
 
 def _base64(vector: list[float]) -> str:
     return base64.b64encode(np.asarray(vector, "<f4").tobytes()).decode()
+
+
+OPERATIONS = [
+    Operation("POST", "/v1/embeddings", _embeddings, "Vectors of texts", Embeddings, EmbeddingList, shape=shape),
+    Operation("GET", "/v1/models", _models, "What is served", None, ModelList, shape=shape),
+    Operation("GET", "/v1/models/{model:path}", _model, "A model that is served", None, ServedModel, shape=shape),
+]

@@ -10,11 +10,11 @@ from typing import Any, get_type_hints
 import msgspec
 import orjson
 from starlette.responses import HTMLResponse, Response
-from starlette.routing import Route
 
 import distilrt
-from distilrt.server.operation import Described, Operation
-from distilrt.server.serving import Call, Serving
+from distilrt.server.call import Call
+from distilrt.server.operation import Operation
+from distilrt.server.serving import Serving
 
 _ANY = "#/components/schemas/{name}"
 # Statuses of an error, of every route and of those with a body; docs/serving.md says when.
@@ -26,34 +26,25 @@ _HEADERS = [
 ]
 
 
-def routes(serving: Serving) -> list[Route]:
-    """The routes of the documents, which describe all routes made before these, and these."""
+async def _document(call: Call) -> Response:
+    return Response(orjson.dumps(describe(call.serving)), media_type="application/json")
 
-    async def document(call: Call) -> Response:
-        return Response(orjson.dumps(describe(serving)), media_type="application/json")
 
-    async def page(call: Call) -> Response:
-        return HTMLResponse(render(describe(serving)))
-
-    return [
-        serving.route("/openapi.json", document, methods=["GET"], public=True,
-                      about=Operation("This document", None, dict[str, Any])),
-        serving.route("/docs", page, methods=["GET"], public=True,
-                      about=Operation("This document as a page", None, None, "text/html")),
-    ]  # fmt: skip
+async def _docs(call: Call) -> Response:
+    return HTMLResponse(render(describe(call.serving)))
 
 
 def describe(serving: Serving) -> dict[str, Any]:
     """The OpenAPI document of a server's routes."""
-    used = {id(kind): kind for each in serving.described for kind in _types(each)}
+    used = {id(kind): kind for each in serving.operations for kind in _types(each)}
     kinds = list(used.values())
     found, components = msgspec.json.schema_components(kinds, ref_template=_ANY)
     schemas = dict(zip(used, found, strict=True))
     paths: dict[str, dict[str, Any]] = {}
-    for each in serving.described:
+    for each in serving.operations:
         path = re.sub(r"\{(\w+):path\}", r"{\1}", each.path)
-        for method in each.methods:
-            paths.setdefault(path, {})[method.lower()] = _operation(each, schemas, serving.settings.api_key is not None)
+        described = _operation(each, schemas, serving.settings.api_key is not None)
+        paths.setdefault(path, {})[each.method.lower()] = described
     document: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {
@@ -69,18 +60,16 @@ def describe(serving: Serving) -> dict[str, Any]:
     return document
 
 
-def _types(each: Described) -> list[Any]:
-    kinds = [kind for kind in (each.about.body, each.about.answer) if kind is not None]
+def _types(each: Operation) -> list[Any]:
+    kinds = [kind for kind in (each.body, each.answer) if kind is not None]
     return [*kinds, _error(each)]
 
 
-def _error(each: Described) -> Any:
+def _error(each: Operation) -> Any:
     return get_type_hints(each.shape)["return"]
 
 
-def _operation(each: Described, schemas: dict[int, Any], key: bool) -> dict[str, Any]:
-    about = each.about
-
+def _operation(each: Operation, schemas: dict[int, Any], key: bool) -> dict[str, Any]:
     def content(kind: Any) -> dict[str, Any]:
         return {"application/json": {"schema": schemas[id(kind)]}}
 
@@ -88,18 +77,18 @@ def _operation(each: Described, schemas: dict[int, Any], key: bool) -> dict[str,
         {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
         for name in re.findall(r"\{(\w+)", each.path)
     ]
-    answer = {"description": "The answer."} | ({} if about.answer is None else {"content": content(about.answer)})
-    if about.answer is None:
-        answer["content"] = {about.media_type: {"schema": {"type": "string"}}}
+    answer = {"description": "The answer."} | ({} if each.answer is None else {"content": content(each.answer)})
+    if each.answer is None:
+        answer["content"] = {each.media_type: {"schema": {"type": "string"}}}
     responses: dict[str, Any] = {"200": answer}
-    statuses = _ERRORS + _BODY_ERRORS if about.body is not None else _ERRORS
+    statuses = _ERRORS + _BODY_ERRORS if each.body is not None else _ERRORS
     for status in statuses:
         responses[str(status)] = {"description": HTTPStatus(status).phrase, "content": content(_error(each))}
-    if about.body is None and about.answer is not None:  # a probe says 503 in its answer's form
-        responses["503"] = {"description": HTTPStatus(503).phrase, "content": content(about.answer)}
-    operation: dict[str, Any] = {"summary": about.summary, "responses": responses}
-    if about.body is not None:
-        operation["requestBody"] = {"required": True, "content": content(about.body)}
+    if each.body is None and each.answer is not None:  # a probe says 503 in its answer's form
+        responses["503"] = {"description": HTTPStatus(503).phrase, "content": content(each.answer)}
+    operation: dict[str, Any] = {"summary": each.summary, "responses": responses}
+    if each.body is not None:
+        operation["requestBody"] = {"required": True, "content": content(each.body)}
         parameters += [
             {"name": name, "in": "header", "required": False, "schema": schema, "description": text}
             for name, schema, text in _HEADERS
@@ -139,19 +128,27 @@ def render(document: dict[str, Any]) -> str:
     found = []
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
-            parts = {"Headers and path": operation.get("parameters"),
-                     "Body": operation.get("requestBody", {}).get("content"),
-                     "Answers": operation["responses"]}  # fmt: skip
+            parts = {
+                "Headers and path": operation.get("parameters"),
+                "Body": operation.get("requestBody", {}).get("content"),
+                "Answers": operation["responses"],
+            }
             inside = "".join(f"<h4>{title}</h4>{_listing(part)}" for title, part in parts.items() if part)
-            found.append(f'<details><summary><span class="method">{method.upper()}</span> <code>{html.escape(path)}'
-                         f"</code> {html.escape(operation['summary'])}</summary>{inside}</details>")  # fmt: skip
+            found.append(
+                f'<details><summary><span class="method">{method.upper()}</span> <code>{html.escape(path)}'
+                f"</code> {html.escape(operation['summary'])}</summary>{inside}</details>"
+            )
     types = [
         f'<details id="{name}"><summary><code>{name}</code></summary>{_listing(kind)}</details>'
         for name, kind in document["components"]["schemas"].items()
     ]
     info = document["info"]
-    return _PAGE.format(version=html.escape(info["version"]), description=html.escape(info["description"]),
-                        routes="\n".join(found), types="\n".join(types))  # fmt: skip
+    return _PAGE.format(
+        version=html.escape(info["version"]),
+        description=html.escape(info["description"]),
+        routes="\n".join(found),
+        types="\n".join(types),
+    )
 
 
 def _listing(value: Any) -> str:
@@ -159,3 +156,9 @@ def _listing(value: Any) -> str:
     text = html.escape(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode(), quote=False)
     linked = re.sub(r"#/components/schemas/([.\w]+)", r'<a href="#\1">\1</a>', text)
     return f"<pre>{linked}</pre>"
+
+
+OPERATIONS = [
+    Operation("GET", "/openapi.json", _document, "This document", None, dict[str, Any], public=True),
+    Operation("GET", "/docs", _docs, "This document as a page", media_type="text/html", public=True),
+]

@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from distilrt.model.heads import HEADS
 from distilrt.runtime.engine import Engine
-from distilrt.server.answers import check_answer, most_tokens
-from distilrt.server.errors import Unprocessable
+from distilrt.server.answer_limits import check_answer, most_tokens
+from distilrt.server.statuses import Unprocessable
 
 Arrays = dict[str, npt.NDArray[Any]]
 Kind = tuple[str, str, list[int]]  # a tensor's name, datatype and shape; -1: any length
@@ -75,8 +75,9 @@ class Signature:
         if "input_ids" in names and names <= {"input_ids", "attention_mask", "token_type_ids"}:
             ids, types = tensors["input_ids"], tensors.get("token_type_ids")
             if types is not None and (types.dtype == object or types.shape != ids.shape):
-                raise Unprocessable(f"token_type_ids must be INT64 of input_ids' shape {list(ids.shape)}, "
-                                    f"found {list(types.shape)}")  # fmt: skip
+                raise Unprocessable(
+                    f"token_type_ids must be INT64 of input_ids' shape {list(ids.shape)}, found {list(types.shape)}"
+                )
             return self._sequences(ids, tensors.get("attention_mask"))
         if self._choices and names == {"prompt", "choices"}:
             return _chosen(_column(tensors, "prompt"), tensors["choices"])
@@ -84,8 +85,10 @@ class Signature:
             texts = _column(tensors, "text")
             return Asked(texts if "text_pair" not in names else _pairs(texts, tensors), 0, (len(texts),))
         texts_are = "prompt and choices" if self._choices else "text, and perhaps text_pair"
-        raise Unprocessable(f"the inputs must be {texts_are}, or input_ids, and perhaps attention_mask; found "
-                            f"{', '.join(sorted(names)) or 'none'}")  # fmt: skip
+        raise Unprocessable(
+            f"the inputs must be {texts_are}, or input_ids, and perhaps attention_mask; found "
+            f"{', '.join(sorted(names)) or 'none'}"
+        )
 
     def check_size(self, asked: Asked, binary: bool) -> None:
         """Refuse what would have too large an answer: as many rows for each input as the longest has tokens.
@@ -117,8 +120,9 @@ class Signature:
             raise Unprocessable(f"input_ids must be INT64 of shape {shape}, found the shape {list(ids.shape)}")
         mask = np.ones(ids.shape, np.int64) if mask is None else mask
         if mask.dtype == object or mask.shape != ids.shape:
-            raise Unprocessable(f"attention_mask must be INT64 of input_ids' shape {list(ids.shape)}, "
-                                f"found {list(mask.shape)}")  # fmt: skip
+            raise Unprocessable(
+                f"attention_mask must be INT64 of input_ids' shape {list(ids.shape)}, found {list(mask.shape)}"
+            )
         length = ids.shape[-1]
         lengths = mask.sum(axis=-1)
         if not np.array_equal(mask, np.arange(length) < lengths[..., None]) or not lengths.all():
@@ -137,10 +141,15 @@ def _pairs(texts: list[str], tensors: Arrays) -> list[Any]:
 def _chosen(prompts: list[str], choices: npt.NDArray[Any]) -> Asked:
     """Each prompt with each of its choices."""
     if choices.dtype != object or choices.ndim != 2 or len(choices) != len(prompts) or not choices.size:
-        raise Unprocessable(f"choices must have the datatype BYTES and the shape [{len(prompts)}, choices], one row a "
-                            f"prompt, found the shape {list(choices.shape)}")  # fmt: skip
-    items = [{"text": prompt, "text_pair": str(choice)}
-             for prompt, row in zip(prompts, choices, strict=True) for choice in row]  # fmt: skip
+        raise Unprocessable(
+            f"choices must have the datatype BYTES and the shape [{len(prompts)}, choices], one row a "
+            f"prompt, found the shape {list(choices.shape)}"
+        )
+    items = [
+        {"text": prompt, "text_pair": str(choice)}
+        for prompt, row in zip(prompts, choices, strict=True)
+        for choice in row
+    ]
     return Asked(items, 0, choices.shape)
 
 

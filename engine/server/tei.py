@@ -11,31 +11,27 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import msgspec
-from starlette.responses import Response
-from starlette.routing import Route
-
 import distilrt
 from distilrt import tasks
 from distilrt.errors import InvalidInput, TooLarge
 from distilrt.runtime.engine import Engine
 from distilrt.server import embedding_inputs
-from distilrt.server.answers import MOST_ENTRIES, check_answer, check_entries, most_tokens
+from distilrt.server.answer_limits import MOST_ENTRIES, check_answer, check_entries, most_tokens
+from distilrt.server.call import Call
 from distilrt.server.embedding_inputs import prompt
-from distilrt.server.errors import Empty, Failure, Unprocessable
 from distilrt.server.operation import Operation
-from distilrt.server.serving import Call, Handler, Serving
+from distilrt.server.statuses import Empty, Failure, Unprocessable
 from distilrt.server.tei_types import (
     Decode,
     Embed,
     EmbedAll,
-    Error,
     Predict,
     Rank,
     Rerank,
     Score,
     Similarity,
     SimilarityParameters,
+    TeiError,
     Token,
     Tokenize,
     Weight,
@@ -44,36 +40,14 @@ from distilrt.server.tei_types import (
 _TOKEN_CHARACTERS = 16  # seldom has a token more
 
 
-def shape(failure: Failure) -> Error:
+def shape(failure: Failure) -> TeiError:
     """An error in text-embeddings-inference's words."""
     by_status = {429: "Overloaded", 504: "Overloaded", 503: "Unhealthy", 424: "Backend", 500: "Backend"}
     kind = "Empty" if failure.kind == "Empty" else by_status.get(failure.status, "Validation")
-    return Error(failure.message, kind)  # type: ignore[arg-type]
+    return TeiError(failure.message, kind)  # type: ignore[arg-type]
 
 
-def routes(serving: Serving) -> list[Route]:
-    """The routes of this format."""
-
-    def route(path: str, handler: Handler, summary: str, body: Any, answer: Any) -> Route:
-        method = "GET" if body is None else "POST"
-        return serving.route(path, handler, methods=[method], shape=shape, about=Operation(summary, body, answer))
-
-    return [
-        route("/predict", _predict, "The labels of texts or pairs", Predict, list[Score | list[Score]]),
-        route("/embed", _embed, "One vector of each text", Embed, list[list[float]]),
-        route("/embed_all", _embed_all, "A vector of each token", EmbedAll, list[list[list[float]]]),
-        route("/embed_sparse", _embed_sparse, "Weights of the vocabulary's tokens (SPLADE)", EmbedAll,
-              list[list[Weight]]),
-        route("/rerank", _rerank, "Texts by how well they answer a query", Rerank, list[Rank]),
-        route("/similarity", _similarity, "Cosines of a sentence with others", Similarity, list[float]),
-        route("/tokenize", _tokenize, "The tokens of texts", Tokenize, list[list[Token]]),
-        route("/decode", _decode, "The texts of token ids", Decode, list[str]),
-        route("/info", _info, "What is served", None, dict[str, Any]),
-    ]  # fmt: skip
-
-
-async def _predict(call: Call) -> Response:
-    body = await call.read(_PREDICT)
+async def _predict(call: Call, body: Predict) -> Any:
     engine = call.serving.having("text-classification")
     inputs = body.inputs
     single = isinstance(inputs, str) or any(isinstance(item, str) for item in inputs)
@@ -84,7 +58,7 @@ async def _predict(call: Call) -> Response:
     params = {**body.params(), "top_k": None, "function_to_apply": "none" if body.raw_scores else None}
     found = await call.answer(engine, "text-classification", items, params)
     found = [[{"score": label["score"], "label": label["label"]} for label in labels] for labels in found]
-    return call.reply(found[0] if single else found)
+    return found[0] if single else found
 
 
 def _sequence(item: Any) -> Any:
@@ -92,32 +66,36 @@ def _sequence(item: Any) -> Any:
     if isinstance(item, str):
         return item
     if not all(isinstance(text, str) for text in item) or not 1 <= len(item) <= 2:
-        raise Unprocessable("an input must be a text, [text] or the pair [text, text]; several are a list of lists: "
-                            '[["one"], ["another"]]')  # fmt: skip
+        raise Unprocessable(
+            "an input must be a text, [text] or the pair [text, text]; several are a list of lists: "
+            '[["one"], ["another"]]'
+        )
     return item[0] if len(item) == 1 else {"text": item[0], "text_pair": item[1]}
 
 
-async def _embed(call: Call) -> Response:
-    body = await call.read(_EMBED)
+async def _embed(call: Call, body: Embed) -> Any:
     engine = call.serving.having("feature-extraction")
     items = embedding_inputs.items(body.inputs)
-    params = {**body.params(), "pooling": tasks.SENTENCE, "normalize": body.normalize,
-              "dimensions": body.dimensions, "prompt": prompt(engine, body.prompt_name, items)}  # fmt: skip
-    return call.reply(await call.answer(engine, "feature-extraction", items, params))
+    params = {
+        **body.params(),
+        "pooling": tasks.SENTENCE,
+        "normalize": body.normalize,
+        "dimensions": body.dimensions,
+        "prompt": prompt(engine, body.prompt_name, items),
+    }
+    return await call.answer(engine, "feature-extraction", items, params)
 
 
-async def _embed_all(call: Call) -> Response:
-    body = await call.read(_EMBED_ALL)
+async def _embed_all(call: Call, body: EmbedAll) -> Any:
     engine = call.serving.having("feature-extraction")
     items = embedding_inputs.items(body.inputs)
     before = prompt(engine, body.prompt_name, items)
     check_answer(sum(most_tokens(engine, item, before) for item in items), engine.model.config.hidden_size)
     params = {**body.params(), "prompt": before}
-    return call.reply([vectors for [vectors] in await call.answer(engine, "feature-extraction", items, params)])
+    return [vectors for [vectors] in await call.answer(engine, "feature-extraction", items, params)]
 
 
-async def _embed_sparse(call: Call) -> Response:
-    body = await call.read(_EMBED_ALL)
+async def _embed_sparse(call: Call, body: EmbedAll) -> Any:
     engine = call.serving.having("sparse-embedding")
     items = embedding_inputs.items(body.inputs)
     params = {**body.params(), "prompt": prompt(engine, body.prompt_name, items)}
@@ -131,11 +109,10 @@ async def _embed_sparse(call: Call) -> Response:
         except InvalidInput as error:  # which counts from the part's first text
             raise error if error.index is None else error.at(start + error.index) from None
         check_entries(sum(map(len, weights)))
-    return call.reply(weights)
+    return weights
 
 
-async def _rerank(call: Call) -> Response:
-    body = await call.read(_RERANK)
+async def _rerank(call: Call, body: Rerank) -> Any:
     engine = call.serving.having("text-classification", lambda engine: engine.model.config.num_labels == 1)
     if not body.texts:
         raise Empty("texts must have at least one, the list is empty")
@@ -146,22 +123,20 @@ async def _rerank(call: Call) -> Response:
     ranks = [{"index": index, "score": label["score"]} for index, [label] in enumerate(found)]
     if body.return_text:
         ranks = [rank | {"text": text} for rank, text in zip(ranks, body.texts, strict=True)]
-    return call.reply(sorted(ranks, key=lambda rank: -rank["score"]))
+    return sorted(ranks, key=lambda rank: -rank["score"])
 
 
-async def _similarity(call: Call) -> Response:
-    body = await call.read(_SIMILARITY)
+async def _similarity(call: Call, body: Similarity) -> Any:
     engine = call.serving.having("sentence-similarity")
     if not body.inputs.sentences:
         raise Empty("sentences must have at least one, the list is empty")
     parameters = body.parameters or SimilarityParameters()
     params = {**parameters.params(), "prompt": prompt(engine, parameters.prompt_name, [])}
     item = {"source_sentence": body.inputs.source_sentence, "sentences": body.inputs.sentences}
-    return call.reply(await call.answer(engine, "sentence-similarity", item, params))
+    return await call.answer(engine, "sentence-similarity", item, params)
 
 
-async def _tokenize(call: Call) -> Response:
-    body = await call.read(_TOKENIZE)
+async def _tokenize(call: Call, body: Tokenize) -> Any:
     engine = call.serving.engine()
     texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
     _check_number(call, texts)
@@ -171,7 +146,7 @@ async def _tokenize(call: Call) -> Response:
     if sum(map(len, texts)) > _TOKEN_CHARACTERS * most:
         raise TooLarge(f"the texts have more than {_TOKEN_CHARACTERS * most} characters; send them in parts")
     tokenize = partial(_tokens, engine, add_special_tokens=body.add_special_tokens, most=most)
-    return call.reply(await call.tokenized(engine, texts, tokenize))
+    return await call.tokenized(engine, texts, tokenize)
 
 
 def _tokens(engine: Engine, texts: Sequence[str], *, add_special_tokens: bool, most: int) -> list[list[dict[str, Any]]]:
@@ -189,12 +164,16 @@ def _token(engine: Engine, text: str, index: int, span: tuple[int, int]) -> dict
     special, (start, stop) = index in engine.tokenizer.all_special_ids, span
     known = engine.tokenizer.convert_ids_to_tokens(index)
     nowhere = special and start == stop  # one that the text doesn't have
-    return {"id": index, "text": known if special else text[start:stop], "special": special,
-            "start": None if nowhere else start, "stop": None if nowhere else stop}  # fmt: skip
+    return {
+        "id": index,
+        "text": known if special else text[start:stop],
+        "special": special,
+        "start": None if nowhere else start,
+        "stop": None if nowhere else stop,
+    }
 
 
-async def _decode(call: Call) -> Response:
-    body = await call.read(_DECODE)
+async def _decode(call: Call, body: Decode) -> Any:
     engine = call.serving.engine()
     if body.ids and not any(isinstance(item, list) for item in body.ids):
         rows: list[Any] = [body.ids]
@@ -210,7 +189,7 @@ async def _decode(call: Call) -> Response:
     def decode(some: Sequence[list[int]]) -> list[list[str]]:
         return [[text] for text in engine.tokenizer.batch_decode(some, body.skip_special_tokens)]
 
-    return call.reply([text for [text] in await call.tokenized(engine, rows, decode)])
+    return [text for [text] in await call.tokenized(engine, rows, decode)]
 
 
 def _check_number(call: Call, items: list[Any]) -> None:
@@ -219,10 +198,10 @@ def _check_number(call: Call, items: list[Any]) -> None:
         raise TooLarge(f"the body has {len(items)} texts, at most {most} are allowed; send them in parts")
 
 
-async def _info(call: Call) -> Response:
+async def _info(call: Call) -> Any:
     engine, settings = call.serving.engine(), call.serving.settings
     facts = engine.describe()
-    return call.reply({
+    return {
         "model_id": engine.name,
         "model_sha": None,
         "model_dtype": facts["dtype"],
@@ -240,25 +219,43 @@ async def _info(call: Call) -> Response:
         "docker_label": None,
         "tasks": list(engine.tasks),
         "models": list(call.serving.engines),
-    })  # fmt: skip
+    }
 
 
 def _kind(engine: Engine) -> dict[str, Any]:
     """`model_type`, with the task's own name for what text-embeddings-inference doesn't know."""
     if engine.task != "text-classification":
-        return {"embedding": {"pooling": engine.pooling or "mean"}} if engine.task == "feature-extraction" else {
-            engine.task: {}
-        }  # fmt: skip
+        return (
+            {"embedding": {"pooling": engine.pooling or "mean"}}
+            if engine.task == "feature-extraction"
+            else {engine.task: {}}
+        )
     labels = engine.model.config.label_names()
-    known = {"id2label": {str(i): label for i, label in enumerate(labels)},
-             "label2id": {label: i for i, label in enumerate(labels)}}  # fmt: skip
+    known = {
+        "id2label": {str(i): label for i, label in enumerate(labels)},
+        "label2id": {label: i for i, label in enumerate(labels)},
+    }
     return {"reranker" if len(labels) == 1 else "classifier": known}
 
 
-_PREDICT = msgspec.json.Decoder(Predict)
-_EMBED = msgspec.json.Decoder(Embed)
-_EMBED_ALL = msgspec.json.Decoder(EmbedAll)
-_RERANK = msgspec.json.Decoder(Rerank)
-_SIMILARITY = msgspec.json.Decoder(Similarity)
-_TOKENIZE = msgspec.json.Decoder(Tokenize)
-_DECODE = msgspec.json.Decoder(Decode)
+OPERATIONS = [
+    Operation(method=method, path=path, handler=handler, summary=summary, body=body, answer=answer, shape=shape)
+    for method, path, handler, summary, body, answer in (
+        ("POST", "/predict", _predict, "The labels of texts or pairs", Predict, list[Score | list[Score]]),
+        ("POST", "/embed", _embed, "One vector of each text", Embed, list[list[float]]),
+        ("POST", "/embed_all", _embed_all, "A vector of each token", EmbedAll, list[list[list[float]]]),
+        (
+            "POST",
+            "/embed_sparse",
+            _embed_sparse,
+            "Weights of the vocabulary's tokens (SPLADE)",
+            EmbedAll,
+            list[list[Weight]],
+        ),
+        ("POST", "/rerank", _rerank, "Texts by how well they answer a query", Rerank, list[Rank]),
+        ("POST", "/similarity", _similarity, "Cosines of a sentence with others", Similarity, list[float]),
+        ("POST", "/tokenize", _tokenize, "The tokens of texts", Tokenize, list[list[Token]]),
+        ("POST", "/decode", _decode, "The texts of token ids", Decode, list[str]),
+        ("GET", "/info", _info, "What is served", None, dict[str, Any]),
+    )
+]

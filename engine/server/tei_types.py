@@ -118,7 +118,7 @@ class Token(msgspec.Struct):
     stop: int | None
 
 
-class Error(msgspec.Struct):
+class TeiError(msgspec.Struct):
     """An error."""
 
     error: str

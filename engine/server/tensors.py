@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta
 
-from distilrt.server.errors import Unprocessable
+from distilrt.server.statuses import Unprocessable
 
 _DTYPES = {"INT64": "<i8", "INT32": "<i4"}
 
@@ -49,8 +49,9 @@ def array(tensor: Tensor, blob: bytes | None) -> npt.NDArray[Any]:
         found = np.empty(len(texts), object)
         found[:] = texts
     elif tensor.datatype not in _DTYPES:
-        raise Unprocessable(f"tensor {name!r} must have the datatype BYTES, {' or '.join(_DTYPES)}, "
-                            f"found {tensor.datatype!r}")  # fmt: skip
+        raise Unprocessable(
+            f"tensor {name!r} must have the datatype BYTES, {' or '.join(_DTYPES)}, found {tensor.datatype!r}"
+        )
     elif blob is not None:
         dtype = np.dtype(_DTYPES[tensor.datatype])
         if len(blob) % dtype.itemsize:
@@ -62,8 +63,9 @@ def array(tensor: Tensor, blob: bytes | None) -> npt.NDArray[Any]:
             raise Unprocessable(f"tensor {name!r} of datatype {tensor.datatype} must have integers as its data")
         found = np.array(values, np.int64)
     if len(found) != number:
-        raise Unprocessable(f"tensor {name!r} has the shape {tensor.shape}, which takes {number} values, "
-                            f"found {len(found)}")  # fmt: skip
+        raise Unprocessable(
+            f"tensor {name!r} has the shape {tensor.shape}, which takes {number} values, found {len(found)}"
+        )
     return found.reshape(tensor.shape)
 
 
@@ -83,13 +85,16 @@ def blobs(tensors: list[Tensor], rest: bytes) -> list[bytes | None]:
             found.append(None)
             continue
         if type(size) is not int or not 0 <= size <= len(rest) - start:
-            raise Unprocessable(f"tensor {tensor.name!r} has the binary_data_size {size!r:.40}, and "
-                                f"{len(rest) - start} bytes follow")  # fmt: skip
+            raise Unprocessable(
+                f"tensor {tensor.name!r} has the binary_data_size {size!r:.40}, and {len(rest) - start} bytes follow"
+            )
         found.append(rest[start : start + size])
         start += size
     if start < len(rest):
-        raise Unprocessable(f"{len(rest) - start} bytes follow the tensors; binary_data_size and "
-                            "Inference-Header-Content-Length must cover the whole body")  # fmt: skip
+        raise Unprocessable(
+            f"{len(rest) - start} bytes follow the tensors; binary_data_size and "
+            "Inference-Header-Content-Length must cover the whole body"
+        )
     return found
 
 

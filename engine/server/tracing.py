@@ -10,7 +10,8 @@ import os
 import time
 from importlib.metadata import PackageNotFoundError, version
 
-from distilrt.server.serving import Call, Observer
+from distilrt.server.call import Call
+from distilrt.server.serving import Observer
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _PROBES = ("/livez", "/readyz", "/health", "/ping", "/metrics", "/v2/health/live", "/v2/health/ready")

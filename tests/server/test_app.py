@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from distilrt.runtime.engine import Engine
-from distilrt.server import errors, open_inference, openai, tei
-from distilrt.server.errors import Failure
+from distilrt.server import open_inference, openai, statuses, tei
+from distilrt.server.statuses import Failure
 
 
 @pytest.mark.parametrize(
@@ -21,12 +21,12 @@ from distilrt.server.errors import Failure
         ("GET", "/v2/repository/index", open_inference.shape),
         ("GET", "/v2/models/x/infer/", open_inference.shape),
         ("GET", "/embed", tei.shape),
-        ("POST", "/nowhere", errors.plain),
-        ("PUT", "/", errors.plain),
+        ("POST", "/nowhere", statuses.plain),
+        ("PUT", "/", statuses.plain),
     ],
 )
 def test_errors_have_the_form_of_the_path(
-    engine_of: Callable[..., Engine], client_of: Any, method: str, path: str, shape: errors.Shape
+    engine_of: Callable[..., Engine], client_of: Any, method: str, path: str, shape: statuses.Shape
 ) -> None:
     response = client_of(engine_of("DistilBertForMaskedLM")).request(method, path)
     assert response.status_code in (404, 405)

@@ -15,7 +15,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 
 from distilrt.runtime.engine import Engine
 from distilrt.server.embedding_inputs import items, prompt
-from distilrt.server.errors import Empty, Unprocessable
+from distilrt.server.statuses import Empty, Unprocessable
 
 
 @pytest.mark.parametrize(

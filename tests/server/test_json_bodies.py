@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from distilrt.server import huggingface, json_bodies
-from distilrt.server.errors import Malformed, TooLarge
+from distilrt.server.statuses import Malformed, TooLarge
 
 DECODER = msgspec.json.Decoder(huggingface.Payload)
 

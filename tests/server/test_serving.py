@@ -20,7 +20,8 @@ from distilrt.errors import DeadlineExceeded
 from distilrt.runtime.engine import Engine
 from distilrt.runtime.queues import PART
 from distilrt.server.app import create_app
-from distilrt.server.serving import Call, Serving
+from distilrt.server.call import Call
+from distilrt.server.serving import Serving
 from distilrt.server.settings import Settings
 from distilrt.tasks.text_classification import TextClassification
 

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from distilrt.runtime.engine import Engine
-from distilrt.server.errors import Unprocessable
 from distilrt.server.signature import Signature
+from distilrt.server.statuses import Unprocessable
 
 Engines = Callable[..., Engine]
 CHOICES = "DistilBertForMultipleChoice"

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 import distilrt
 from distilrt.runtime.engine import Engine
-from distilrt.server import answers, tei
-from distilrt.server.tei_types import Error
+from distilrt.server import answer_limits, tei
+from distilrt.server.tei_types import TeiError
 
 Engines = Callable[..., Engine]
 CLASSIFIER, MASKS = "DistilBertForSequenceClassification", "DistilBertForMaskedLM"
@@ -124,7 +124,7 @@ def test_answers_are_bounded(engine_of: Engines, client_of: Any, monkeypatch: py
     vocabulary = engine.model.config.vocab_size
     whole = ask(client_of(engine), "/embed_sparse", inputs=TEXTS * 3)
     monkeypatch.setattr(tei, "MOST_ENTRIES", 2 * vocabulary)  # two texts at once
-    monkeypatch.setattr(answers, "MOST_ENTRIES", sum(map(len, whole)))
+    monkeypatch.setattr(answer_limits, "MOST_ENTRIES", sum(map(len, whole)))
     client = client_of(engine)
     found = ask(client, "/embed_sparse", inputs=TEXTS * 3)
     assert [[weight["index"] for weight in weights] for weights in found] == [
@@ -259,11 +259,11 @@ def test_limits(engine_of: Engines, client_of: Any) -> None:
 
 
 def test_every_status_has_one_of_its_words() -> None:
-    from distilrt.server.errors import Failure
+    from distilrt.server.statuses import Failure
 
     words = {429: "Overloaded", 504: "Overloaded", 503: "Unhealthy", 500: "Backend", 424: "Backend", 422: "Validation"}
     for status, word in words.items():
-        assert tei.shape(Failure(status, "Some", "why", {})) == Error("why", word)  # type: ignore[arg-type]
+        assert tei.shape(Failure(status, "Some", "why", {})) == TeiError("why", word)  # type: ignore[arg-type]
 
 
 JSON = st.recursive(

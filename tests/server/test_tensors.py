@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distilrt.server.errors import Unprocessable
+from distilrt.server.statuses import Unprocessable
 from distilrt.server.tensors import Tensor, array, blobs
 
 

@@ -16,15 +16,15 @@ from distilrt.errors import (
     Overloaded,
     TooLong,
 )
-from distilrt.server import errors
+from distilrt.server import statuses
 
 CASES: list[tuple[Exception, int, str]] = [
-    (errors.Malformed("x"), 400, "Malformed"),
-    (errors.Unauthorized("x"), 401, "Unauthorized"),
-    (errors.UnknownModel("x"), 404, "UnknownModel"),
-    (errors.TooSlow("x"), 408, "TooSlow"),
-    (errors.TooLarge("x"), 413, "TooLarge"),
-    (errors.Unprocessable("x"), 422, "Unprocessable"),
+    (statuses.Malformed("x"), 400, "Malformed"),
+    (statuses.Unauthorized("x"), 401, "Unauthorized"),
+    (statuses.UnknownModel("x"), 404, "UnknownModel"),
+    (statuses.TooSlow("x"), 408, "TooSlow"),
+    (statuses.TooLarge("x"), 413, "TooLarge"),
+    (statuses.Unprocessable("x"), 422, "Unprocessable"),
     (InvalidInput("x"), 422, "InvalidInput"),
     (TooLong("x"), 422, "TooLong"),
     (InvalidParameter("x"), 422, "InvalidParameter"),
@@ -37,7 +37,7 @@ CASES: list[tuple[Exception, int, str]] = [
 
 @pytest.mark.parametrize(("error", "status", "kind"), CASES, ids=[case[2] for case in CASES])
 def test_statuses(error: Exception, status: int, kind: str) -> None:
-    response = errors.response(error)
+    response = statuses.response(error)
     assert response.status_code == status
     assert orjson.loads(response.body) == {"error": "x", "error_type": kind}
     assert response.headers.get("retry-after") == {429: "3", 503: "1"}.get(status)
@@ -47,12 +47,12 @@ def test_statuses(error: Exception, status: int, kind: str) -> None:
 
 def test_what_nobody_foresaw_is_logged_and_not_told(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.ERROR):
-        response = errors.response(KeyError("a secret"))
+        response = statuses.response(KeyError("a secret"))
     assert response.status_code == 500
     assert b"secret" not in response.body
     assert "a secret" in caplog.text
 
 
 def test_a_format_may_shape_the_body() -> None:
-    response = errors.response(TooLong("x"), lambda failure: [failure.status, failure.message])
+    response = statuses.response(TooLong("x"), lambda failure: [failure.status, failure.message])
     assert orjson.loads(response.body) == [422, "x"]

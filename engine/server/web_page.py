@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import mimetypes
 import time
+from functools import cache
 from importlib import resources
 from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.routing import Route
 
 from distilrt.runtime.engine import Engine
+from distilrt.server.call import Call
 from distilrt.server.health import status_of
 from distilrt.server.operation import Operation
-from distilrt.server.serving import Call, Handler, Serving
 
 _HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -29,54 +29,48 @@ _HEADERS = {
 _TYPES = {".js": "text/javascript"}  # which the machine's own table may call something else
 
 
-def routes(serving: Serving) -> list[Route]:
-    """The routes of the page."""
-    files = {
-        file.name: (file.read_bytes(), _media_type(file.name))
-        for file in (resources.files("distilrt.server") / "static").iterdir()
-        if file.is_file()
-    }
-
-    def sent(name: str) -> Response:
-        if name not in files:
-            raise HTTPException(404)
-        content, media_type = files[name]
-        return Response(content, headers=_HEADERS, media_type=media_type)
-
-    async def page(call: Call) -> Response:
-        return sent("index.html")
-
-    async def static(call: Call) -> Response:
-        return sent(call.path["name"])
-
-    async def stats(call: Call) -> Response:
-        response = call.reply(_stats(serving))
-        response.headers["cache-control"] = "no-store"
-        return response
-
-    def route(path: str, handler: Handler, about: Operation) -> Route:
-        return serving.route(path, handler, methods=["GET"], public=True, about=about)
-
-    return [
-        route("/", page, Operation("A page to try the models on", None, None, "text/html")),
-        route("/static/{name}", static, Operation("A file of the page", None, None, "*/*")),
-        route("/stats", stats, Operation("The numbers that the page draws", None, dict[str, Any])),
-    ]
+async def _page(call: Call) -> Response:
+    return _sent("index.html")
 
 
-def _media_type(name: str) -> str | None:
-    ending = name[name.rindex(".") :]
-    return _TYPES.get(ending) or mimetypes.guess_type(name)[0]
+async def _static(call: Call) -> Response:
+    return _sent(call.path["name"])
 
 
-def _stats(serving: Serving) -> dict[str, Any]:
+async def _stats(call: Call) -> Response:
     """The server's state, and what each model is and has done so far. Counters only grow: rates are differences."""
-    return {
+    serving = call.serving
+    numbers = {
         "status": status_of(serving),
         "needs_key": serving.settings.api_key is not None,
         "seconds": time.monotonic(),  # when these numbers were read
         "models": [{"name": name, **_of_engine(engine)} for name, engine in serving.engines.items()],
     }
+    response = call.reply(numbers)
+    response.headers["cache-control"] = "no-store"
+    return response
+
+
+def _sent(name: str) -> Response:
+    if name not in _files():
+        raise HTTPException(404)
+    content, media_type = _files()[name]
+    return Response(content, headers=_HEADERS, media_type=media_type)
+
+
+@cache
+def _files() -> dict[str, tuple[bytes, str | None]]:
+    """The content and media type of each file of the page."""
+    return {
+        file.name: (file.read_bytes(), _media_type(file.name))
+        for file in (resources.files("distilrt.server") / "static").iterdir()
+        if file.is_file()
+    }
+
+
+def _media_type(name: str) -> str | None:
+    ending = name[name.rindex(".") :]
+    return _TYPES.get(ending) or mimetypes.guess_type(name)[0]
 
 
 def _of_engine(engine: Engine) -> dict[str, Any]:
@@ -98,3 +92,10 @@ def _of_engine(engine: Engine) -> dict[str, Any]:
         "computed_tokens": tokens,
         "request_seconds": latency,  # of answered ones: how many in each range, the last above all bounds
     }
+
+
+OPERATIONS = [
+    Operation("GET", "/", _page, "A page to try the models on", media_type="text/html", public=True),
+    Operation("GET", "/static/{name}", _static, "A file of the page", media_type="*/*", public=True),
+    Operation("GET", "/stats", _stats, "The numbers that the page draws", None, dict[str, Any], public=True),
+]

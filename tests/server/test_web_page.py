@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from distilrt.runtime.engine import Engine
-from distilrt.server import page
+from distilrt.server import web_page
 
 Engines = Callable[..., Engine]
-STATIC = Path(page.__file__).resolve().parent / "static"
+STATIC = Path(web_page.__file__).resolve().parent / "static"
 FILES = sorted(file.name for file in STATIC.iterdir())
 
 
@@ -46,7 +46,9 @@ def test_files(client: Any, name: str) -> None:
     assert response.headers["x-content-type-options"] == "nosniff"
 
 
-@pytest.mark.parametrize("path", ["/static/", "/static/nothing.js", "/static/../page.py", "/static/%2e%2e%2fpage.py"])
+@pytest.mark.parametrize(
+    "path", ["/static/", "/static/nothing.js", "/static/../web_page.py", "/static/%2e%2e%2fweb_page.py"]
+)
 def test_there_are_no_other_files(client: Any, path: str) -> None:
     response = client.get(path)
     assert response.status_code == 404

@@ -9,7 +9,7 @@ import pytest
 
 from distilrt.errors import TooLarge
 from distilrt.runtime.engine import Engine
-from distilrt.server.answers import MOST_CANDIDATES, MOST_NUMBERS, check_answer, check_candidates, most_tokens
+from distilrt.server.answer_limits import MOST_CANDIDATES, MOST_NUMBERS, check_answer, check_candidates, most_tokens
 
 TEXT = "Ada Lovelace wrote programs, 東京!"
 

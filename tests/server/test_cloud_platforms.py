@@ -1,4 +1,4 @@
-"""Vertex AI's prediction contract."""
+"""SageMaker's container contract and Vertex AI's prediction contract."""
 
 from __future__ import annotations
 
@@ -27,8 +27,22 @@ def test_instances_that_are_objects_themselves(engine_of: Engines, client_of: An
     assert found == {"predictions": [engine("question-answering", question)] * 2}
 
 
-def test_refusals(engine_of: Engines, client_of: Any) -> None:
+def test_instances_that_are_refused(engine_of: Engines, client_of: Any) -> None:
     client = client_of(engine_of("DistilBertForMaskedLM"))
     lists: list[Any] = [[], "a", [{"inputs": ["[MASK]"]}], [{"inputs": "[MASK]", "parameters": {}}], [1]]
     for body in ({}, *({"instances": instances} for instances in lists)):
         assert client.post("/vertex", json=body).status_code == 422
+
+
+def test_ping_is_the_health(engine_of: Engines, client_of: Any) -> None:
+    client = client_of(engine_of("DistilBertForMaskedLM"), api_key="secret")
+    assert client.get("/ping").status_code == 200
+    client.app.state.serving.draining = True
+    assert client.get("/ping").status_code == 503
+
+
+def test_invocations_are_task_payloads(engine_of: Engines, client_of: Any) -> None:
+    client = client_of(engine_of("DistilBertForMaskedLM"))
+    body = {"inputs": "[MASK] is.", "parameters": {"top_k": 2}}
+    assert client.post("/invocations", json=body).json() == client.post("/", json=body).json()
+    assert client.post("/invocations", json={"inputs": "none"}).status_code == 422

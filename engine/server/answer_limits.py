@@ -29,8 +29,10 @@ def check_answer(rows: int, width: int, binary: bool = False) -> None:
     """
     most = 2 * MOST_NUMBERS if binary else MOST_NUMBERS
     if rows * width > most:
-        raise TooLarge(f"the answer may have {rows * width} numbers, {width} for each of up to {rows} tokens; at most "
-                       f"{most} are allowed, send fewer or shorter inputs at once")  # fmt: skip
+        raise TooLarge(
+            f"the answer may have {rows * width} numbers, {width} for each of up to {rows} tokens; at most "
+            f"{most} are allowed, send fewer or shorter inputs at once"
+        )
 
 
 def check_entries(entries: int) -> None:
@@ -40,8 +42,10 @@ def check_entries(entries: int) -> None:
         TooLarge: more than are allowed.
     """
     if entries > MOST_ENTRIES:
-        raise TooLarge(f"the answer has {entries} entries or more, at most {MOST_ENTRIES} are allowed; send fewer or "
-                       "shorter inputs at once")  # fmt: skip
+        raise TooLarge(
+            f"the answer has {entries} entries or more, at most {MOST_ENTRIES} are allowed; send fewer or "
+            "shorter inputs at once"
+        )
 
 
 def check_candidates(task: str, texts: Iterable[tuple[str, int]], top_k: Any) -> None:
@@ -54,8 +58,12 @@ def check_candidates(task: str, texts: Iterable[tuple[str, int]], top_k: Any) ->
     top_k = tasks.find(task).params["top_k"].default if top_k is None else top_k
     places = sum(number * (1 + len(text) // 256) for text, number in texts)
     if type(top_k) is int and top_k > 0 and places > MOST_CANDIDATES:
-        raise TooLarge(f"the inputs have {places} places for candidates, each counted again for every 256 characters "
-                       f"of its text; at most {MOST_CANDIDATES} are allowed, send fewer or shorter inputs")  # fmt: skip
+        raise TooLarge(
+            f"the inputs have {places} places for candidates, each counted again for every 256 characters "
+            f"of its text; at most {MOST_CANDIDATES} are allowed, send fewer or shorter inputs"
+        )
     if type(top_k) is int and places * top_k > MOST_CANDIDATES:
-        raise TooLarge(f"top_k must be at most {MOST_CANDIDATES // places} for inputs of this number and length, found "
-                       f"{top_k}; send fewer or shorter ones at once")  # fmt: skip
+        raise TooLarge(
+            f"top_k must be at most {MOST_CANDIDATES // places} for inputs of this number and length, found "
+            f"{top_k}; send fewer or shorter ones at once"
+        )

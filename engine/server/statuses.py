@@ -86,6 +86,10 @@ class NoSuchTask(RequestError):
     status = 424
 
 
+class Gone(Exception):
+    """The client hung up; nobody reads an answer."""
+
+
 class Failure(NamedTuple):
     """What a client is told of an error."""
 
@@ -110,16 +114,16 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
 )
 
 
-class Error(msgspec.Struct):
+class PlainError(msgspec.Struct):
     """The body of an error."""
 
     error: str
     error_type: str
 
 
-def plain(failure: Failure) -> Error:
+def plain(failure: Failure) -> PlainError:
     """`{"error": message, "error_type": name}`, which Hugging Face's clients read."""
-    return Error(failure.message, failure.kind)
+    return PlainError(failure.message, failure.kind)
 
 
 def failure(error: Exception) -> Failure:
@@ -131,8 +135,10 @@ def failure(error: Exception) -> Failure:
         return Failure(error.status, type(error).__name__, _words(error), headers)
     if isinstance(error, HTTPException):  # of the router
         kind = {404: "NotFound", 405: "MethodNotAllowed"}.get(error.status_code, "HTTPException")
-        words = {404: "there is no such route; /docs has those that there are",
-                 405: "the route does not take this method; the header Allow has those that it takes"}  # fmt: skip
+        words = {
+            404: "there is no such route; /docs has those that there are",
+            405: "the route does not take this method; the header Allow has those that it takes",
+        }
         return Failure(error.status_code, kind, words.get(error.status_code, error.detail), dict(error.headers or {}))
     for known, status in _STATUS:
         if isinstance(error, known):

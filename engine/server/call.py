@@ -1,0 +1,254 @@
+"""One HTTP request on its way: its body within bounds, the engine's answer, and the response."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from ipaddress import IPv6Address
+from typing import Any, TypeVar
+
+import msgspec
+import orjson
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import Receive, Scope
+
+from distilrt import tasks
+from distilrt.errors import DeadlineExceeded, NotReady
+from distilrt.runtime.engine import Engine
+from distilrt.runtime.reading import Limits
+from distilrt.runtime.request import Request, Timing
+from distilrt.server import json_bodies, statuses
+from distilrt.server.body_reader import SMALL, BodyReader
+from distilrt.server.long_response import LongResponse, json_pieces
+from distilrt.server.serving import Serving
+
+_Body = TypeVar("_Body")
+_Result = TypeVar("_Result")
+_Input = TypeVar("_Input", str, list[int])
+_MOST_DIGITS = 15  # of a header's number
+_HANG_UP_SECONDS = 0.02  # before a task listens for a client that hangs up; most requests are answered sooner
+_LONG = 4096  # tokens whose answers may take long to encode; vectors of all of them take some 0.1 s
+
+
+class Call:
+    """One HTTP request.
+
+    Attributes:
+        serving: the server's state.
+        path: the route's parameters.
+        method, headers: the request's.
+        client: the address that sent it, of IPv6 the /64 network; "" where there is none, on a socket of the machine
+            itself.
+        body: the body as bytes, to be read once.
+        steps: when, in seconds from the start, something was answered, and its timing.
+        priority, timeout: what the body asks for, in seconds; None: what the headers do.
+    """
+
+    def __init__(self, serving: Serving, scope: Scope, receive: Receive) -> None:
+        self.serving, self._scope, self._receive = serving, scope, receive
+        self.path: dict[str, Any] = scope.get("path_params", {})
+        self.method: str = scope["method"]
+        self.headers = Headers(scope=scope)
+        self.client = _network((scope.get("client") or ("",))[0])
+        self.steps: list[tuple[float, Timing]] = []
+        self.priority: int | None = None
+        self.timeout: float | None = None
+        self._listed = 0  # tokens that were made and not computed
+        self._start = time.perf_counter()  # a loop's own clock may have steps of a millisecond
+        self.body = BodyReader(serving, self.client, self.headers, receive)
+
+    def authorize(self) -> None:
+        """Check the key.
+
+        Raises:
+            Unauthorized: it is missing or wrong.
+        """
+        key = self.serving.settings.api_key
+        if key is None:
+            return
+        given = self.headers.get("authorization", "").encode("latin-1")
+        if not hmac.compare_digest(given, f"Bearer {key}".encode()):
+            raise statuses.Unauthorized(
+                "this server needs a key, and this one is missing or wrong; send the header Authorization: Bearer KEY"
+            )
+
+    async def read(self, decoder: msgspec.json.Decoder[_Body]) -> _Body:
+        """The body as what the decoder makes of JSON.
+
+        Raises:
+            TooLarge, TooSlow: as the settings say.
+            Malformed: no JSON in UTF-8.
+            Unprocessable: JSON of another form.
+            Gone: the client hung up.
+        """
+        return self.decode(await self.body.read(), decoder)
+
+    def decode(self, body: bytes, decoder: msgspec.json.Decoder[_Body]) -> _Body:
+        """What the decoder makes of a body, or of a part of it. Raises Malformed, TooLarge and Unprocessable, as
+        `read`."""
+        try:
+            if len(body) <= SMALL:
+                return decoder.decode(body)
+            return json_bodies.decode(body, decoder, 8 * self.serving.settings.max_inputs + 1024)
+        except msgspec.ValidationError as error:
+            raise statuses.Unprocessable(f"the body is not what this route takes, see /docs: {error}") from None
+        except (msgspec.DecodeError, orjson.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise statuses.Malformed(f"the body must be JSON in UTF-8: {error}") from None
+
+    async def answer(self, engine: Engine, task: str, inputs: Any, params: Mapping[str, Any] | None = None) -> Any:
+        """An engine's answer, under the server's limits and defaults.
+
+        A client that hangs up takes its work out of the queues. May be called several times for one request.
+
+        Raises:
+            TooLarge: too many texts, characters or tokens.
+            NotReady: the server is still warming up.
+            Gone: the client hung up.
+            Unprocessable: a header that is not allowed.
+            DistilrtError: as `Engine.submit` and its future.
+        """
+        if not self.serving.warm:
+            raise NotReady(self.serving.trouble or "the server is warming up; try again in a moment")
+        params = dict(params or {})
+        cuts = self.serving.settings.truncate and "truncation" in tasks.find(task).params
+        if cuts and params.get("truncation") is None:
+            params["truncation"] = True
+        return await self._patiently(engine.enqueue(task, inputs, params, **self._terms()))
+
+    async def tokenized(
+        self, engine: Engine, inputs: Sequence[_Input], tokenize: Callable[[Sequence[_Input]], list[Any]]
+    ) -> list[Any]:
+        """What `tokenize` makes of each text or list of token ids, in turn with everybody's and under the limits of
+        `answer`. Raises as that."""
+        found = list(await self._patiently(engine.read(inputs, tokenize, **self._terms())))
+        self._listed = sum(map(len, found))
+        return found
+
+    async def aside(self, size: int, work: Callable[[], _Result]) -> _Result:
+        """What work in Python on so many bytes of a body gives; that on many is done beside the event loop."""
+        return work() if size <= SMALL else await asyncio.to_thread(work)
+
+    def reply(self, content: Any, status: int = 200) -> Response:
+        """A JSON response with the timing headers of what was answered: text-embeddings-inference's names, in
+        milliseconds, and the same with `-us`, in microseconds. Content may hold NumPy arrays."""
+        if self.long:
+            return LongResponse(json_pieces(content), self.timings())
+        body = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+        return Response(body, status, self.timings(), media_type="application/json")
+
+    @property
+    def answered(self) -> list[Timing]:
+        """Timings of what was answered."""
+        return [timing for _, timing in self.steps]
+
+    def age(self) -> float:
+        """Seconds since the request came."""
+        return time.perf_counter() - self._start
+
+    @property
+    def long(self) -> bool:
+        """Whether an answer may take long to encode."""
+        return self.tokens + self._listed > _LONG
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of what was answered."""
+        return sum(timing.tokens for timing in self.answered)
+
+    def timings(self) -> dict[str, str]:
+        """The headers that `reply` adds."""
+        headers = {}
+        if self.steps:
+            seconds = {
+                "x-total-time": self.age(),
+                "x-tokenization-time": sum(timing.tokenize for timing in self.answered),
+                "x-queue-time": sum(timing.queue for timing in self.answered),
+                "x-inference-time": sum(timing.compute for timing in self.answered),
+            }
+            for name, value in seconds.items():
+                headers[name] = str(int(value * 1e3))
+                headers[f"{name}-us"] = str(int(value * 1e6))
+            headers["x-compute-tokens"] = str(self.tokens)
+        return headers
+
+    def _terms(self) -> dict[str, Any]:
+        """Whose a request is and what it may cost. The characters that are read, and so memory and time, are no more
+        than a body may have."""
+        settings = self.serving.settings
+        return {
+            "client": self.client,
+            "priority": self._priority(),
+            "deadline": self._deadline(),
+            "limits": Limits(settings.max_inputs, settings.max_body_bytes, settings.max_tokens),
+        }
+
+    def _priority(self) -> int:
+        if self.priority is not None:
+            return self.priority
+        text = self.headers.get("x-priority", "0")
+        try:
+            return int(text)
+        except ValueError:
+            raise statuses.Unprocessable(f"x-priority must be an integer, found {text!r:.40}") from None
+
+    def _deadline(self) -> float | None:
+        most, seconds, text = self.serving.settings.deadline, self.timeout, self.headers.get("x-deadline-ms")
+        if seconds is None and text is not None:
+            if not text.isascii() or not text.isdigit() or not text.strip("0"):
+                raise statuses.Unprocessable(f"x-deadline-ms must be an integer above 0, found {text!r:.40}")
+            if len(text) > _MOST_DIGITS:
+                raise statuses.Malformed(f"x-deadline-ms may have at most {_MOST_DIGITS} digits, found {len(text)}")
+            seconds = int(text) / 1e3
+        if seconds is not None:
+            most = seconds if most is None else min(most, seconds)
+        if most is None:
+            return None
+        left = most - (time.perf_counter() - (self.body.arrived or self._start))
+        if left <= 0:
+            raise DeadlineExceeded(
+                f"the deadline of {most:g} seconds passed before the request could be queued; give it more time"
+            )
+        return left
+
+    async def _patiently(self, request: Request) -> Any:
+        """The answer to a request, with its timing noted; a client that hangs up cancels it."""
+        future = asyncio.wrap_future(request)
+        listening: list[asyncio.Task[None]] = []
+        gone = False
+
+        async def listen() -> None:
+            nonlocal gone
+            while (await self._receive())["type"] != "http.disconnect":
+                pass
+            gone = True
+            future.cancel()
+
+        timer = asyncio.get_running_loop().call_later(
+            _HANG_UP_SECONDS, lambda: listening.append(asyncio.create_task(listen()))
+        )
+        try:
+            answer = await future
+            if request.timing is not None:
+                self.steps.append((self.age(), request.timing))
+            return answer
+        except asyncio.CancelledError:
+            if gone:
+                raise statuses.Gone from None
+            raise
+        finally:
+            timer.cancel()
+            for task in listening:
+                task.cancel()
+
+
+def _network(address: str) -> str:
+    """An address, or the /64 network of an IPv6 one, of which a single machine may have every address."""
+    with suppress(ValueError):  # no address, as a proxy may forward
+        found = IPv6Address(address) if ":" in address else None
+        if found is not None and found.ipv4_mapped is None:
+            return str(IPv6Address(int(found) >> 64 << 64)) + "/64"
+    return address
