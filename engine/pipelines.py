@@ -6,7 +6,7 @@ on the form of the inputs. Question answering, which transformers dropped in 5.3
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -166,11 +166,11 @@ class Pipeline:
         inputs = _inputs(name, args, params)
         given = self.params | _unfolded(self._kind, params)
         tensors = name == "feature-extraction" and given.pop("return_tensors", None)
-        form: Callable[[Any], Any] = _as_tensor if tensors else _same
         batching = self._batching if batch_size is None else self._batching | {"batch_size": batch_size}
 
         def answers(items: Iterable[Any], **options: Any) -> Iterator[Any]:
-            return map(form, self._run(items, given, **batching, **options))
+            found = self._run(items, given, **batching, **options)
+            return map(_as_tensor, found) if tensors else found
 
         pair = name == "text-classification" and isinstance(inputs, tuple) and list(map(type, inputs)) == [str, str]
         if pair or isinstance(inputs, str | Mapping):
@@ -322,10 +322,6 @@ def _with_progress(answers: Iterator[Any], total: int) -> Iterator[Any]:
     except ImportError:
         return answers
     return iter(tqdm(answers, total=total, unit=" inputs", disable=None, delay=1))
-
-
-def _same(answer: Any) -> Any:
-    return answer
 
 
 def _as_tensor(answer: Any) -> Any:

@@ -246,22 +246,24 @@ def _shape(config: DistilBertConfig) -> str:
 
 def _agreement(actual: Outputs, exact: Outputs, mask: Mask) -> float | None:
     """Share of equal best labels over all scores: the last axis of `logits`, the tokens of a text of start and end."""
-    same: list[npt.NDArray[np.bool_]] = []
     if "logits" in exact:
-        ours, theirs = actual["logits"], exact["logits"]
-        if theirs.shape[-1] == 1:  # a number, or one label by itself
+        if exact["logits"].shape[-1] == 1:  # a number, or one label by itself
             return None
-        same.append(ours.argmax(axis=-1) == theirs.argmax(axis=-1))
+        same = actual["logits"].argmax(axis=-1) == exact["logits"].argmax(axis=-1)
     elif "start_logits" in exact:
-        for key in ("start_logits", "end_logits"):
-            best = []
-            for logits in (actual[key], exact[key]):
-                padded = np.full(mask.shape, -np.inf)
-                padded[mask] = logits
-                best.append(padded.argmax(axis=1))
-            same.append(best[0] == best[1])
-        same = [same[0] & same[1]]
-    return float(np.concatenate([np.ravel(each) for each in same]).mean()) if same else None
+        keys = ("start_logits", "end_logits")
+        starts, ends = (_best_tokens(actual[key], mask) == _best_tokens(exact[key], mask) for key in keys)
+        same = starts & ends
+    else:
+        return None
+    return float(np.mean(same))
+
+
+def _best_tokens(scores: npt.NDArray[Any], mask: Mask) -> npt.NDArray[np.intp]:
+    """The place of the largest score of each text, from those of all tokens that are not masked."""
+    padded = np.full(mask.shape, -np.inf)
+    padded[mask] = scores
+    return np.asarray(padded.argmax(axis=1))
 
 
 def smallest_cosine(actual: npt.NDArray[Any], exact: npt.NDArray[Any]) -> float:

@@ -18,7 +18,7 @@ BUDGETS: dict[str, tuple[int, int | None]] = {
     "engine/text": (1050, 1566),
     "engine/runtime": (1000, 1578),
     "engine/backends": (1700, 1818),
-    "engine/tasks": (1450, 1825),
+    "engine/tasks": (1450, 1641),
     "engine/dropin": (1750, 2352),
     "engine/scale": (520, 567),
     "engine/server": (3200, 4688),
