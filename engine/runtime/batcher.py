@@ -18,7 +18,7 @@ import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import count
-from typing import Any
+from typing import Generic, TypeVar
 
 PRIORITIES = range(-10, 11)  # few, since each may fill a queue of its own
 LOOK_AHEAD = 64  # sequences that don't fit and are passed over in one batch
@@ -26,32 +26,29 @@ MAX_AGE = 1.0  # seconds after which a priority that was not served begins a bat
 
 
 class Waiting:
-    """Sequences of one request, which may leave in several batches.
+    """A request in the queue: the sequences of it that wait, which may leave in several batches.
 
     Args:
-        owner: whose they are, for the caller.
-        lengths: tokens of each sequence, at least one, each at least 1.
+        lengths: tokens of each sequence, each at least 1.
         priority: one of `PRIORITIES`; a higher one goes first.
         deadline: the time at which those that still wait are given up; None: never.
         client: who sent the request; clients share the queue fairly.
     """
 
-    __slots__ = ("arrived", "client", "deadline", "finish", "lengths", "number", "owner", "pending", "priority",
-                 "tokens")  # fmt: skip
-
     def __init__(
-        self, owner: Any, lengths: Sequence[int], priority: int = 0, deadline: float | None = None, client: str = ""
+        self, lengths: Sequence[int], priority: int = 0, deadline: float | None = None, client: str = ""
     ) -> None:
-        self.owner, self.lengths, self.priority = owner, lengths, priority
-        self.deadline, self.client = deadline, client
-        self.tokens = sum(lengths)  # that wait
-        self.pending = deque(range(len(lengths)))  # the sequences that wait
+        self.priority, self.deadline, self.client = priority, deadline, client
         self.arrived = 0.0
         self.finish = 0.0  # the time, on its client's clock, at which even shares would have served it
         self.number = 0
+        self.wait(lengths)
 
-    def __lt__(self, other: Waiting) -> bool:
-        return (self.finish, self.number) < (other.finish, other.number)
+    def wait(self, lengths: Sequence[int]) -> None:
+        """Have these sequences wait; at least one when the request is queued."""
+        self.lengths = lengths
+        self.tokens = sum(lengths)  # that wait
+        self.pending = deque(range(len(lengths)))  # the sequences that wait
 
     @property
     def left(self) -> int:
@@ -59,35 +56,51 @@ class Waiting:
         return len(self.pending)
 
 
-class _Flow:
-    """The requests of one client at one priority that wait, as a heap. Those that were given up stay in it until they
-    are in front or many, so that giving up costs little; the one in front always waits."""
+_Request = TypeVar("_Request", bound=Waiting)
 
-    __slots__ = ("client", "clock", "number", "queue", "served", "tokens")
+
+class _Flow(Generic[_Request]):
+    """The requests of one client at one priority that wait.
+
+    Attributes:
+        waiting: the requests by number.
+        heap: times at which even shares would have served them, with their numbers. Those of requests that were given
+            up stay until they are in front or many, so that giving up costs little; the one in front always waits.
+        clock: tokens that a request which always waited would have got by even shares.
+        served: tokens, and those that others were served on average while this client was away.
+        tokens: how many wait.
+    """
+
+    __slots__ = ("client", "clock", "heap", "served", "tokens", "waiting")
 
     def __init__(self, client: str) -> None:
         self.client = client
-        self.clock = 0.0  # tokens that a request which always waited would have got by even shares
-        self.queue: list[Waiting] = []
-        self.number = 0  # of requests that wait
-        self.served = 0.0  # tokens, and those that others were served on average while this client was away
-        self.tokens = 0  # number of tokens that wait
+        self.waiting: dict[int, _Request] = {}
+        self.heap: list[tuple[float, int]] = []
+        self.clock = self.served = 0.0
+        self.tokens = 0
 
-    def push(self, waiting: Waiting) -> None:
-        heapq.heappush(self.queue, waiting)
-        self.number += 1
+    @property
+    def first(self) -> _Request:
+        """The request that goes first."""
+        return self.waiting[self.heap[0][1]]
 
-    def settle(self) -> None:
-        """Note that one of the requests does not wait any more."""
-        self.number -= 1
-        while self.queue and not self.queue[0].pending:
-            heapq.heappop(self.queue)
-        if len(self.queue) > 2 * self.number + 64:
-            self.queue = [waiting for waiting in self.queue if waiting.pending]
-            heapq.heapify(self.queue)
+    def push(self, waiting: _Request) -> None:
+        """Have a request wait."""
+        self.waiting[waiting.number] = waiting
+        heapq.heappush(self.heap, (waiting.finish, waiting.number))
+
+    def remove(self, waiting: _Request) -> None:
+        """Note that a request does not wait any more."""
+        del self.waiting[waiting.number]
+        while self.heap and self.heap[0][1] not in self.waiting:
+            heapq.heappop(self.heap)
+        if len(self.heap) > 2 * len(self.waiting) + 64:
+            self.heap = [entry for entry in self.heap if entry[1] in self.waiting]
+            heapq.heapify(self.heap)
 
 
-class _Level:
+class _Level(Generic[_Request]):
     """What waits at one priority.
 
     Attributes:
@@ -97,64 +110,64 @@ class _Level:
     """
 
     def __init__(self, now: float, batch: int) -> None:
-        self.flows: dict[str, _Flow] = {}
-        self.heap: list[tuple[float, int, _Flow]] = []
+        self.flows: dict[str, _Flow[_Request]] = {}
+        self.heap: list[tuple[float, int, _Flow[_Request]]] = []
         self.served = 0.0
         self.tokens = 0
         self.since = now
         self._batch = batch  # tokens of a full one
 
-    def add(self, waiting: Waiting) -> None:
+    def add(self, waiting: _Request) -> None:
         flow = self.flows.get(waiting.client)
         if flow is None:
             if len(self.flows) > 2 * len(self.heap) + 64:  # most have left, and start anew if they come again
                 start = self.served - self._batch
-                self.flows = {name: each for name, each in self.flows.items() if each.queue or each.served > start}
+                self.flows = {name: each for name, each in self.flows.items() if each.waiting or each.served > start}
             flow = self.flows[waiting.client] = _Flow(waiting.client)
         waiting.finish = flow.clock + max(waiting.tokens, self._batch)
         flow.push(waiting)
         flow.tokens += waiting.tokens
         self.tokens += waiting.tokens
-        if flow.number == 1:
+        if len(flow.waiting) == 1:
             flow.served = max(flow.served, self.served - self._batch)
             heapq.heappush(self.heap, (flow.served, waiting.number, flow))
 
-    def remove(self, waiting: Waiting) -> None:
+    def remove(self, waiting: _Request) -> None:
         """Forget a request that was just given up."""
         flow = self.flows[waiting.client]
-        flow.settle()
+        flow.remove(waiting)
         flow.tokens -= waiting.tokens
         self.tokens -= waiting.tokens
-        if not flow.queue:
+        if not flow.waiting:
             self.heap = [entry for entry in self.heap if entry[2] is not flow]
             heapq.heapify(self.heap)
 
-    def pop(self) -> tuple[_Flow, Waiting, int]:
+    def pop(self) -> tuple[_Flow[_Request], _Request, int]:
         """The next sequence of the flow in front, which then goes where `settle` puts it."""
         flow = self.heap[0][2]
-        waiting = flow.queue[0]
+        waiting = flow.first
         index = waiting.pending.popleft()
         if not waiting.pending:
-            flow.settle()
+            flow.remove(waiting)
         return flow, waiting, index
 
-    def settle(self, flow: _Flow) -> None:
+    def settle(self, flow: _Flow[_Request]) -> None:
         """Put the flow in front where it belongs now."""
-        if flow.queue:
-            heapq.heapreplace(self.heap, (flow.served, flow.queue[0].number, flow))
+        if flow.waiting:
+            heapq.heapreplace(self.heap, (flow.served, flow.first.number, flow))
         else:
             heapq.heappop(self.heap)
 
-    def put_back(self, flow: _Flow, waiting: Waiting, index: int) -> None:
+    def put_back(self, flow: _Flow[_Request], waiting: _Request, index: int) -> None:
         """Undo `pop`, of the last one first."""
-        if not flow.queue:
+        if not flow.waiting:
             heapq.heappush(self.heap, (flow.served, waiting.number, flow))
         if not waiting.pending:
             flow.push(waiting)
         waiting.pending.appendleft(index)
 
 
-class Batcher:
+class Batcher(Generic[_Request]):
     """The queue of an engine, in sequences. Its order: priority, but see `MAX_AGE`; then the client served least; then
     the request that even shares would serve first.
 
@@ -167,9 +180,9 @@ class Batcher:
     def __init__(self, max_batch_tokens: int, *, max_delay: float = 0.0) -> None:
         self.max_batch_tokens, self.max_delay = max_batch_tokens, max_delay
         self.tokens = self.sequences = self.requests = 0
-        self._levels: dict[int, _Level] = {}
+        self._levels: dict[int, _Level[_Request]] = {}
         self._deadlines: list[tuple[float, int]] = []
-        self._timed: dict[int, Waiting] = {}  # those with a deadline, by number
+        self._timed: dict[int, _Request] = {}  # those with a deadline, by number
         self._numbers = count()
 
     def ahead(self, priority: int, client: str | None = None) -> int:
@@ -183,7 +196,7 @@ class Batcher:
         """The clients with something that waits."""
         return {flow.client for flow in self._flows()}
 
-    def add(self, waiting: Waiting, now: float) -> None:
+    def add(self, waiting: _Request, now: float) -> None:
         """Queue a request's sequences."""
         waiting.arrived, waiting.number = now, next(self._numbers)
         level = self._levels.get(waiting.priority)
@@ -200,7 +213,7 @@ class Batcher:
                 self._deadlines = [entry for entry in self._deadlines if entry[1] in self._timed]
                 heapq.heapify(self._deadlines)
 
-    def discard(self, waiting: Waiting) -> None:
+    def discard(self, waiting: _Request) -> None:
         """Give up those of a request's sequences that still wait. Harmless where none does."""
         if not waiting.pending:
             return
@@ -218,7 +231,7 @@ class Batcher:
         """A time before which no request expires."""
         return self._deadlines[0][0] if self._deadlines else math.inf
 
-    def expire(self, now: float) -> list[Waiting]:
+    def expire(self, now: float) -> list[_Request]:
         """Give up, and return, the requests with sequences that wait at or after their deadline."""
         expired = []
         while self._deadlines and self._deadlines[0][0] <= now:
@@ -228,9 +241,9 @@ class Batcher:
                 expired.append(waiting)
         return expired
 
-    def clear(self) -> list[Waiting]:
+    def clear(self) -> list[_Request]:
         """Give up, and return, every request with sequences that wait."""
-        everything = [waiting for flow in self._flows() for waiting in flow.queue if waiting.pending]
+        everything = [waiting for flow in self._flows() for waiting in flow.waiting.values()]
         for waiting in everything:
             self.discard(waiting)
         return everything
@@ -240,20 +253,18 @@ class Batcher:
         if not self.sequences:
             return None
         if self.tokens >= self.max_batch_tokens or not self.max_delay:
-            return min(flow.queue[0].arrived for flow in self._flows())
-        return self.max_delay + min(
-            waiting.arrived for flow in self._flows() for waiting in flow.queue if waiting.pending
-        )
+            return min(flow.first.arrived for flow in self._flows())
+        return self.max_delay + min(waiting.arrived for flow in self._flows() for waiting in flow.waiting.values())
 
-    def take(self, now: float) -> list[tuple[Waiting, int]]:
+    def take(self, now: float) -> list[tuple[_Request, int]]:
         """The next batch, as (request, number of its sequence); empty only where nothing waits.
 
         Once several clients share a batch, one that was served half a batch more than the first waits for the next:
         who asks for little is not to wait for others' long sequences twice.
         """
-        batch: list[tuple[Waiting, int]] = []
+        batch: list[tuple[_Request, int]] = []
         room = self.max_batch_tokens
-        passed: list[tuple[_Level, _Flow, Waiting, int]] = []
+        passed: list[tuple[_Level[_Request], _Flow[_Request], _Request, int]] = []
         for level in self._order(now):
             start, clients, before, inside = level.heap[0][0], len(level.heap), level.tokens, set()
             while level.heap and len(passed) < LOOK_AHEAD and (not batch or room > 0):
@@ -278,13 +289,13 @@ class Batcher:
         self._levels = {priority: level for priority, level in self._levels.items() if level.heap}
         return batch
 
-    def _flows(self) -> Iterator[_Flow]:
+    def _flows(self) -> Iterator[_Flow[_Request]]:
         """Those with something that waits."""
         return (flow for level in self._levels.values() for _, _, flow in level.heap)
 
-    def _leave(self, level: _Level, flow: _Flow, waiting: Waiting, size: int) -> None:
+    def _leave(self, level: _Level[_Request], flow: _Flow[_Request], waiting: _Request, size: int) -> None:
         flow.served += size
-        flow.clock += size / (flow.number + (not waiting.pending))
+        flow.clock += size / (len(flow.waiting) + (not waiting.pending))
         for counted in (flow, level, waiting, self):
             counted.tokens -= size
         self.sequences -= 1
@@ -292,7 +303,7 @@ class Batcher:
             self.requests -= 1
             self._timed.pop(waiting.number, None)
 
-    def _order(self, now: float) -> list[_Level]:
+    def _order(self, now: float) -> list[_Level[_Request]]:
         """The levels as they fill a batch."""
         levels = [self._levels[priority] for priority in sorted(self._levels, reverse=True)]
         if len(levels) > 1:

@@ -23,8 +23,8 @@ from distilrt.model.heads import HEADS
 from distilrt.runtime.batcher import PRIORITIES, Batcher
 from distilrt.runtime.counters import Counters
 from distilrt.runtime.loading import load
-from distilrt.runtime.reading import EACH, Limits, Reading, cut
-from distilrt.runtime.request import Part, Parts, Request
+from distilrt.runtime.reading import Limits, TaskReading, TextReading, TrialReading
+from distilrt.runtime.request import Request
 from distilrt.runtime.worker import Worker, because
 from distilrt.text.tokenizer import DistilBertTokenizer
 
@@ -146,15 +146,14 @@ class Engine:
             TooLarge: more than `limits` allow.
             InvalidParameter: a task, parameter, priority or deadline that is not allowed.
             BackendError: the engine's own code failed.
-            Overloaded: the queue is full; nothing was tokenized, unless it filled up meanwhile.
+            Overloaded: the queue is full; nothing was tokenized.
             NotReady: the engine is closed, or belongs to the process that this one was forked from.
         """
-        start = time.monotonic()
-        found = self._checked(task, priority, deadline)
-        with self._counted(found.name):
-            self._worker.queues.admit(priority, client)
-            reading = self._reading(found, inputs, params, limits)
-            return self._submit(found, reading, start, client=client, priority=priority, deadline=deadline)
+        found, end = self._find(task), _checked(priority, deadline)
+        with self._refusals(found.name):
+            request = Request(TaskReading(found, inputs, params or {}, limits), client, priority, end, engine=self)
+            self._worker.submit(request)
+        return request
 
     def enqueue(
         self,
@@ -172,25 +171,11 @@ class Engine:
         Arguments, result and errors are those of `submit`, but of long inputs InvalidInput, TooLong and TooLarge are
         raised by the result. Cancelling that ends tokenizing, too.
         """
-        start = time.monotonic()
-        found = self._checked(task, priority, deadline)
-        with self._counted(found.name):
-            reading = self._reading(found, inputs, params, limits)
-            if reading.cost <= _INLINE:
-                self._worker.queues.admit(priority, client)
-                return self._submit(found, reading, start, client=client, priority=priority, deadline=deadline)
-            request = Request(
-                found.name,
-                [],
-                [],
-                partial(self._answer, reading),
-                texts=reading.parts(),
-                keep=found.keep,
-                client=client,
-                priority=priority,
-                deadline=None if deadline is None else start + deadline,
-            )
-            self._worker.enqueue(request)
+        found, end = self._find(task), _checked(priority, deadline)
+        with self._refusals(found.name):
+            request = Request(TaskReading(found, inputs, params or {}, limits), client, priority, end, engine=self)
+            send = self._worker.submit if request.reading.cost <= _INLINE else self._worker.enqueue
+            send(request)
         return request
 
     def read(
@@ -217,39 +202,9 @@ class Engine:
         Raises:
             TooLarge, Overloaded, NotReady: as `submit`.
         """
-        if limits is not None:
-            limits.check(len(texts), sum(map(len, texts)))
-        found: list[Any] = []
-        counts: list[int] = []
-
-        def part(start: int, stop: int) -> list[list[Any]]:
-            tokens = tokenize(texts[start:stop])
-            counts.append(sum(map(len, tokens)))
-            if limits is not None:
-                limits.check_tokens(counts)
-            return tokens
-
-        def join(parts: list[list[Any]]) -> tuple[list[list[int]], list[Any]]:
-            found.extend(result for part in parts for result in part)
-            return [], []
-
-        parts = [
-            Part(cost, partial(part, start, stop)) for start, stop, cost in cut([len(text) + EACH for text in texts])
-        ]
-        request = Request(
-            "",
-            [],
-            [],
-            lambda rows: found,
-            texts=Parts(parts, join),
-            client=client,
-            priority=priority,
-            deadline=None if deadline is None else time.monotonic() + deadline,
-        )
-        if texts:
-            self._worker.enqueue(request)
-        else:
-            request.set_result([])
+        end = _checked(priority, deadline)
+        request = Request(TextReading(texts, tokenize, limits), client, priority, end, engine=self)
+        self._worker.enqueue(request)
         return request
 
     async def asubmit(
@@ -287,8 +242,8 @@ class Engine:
         usual = min(limit, 128, self.max_batch_tokens)
         full = [usual] * (self.max_batch_tokens // usual)
         for lengths in ([1], [limit], full, full, full):
-            request = Request("", [[0] * length for length in lengths], [tasks.FIRST] * len(lengths), lambda rows: None)
-            self._worker.enqueue(request)
+            request = Request(TrialReading(lengths))
+            self._worker.submit(request)
             request.result()
 
     def probe(self) -> Request:
@@ -297,8 +252,8 @@ class Engine:
         Raises:
             NotReady, Overloaded: as `submit`.
         """
-        request = Request("", [[0]], [tasks.FIRST], lambda rows: None, priority=PRIORITIES[-1])
-        self._worker.enqueue(request)
+        request = Request(TrialReading([1]), priority=PRIORITIES[-1])
+        self._worker.submit(request)
         return request
 
     @property
@@ -375,8 +330,8 @@ class Engine:
     def __repr__(self) -> str:
         return f"Engine(name={self.name!r}, tasks={', '.join(self.tasks)}, dtype={self.model.dtype!r})"
 
-    def _checked(self, name: str, priority: int, deadline: float | None) -> tasks.Task:
-        """The task, if it and the rest are what `submit` allows."""
+    def _find(self, name: str) -> tasks.Task:
+        """A task of this engine. Raises InvalidParameter where it is none."""
         kind = tasks.find(name)
         task = self._tasks.get(kind.name)
         if task is None:
@@ -384,16 +339,10 @@ class Engine:
                 f"{kind.name} needs a {kind.architecture}, and {self.name} is a {self.model.architecture}, "
                 f"which serves {', '.join(self.tasks)}"
             )
-        if type(priority) is not int or priority not in PRIORITIES:
-            raise InvalidParameter(
-                f"priority must be an integer from {PRIORITIES[0]} to {PRIORITIES[-1]}, found {priority!r}"
-            )
-        if deadline is not None and not _is_seconds(deadline):
-            raise InvalidParameter(f"deadline must be None or a number of seconds above 0, found {deadline!r}")
         return task
 
     @contextmanager
-    def _counted(self, task: str) -> Iterator[None]:
+    def _refusals(self, task: str) -> Iterator[None]:
         """Count requests that are refused, and tell the caller's fault from ours."""
         try:
             yield
@@ -409,36 +358,22 @@ class Engine:
             self.counters.request(task, "failed")
             raise because("the inputs could not be tokenized", cause) from cause
 
-    def _submit(
-        self, task: tasks.Task, reading: Reading, start: float, *, client: str, priority: int, deadline: float | None
-    ) -> Request:
-        """Tokenize a request that is admitted, and queue it."""
-        sequences, rows = reading.all()
-        request = Request(
-            task.name,
-            sequences,
-            rows,
-            partial(self._answer, reading),
-            keep=task.keep,
-            client=client,
-            priority=priority,
-            deadline=None if deadline is None else start + deadline,
-            tokenize_seconds=time.monotonic() - start,
+
+def _checked(priority: int, deadline: float | None) -> float | None:
+    """The time at which a request is given up, where priority and deadline are allowed.
+
+    Raises:
+        InvalidParameter: they are not.
+    """
+    if type(priority) is not int or priority not in PRIORITIES:
+        raise InvalidParameter(
+            f"priority must be an integer from {PRIORITIES[0]} to {PRIORITIES[-1]}, found {priority!r}"
         )
-        if sequences:
-            self._worker.enqueue(request)
-        else:
-            request.set_result([])
-        return request
-
-    def _answer(self, reading: Reading, outputs: list[Any]) -> Any:
-        """A method, so that a request on its way keeps its engine."""
-        return reading.answer(outputs)
-
-    def _reading(
-        self, task: tasks.Task, inputs: Any, params: Mapping[str, Any] | None, limits: Limits | None
-    ) -> Reading:
-        return Reading(task, inputs, params or {}, limits)
+    if deadline is None:
+        return None
+    if not _is_seconds(deadline):
+        raise InvalidParameter(f"deadline must be None or a number of seconds above 0, found {deadline!r}")
+    return time.monotonic() + deadline
 
 
 def _is_seconds(value: Any) -> bool:

@@ -1,18 +1,20 @@
-"""One request's inputs on their way to token ids, at once or in parts, and from the head's rows to answers."""
+"""The inputs of a request on their way to token ids, part by part, and from the head's rows to the answer."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
-from itertools import islice
-from typing import Any, NamedTuple
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice, pairwise
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from distilrt import tasks
 from distilrt.errors import InvalidInput, TooLarge
-from distilrt.runtime.queues import PART
-from distilrt.runtime.request import Part, Parts
 
+PART = 16384  # characters that are tokenized at a time, in some 10 ms
 EACH = 16  # characters that tokenize in the time that a text takes beside its own
+
+Ids = list[list[int]]  # the token ids of some sequences
+_Input = TypeVar("_Input", str, list[int])
 
 
 class Limits(NamedTuple):
@@ -27,27 +29,91 @@ class Limits(NamedTuple):
         if texts > self.texts:
             raise TooLarge(f"the request has {texts} texts, at most {self.texts} are allowed; send them in parts")
         if characters > self.characters:
-            raise TooLarge(f"the request has {characters} characters to read, those read repeatedly counted each time; "
-                           f"at most {self.characters} are allowed; send it in parts")  # fmt: skip
+            raise TooLarge(
+                f"the request has {characters} characters to read, those read repeatedly counted each time; "
+                f"at most {self.characters} are allowed; send it in parts"
+            )
 
-    def check_tokens(self, counts: Sequence[int]) -> None:
-        """Raise TooLarge where the parts that are tokenized have more."""
-        if (tokens := sum(counts)) > self.tokens:
-            raise TooLarge(f"the texts have at least {tokens} tokens, at most {self.tokens} are allowed; "
-                           "send them in parts")  # fmt: skip
+    def check_tokens(self, tokens: int) -> None:
+        """Raise TooLarge where the texts that are tokenized have more."""
+        if tokens > self.tokens:
+            raise TooLarge(
+                f"the texts have at least {tokens} tokens, at most {self.tokens} are allowed; send them in parts"
+            )
 
 
-class Reading:
-    """The inputs of one request.
+class Reading(ABC):
+    """The inputs of a request. It has no thread and no lock: parts may be tokenized in any threads at once.
+
+    Args:
+        costs: of each input, the characters that tokenize in the same time.
+        limits: what the request may have; None: anything.
+
+    Attributes:
+        task: the name of the task, for the counters; empty where the request is not counted.
+        cost: the sum of the costs.
+    """
+
+    task = ""
+
+    def __init__(self, costs: Sequence[int] = (), limits: Limits | None = None) -> None:
+        self.costs, self.cost, self.limits = costs, sum(costs), limits
+        self._parts: dict[int, list[Any]] = {}  # what the tokenized parts gave, by their first input
+        self._counts: list[int] = []  # tokens of these parts
+
+    def parts(self) -> list[range]:
+        """Neighbours among the inputs that cost about `PART` together."""
+        starts, size = [0], 0
+        for index, cost in enumerate(self.costs):
+            if size and size + cost > PART:
+                starts.append(index)
+                size = 0
+            size += cost
+        return [range(*ends) for ends in pairwise([*starts, len(self.costs)])] if self.costs else []
+
+    def tokenize(self, part: range) -> None:
+        """Tokenize some neighbours among the inputs; each input once.
+
+        Raises:
+            InvalidInput: an input or parameter that the task does not take; the message names the input of a list.
+            TooLarge: more tokens than the limits allow.
+        """
+        found, tokens = self.tokens_of(part)
+        self._counts.append(tokens)
+        if self.limits is not None:
+            self.limits.check_tokens(sum(self._counts))
+        self._parts[part.start] = found
+
+    @property
+    def tokenized(self) -> list[Any]:
+        """What all inputs gave, in their order."""
+        return [found for start in sorted(self._parts) for found in self._parts[start]]
+
+    def tokens_of(self, part: range) -> tuple[list[Any], int]:
+        """What each input of a part gives, and the number of tokens of all; unless overridden, nothing."""
+        return [], 0
+
+    def sequences(self) -> tuple[Ids, list[Any]]:
+        """The sequences to compute, and the rows of each that the head reads; unless overridden, none."""
+        return [], []
+
+    def keep(self, rows: Any) -> Any:
+        """What the answer needs of the head's rows of one sequence; unless overridden, all."""
+        return rows
+
+    @abstractmethod
+    def answer(self, outputs: list[Any]) -> Any:
+        """The answer, from what is kept of the head's rows of each sequence."""
+
+
+class TaskReading(Reading):
+    """The inputs of a task, for an answer or a list of answers.
 
     Args:
         task: what they are for.
         inputs: one input, or a list of them.
         params: the task's parameters.
         limits: what the request may have; None: anything.
-
-    Attributes:
-        cost: characters that tokenize in the time that all of it takes.
 
     Raises:
         InvalidParameter: a parameter that the task does not have or allow.
@@ -61,7 +127,7 @@ class Reading:
         params: Mapping[str, Any],
         limits: Limits | None,
     ) -> None:
-        self._task, self._params, self._limits = task, task.settle(params), limits
+        self._task, self._params = task, task.settle(params)
         self._listed = isinstance(inputs, list | tuple)
         if self._listed and self._params.get("is_split_into_words"):
             self._listed = all(isinstance(item, list | tuple) for item in inputs)
@@ -69,59 +135,81 @@ class Reading:
         sizes = [task.size(item, self._params) for item in self._items]
         if limits is not None:
             limits.check(sum(size.texts for size in sizes), sum(size.characters for size in sizes))
-        self._costs = [size.characters + EACH * size.texts for size in sizes]
-        self.cost = sum(self._costs)
-        self._counts: list[int] = []  # tokens of the parts that are tokenized
-        self._prepared: list[tasks.Prepared] = []
+        super().__init__([size.characters + EACH * size.texts for size in sizes], limits)
+        self.task = task.name
 
-    def all(self) -> tuple[list[list[int]], list[Any]]:
-        """Tokenize everything: token ids of all sequences, and the rows of each that the head reads.
+    def tokens_of(self, part: range) -> tuple[list[Any], int]:
+        """The inputs prepared."""
+        most = None if self.limits is None else self.limits.tokens
+        items = self._items[part.start : part.stop]
+        found = self._task.prepare(items, self._params, most)
+        for index, item in zip(part, found, strict=True):
+            if isinstance(item, InvalidInput):  # raised anew: the variables here would hold an error that holds them
+                raise item.at(index if self._listed else None)
+        prepared = [item for item in found if isinstance(item, tasks.Prepared)]
+        return prepared, sum(len(ids) for item in prepared for ids in item.sequences)
 
-        Raises:
-            InvalidInput, TooLong: an input that the task can't answer; of a list, the message starts with its index.
-            TooLarge: more tokens than the limits allow.
-        """
-        return self._join([self._prepare(0, len(self._items))])
+    def sequences(self) -> tuple[Ids, list[Any]]:
+        """Those of all inputs."""
+        prepared = self.tokenized
+        sequences = [ids for item in prepared for ids in item.sequences]
+        return sequences, [rows for item in prepared for rows in item.rows]
 
-    def parts(self) -> Parts:
-        """The same in parts, which any threads may tokenize; they raise as `all`."""
-        return Parts(
-            [Part(cost, partial(self._prepare, start, stop)) for start, stop, cost in cut(self._costs)], self._join
-        )
+    def keep(self, rows: Any) -> Any:
+        """As the task says."""
+        return self._task.keep(rows)
 
     def answer(self, outputs: list[Any]) -> Any:
-        """The answer, or the list of answers, from what is kept of the head's rows of each sequence."""
+        """The answer of the one input, or the list of all answers."""
         rows = iter(outputs)
-        answers = [self._task.answer(item, list(islice(rows, len(item.sequences)))) for item in self._prepared]
+        answers = [self._task.answer(item, list(islice(rows, len(item.sequences)))) for item in self.tokenized]
         return answers if self._listed else answers[0]
 
-    def _prepare(self, start: int, stop: int) -> list[tasks.Prepared]:
-        most = None if self._limits is None else self._limits.tokens
-        found = self._task.prepare(self._items[start:stop], self._params, most)
-        prepared = []
-        for index, item in enumerate(found, start):
-            if isinstance(item, InvalidInput):
-                # Raised anew: this function's variables would hold an error that holds them.
-                raise item.at(index if self._listed else None)
-            prepared.append(item)
-        self._counts.append(sum(len(ids) for item in prepared for ids in item.sequences))
-        if self._limits is not None:
-            self._limits.check_tokens(self._counts)
-        return prepared
 
-    def _join(self, parts: list[list[tasks.Prepared]]) -> tuple[list[list[int]], list[Any]]:
-        self._prepared = [item for part in parts for item in part]
-        return ([ids for item in self._prepared for ids in item.sequences],
-                [rows for item in self._prepared for rows in item.rows])  # fmt: skip
+class TextReading(Reading, Generic[_Input]):
+    """Texts for their tokens' sake, or token ids for their texts' sake: nothing is computed.
+
+    Args:
+        inputs: texts, or lists of token ids.
+        tokenize: from some of them to a list for each; called from any thread.
+        limits: what the request may have; None: anything.
+
+    Raises:
+        TooLarge: more texts or characters than `limits` allow.
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[_Input],
+        tokenize: Callable[[Sequence[_Input]], list[list[Any]]],
+        limits: Limits | None,
+    ) -> None:
+        self._inputs: Sequence[_Input] = inputs
+        self._tokenize: Callable[[Sequence[_Input]], list[list[Any]]] = tokenize
+        if limits is not None:
+            limits.check(len(inputs), sum(map(len, inputs)))
+        super().__init__([len(item) + EACH for item in inputs], limits)
+
+    def tokens_of(self, part: range) -> tuple[list[Any], int]:
+        """The lists."""
+        found = self._tokenize(self._inputs[part.start : part.stop])
+        return found, sum(map(len, found))
+
+    def answer(self, outputs: list[Any]) -> list[list[Any]]:
+        """The list of all lists."""
+        return self.tokenized
 
 
-def cut(costs: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-    """Neighbours of about `PART` together: where they start and stop, and their cost."""
-    start = size = 0
-    for index, cost in enumerate(costs):
-        if size and size + cost > PART:
-            yield start, index, size
-            start, size = index, 0
-        size += cost
-    if costs:
-        yield start, len(costs), size
+class TrialReading(Reading):
+    """Sequences of the engine's own, whose answer is None: to warm up, or to see whether computing works."""
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        super().__init__()
+        self._lengths = lengths
+
+    def sequences(self) -> tuple[Ids, list[Any]]:
+        """Sequences of these lengths."""
+        return [[0] * length for length in self._lengths], [tasks.FIRST] * len(self._lengths)
+
+    def answer(self, outputs: list[Any]) -> None:
+        """Nothing."""

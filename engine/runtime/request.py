@@ -1,13 +1,14 @@
-"""A request on its way through an engine: a future of its answer, and what the worker needs to compute it."""
+"""A request on its way through an engine: its place in a queue, and the future of its answer."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 from distilrt.runtime.batcher import Batcher, Waiting
+from distilrt.runtime.reading import Ids, Reading
 
 
 class Timing(NamedTuple):
@@ -19,24 +20,16 @@ class Timing(NamedTuple):
     tokens: int
 
 
-class Part(NamedTuple):
-    """A part of a request's texts."""
-
-    characters: int
-    tokenize: Callable[[], Any]
-
-
-class Parts(NamedTuple):
-    """The texts of a request that is tokenized by the worker, part by part."""
-
-    parts: Sequence[Part]
-    join: Callable[[list[Any]], tuple[list[list[int]], list[Any]]]  # what the parts gave to sequences and rows
-
-
-class Request(Future[Any]):
+class Request(Waiting, Future[Any]):
     """A request on its way: a future of its answer.
 
-    Cancelling it takes what has not been tokenized or computed out of the queues.
+    It waits to be tokenized part by part, then as sequences to be computed. Cancelling it takes what was not tokenized
+    or computed out of the queues.
+
+    Args:
+        reading: its inputs.
+        client, priority, deadline: as in `Waiting`; the clock is `time.monotonic`.
+        engine: what must live until the answer is there.
 
     Attributes:
         timing: where its time went; None until it is computed.
@@ -46,56 +39,25 @@ class Request(Future[Any]):
 
     def __init__(
         self,
-        task: str,
-        sequences: list[list[int]],
-        rows: list[Any],
-        answer: Callable[[list[Any]], Any],
-        *,
-        texts: Parts | None = None,
-        keep: Callable[[Any], Any] = lambda rows: rows,
+        reading: Reading,
         client: str = "",
         priority: int = 0,
         deadline: float | None = None,
-        tokenize_seconds: float = 0.0,
+        engine: object = None,
     ) -> None:
-        """A request that is not queued yet.
-
-        Args:
-            task: its name, for the counters; empty: not to be counted.
-            sequences: token ids, at least one sequence; none where there are `texts`.
-            rows: of each sequence, those that the head reads.
-            answer: from the head's rows of all sequences, or what is kept of them, to the result.
-            texts: what must be tokenized first.
-            keep: from the head's rows of one sequence to what is kept of them.
-            client, priority, deadline: as in `Waiting`; the clock is `time.monotonic`.
-            tokenize_seconds: for `timing`; the time before now that went into `sequences`.
-        """
-        super().__init__()
-        self.task, self.answer, self.texts, self.keep = task, answer, texts, keep
-        self.client, self.priority, self.deadline = client, priority, deadline
+        Waiting.__init__(self, [], priority, deadline, client)
+        Future.__init__(self)
+        self.reading, self.engine = reading, engine
         self.open = True  # nobody has decided yet how it ends
-        self.settle: Callable[[Request], bool] | None = None  # once it is queued: decides how it ends
-        self.arrived = time.monotonic() - tokenize_seconds
-        self.tokenize_seconds, self.started = tokenize_seconds, 0.0
-        self.queue: Batcher | None = None  # where `waiting` waits, if anywhere
-        if texts is None:
-            self.fill(sequences, rows)
-        else:
-            self.waiting = self._waiting([part.characters for part in texts.parts])
-            self.found: list[Any] = [None] * len(texts.parts)
-            self.left = len(texts.parts)  # not tokenized
-
-    def fill(self, sequences: list[list[int]], rows: list[Any]) -> None:
-        """Set what is to be computed."""
-        self.texts = None
-        self.sequences, self.rows = sequences, rows
-        self.outputs: list[Any] = [None] * len(sequences)
-        self.left = len(sequences)  # not computed
-        self.waiting = self._waiting([len(ids) for ids in sequences])
-
-    def tokenize(self, index: int) -> Any:
-        """What a part of the texts gives; None where they are tokenized or given up. Raises as the part does."""
-        return self.texts and self.texts.parts[index].tokenize()
+        self.settle: Callable[[Request], bool] | None = None  # once it was let in: decides how it ends
+        self.queue: Batcher[Request] | None = None  # where it waits, if anywhere
+        self.parts: list[range] = []  # those of its inputs that other threads tokenize
+        self.sequences: Ids = []
+        self.rows: list[Any] = []  # of each sequence, those that the head reads
+        self.outputs: list[Any] = []  # of each sequence, what is kept of the head's rows
+        self.unfinished = 0  # parts that are not tokenized, then sequences that are not computed
+        self.created = time.monotonic()
+        self.tokenize_seconds = self.started = 0.0
 
     def cancel(self) -> bool:
         """Give the request up; False where it already has its answer or is about to."""
@@ -103,6 +65,3 @@ class Request(Future[Any]):
         if cancelled and self.settle is not None:
             self.settle(self)
         return cancelled
-
-    def _waiting(self, lengths: list[int]) -> Waiting:
-        return Waiting(self, lengths, self.priority, self.deadline, self.client)

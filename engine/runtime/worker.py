@@ -1,7 +1,6 @@
 """The threads of an engine: two tokenize long requests part by part, one computes batches, one hands answers out.
 
-They know requests as parts to be tokenized, token ids, and a function that makes an answer of the head's rows; texts
-and tasks are above them.
+The way of a request: `submit` or `enqueue`, `_put` when it is tokenized, `_run` in one or more batches, `_finish`.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ class Worker:
         failing: whether the last batch raised.
     """
 
-    def __init__(self, compute: Compute, batcher: Batcher, *, max_queue_tokens: int | None, name: str) -> None:
+    def __init__(self, compute: Compute, batcher: Batcher[Request], *, max_queue_tokens: int | None, name: str) -> None:
         self.queues = Queues(batcher, max_queue_tokens)
         self.counters = Counters()
         self.failing = False
@@ -59,10 +58,36 @@ class Worker:
         for thread in self._threads:
             thread.start()
 
-    def enqueue(self, request: Request) -> None:
-        """Queue a request. Raises as `Queues.enqueue`."""
+    def submit(self, request: Request) -> None:
+        """Let a request in, tokenize its inputs in this thread, and queue what they give.
+
+        Raises:
+            NotReady, Overloaded: as `Queues.admit`.
+            Exception: as `Reading.tokenize`.
+        """
         request.settle = self.settle
-        self.queues.enqueue(request)
+        self.queues.admit(request)
+        start = time.monotonic()
+        try:
+            request.reading.tokenize(range(len(request.reading.costs)))
+            request.tokenize_seconds = time.monotonic() - start
+            self._put(request)
+        except BaseException:
+            self.queues.settle(request)
+            raise
+
+    def enqueue(self, request: Request) -> None:
+        """Let a request in, and leave it to other threads to tokenize its inputs, part by part.
+
+        Raises:
+            NotReady, Overloaded: as `Queues.admit`.
+        """
+        request.settle = self.settle
+        request.parts = request.reading.parts()
+        request.unfinished = len(request.parts)
+        self.queues.admit(request)
+        if not request.parts:
+            self._put(request)
 
     def settle(self, request: Request) -> bool:
         """Decide how a request ends; True for the one caller who then must set its result or exception."""
@@ -100,10 +125,9 @@ class Worker:
             return False
         expired, batch = found
         for request in expired:
-            seconds = time.monotonic() - request.arrived
-            self._fail(request, DeadlineExceeded(
-                f"the deadline passed after {seconds:.3f} seconds in the queue; give it more time, or send less at once"
-            ), "expired")  # fmt: skip
+            seconds = time.monotonic() - request.created
+            message = f"the deadline passed after {seconds:.3f} seconds in the queue"
+            self._fail(request, DeadlineExceeded(f"{message}; give it more time, or send less at once"), "expired")
         if batch:
             run(batch)
         return True
@@ -120,14 +144,22 @@ class Worker:
     def _tokenize_part(self, request: Request, index: int) -> None:
         start = time.monotonic()
         try:
-            found = request.tokenize(index)
+            request.reading.tokenize(request.parts[index])
+            if self.queues.tokenized(request, time.monotonic() - start):
+                self._put(request)
         except InvalidInput as error:
             self._fail(request, detached(error), "invalid")
-            return
         except Exception as cause:
-            self._fail(request, because("a text could not be tokenized", cause), "failed")
-            return
-        if self.queues.tokenized(request, index, found, time.monotonic() - start):
+            self._fail(request, because("the inputs could not be tokenized", cause), "failed")
+
+    def _put(self, request: Request) -> None:
+        """Queue what the inputs of a request gave; where that is nothing, the answer is there."""
+        request.sequences, request.rows = request.reading.sequences()
+        request.unfinished = len(request.sequences)
+        request.outputs = [None] * request.unfinished
+        if request.sequences:
+            self.queues.put(request)
+        else:
             self._finish(request)
 
     def _work(self) -> None:
@@ -142,7 +174,7 @@ class Worker:
             request.started = request.started or start
         try:
             outputs = self._compute(sequences, [request.rows[index] for request, index in batch])
-            outputs = [request.keep(rows) for (request, _), rows in zip(batch, outputs, strict=True)]
+            outputs = [request.reading.keep(rows) for (request, _), rows in zip(batch, outputs, strict=True)]
         except Exception as cause:
             self.failing = True
             with self.counters.lock:
@@ -152,16 +184,16 @@ class Worker:
             return
         self.failing = False
         end = time.monotonic()
-        if any(request.task for request, _ in batch):
+        if any(request.reading.task for request, _ in batch):
             self.counters.batch([len(ids) for ids in sequences], end - start)
         finished = []
         for (request, index), rows in zip(batch, outputs, strict=True):
             request.outputs[index] = rows
-            request.left -= 1
-            if not request.left:
+            request.unfinished -= 1
+            if not request.unfinished:
                 finished.append(request)
-                tokens = sum(request.waiting.lengths)
-                queued = request.started - request.arrived - request.tokenize_seconds
+                queued = request.started - request.created - request.tokenize_seconds
+                tokens = sum(request.lengths)
                 request.timing = Timing(request.tokenize_seconds, queued, end - request.started, tokens)
         # A thread more costs a switch, which pays only where there is something to compute meanwhile.
         if self.queues.tokens.sequences:
@@ -190,7 +222,7 @@ class Worker:
         if not request.open:
             return
         try:
-            answer = request.answer(request.outputs)
+            answer = request.reading.answer(request.outputs)
         except Exception as cause:
             self._fail(request, because("the answer could not be made", cause), "failed")
             return
@@ -205,10 +237,10 @@ class Worker:
             request.set_exception(error)
 
     def _count(self, request: Request, outcome: str) -> None:
-        if not request.task:
+        if not request.reading.task:
             return
         with self.counters.lock:
-            self.counters.requests[request.task, outcome] += 1
+            self.counters.requests[request.reading.task, outcome] += 1
             if outcome == "answered" and request.timing is not None:
                 self.counters.tokenize_seconds.observe(request.timing.tokenize)
                 self.counters.queue_seconds.observe(request.timing.queue)

@@ -32,8 +32,7 @@ from distilrt.errors import (
 )
 from distilrt.model import models
 from distilrt.runtime.engine import Engine
-from distilrt.runtime.queues import PART
-from distilrt.runtime.reading import EACH, Limits
+from distilrt.runtime.reading import EACH, PART, Limits
 from distilrt.tasks.text_classification import TextClassification
 from distilrt.text.tokenizer import DistilBertTokenizer
 

@@ -18,7 +18,7 @@ import pytest
 
 from distilrt.errors import DeadlineExceeded
 from distilrt.runtime.engine import Engine
-from distilrt.runtime.queues import PART
+from distilrt.runtime.reading import PART
 from distilrt.server.app import create_app
 from distilrt.server.call import Call
 from distilrt.server.serving import Serving
