@@ -1,4 +1,4 @@
-"""How large an answer may be, where that is not bounded by the size of the body: a small one can ask for gigabytes."""
+"""Limits of answers whose size the body does not bound: a small body can ask for gigabytes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ MOST_CANDIDATES = 2**15  # so that a mask in a short text may have the whole voc
 
 
 def most_tokens(engine: Engine, item: Any, prompt: str = "") -> int:
-    """As many tokens as a text, a pair as an object, or token ids may have: as if each character were one."""
+    """An upper bound of the tokens of a text, a pair as an object, or token ids: one for each character."""
     parts = item.values() if isinstance(item, Mapping) else [item]
     characters = sum(len(part) for part in (*parts, prompt) if isinstance(part, str | list))
     return min(tasks.longest(engine.tokenizer, engine.model.config), 3 + characters)
 
 
 def check_answer(rows: int, width: int, binary: bool = False) -> None:
-    """Refuse what would have too large an answer, `rows` times `width` numbers.
+    """Refuse a request whose answer would have too many numbers, `rows` times `width`.
 
     Raises:
         TooLarge: more than is allowed.
@@ -36,7 +36,7 @@ def check_answer(rows: int, width: int, binary: bool = False) -> None:
 
 
 def check_entries(entries: int) -> None:
-    """Refuse what would have, or has, too many entries: labels of texts, or weights of tokens.
+    """Refuse a request whose answer has too many entries, which are labels of texts or weights of tokens.
 
     Raises:
         TooLarge: more than are allowed.

@@ -129,7 +129,7 @@ class _Endpoint:
 
 
 def _shape(serving: Serving, path: str) -> statuses.Shape:
-    """How errors look to whoever asks for a path that no route takes, or not by this method."""
+    """The shape of the error for a path that no route takes, or that is asked with another method."""
     exact = (each.shape for each in serving.operations if each.path == path)
     under = (shape for start, shape in _SHAPES.items() if path.startswith(start))
     return next(exact, next(under, statuses.plain))

@@ -41,11 +41,10 @@ class Call:
         serving: the server's state.
         path: the route's parameters.
         method, headers: the request's.
-        client: the address that sent it, of IPv6 the /64 network; "" where there is none, on a socket of the machine
-            itself.
+        client: the address that sent it, or of an IPv6 address its /64 network; "" for a local socket without one.
         body: the body as bytes, to be read once.
-        steps: when, in seconds from the start, something was answered, and its timing.
-        priority, timeout: what the body asks for, in seconds; None: what the headers do.
+        steps: for each answer of an engine, when it came in seconds from the start, and its timing.
+        priority, timeout: what the body asks for, the timeout in seconds; None: what the headers say counts.
     """
 
     def __init__(self, serving: Serving, scope: Scope, receive: Receive) -> None:
@@ -77,7 +76,7 @@ class Call:
             )
 
     async def read(self, decoder: msgspec.json.Decoder[_Body]) -> _Body:
-        """The body as what the decoder makes of JSON.
+        """The body of JSON, decoded.
 
         Raises:
             TooLarge, TooSlow: as the settings say.
@@ -88,8 +87,7 @@ class Call:
         return self.decode(await self.body.read(), decoder)
 
     def decode(self, body: bytes, decoder: msgspec.json.Decoder[_Body]) -> _Body:
-        """What the decoder makes of a body, or of a part of it. Raises Malformed, TooLarge and Unprocessable, as
-        `read`."""
+        """A body of JSON, or a part of one, decoded. It raises Malformed, TooLarge and Unprocessable, as `read`."""
         try:
             if len(body) <= SMALL:
                 return decoder.decode(body)
@@ -117,24 +115,25 @@ class Call:
         cuts = self.serving.settings.truncate and "truncation" in tasks.find(task).params
         if cuts and params.get("truncation") is None:
             params["truncation"] = True
-        return await self._patiently(engine.enqueue(task, inputs, params, **self._terms()))
+        return await self._await(engine.enqueue(task, inputs, params, **self._terms()))
 
     async def tokenized(
         self, engine: Engine, inputs: Sequence[_Input], tokenize: Callable[[Sequence[_Input]], list[Any]]
     ) -> list[Any]:
-        """What `tokenize` makes of each text or list of token ids, in turn with everybody's and under the limits of
-        `answer`. Raises as that."""
-        found = list(await self._patiently(engine.read(inputs, tokenize, **self._terms())))
+        """The result of `tokenize` for each text or list of token ids.
+
+        The inputs wait in the queue of those to be tokenized, under the limits of `answer`, and it raises the same.
+        """
+        found = list(await self._await(engine.read(inputs, tokenize, **self._terms())))
         self._listed = sum(map(len, found))
         return found
 
     async def aside(self, size: int, work: Callable[[], _Result]) -> _Result:
-        """What work in Python on so many bytes of a body gives; that on many is done beside the event loop."""
+        """The result of work in Python on so many bytes; for many, a thread beside the event loop does it."""
         return work() if size <= SMALL else await asyncio.to_thread(work)
 
     def reply(self, content: Any, status: int = 200) -> Response:
-        """A JSON response with the timing headers of what was answered: text-embeddings-inference's names, in
-        milliseconds, and the same with `-us`, in microseconds. Content may hold NumPy arrays."""
+        """A JSON response with the timing headers; content may hold NumPy arrays."""
         if self.long:
             return LongResponse(json_pieces(content), self.timings())
         body = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
@@ -142,7 +141,7 @@ class Call:
 
     @property
     def answered(self) -> list[Timing]:
-        """Timings of what was answered."""
+        """The timings of all answers of engines."""
         return [timing for _, timing in self.steps]
 
     def age(self) -> float:
@@ -156,11 +155,14 @@ class Call:
 
     @property
     def tokens(self) -> int:
-        """Tokens of what was answered."""
+        """The tokens that were computed for the answers."""
         return sum(timing.tokens for timing in self.answered)
 
     def timings(self) -> dict[str, str]:
-        """The headers that `reply` adds."""
+        """Headers that say where the time of the request went.
+
+        They have text-embeddings-inference's names and are in milliseconds; with `-us` they are in microseconds.
+        """
         headers = {}
         if self.steps:
             seconds = {
@@ -176,8 +178,8 @@ class Call:
         return headers
 
     def _terms(self) -> dict[str, Any]:
-        """Whose a request is and what it may cost. The characters that are read, and so memory and time, are no more
-        than a body may have."""
+        """The client, priority, deadline and limits of a request to an engine. The limit of characters, which bounds
+        memory and time, is that of a body's bytes."""
         settings = self.serving.settings
         return {
             "client": self.client,
@@ -214,8 +216,8 @@ class Call:
             )
         return left
 
-    async def _patiently(self, request: Request) -> Any:
-        """The answer to a request, with its timing noted; a client that hangs up cancels it."""
+    async def _await(self, request: Request) -> Any:
+        """Wait for a request, note its timing, and cancel it when the client hangs up."""
         future = asyncio.wrap_future(request)
         listening: list[asyncio.Task[None]] = []
         gone = False
@@ -246,7 +248,7 @@ class Call:
 
 
 def _network(address: str) -> str:
-    """An address, or the /64 network of an IPv6 one, of which a single machine may have every address."""
+    """An address; of IPv6 its /64 network, since a single machine may have every address of that."""
     with suppress(ValueError):  # no address, as a proxy may forward
         found = IPv6Address(address) if ":" in address else None
         if found is not None and found.ipv4_mapped is None:

@@ -1,5 +1,7 @@
-"""Uvicorn's connections with bounds on what a client may send before, beside and after a body, on how slowly it may
-read, and on how many there are; and errors in JSON before there is a request."""
+"""Uvicorn's connections with bounds: on the bytes of headers, on slow clients, and on the number of connections.
+
+An error that comes before there is a request is answered in JSON as well.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ from distilrt.server.statuses import PlainError
 MOST_URL_BYTES = 2**13
 MOST_HEAD_BYTES = 2**16  # of a request's line and headers; of its trailers and chunk extensions about as much
 MOST_HEADERS = 128
-MOST_REFUSED = 64  # connections that are told that there are too many
+MOST_REFUSED = 64  # connections beyond the limit that get an answer before they are closed
 MOST_PIPELINED = 64  # requests that came before earlier ones were answered
 _MOST_UNREAD_BYTES = 2**26  # of what comes after an answer, which is read so that the client reads the answer
 _LEAST_TAKEN_BYTES = 2**16  # of an answer within the time that a client has, or it does not read
@@ -25,7 +27,7 @@ _OVERHEAD = 8  # bytes of chunk headers for each byte of body
 
 
 class _Refused(Exception):
-    """What the client sends is beyond a bound; carries status and error."""
+    """The client exceeded a bound. The arguments are the status and the error to send."""
 
 
 class _Transport:

@@ -1,4 +1,4 @@
-"""What embeddings are made of on the wire, whatever the format: texts or token ids, and the prompt before them."""
+"""Inputs of embeddings in all wire formats: texts or token ids, and the prompt before them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def items(inputs: str | list[Any]) -> list[Any]:
 
 
 def prompt(engine: Engine, name: str | None, items: list[Any]) -> str:
-    """The text that a sentence encoder wants before others; `name` None: that which it makes the default, or none.
+    """The prompt that a sentence encoder wants before texts; `name` None: its default prompt, or an empty one.
 
     Raises:
         Unprocessable: no prompt of that name, or one for token ids.

@@ -24,8 +24,8 @@ _EMBEDDINGS = ("feature-extraction", "sentence-similarity", "sparse-embedding")
 
 
 class Payload(msgspec.Struct, forbid_unknown_fields=True):
-    """A body. What follows `options` are feature-extraction's parameters, which InferenceClient sends beside the
-    inputs. `prompt_name` is one of the checkpoint's prompts; None: that which it makes the default."""
+    """A body. The fields after `options` are parameters of feature-extraction, which InferenceClient sends beside the
+    inputs. `prompt_name` is one of the checkpoint's prompts; None: its default."""
 
     inputs: Any
     parameters: dict[str, Any] | None = None
@@ -42,8 +42,8 @@ async def answer(call: Call, payload: Payload) -> Any:
     """The answer to a payload, by the model that the route names.
 
     Raises:
-        TooLarge: it would be.
-        Unprocessable: a prompt that there is not.
+        TooLarge: the answer would be too large.
+        Unprocessable: the model has no prompt of that name.
         Exception: as `Call.answer`.
     """
     engine = call.serving.engine(call.path.get("model"))
@@ -88,7 +88,7 @@ def _beside(payload: Payload) -> dict[str, Any]:
 
 
 def _check_size(engine: Engine, task: str, items: list[Any], params: dict[str, Any]) -> None:
-    """What a small body can make large: the vectors of tokens, and candidates by `top_k`."""
+    """Refuse answers that a small body can make large: vectors of tokens, and candidates by `top_k`."""
     if task == "feature-extraction" and not params.get("pooling"):
         rows = sum(most_tokens(engine, item, params["prompt"]) for item in items)
         check_answer(rows, engine.model.config.hidden_size)

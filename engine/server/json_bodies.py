@@ -1,4 +1,4 @@
-"""Bodies of JSON from anybody: inflated and decoded within bounds of size and time."""
+"""Bodies of JSON from untrusted clients: decompressed and decoded within bounds of size and time."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
 
 
 def inflated(body: bytes, most: int) -> bytes:
-    """A body that was compressed with gzip or zlib, as HTTP's gzip and deflate are.
+    """Decompress a body of HTTP's content encoding gzip or deflate.
 
     Raises:
-        TooLarge: it has more than so many bytes.
-        Malformed: it is no such thing, or ends too early or too late.
+        TooLarge: decompressed it has more than `most` bytes.
+        Malformed: it is not compressed like that, or is not one whole stream.
     """
     stream = zlib.decompressobj(_GZIP_OR_ZLIB)
     try:
@@ -39,8 +39,8 @@ def inflated(body: bytes, most: int) -> bytes:
 
 
 def decode(body: bytes, decoder: msgspec.json.Decoder[_Body], most_members: int) -> _Body:
-    """What the decoder makes of a large body. The interpreter stands still meanwhile, so what takes long is refused:
-    millions of arrays; and orjson reads the numbers, of which msgspec takes 30 µs for one like 1e300.
+    """Decode a large body. This blocks the interpreter, so a body of millions of arrays, which takes long, is refused.
+    orjson parses it, since msgspec takes 30 µs for a number like 1e300.
 
     Raises:
         TooLarge: more arrays, objects and members than that.

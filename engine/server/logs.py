@@ -1,4 +1,4 @@
-"""Logs as lines of JSON: what is logged anyway, and one line for each request."""
+"""Logs as lines of JSON: warnings and errors, and a line for each request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A long answer as an HTTP response, encoded in turns with whatever else the event loop has to do."""
+"""A long answer as an HTTP response. It is encoded in steps, between which the event loop serves others."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ import orjson
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-_TURN = 0.005  # seconds of encoding after which others have a turn
+_TURN = 0.005  # seconds of encoding after which the event loop serves others
 _PIECE = 2**18  # bytes, about, that are handed to the connection at once
 _NUMBERS = 2**15  # of an array that are encoded at once, in some 2 ms
 
 
 class LongResponse(Response):
-    """The pieces of the body are made when the response is sent; no other thread could do it, as orjson holds the
-    interpreter's lock."""
+    """A response whose body is made of pieces when it is sent.
+
+    A thread would not help, since orjson holds the interpreter's lock.
+    """
 
     def __init__(
         self, pieces: Iterable[bytes], headers: Mapping[str, str], media_type: str = "application/json"
@@ -40,7 +42,7 @@ class LongResponse(Response):
 
 
 async def in_turns(pieces: Iterable[bytes]) -> list[bytes]:
-    """All pieces, made in turns with others."""
+    """All pieces; the event loop serves others in between."""
     made = []
     start = time.perf_counter()
     for piece in pieces:

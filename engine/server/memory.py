@@ -1,4 +1,4 @@
-"""What requests may hold of the process's memory together, and giving back what they held."""
+"""The memory that the bodies of all requests may take together, and its return to the system."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _TRIM_SECONDS = 1.0  # between returns of free memory, each of which stops alloc
 
 
 class Budget:
-    """Bytes that bodies on their way may hold together; whoever comes later waits to be read.
+    """Bytes that bodies may hold together; a body that finds none left waits to be read.
 
-    One client holds at most half, so that nobody waits for one alone. Of those that wait, the client that holds least
-    goes first.
+    One client holds at most half, so that no client waits because of a single other one. Of the clients that wait, the
+    one that holds the fewest bytes goes first.
 
     Args:
         total: bytes; a single body counts as at most half of them.

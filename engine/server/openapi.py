@@ -1,4 +1,4 @@
-"""`/openapi.json`, made of the routes' own types, and `/docs`, the same as a page that needs nothing from elsewhere."""
+"""`/openapi.json`, made from the operations, and `/docs`, the same as a page that loads nothing else."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ Kind = tuple[str, str, list[int]]  # a tensor's name, datatype and shape; -1: an
 
 
 class Asked(NamedTuple):
-    """What a request asks.
+    """What a request asks the engine.
 
     Attributes:
         items: for the task "outputs"; the choices of an input follow each other.
@@ -91,7 +91,7 @@ class Signature:
         )
 
     def check_size(self, asked: Asked, binary: bool) -> None:
-        """Refuse what would have too large an answer: as many rows for each input as the longest has tokens.
+        """Refuse a request whose answer would be too large: each input has as many rows as the longest one has tokens.
 
         Raises:
             TooLarge: it would.

@@ -1,6 +1,6 @@
-"""Errors as HTTP: the one place that knows which status an error gets, and the body that formats share.
+"""Errors as HTTP: the status of each error, and the body that most wire formats share.
 
-A wire format whose clients expect other words in the body gives its own `Shape`; statuses are the same everywhere.
+A wire format whose clients expect another body has a `Shape` of its own; statuses are the same everywhere.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ _log = logging.getLogger("distilrt.server")
 
 
 class RequestError(Exception):
-    """A request that is refused before an engine sees it. The message says what is allowed."""
+    """A request that is refused before it reaches an engine. The message says what is allowed."""
 
     status = 400
 
 
 class Malformed(RequestError):
-    """The body is no JSON in UTF-8."""
+    """The body is not JSON in UTF-8."""
 
 
 class Empty(RequestError):
-    """There is nothing to answer, where that is an error."""
+    """The request has no input, and its format has no empty answer."""
 
 
 class Unauthorized(RequestError):
@@ -69,19 +69,19 @@ class TooLarge(RequestError):
 
 
 class UnknownEncoding(RequestError):
-    """The body is compressed in a way that is not read here."""
+    """The body has a content encoding that this server does not read."""
 
     status = 415
 
 
 class Unprocessable(RequestError):
-    """The body is JSON, but not what the route takes."""
+    """The body is JSON of another form than the route takes."""
 
     status = 422
 
 
 class NoSuchTask(RequestError):
-    """No model here has the head that the route is for."""
+    """No model of this server has the head that the route needs."""
 
     status = 424
 
@@ -101,7 +101,7 @@ class Failure(NamedTuple):
 
 Shape = Callable[[Failure], Any]  # the JSON body; its annotation says of which type
 
-# The first that fits.
+# The first class of which an error is an instance counts.
 _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (Overloaded, 429),
     (NotReady, 503),
@@ -127,7 +127,7 @@ def plain(failure: Failure) -> PlainError:
 
 
 def failure(error: Exception) -> Failure:
-    """What to tell a client of any error. What nobody foresaw is logged, and not told."""
+    """What a client is told of an error. An error of no known class is logged, and its message is not sent."""
     if isinstance(error, RequestError):
         headers = {"www-authenticate": "Bearer"} if error.status == 401 else {}
         if error.status in (408, 413):
@@ -146,7 +146,7 @@ def failure(error: Exception) -> Failure:
                 _log.error("%s", error, exc_info=error)
             headers = {"retry-after": str(_seconds(error))} if status in (429, 503) else {}
             return Failure(status, known.__name__, _words(error), headers)
-    _log.error("an error that nobody foresaw", exc_info=error)
+    _log.error("an unexpected error", exc_info=error)
     return Failure(500, "InternalError", "the server failed; its log says why", {})
 
 
@@ -157,7 +157,7 @@ def response(error: Exception, shape: Shape = plain) -> Response:
 
 
 def _words(error: Exception) -> str:
-    """The message; what was found in the body may be long."""
+    """The message, shortened: it may quote a long part of the body."""
     words = str(error)
     return words if len(words) <= _MOST_WORDS else f"{words[:_MOST_WORDS]}…"
 

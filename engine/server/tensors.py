@@ -99,7 +99,7 @@ def blobs(tensors: list[Tensor], rest: bytes) -> list[bytes | None]:
 
 
 def _flat(tensor: Tensor, number: int) -> list[Any]:
-    """The data without its nesting; where they are more than so many, or nested deeper than any shape, some of them."""
+    """The data without nesting; it stops early where they are too many or nested too deeply, and are refused."""
     values: list[Any] = tensor.data or []
     most = max([number, *accumulate(tensor.shape, mul)])  # of lists, where there is an empty dimension
     for _ in range(8):

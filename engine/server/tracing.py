@@ -1,7 +1,7 @@
 """Traces for OpenTelemetry: a span for each request, and in it one for each step of what was answered.
 
-Needs the extra `otel`; without it, or where no tracer is set up, nothing is done and nothing it costs. Spans are made
-when the response has been sent, of times that were taken anyway. A request's `traceparent` makes its span a child.
+Tracing needs the extra `otel`; without it, or where no tracer is set up, it costs nothing. Spans are made when the
+response has been sent, from times that were measured anyway. A request's header `traceparent` makes its span a child.
 """
 
 from __future__ import annotations
