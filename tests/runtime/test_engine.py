@@ -336,6 +336,12 @@ def test_refusals(classifier: Engine, change: dict[str, Any], message: str) -> N
         classifier.submit(**{"task": "text-classification", "inputs": TEXT} | change)
 
 
+@pytest.mark.parametrize(("change", "message"), REFUSED[4:], ids=[str(case[0]) for case in REFUSED[4:]])
+def test_refusals_of_texts_that_are_only_tokenized(classifier: Engine, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidParameter, match=message):
+        classifier.read(["a"], lambda texts: [[] for _ in texts], **change)
+
+
 BAD_SETTINGS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"max_batch_tokens": 0}, ValueError, "max_batch_tokens must be None or an integer of at least 1, found 0"),
     ({"max_queue_tokens": 1.5}, ValueError, "max_queue_tokens must be"),
