@@ -224,12 +224,10 @@ async def _info(call: Call) -> Any:
 
 def _kind(engine: Engine) -> dict[str, Any]:
     """`model_type`, with the task's own name for what text-embeddings-inference doesn't know."""
+    if engine.task == "feature-extraction":
+        return {"embedding": {"pooling": engine.pooling or "mean"}}
     if engine.task != "text-classification":
-        return (
-            {"embedding": {"pooling": engine.pooling or "mean"}}
-            if engine.task == "feature-extraction"
-            else {engine.task: {}}
-        )
+        return {engine.task: {}}
     labels = engine.model.config.label_names()
     known = {
         "id2label": {str(i): label for i, label in enumerate(labels)},
