@@ -157,8 +157,14 @@ class Queues:
             )
 
     def _ahead(self, priority: int, client: str | None = None) -> int:
-        """Tokens that wait at this priority and above, of one client or of all; about, where they are texts."""
-        return self.tokens.ahead(priority, client) + self.texts.ahead(priority, client) // CHARACTERS
+        """Tokens that wait or will, at this priority and above, of one client or of all.
+
+        A request that is being tokenized, by its caller or in parts, counts by its characters until its tokens wait.
+        """
+        characters = sum(
+            each.reading.cost for each in self.reading if each.priority >= priority and client in (None, each.client)
+        )
+        return self.tokens.ahead(priority, client) + characters // CHARACTERS
 
     def _queue(self, kind: Kind) -> Batcher[Request]:
         return self.tokens if kind == "tokens" else self.texts

@@ -120,13 +120,7 @@ class TaskReading(Reading):
         TooLarge: more texts or characters than `limits` allow.
     """
 
-    def __init__(
-        self,
-        task: tasks.Task,
-        inputs: Any,
-        params: Mapping[str, Any],
-        limits: Limits | None,
-    ) -> None:
+    def __init__(self, task: tasks.Task, inputs: Any, params: Mapping[str, Any], limits: Limits | None) -> None:
         self._task, self._params = task, task.settle(params)
         self._listed = isinstance(inputs, list | tuple)
         if self._listed and self._params.get("is_split_into_words"):

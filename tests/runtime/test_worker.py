@@ -432,3 +432,34 @@ def test_many_threads(make: Any, computing: Computing) -> None:
     requests = worker.counters.requests
     assert requests["sum", "answered"] + requests["sum", "cancelled"] == 400
     assert waiting(worker) == (0, 0, 0)
+
+
+class SlowReading(Reading):
+    """An input of so many characters, whose caller tokenizes it until the test lets go; it has nothing to compute."""
+
+    def __init__(self, characters: int) -> None:
+        super().__init__([characters])
+        self.entered, self.gate = threading.Event(), threading.Event()
+
+    def tokens_of(self, part: range) -> tuple[list[Any], int]:
+        self.entered.set()
+        assert self.gate.wait(PATIENCE)
+        return [], 0
+
+    def answer(self, outputs: list[Any]) -> None:
+        pass
+
+
+def test_what_callers_tokenize_counts_as_waiting(make: Callable[..., Worker]) -> None:
+    worker = make(max_queue_tokens=10)
+    slow = SlowReading(10 * CHARACTERS)
+    thread = threading.Thread(target=worker.submit, args=[Request(slow)])
+    thread.start()
+    assert slow.entered.wait(PATIENCE)
+    quick = SlowReading(1)
+    quick.gate.set()
+    with pytest.raises(Overloaded, match="10 tokens wait"):
+        worker.submit(Request(quick))
+    slow.gate.set()
+    thread.join(PATIENCE)
+    worker.submit(Request(quick))
