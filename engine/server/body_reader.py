@@ -14,7 +14,7 @@ from distilrt.server.serving import Serving
 from distilrt.server.statuses import Gone, TooLarge, TooSlow, UnknownEncoding
 
 SMALL = 65536  # bytes of a body that takes nothing of the budget; a connection reads as many before it is asked to
-_MOST_DIGITS = 15  # of a header's number
+MOST_DIGITS = 15  # A number in a header may have so many.
 
 
 class BodyReader:
@@ -50,7 +50,7 @@ class BodyReader:
             known = ", ".join(ENCODINGS)
             raise UnknownEncoding(f"the content-encoding must be one of {known}, found {encoding!r:.40}")
         announced = self._headers.get("content-length", "")
-        size = int(announced[:_MOST_DIGITS]) if announced.isdigit() else 0
+        size = int(announced[:MOST_DIGITS]) if announced.isdigit() else 0
         if size > most:
             raise TooLarge(f"the body has {announced} bytes, at most {most} are allowed; send fewer inputs")
         await self._take(most if encoding != "identity" else size)

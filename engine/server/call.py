@@ -22,14 +22,13 @@ from distilrt.runtime.engine import Engine
 from distilrt.runtime.reading import Limits
 from distilrt.runtime.request import Request, Timing
 from distilrt.server import json_bodies, statuses
-from distilrt.server.body_reader import SMALL, BodyReader
+from distilrt.server.body_reader import MOST_DIGITS, SMALL, BodyReader
 from distilrt.server.long_response import LongResponse, json_pieces
 from distilrt.server.serving import Serving
 
 _Body = TypeVar("_Body")
 _Result = TypeVar("_Result")
 _Input = TypeVar("_Input", str, list[int])
-_MOST_DIGITS = 15  # of a header's number
 _HANG_UP_SECONDS = 0.02  # before a task listens for a client that hangs up; most requests are answered sooner
 _LONG = 4096  # tokens whose answers may take long to encode; vectors of all of them take some 0.1 s
 
@@ -202,8 +201,8 @@ class Call:
         if seconds is None and text is not None:
             if not text.isascii() or not text.isdigit() or not text.strip("0"):
                 raise statuses.Unprocessable(f"x-deadline-ms must be an integer above 0, found {text!r:.40}")
-            if len(text) > _MOST_DIGITS:
-                raise statuses.Malformed(f"x-deadline-ms may have at most {_MOST_DIGITS} digits, found {len(text)}")
+            if len(text) > MOST_DIGITS:
+                raise statuses.Malformed(f"x-deadline-ms may have at most {MOST_DIGITS} digits, found {len(text)}")
             seconds = int(text) / 1e3
         if seconds is not None:
             most = seconds if most is None else min(most, seconds)
