@@ -119,8 +119,8 @@ class HostBackend:
         return False
 
     def run_padded(self, inputs: PaddedInputs, **options: Any) -> NoReturn:
-        """Not to be called, see `packs`."""
-        raise NotImplementedError
+        """Refused, see `packs`."""
+        raise TypeError("this backend computes batches that are packed on the host; give a Batch to forward or answer")
 
     def to_numpy(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The rows themselves."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import mmap
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ _FROM_HEADER = {header: name for name, (header, _) in _STORED.items()}
 Spec = tuple[str, tuple[int, ...]]
 
 
-class TensorFile:
+class TensorFile(ABC):
     """An open file of tensors by their names in the file; each format has its own subclass.
 
     Attributes:
@@ -44,15 +45,15 @@ class TensorFile:
     specs: dict[str, Spec]
     written_by: str | None = None
 
+    @abstractmethod
     def raw(self, name: str) -> npt.NDArray[Any]:
         """The stored numbers, read-only and without a copy where possible; bfloat16 as uint16."""
-        raise NotImplementedError
 
     def load(self, name: str) -> FloatArray:
         """The numbers as float32; a view of the file where it holds aligned float32."""
         return _as_float32(self.raw(name), self.specs[name][0])
 
-    def release(self) -> None:
+    def release(self) -> None:  # noqa: B027  # not abstract, since most formats map nothing
         """Give the file's mapped pages back to the operating system, if there are any; the next access reads them."""
 
     def tensors(self) -> dict[str, Stored]:

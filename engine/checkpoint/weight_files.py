@@ -17,7 +17,6 @@ from distilrt.errors import CheckpointError
 
 Tensors = dict[str, Stored]
 
-
 # In the order of preference. Those that end in .json are indexes of shards.
 _FORMATS: dict[str, Callable[[Path], TensorFile]] = {
     "model.safetensors": SafetensorsFile,
