@@ -25,7 +25,8 @@ from distilrt.model.config import DistilBertConfig
 
 WEIGHT_BYTES = 256 << 20  # of all copies of a weight that one graph reads in turn: more than any L2
 SECONDS = 0.05  # for one candidate
-OPS, OP_SECONDS = 8, 20.0  # of a count of tokens, roughly, most of it compiling
+# A search tries about 8 ops for each number of tokens, and spends about 20 s on one, mostly on compiling.
+OPS, OP_SECONDS = 8, 20.0
 
 
 @dataclass(frozen=True, slots=True)

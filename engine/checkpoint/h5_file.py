@@ -40,7 +40,7 @@ class H5File(TensorFile):
             for layer in self._file.values():
                 # Keras spreads a long list of names over weight_names0, weight_names1, …
                 if isinstance(layer, h5py.Group) and any(name.startswith("weight_names") for name in layer.attrs):
-                    layer.visititems(self._add)  # which does not follow links, least of all into other files
+                    layer.visititems(self._add)  # It does not follow links, which may lead into other files.
         except CheckpointError:
             raise
         except Exception as error:  # a damaged file fails anywhere in the library

@@ -31,8 +31,8 @@ BUILT_IN = Path(__file__).with_name("calibration.txt")
 # precision. Eight bits on both sides cost about 0.01 of well-behaved rows, so this is where int8 does not fit a layer.
 THRESHOLD = 0.02
 MAX_TOKENS = 8192  # more change little and take longer
-STEPS = 127  # of a weight each way; the steps of a row are 255
-# Of the Gram matrix's mean diagonal, added to it. Example rows are few: with less, rounding fits them and not others.
+STEPS = 127  # A weight has 127 steps on each side of 0; a row has 255 in all.
+# The ridge term, as a share of the Gram matrix's mean diagonal. With less, rounding fits the few example rows alone.
 _DAMPING = 0.3
 _BLOCK = 64  # columns rounded before what they leave is carried to all others, in one product
 

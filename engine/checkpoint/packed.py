@@ -38,7 +38,7 @@ from distilrt.model.architecture import expected_shapes, linears
 from distilrt.model.config import DistilBertConfig
 from distilrt.model.heads import HEADS
 
-VERSION = 2  # of the meaning of the bytes: panels as in csrc/pack-inl.h, scales and offsets as in csrc/kernels.h
+VERSION = 2  # It changes with the layout of panels (csrc/pack-inl.h) and the meaning of scales (csrc/kernels.h).
 INDEX, DATA = "packed.json", "packed.safetensors"
 # How many numbers of a row lie side by side in the panels: 4 bytes of them. The keys are the dtypes of a packed model.
 LANES = {"float32": 1, "bfloat16": 2, "int8": 4}
@@ -305,7 +305,7 @@ def _in_words(spec: Spec | None) -> str:
 
 
 def _digest(path: Path) -> str:
-    import hashlib  # which takes longer to load than a packed folder to open
+    import hashlib  # Loading this module takes longer than opening a packed folder.
 
     digest = hashlib.blake2b(digest_size=32)
     with path.open("rb") as file:

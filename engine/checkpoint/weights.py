@@ -25,7 +25,7 @@ from distilrt.model.config import DistilBertConfig
 from distilrt.model.heads import HEADS
 
 _log = logging.getLogger("distilrt.checkpoint")
-_SEGMENTS = "embeddings.token_type_embeddings.weight"  # of a BERT only
+_SEGMENTS = "embeddings.token_type_embeddings.weight"  # Only a BERT has this tensor.
 _MOST_SINUSOIDS = 2**26  # numbers of a table that only the config describes, for want of one in the file
 _HEAD_NAMES = frozenset(name for head in HEADS.values() for name in head.tensors)
 

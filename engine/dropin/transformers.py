@@ -39,7 +39,7 @@ _WAY_OUT = "use .to_transformers(), which gives the original back"
 _ARCHITECTURES = {name: name for name in HEADS} | {head.bert: name for name, head in HEADS.items()}
 
 _IGNORED = frozenset({"num_items_in_batch", "use_cache"})  # by these classes of transformers
-_attribute = object.__getattribute__  # that of transformers' configs takes microseconds
+_attribute = object.__getattribute__  # The __getattribute__ of transformers' configs takes microseconds.
 
 
 def accelerate_pipeline(pipeline: Any, backend: str, dtype: str) -> Any:
