@@ -23,6 +23,7 @@ from distilrt.runtime.reading import Limits
 from distilrt.runtime.request import Request, Timing
 from distilrt.server import json_bodies, statuses
 from distilrt.server.body_reader import MOST_DIGITS, SMALL, BodyReader
+from distilrt.server.json_bodies import Bounds
 from distilrt.server.long_response import LongResponse, json_pieces
 from distilrt.server.serving import Serving
 
@@ -90,7 +91,10 @@ class Call:
         try:
             if len(body) <= SMALL:
                 return decoder.decode(body)
-            return json_bodies.decode(body, decoder, 8 * self.serving.settings.max_inputs + 1024)
+            settings = self.serving.settings
+            members = 8 * settings.max_inputs + 1024
+            # A token may have an id and a mask.
+            return json_bodies.decode(body, decoder, Bounds(members, members + 2 * settings.max_tokens))
         except msgspec.ValidationError as error:
             raise statuses.Unprocessable(f"the body is not what this route takes, see /docs: {error}") from None
         except (msgspec.DecodeError, orjson.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:

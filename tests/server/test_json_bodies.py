@@ -10,7 +10,8 @@ import msgspec
 import pytest
 
 from distilrt.server import huggingface, json_bodies
-from distilrt.server.statuses import Malformed, TooLarge
+from distilrt.server.json_bodies import Bounds
+from distilrt.server.statuses import TooLarge
 
 DECODER = msgspec.json.Decoder(huggingface.Payload)
 
@@ -18,37 +19,39 @@ DECODER = msgspec.json.Decoder(huggingface.Payload)
 @pytest.mark.parametrize("inputs", ["text", ["[" * 50, '{"a": [1]}', "\\", '\\"[[[', "é\n"], [{"text": "a:[{"}] * 10])
 def test_it_means_the_same(inputs: Any) -> None:
     body = json.dumps({"inputs": inputs, "parameters": {"top_k": 2}}).encode()
-    assert json_bodies.decode(body, DECODER, 50) == DECODER.decode(body)
+    assert json_bodies.decode(body, DECODER, Bounds(50, 50)) == DECODER.decode(body)
 
 
 def test_what_strings_hold_is_not_counted() -> None:
     body = json.dumps({"inputs": ['[{"a":', "\\", '"' * 9] * 30}).encode()
-    assert json_bodies.decode(body, DECODER, 4) == DECODER.decode(body)
-    with pytest.raises(TooLarge, match="more than the 2 arrays"):
-        json_bodies.decode(body, DECODER, 2)
+    assert json_bodies.decode(body, DECODER, Bounds(25, 100)) == DECODER.decode(body)
+    with pytest.raises(TooLarge, match="more than the 2 values"):
+        json_bodies.decode(body, DECODER, Bounds(23, 2))
 
 
-MANY = {"arrays": b"[" + b",".join([b"[]"] * 600_000) + b"]",
-        "members": b"{" + b",".join(b'"%d":1' % number for number in range(180_000)) + b"}"}  # fmt: skip
+MANY = {
+    "arrays": b"[" + b",".join([b"[]"] * 600_000) + b"]",
+    "members": b"{" + b",".join([b'"a":1'] * 60_000) + b"}",
+    "strings": b"[" + b",".join([b'"["'] * 400_000) + b"]",
+    "values": b"[" + b",".join([b"5"] * 900_000) + b"]",
+}
 
 
 @pytest.mark.parametrize("kind", MANY)
-def test_many_values_are_refused_at_once(kind: str) -> None:
-    body = b'{"inputs":' + MANY[kind] + b"}"
-    start = time.perf_counter()
-    with pytest.raises(TooLarge):
-        json_bodies.decode(body, DECODER, 17_408)
-    assert time.perf_counter() - start < 1
+def test_many_values_are_refused_before_they_are_decoded(kind: str) -> None:
+    body = b'{"inputs":' + MANY[kind]  # It would be no JSON.
+    with pytest.raises(TooLarge, match=f"more than the .*{kind}.* that are allowed"):
+        json_bodies.decode(body, DECODER, Bounds(17_408, 541_696))
 
 
 def test_deep_values() -> None:
-    with pytest.raises(Malformed, match="at most 1000 deep"):
-        json_bodies.decode(b'{"inputs":' + b'{"a":[' * 10**5, DECODER, 100)
+    with pytest.raises(ValueError, match="depth"):
+        json_bodies.decode(b'{"inputs":' + b'{"a":[' * 10**4, DECODER, Bounds(10**6, 10**6))
 
 
 def test_large_exponents_are_read_in_time() -> None:
     """msgspec alone took ten seconds for so many."""
     body = b'{"inputs": [' + b",".join([b"1e300"] * 300_000) + b"]}"
     start = time.perf_counter()
-    assert len(json_bodies.decode(body, DECODER, 100).inputs) == 300_000
+    assert len(json_bodies.decode(body, DECODER, Bounds(100, 400_000)).inputs) == 300_000
     assert time.perf_counter() - start < 2
