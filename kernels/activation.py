@@ -1,6 +1,6 @@
 """The activations as functions of the linear kernels' epilogue, in float32.
 
-Reference: `distilrt.model.reference.activation`.
+Reference: `distilrt.model.functional.activation`.
 """
 
 from __future__ import annotations

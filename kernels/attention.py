@@ -3,7 +3,7 @@
 One program handles blocks of queries of one sequence and head and walks over the sequence's keys; scores stay in
 registers (Dao et al. 2022, arXiv:2205.14135). Blocks of keys start at the sequence's own first row, so a result doesn't
 depend on batch mates. Bytes moved: the rows of qkv once (re-read from L2) and out once. Reference:
-`distilrt.model.reference.attention`.
+`distilrt.model.functional.attention`.
 
 Which block of which sequence a program has is found on the device: block numbers of sequence i start at
 `cu_seqlens[i] // BLOCK_M + i`, which rises with i by at least the sequence's blocks, so counting the sequences whose
@@ -28,7 +28,7 @@ import triton.language as tl
 from distilrt.kernels import tiles
 from distilrt.kernels.launch import FLOATS, begin, check, chip_of, dot, launch_options, product_name, rounded
 from distilrt.kernels.op import Arguments, Arrays, Choice, Entries, Example, Op, Output, Sizes, double, given, nbytes
-from distilrt.model import reference
+from distilrt.model import functional
 from distilrt.model.config import DistilBertConfig
 
 MIN_BLOCK_D = 16  # the smallest depth of a product on tensor cores; a narrower head is padded with zeros
@@ -245,7 +245,7 @@ class Packed:
         """Attention of all rows in float64."""
         query, key, value = np.split(double(self.qkv[: self.total]), 3, axis=1)
         ends, keys = (np.array(numbers, np.int32) for numbers in (self.ends, self.keys))
-        return reference.attention(query, key, value, ends, keys, self.num_heads)
+        return functional.attention(query, key, value, ends, keys, self.num_heads)
 
     def plain(self) -> torch.Tensor:
         """The same by torch, sequence by sequence."""

@@ -1,6 +1,6 @@
 """`LayerNorm(words[input_ids] + positions[position_ids])`: the first op of the encoder.
 
-Bytes moved: one row of each table in and one row out for each token. Reference: `distilrt.model.reference.embed`.
+Bytes moved: one row of each table in and one row out for each token. Reference: `distilrt.model.functional.embed`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from distilrt.kernels import tiles
 from distilrt.kernels.launch import FLOATS, begin, check, check_count, chip_of, count_rows, launch_options, rounded
 from distilrt.kernels.layer_norm import normalise, plain_norm
 from distilrt.kernels.op import Arguments, Arrays, Example, Op, Output, Sizes, double, given, nbytes
-from distilrt.model import reference
+from distilrt.model import functional
 from distilrt.model.config import LAYER_NORM_EPS, DistilBertConfig
 
 
@@ -122,7 +122,7 @@ def _example(
         return places[numbers[:tokens].long()]
 
     def exact() -> Any:
-        return reference.layer_norm(double(words()) + double(numbered()), double(gamma), double(beta))
+        return functional.layer_norm(double(words()) + double(numbered()), double(gamma), double(beta))
 
     arrays = (out, given_words, numbers, table, places, gamma, beta)
     return Example(

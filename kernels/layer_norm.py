@@ -1,7 +1,7 @@
 """`LayerNorm(x + residual)`, where x may still be the partial sums of a split product.
 
 `(x - mean) / sqrt(variance + eps) * gamma + beta` over each row, statistics in float32 from the row in registers (two
-passes). Bytes moved: each input and the output once. Reference: `distilrt.model.reference.layer_norm`.
+passes). Bytes moved: each input and the output once. Reference: `distilrt.model.functional.layer_norm`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import triton.language as tl
 from distilrt.kernels import tiles
 from distilrt.kernels.launch import FLOATS, begin, check, check_count, chip_of, count_rows, launch_options, rounded
 from distilrt.kernels.op import Arguments, Arrays, Choice, Example, Op, Output, Sizes, double, given, nbytes
-from distilrt.model import reference
+from distilrt.model import functional
 from distilrt.model.config import LAYER_NORM_EPS, DistilBertConfig
 
 
@@ -137,7 +137,7 @@ def _example(a: Arrays, tokens: int, width: int, with_residual: bool = True, spa
 
     def exact() -> Any:
         added = 0 if residual is None or bias is None else double(bias) + double(residual[:tokens])
-        return reference.layer_norm(double(x[:tokens]) + added, double(gamma), double(beta))
+        return functional.layer_norm(double(x[:tokens]) + added, double(gamma), double(beta))
 
     def plain() -> torch.Tensor:
         added = 0 if residual is None or bias is None else bias.to(x.dtype) + residual[:tokens]

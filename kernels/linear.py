@@ -1,7 +1,7 @@
 """`activation(x @ weight.T + bias) + residual`, the product of every linear layer, and its split form for few tokens.
 
 Bytes moved: x, weight, residual and out once each from and to memory (tiles are re-read from L2); the weight dominates
-below about 200 tokens. Reference: `distilrt.model.reference.linear` and `activation`. Sums are float32; float32
+below about 200 tokens. Reference: `distilrt.model.functional.linear` and `activation`. Sums are float32; float32
 products are exact unless tf32 is asked for. Every output is one chain of sums over k in rising order, so it doesn't
 depend on other rows.
 """
@@ -34,7 +34,7 @@ from distilrt.kernels.launch import (
 from distilrt.kernels.layer_norm import plain_norm, residual_layer_norm
 from distilrt.kernels.narrow_linear import launch_narrow
 from distilrt.kernels.op import Arguments, Arrays, Choice, Entries, Example, Op, Output, Sizes, double, given, nbytes
-from distilrt.model import reference
+from distilrt.model import functional
 from distilrt.model.config import LAYER_NORM_EPS, DistilBertConfig
 
 
@@ -246,8 +246,8 @@ def _example(
             linear(out, x, weight, bias, residual, **options)
 
     def exact() -> Any:
-        y = reference.linear(double(x[:tokens]), double(weights[-1]), double(bias))
-        y = reference.activation(activation, y) if activation else y
+        y = functional.linear(double(x[:tokens]), double(weights[-1]), double(bias))
+        y = functional.activation(activation, y) if activation else y
         return y if residual is None else y + double(residual[:tokens])
 
     def plain() -> torch.Tensor:
@@ -329,8 +329,8 @@ def _split_example(a: Arrays, tokens: int, n: int, k: int, segments: int = 0) ->
             residual_layer_norm(out, parts, residual, gamma, beta, bias, eps=LAYER_NORM_EPS, **options)
 
     def exact() -> Any:
-        y = reference.linear(double(x), double(weights[-1]), double(bias)) + double(residual)
-        return reference.layer_norm(y, double(gamma), double(beta))
+        y = functional.linear(double(x), double(weights[-1]), double(bias)) + double(residual)
+        return functional.layer_norm(y, double(gamma), double(beta))
 
     def plain() -> torch.Tensor:
         y = torch.nn.functional.linear(x, weights[-1], bias.to(x.dtype)) + residual

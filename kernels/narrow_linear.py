@@ -5,7 +5,7 @@ the slices' sums are added in a fixed order at the end. So blocks can be small e
 part of the weight, and no chain of products is long. `norm` is nothing, or the layer norm that comes before: then every
 program normalises the few rows itself, which saves a kernel.
 
-Bytes moved: the weight once; x by every program, from L2. Reference: `distilrt.model.reference.linear`, `layer_norm`
+Bytes moved: the weight once; x by every program, from L2. Reference: `distilrt.model.functional.linear`, `layer_norm`
 and `activation`.
 """
 
@@ -35,7 +35,7 @@ from distilrt.kernels.launch import (
 )
 from distilrt.kernels.layer_norm import plain_norm
 from distilrt.kernels.op import Arguments, Arrays, Choice, Example, Op, Output, Sizes, double, given, nbytes
-from distilrt.model import reference
+from distilrt.model import functional
 from distilrt.model.config import LAYER_NORM_EPS, DistilBertConfig
 
 
@@ -206,11 +206,11 @@ def _example(a: Arrays, tokens: int, n: int, k: int, activation: str = "") -> Ex
             norm_linear(out, normed, x, gamma, beta, weight, bias, eps=LAYER_NORM_EPS, **options)
 
     def exact_norm() -> Any:
-        return reference.layer_norm(double(x), double(gamma), double(beta))
+        return functional.layer_norm(double(x), double(gamma), double(beta))
 
     def exact() -> Any:
-        y = reference.linear(exact_norm(), double(weights[-1]), double(bias))
-        return reference.activation(activation, y) if activation else y
+        y = functional.linear(exact_norm(), double(weights[-1]), double(bias))
+        return functional.activation(activation, y) if activation else y
 
     def plain_normed() -> torch.Tensor:
         return plain_norm(x.to(a.dtype), gamma, beta)

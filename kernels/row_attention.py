@@ -4,7 +4,7 @@ One program has one query and head and walks over the keys of the query's sequen
 first row, so a result doesn't depend on batch mates. One query has nothing to share a block of scores with: products
 are plain multiply-adds in float32, and the time is that of reading K and V. The same program copies the query's part of
 the residual, which saves a kernel that gathers. Bytes moved: K and V of a query's sequence, out and picked. Reference:
-`distilrt.model.reference.attention`, of which the rows `index`.
+`distilrt.model.functional.attention`, of which the rows `index`.
 """
 
 from __future__ import annotations

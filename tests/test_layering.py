@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 ROWS = [
     "errors env cpu_count eager",
     "checkpoint text batch model.architecture model.array_kinds model.config model.heads model.losses model.outputs "
-    "model.reference model.sentence_encoder",
+    "model.functional model.sentence_encoder",
     "kernels _C",
     "backends",
     "model",

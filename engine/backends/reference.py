@@ -1,6 +1,6 @@
 """`backend="reference"`: the NumPy model behind the Backend protocol, in float32 or float64.
 
-Slow and exact: what the other backends are measured against. All arithmetic is in `distilrt.model.reference`; this
+Slow and exact: what the other backends are measured against. All arithmetic is in `distilrt.model.functional`; this
 module only holds the weights.
 """
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from distilrt.backends.base import HostBackend
 from distilrt.batch import Batch, IndexArray
 from distilrt.errors import BackendError
-from distilrt.model import reference
+from distilrt.model import functional
 from distilrt.model.config import DistilBertConfig
 from distilrt.model.heads import ENCODER, Head
 
@@ -53,7 +53,7 @@ class ReferenceBackend(HostBackend):
 
     def forward(self, batch: Batch, all_layers: bool = False, wanted: IndexArray | None = None) -> npt.NDArray[Any]:
         """Last hidden states `[total_tokens, hidden_size]`, all layers' with one axis more, or the wanted rows."""
-        states = reference.encoder_forward(self.config, self._weights, batch, self.dtype)
+        states = functional.encoder_forward(self.config, self._weights, batch, self.dtype)
         if all_layers:
             return states
         last: npt.NDArray[Any] = states[-1]
@@ -65,12 +65,12 @@ class ReferenceBackend(HostBackend):
         Rows may belong to different sequences, and a product over all of them would round by their number.
         """
         weight, bias = self._weights[f"{name}.weight"], self._weights[f"{name}.bias"]
-        out = reference.linear(rows[:, None, :], weight, bias)[:, 0]
-        return out if activation is None else reference.activation(activation, out)
+        out = functional.linear(rows[:, None, :], weight, bias)[:, 0]
+        return out if activation is None else functional.activation(activation, out)
 
     def layer_norm(self, name: str, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Layer norm of rows `[n, hidden_size]`."""
-        return reference.layer_norm(rows, self._weights[f"{name}.weight"], self._weights[f"{name}.bias"])
+        return functional.layer_norm(rows, self._weights[f"{name}.weight"], self._weights[f"{name}.bias"])
 
     def describe(self) -> Mapping[str, Any]:
         """Name, dtype and bytes of weights."""

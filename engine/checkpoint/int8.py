@@ -20,7 +20,7 @@ from distilrt.batch import pack
 from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.tensor_files import FloatArray
 from distilrt.errors import InvalidInput
-from distilrt.model import reference
+from distilrt.model import functional
 from distilrt.model.architecture import linears
 from distilrt.model.config import DistilBertConfig
 from distilrt.text.auto_tokenizer import load_tokenizer
@@ -226,16 +226,16 @@ def _linears(
         return weight, bias
 
     def norm(name: str, x: FloatArray) -> FloatArray:
-        return reference.layer_norm(x, weights[f"{name}.weight"], weights[f"{name}.bias"])
+        return functional.layer_norm(x, weights[f"{name}.weight"], weights[f"{name}.bias"])
 
-    x = reference.embed(weights, batch.input_ids, None, batch.position_ids, np.float32)
+    x = functional.embed(weights, batch.input_ids, None, batch.position_ids, np.float32)
     for index in range(config.num_layers):
         at, source = f"layer.{index}", f"transformer.layer.{index}"
         weight, bias = parts(f"{at}.qkv")
         product = x @ weight.T
         yield f"{at}.qkv", x, weight, product
         query, key, value = np.split(product + bias, 3, axis=1)
-        context = reference.attention(query, key, value, batch.cu_seqlens, batch.key_lengths, config.num_heads)
+        context = functional.attention(query, key, value, batch.cu_seqlens, batch.key_lengths, config.num_heads)
         weight, bias = parts(f"{at}.out_proj")
         product = context @ weight.T
         yield f"{at}.out_proj", context, weight, product
@@ -245,7 +245,7 @@ def _linears(
         yield f"{at}.ffn_in", x, weight, product
         inner = product + bias
         for start, end in zip(batch.cu_seqlens[:-1], batch.cu_seqlens[1:], strict=True):  # few rows stay in the cache
-            inner[start:end] = reference.activation(config.activation, inner[start:end])
+            inner[start:end] = functional.activation(config.activation, inner[start:end])
         weight, bias = parts(f"{at}.ffn_out")
         product = inner @ weight.T
         yield f"{at}.ffn_out", inner, weight, product

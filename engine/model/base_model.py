@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from distilrt.batch import Batch, Layout, PaddedInputs, pack_padded
 from distilrt.errors import InvalidInput
-from distilrt.model import losses, reference
+from distilrt.model import functional, losses
 from distilrt.model.array_kinds import as_array, as_numpy, as_tensor, is_tensor
 from distilrt.model.config import DistilBertConfig
 from distilrt.model.outputs import ModelOutput, selected_states
@@ -206,7 +206,7 @@ def _unpack_attentions(
     batch_size, seq_len = layout.shape
     padded = np.zeros((batch_size, config.num_heads, seq_len, seq_len), rows.dtype)
     positions = np.arange(batch.total_tokens) if layout.index is None else layout.index
-    for seq, probs in enumerate(reference.layer_attentions(config, weights, index, rows, batch)):
+    for seq, probs in enumerate(functional.layer_attentions(config, weights, index, rows, batch)):
         num_keys = probs.shape[2]
         keys = positions[batch.cu_seqlens[seq] :][:num_keys] - seq * seq_len
         padded[seq][:, keys[:, None], keys] = probs[:, :num_keys]

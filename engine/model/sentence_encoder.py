@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distilrt.errors import CheckpointError
-from distilrt.model.reference import activation
+from distilrt.model.functional import activation
 
 Rows = npt.NDArray[Any]  # floats, [rows, width]
 Vector = npt.NDArray[Any]  # floats, [width]

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distilrt.errors import InvalidInput, InvalidParameter
-from distilrt.model.reference import softmax
+from distilrt.model.functional import softmax
 from distilrt.tasks.task import Params, Prepared, Rows, Selection, Task
 from distilrt.tasks.task_inputs import Text, as_text
 from distilrt.tasks.task_parameters import MOST_ENTRIES, PADDING, TOKENIZING, Param, count, strings

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from distilrt.model.reference import softmax
+from distilrt.model.functional import softmax
 from distilrt.tasks.size import Size, characters
 from distilrt.tasks.task import Params, Prepared, Rows, Task
 from distilrt.tasks.task_inputs import Text, as_fields, as_text, as_texts

@@ -9,7 +9,7 @@ import numpy as np
 
 from distilrt.errors import InvalidInput
 from distilrt.model.config import DistilBertConfig
-from distilrt.model.reference import softmax
+from distilrt.model.functional import softmax
 from distilrt.tasks.task import Params, Prepared, Rows, Task
 from distilrt.tasks.task_inputs import Text, as_pair
 from distilrt.tasks.task_parameters import PADDING, TOKENIZING, Param, count, one_of, strings

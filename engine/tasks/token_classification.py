@@ -11,7 +11,7 @@ import numpy as np
 from tokenizers import Encoding
 
 from distilrt.errors import InvalidInput, InvalidParameter
-from distilrt.model.reference import softmax
+from distilrt.model.functional import softmax
 from distilrt.tasks.task import Params, Prepared, Rows, Task, check_most
 from distilrt.tasks.task_inputs import Text, as_text
 from distilrt.tasks.task_parameters import MOST_ENTRIES, Param, count, one_of, strings

@@ -18,7 +18,7 @@ from distilrt.checkpoint.int8 import THRESHOLD, Calibration, calibrate, calibrat
 from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.weights import load_weights, random_weights, save_checkpoint
 from distilrt.errors import InvalidInput
-from distilrt.model import models, reference
+from distilrt.model import functional, models
 from distilrt.model.architecture import linears
 from distilrt.model.config import DistilBertConfig
 from distilrt.text.tokenizer import DistilBertTokenizer
@@ -59,7 +59,7 @@ def test_every_linear_layer_by_what_it_sees(tokenizer: DistilBertTokenizer) -> N
     assert sorted(found.errors) == sorted(found.linears) == sorted(names())
     assert found.kept == ()
     batch = pack(CONFIG, tokenizer(texts)["input_ids"])
-    states = reference.encoder_forward(CONFIG, weights, batch)
+    states = functional.encoder_forward(CONFIG, weights, batch)
     for i in range(CONFIG.num_layers):
         linear = found.linears[f"layer.{i}.qkv"]
         sources = (f"transformer.layer.{i}.attention.{part}_lin.weight" for part in "qkv")
@@ -167,7 +167,7 @@ def test_layers_that_int8_does_not_fit_stay_in_higher_precision(isa: str, mixed:
     rng = np.random.default_rng(0)
     sequences = [rng.integers(0, 30522, n) for n in (1, 65, 130, 7)]
     batch = pack(CONFIG, sequences)
-    exact = reference.encoder_forward(CONFIG, weights, batch, np.float64)[-1]
+    exact = functional.encoder_forward(CONFIG, weights, batch, np.float64)[-1]
     plain = models.DistilBertModel(CONFIG, weights, **options)
     assert plain.backend.describe()["calibration"] is None
     model.backend.forward(batch)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distilrt.model import reference
+from distilrt.model import functional
 
 LENGTHS = [1, 2, 63, 64, 65, 127, 511, 512]
 
@@ -19,7 +19,7 @@ def _run(kernels: Any, q: Any, k: Any, v: Any) -> Any:
 
 
 def _exact(q: Any, k: Any, v: Any, dtype: Any = float) -> Any:
-    return reference.attention_probs(q.astype(dtype), k.astype(dtype), 1)[0] @ v.astype(dtype)
+    return functional.attention_probs(q.astype(dtype), k.astype(dtype), 1)[0] @ v.astype(dtype)
 
 
 def _check(kernels: Any, assert_close: Any, q: Any, k: Any, v: Any) -> None:
@@ -53,7 +53,7 @@ def test_large_scores_do_not_overflow(kernels: Any, rng: Any) -> None:
     exact = _exact(q, k, v)
     half_ulp = np.finfo(np.float32).eps / 2
     score_error = (64 + 4) * half_ulp * (np.abs(q).astype(float) @ np.abs(k).T.astype(float)).max(1) / 8
-    probs = reference.attention_probs(q.astype(float), k.astype(float), 1)[0]
+    probs = functional.attention_probs(q.astype(float), k.astype(float), 1)[0]
     spread = np.einsum("ij,ijd->id", probs, np.abs(v[None] - exact[:, None]))
     bound = 2 * score_error[:, None] * spread + (70 + 4) * half_ulp * (probs @ np.abs(v))
     assert (np.abs(out - exact) <= bound).all()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from distilrt import _C
-from distilrt.model import reference
+from distilrt.model import functional
 from distilrt.model.config import ACTIVATIONS
 
 SHAPES = [(1, 1, 1), (1, 768, 768), (2, 3, 5), (5, 17, 33), (7, 65, 63), (64, 36, 36), (65, 96, 384), (129, 48, 1537),
@@ -53,10 +53,10 @@ def test_linear(rng: Any, assert_close: Any, isa: str, dtype: str, m: int, n: in
     rounded = (bfloat16(x), bfloat16(weight)) if dtype == "bfloat16" else (int8(x, isa), int8_weight(weight, isa))
     out = np.full((m, n), np.nan, np.float32)
     _C.Kernels(isa, dtype).linear(x, weight, bias, activation, out=out)
-    exact = reference.linear(rounded[0].astype(float), rounded[1].astype(float), bias.astype(float))
-    plain = reference.linear(rounded[0].astype(np.float32), rounded[1].astype(np.float32), bias)
+    exact = functional.linear(rounded[0].astype(float), rounded[1].astype(float), bias.astype(float))
+    plain = functional.linear(rounded[0].astype(np.float32), rounded[1].astype(np.float32), bias)
     if activation:
-        exact, plain = reference.activation(activation, exact), reference.activation(activation, plain)
+        exact, plain = functional.activation(activation, exact), functional.activation(activation, plain)
     assert_close(out, exact, plain, max(np.abs(x).max() * np.abs(weight).max(), np.abs(bias).max()))
 
 
@@ -72,7 +72,7 @@ def test_activations_are_rounded_once(rng: Any, isa: str, dtype: str, activation
     kernels.linear(x, one, zero, activation, out=full)
     kernels.linear(x, one, zero, activation, narrow=True, out=narrow)
     kernels.linear(x, one, zero, out=linear)
-    exact = reference.activation(activation, linear[:-2].astype(float))
+    exact = functional.activation(activation, linear[:-2].astype(float))
     step = 2**-8 if "bfloat16" in _C.dtypes(isa) else 2**-23
     assert (
         np.abs(narrow[:-2] - exact) <= step * np.abs(exact) + 2e-5 * (step > 2**-23) + 3e-7 + 1e-7 * np.abs(linear[:-2])
@@ -140,7 +140,7 @@ def test_bfloat16_attention(rng: Any, isa: str, length: int, head_dim: int) -> N
     q, k, v = (bfloat16(rng.standard_normal((length, head_dim), np.float32)) for _ in range(3))
     out = np.full_like(q, np.nan)
     _C.Kernels(isa, "bfloat16").attention(q, k, v, out=out)
-    exact = reference.attention_probs(q.astype(float), k.astype(float), 1)[0] @ v.astype(float)
+    exact = functional.attention_probs(q.astype(float), k.astype(float), 1)[0] @ v.astype(float)
     scores = q @ k.T * np.float32(head_dim**-0.5)
     weights = np.exp(scores - scores.max(axis=1, keepdims=True))
     plain = bfloat16((bfloat16(weights) @ v) / weights.sum(axis=1, keepdims=True))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distilrt.model import reference
+from distilrt.model import functional
 from distilrt.model.config import ACTIVATIONS
 
 SHAPES = [
@@ -45,16 +45,16 @@ def test_linear(kernels: Any, rng: Any, assert_close: Any, m: int, n: int, k: in
     x, weight, bias = _operands(rng, m, n, k)
     out = np.full((m, n), np.nan, np.float32)
     kernels.linear(x, weight, bias, out=out)
-    exact = reference.linear(x.astype(float), weight.astype(float), bias.astype(float))
-    assert_close(out, exact, reference.linear(x, weight, bias), largest_term(x, weight, bias))
+    exact = functional.linear(x.astype(float), weight.astype(float), bias.astype(float))
+    assert_close(out, exact, functional.linear(x, weight, bias), largest_term(x, weight, bias))
 
 
 @pytest.mark.parametrize(("m", "n", "k"), SHAPES)
 def test_residual(kernels: Any, rng: Any, assert_close: Any, m: int, n: int, k: int) -> None:
     x, weight, bias = _operands(rng, m, n, k)
     residual = rng.standard_normal((m, n), np.float32)
-    exact = reference.linear(x.astype(float), weight.astype(float), bias.astype(float)) + residual
-    plain = reference.linear(x, weight, bias) + residual
+    exact = functional.linear(x.astype(float), weight.astype(float), bias.astype(float)) + residual
+    plain = functional.linear(x, weight, bias) + residual
     out = np.full((m, n), np.nan, np.float32)
     kernels.linear(x, weight, bias, residual=residual, out=out)
     assert_close(out, exact, plain, largest_term(x, weight, bias, residual))
@@ -68,9 +68,9 @@ def test_activation(kernels: Any, rng: Any, assert_close: Any, activation: str, 
     x, weight, bias = _operands(rng, m, n, k)
     out = np.full((m, n), np.nan, np.float32)
     kernels.linear(x, weight, bias, activation, out=out)
-    inner = reference.linear(x.astype(float), weight.astype(float), bias.astype(float))
-    plain = reference.activation(activation, reference.linear(x, weight, bias))
-    assert_close(out, reference.activation(activation, inner), plain, largest_term(x, weight, bias))
+    inner = functional.linear(x.astype(float), weight.astype(float), bias.astype(float))
+    plain = functional.activation(activation, functional.linear(x, weight, bias))
+    assert_close(out, functional.activation(activation, inner), plain, largest_term(x, weight, bias))
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -82,7 +82,7 @@ def test_activation_over_its_range(kernels: Any, activation: str) -> None:
     out = np.full_like(x, np.nan)
     kernels.linear(x, np.ones((1, 1), np.float32), np.zeros(1, np.float32), activation, out=out)
     with np.errstate(over="ignore", invalid="ignore"):
-        exact = reference.activation(activation, x.astype(float))
+        exact = functional.activation(activation, x.astype(float))
     assert np.isfinite(out).all()
     assert (np.abs(out - exact) <= 3e-7 * np.maximum(1, np.abs(exact))).all()
 

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from distilrt.kernels import activation
-from distilrt.model import reference
+from distilrt.model import functional
 from distilrt.model.config import ACTIVATIONS
 
 
@@ -36,17 +36,17 @@ def test_the_config_and_the_kernels_have_the_same_activations() -> None:
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activation(name: str) -> None:
     x = np.linspace(-30, 30, 60001, dtype=np.float32)
-    exact = reference.activation(name, x.astype(np.float64))
+    exact = functional.activation(name, x.astype(np.float64))
     bound = 1e-6 * np.maximum(1, np.abs(exact))
     assert (np.abs(_apply(x, name) - exact) <= bound).all()
 
 
 def test_gelu_is_the_exact_form() -> None:
     x = np.linspace(-7, 7, 200001, dtype=np.float32)
-    exact = reference.activation("gelu", x.astype(np.float64))
+    exact = functional.activation("gelu", x.astype(np.float64))
     error = np.abs(_apply(x, "gelu") - exact) / np.maximum(1, np.abs(exact))
     assert error.max() < 1.5e-7  # 9e-8 of the fit, and half an ulp of the result
-    assert np.abs(reference.activation("gelu_new", x.astype(np.float64)) - exact).max() > 1e-4
+    assert np.abs(functional.activation("gelu_new", x.astype(np.float64)) - exact).max() > 1e-4
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)

@@ -8,7 +8,7 @@ import torch
 
 from distilrt.kernels import launch, tiles
 from distilrt.kernels.attention import attention
-from distilrt.model import reference
+from distilrt.model import functional
 from tests.kernels.conftest import LENGTHS, Close, double, empty, ints
 
 Normal = Callable[..., torch.Tensor]
@@ -48,7 +48,7 @@ def _check(normal: Normal, assert_close: Close, dtype: torch.dtype, lengths: Seq
     assert torch.equal(qkv.nan_to_num(), before.nan_to_num())
     q, k, v = double(qkv[:total]).reshape(total, 3, width).transpose(1, 0, 2)
     count = len(lengths)
-    exact = reference.attention(q, k, v, cu_seqlens.numpy()[: count + 1], key_lengths.numpy()[:count], heads)
+    exact = functional.attention(q, k, v, cu_seqlens.numpy()[: count + 1], key_lengths.numpy()[:count], heads)
     assert_close(out[:total], exact, _plain(qkv[:total], cu_seqlens, key_lengths, heads))
     assert out[total:].isnan().all()
 
@@ -118,7 +118,7 @@ def test_large_scores_do_not_overflow(normal: Normal) -> None:
         out = empty(40, 2 * head_dim)
         attention(out, qkv, cu_seqlens, key_lengths, 2, max_seqlen=max_seqlen)
         q, k, v = double(qkv).reshape(40, 3, 2 * head_dim).transpose(1, 0, 2)
-        exact = reference.attention(q, k, v, cu_seqlens.numpy(), key_lengths.numpy(), 2)
+        exact = functional.attention(q, k, v, cu_seqlens.numpy(), key_lengths.numpy(), 2)
         sizes = (np.abs(q) @ np.abs(k).T).max() * head_dim**-0.5  # of both heads together, so more than of one
         relative = 2 * (head_dim + 4) * np.finfo(np.float32).eps * sizes
         assert np.abs(double(out) - exact).max() <= (relative + 1e-6) * np.abs(v).max()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from distilrt.kernels.embedding import embed
-from distilrt.model import reference
+from distilrt.model import functional
 from distilrt.model.config import LAYER_NORM_EPS
 from tests.kernels.conftest import LENGTHS, Close, double, empty, ints
 
@@ -33,7 +33,7 @@ def test_embed(
           num_tokens=ints(tokens))  # fmt: skip
 
     sums = (embeds.double() + positions[places.long()].double())[:tokens]
-    exact = reference.layer_norm(double(sums), double(gamma), double(beta))
+    exact = functional.layer_norm(double(sums), double(gamma), double(beta))
     plain = (embeds + positions[places.long()])[:tokens]
     plain = torch.nn.functional.layer_norm(plain, [width], gamma.to(dtype), beta.to(dtype), LAYER_NORM_EPS)
     assert_close(out[:tokens], exact, plain)

@@ -7,7 +7,7 @@ import torch
 
 from distilrt.kernels import launch, tiles
 from distilrt.kernels.layer_norm import layer_norm, residual_layer_norm
-from distilrt.model import reference
+from distilrt.model import functional
 from distilrt.model.config import LAYER_NORM_EPS
 from tests.kernels.conftest import LENGTHS, Close, double, empty, ints
 
@@ -19,7 +19,7 @@ def test_layer_norm(tokens: int, normal: Normal, assert_close: Close, dtype: tor
     x, gamma, beta = normal(tokens, 48, dtype=dtype) * 3 + 1, normal(48, dtype=dtype), normal(48, dtype=dtype)
     out = empty(tokens, 48, dtype=dtype)
     layer_norm(out, x, gamma, beta, eps=LAYER_NORM_EPS)
-    exact = reference.layer_norm(double(x), double(gamma), double(beta))
+    exact = functional.layer_norm(double(x), double(gamma), double(beta))
     assert_close(out, exact, torch.nn.functional.layer_norm(x, [48], gamma, beta, LAYER_NORM_EPS))
 
 
@@ -37,7 +37,7 @@ def test_partial_sums_bias_and_residual(
     residual_layer_norm(out, x, residual, gamma, beta, bias, eps=LAYER_NORM_EPS, num_tokens=ints(tokens))
     parts = double(x) if segments else double(x)[None]
     total = (parts.sum(0) + double(bias) + double(residual))[:tokens]
-    exact = reference.layer_norm(total, double(gamma), double(beta))
+    exact = functional.layer_norm(total, double(gamma), double(beta))
     plain = (x.sum(0) if segments else x).to(dtype) + bias.to(dtype) + residual
     plain = torch.nn.functional.layer_norm(plain[:tokens], [width], gamma.to(dtype), beta.to(dtype), LAYER_NORM_EPS)
     if width > 1:  # of one number nothing is left but beta
@@ -51,7 +51,7 @@ def test_large_mean_and_small_spread(normal: Normal, assert_close: Close) -> Non
     x, gamma, beta = normal(70, 96) * 1e-2 + 1000, normal(96), normal(96)
     out = empty(70, 96)
     layer_norm(out, x, gamma, beta, eps=LAYER_NORM_EPS)
-    exact = reference.layer_norm(double(x), double(gamma), double(beta))
+    exact = functional.layer_norm(double(x), double(gamma), double(beta))
     assert_close(out, exact, torch.nn.functional.layer_norm(x, [96], gamma, beta, LAYER_NORM_EPS))
 
 
@@ -74,7 +74,7 @@ def test_more_rows_than_programs(
     x, gamma, beta = normal(tokens, 16), normal(16), normal(16)
     out = empty(tokens, 16)
     layer_norm(out, x, gamma, beta, eps=LAYER_NORM_EPS)
-    exact = reference.layer_norm(double(x), double(gamma), double(beta))
+    exact = functional.layer_norm(double(x), double(gamma), double(beta))
     assert_close(out, exact, torch.nn.functional.layer_norm(x, [16], gamma, beta, LAYER_NORM_EPS))
 
 

@@ -8,7 +8,7 @@ import torch
 
 from distilrt.kernels import launch, tiles
 from distilrt.kernels.linear import linear, linear_split
-from distilrt.model import reference
+from distilrt.model import functional
 from distilrt.model.config import ACTIVATIONS
 from tests.kernels.conftest import LENGTHS, Array, Close, double, empty, ints
 
@@ -27,9 +27,9 @@ TORCH = {
 def _exact(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, residual: torch.Tensor | None,
            activation: str) -> Array:  # fmt: skip
     zero = np.zeros(len(weight))
-    out = reference.linear(double(x), double(weight), zero if bias is None else double(bias))
+    out = functional.linear(double(x), double(weight), zero if bias is None else double(bias))
     if activation:
-        out = reference.activation(activation, out)
+        out = functional.activation(activation, out)
     return out if residual is None else out + double(residual)
 
 

@@ -9,7 +9,7 @@ import torch
 from distilrt.kernels import launch, tiles
 from distilrt.kernels.linear import linear
 from distilrt.kernels.narrow_linear import norm_linear
-from distilrt.model import reference
+from distilrt.model import functional
 from distilrt.model.config import LAYER_NORM_EPS
 from tests.kernels.conftest import Close, double, empty, ints
 
@@ -29,10 +29,10 @@ def test_norm_linear(tokens: int, normal: Normal, assert_close: Close, dtype: to
         out, normed, x, gamma, beta, weight, bias, eps=LAYER_NORM_EPS, activation="gelu", num_tokens=ints(tokens)
     )
 
-    exact = reference.layer_norm(double(x[:tokens]), double(gamma), double(beta))
+    exact = functional.layer_norm(double(x[:tokens]), double(gamma), double(beta))
     plain = torch.nn.functional.layer_norm(x[:tokens], [k], gamma, beta, LAYER_NORM_EPS).to(dtype)
     assert_close(normed[:tokens], exact, plain)
-    exact = reference.activation("gelu", reference.linear(double(normed[:tokens]), double(weight), double(bias)))
+    exact = functional.activation("gelu", functional.linear(double(normed[:tokens]), double(weight), double(bias)))
     plain = torch.nn.functional.gelu(torch.nn.functional.linear(normed[:tokens], weight, bias.to(dtype)))
     assert_close(out[:tokens], exact, plain)
     assert out[tokens:].isnan().all()
@@ -77,7 +77,7 @@ def test_residual_of_large_mean_and_small_spread(normal: Normal) -> None:
     out, normed = empty(4, 8, dtype=torch.float16), empty(4, 128, dtype=torch.float16)
     norm_linear(out, normed, x, torch.ones(128), torch.zeros(128), torch.zeros(8, 128, dtype=torch.float16),
                 eps=LAYER_NORM_EPS)  # fmt: skip
-    exact = reference.layer_norm(double(x), np.ones(128), np.zeros(128))
+    exact = functional.layer_norm(double(x), np.ones(128), np.zeros(128))
     assert np.abs(double(normed) - exact).max() < 0.02  # x itself has steps of 7.6e-6, 1 % of the spread
     assert (double(out) == 0).all()
 

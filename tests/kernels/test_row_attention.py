@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from distilrt.kernels.row_attention import row_attention
-from distilrt.model import reference
+from distilrt.model import functional
 from tests.kernels.conftest import LENGTHS, Close, double, empty, ints
 
 Normal = Callable[..., torch.Tensor]
@@ -28,7 +28,7 @@ def _check(normal: Normal, assert_close: Close, dtype: torch.dtype, lengths: Seq
                   max_seqlen=max_seqlen or max(lengths))  # fmt: skip
     assert torch.equal(picked[: len(index)], rows[list(index)])
     q, k, v = double(qkv[:total]).reshape(total, 3, width).transpose(1, 0, 2)
-    exact = reference.attention(q, k, v, ends.astype(np.int32), np.array(keys, np.int32), heads)[list(index)]
+    exact = functional.attention(q, k, v, ends.astype(np.int32), np.array(keys, np.int32), heads)[list(index)]
     parts = []
     for row in index:
         seq = int(np.searchsorted(ends, row, "right")) - 1

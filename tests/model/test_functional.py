@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from distilrt.backends.reference import ReferenceBackend
 from distilrt.batch import PaddedInputs, pack, pack_padded
 from distilrt.errors import BackendError
-from distilrt.model import reference
+from distilrt.model import functional
 from distilrt.model.config import ACTIVATIONS, DistilBertConfig
 
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
@@ -44,13 +44,13 @@ def random_config(seed: int) -> DistilBertConfig:
 def test_erf_is_exact_to_the_last_digits() -> None:
     x = np.concatenate([np.linspace(-8, 8, 20001), np.logspace(-20, 0, 100), [0.0, -0.0, np.inf, -np.inf]])
     exact = np.array([math.erf(value) for value in x])
-    assert np.abs(reference.erf(x) - exact).max() <= 2e-15
-    assert reference.erf(np.array([7.0, -7.0])).tolist() == [1.0, -1.0]
-    assert np.isnan(reference.erf(np.array([np.nan]))).all()
+    assert np.abs(functional.erf(x) - exact).max() <= 2e-15
+    assert functional.erf(np.array([7.0, -7.0])).tolist() == [1.0, -1.0]
+    assert np.isnan(functional.erf(np.array([np.nan]))).all()
     narrow = x.astype(np.float32)
     exact = np.array([math.erf(value) for value in narrow])
-    assert reference.erf(narrow).dtype == np.float32
-    assert np.abs(reference.erf(narrow) - exact).max() <= 2**-24
+    assert functional.erf(narrow).dtype == np.float32
+    assert np.abs(functional.erf(narrow) - exact).max() <= 2**-24
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
@@ -64,13 +64,13 @@ def test_activation(name: str) -> None:
         "gelu_pytorch_tanh": torch.nn.functional.gelu(wide, approximate="tanh"),
         "silu": torch.nn.functional.silu(wide),
     }[name]
-    assert np.abs(reference.activation(name, x) - theirs.numpy()).max() <= 1e-14
-    assert reference.activation(name, x.astype(np.float32)).dtype == np.float32
+    assert np.abs(functional.activation(name, x) - theirs.numpy()).max() <= 1e-14
+    assert functional.activation(name, x.astype(np.float32)).dtype == np.float32
 
 
 def test_unknown_activation() -> None:
     with pytest.raises(ValueError, match=r"gelu, relu.*found 'swish'"):
-        reference.activation("swish", np.zeros(1))
+        functional.activation("swish", np.zeros(1))
 
 
 def test_layer_norm_and_softmax(rng: np.random.Generator) -> None:
@@ -78,9 +78,9 @@ def test_layer_norm_and_softmax(rng: np.random.Generator) -> None:
     theirs = torch.nn.functional.layer_norm(
         torch.from_numpy(x), (40,), torch.from_numpy(weight), torch.from_numpy(bias), eps=1e-12
     )
-    assert_near(reference.layer_norm(x, weight, bias), theirs, 1e-14)
-    assert_near(reference.softmax(x * 200), torch.from_numpy(x * 200).softmax(-1), 1e-13)
-    constant = reference.layer_norm(np.full((1, 40), 3.0), weight, bias)
+    assert_near(functional.layer_norm(x, weight, bias), theirs, 1e-14)
+    assert_near(functional.softmax(x * 200), torch.from_numpy(x * 200).softmax(-1), 1e-13)
+    constant = functional.layer_norm(np.full((1, 40), 3.0), weight, bias)
     assert_near(constant, bias[None], 1e-6)
 
 
@@ -89,7 +89,7 @@ def test_attention_sees_keys_of_its_own_sequence_only(num_heads: int, rng: np.ra
     lengths, keys = [1, 5, 70, 2], [1, 3, 70, 1]
     ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     q, k, v = rng.normal(size=(3, ends[-1], 48))
-    ours = reference.attention(q, k, v, ends, np.array(keys, np.int32), num_heads)
+    ours = functional.attention(q, k, v, ends, np.array(keys, np.int32), num_heads)
     for start, length, count in zip(ends, lengths, keys, strict=False):
         own, seen = slice(start, start + length), slice(start, start + count)
         query, key, value = (
@@ -110,7 +110,7 @@ def test_encoder_equals_transformers(reference_model: Any, dtype: str, attention
     ids = rng.integers(0, config.vocab_size, (len(lengths), 70))
     mask = np.arange(70) < np.array(lengths)[:, None]
     batch, layout = pack_padded(config, PaddedInputs(ids, mask))
-    ours = reference.encoder_forward(config, weights, batch, dtype)
+    ours = functional.encoder_forward(config, weights, batch, dtype)
     assert ours.dtype == dtype
     with torch.no_grad():
         out = model(torch.from_numpy(ids), torch.from_numpy(mask).long(), output_hidden_states=True,
@@ -119,7 +119,7 @@ def test_encoder_equals_transformers(reference_model: Any, dtype: str, attention
     for mine, theirs in zip(ours, out.hidden_states, strict=True):
         assert_near(mine, layout.gather(theirs.numpy()), TOLERANCE[dtype])
     for index, theirs in enumerate(out.attentions):  # sdpa gives none
-        probs = reference.layer_attentions(config, weights, index, ours[index], batch)
+        probs = functional.layer_attentions(config, weights, index, ours[index], batch)
         for seq, length in enumerate(lengths):
             assert_near(probs[seq], theirs[seq, :, :length, :length], TOLERANCE[dtype])
 
@@ -130,7 +130,7 @@ def test_rows_behind_the_keys_only_ask(tiny: Any, reference_model: Any) -> None:
     ids, mask = np.array([[7, 8, 9, 10], [11, 12, 13, 14]]), np.array([[0, 1, 0, 1], [1, 1, 1, 0]])
     batch, layout = pack_padded(config, PaddedInputs(ids, mask), keep_masked=True)
     assert batch.total_tokens == 8
-    ours = layout.unpack(reference.encoder_forward(config, weights, batch, np.float64)[-1], masked=True)
+    ours = layout.unpack(functional.encoder_forward(config, weights, batch, np.float64)[-1], masked=True)
     with torch.no_grad():
         assert_near(ours, model(torch.from_numpy(ids), torch.from_numpy(mask)).last_hidden_state, 1e-12)
 
