@@ -5,9 +5,9 @@ registers (Dao et al. 2022, arXiv:2205.14135). Blocks of keys start at the seque
 depend on batch mates. Bytes moved: the rows of qkv once (re-read from L2) and out once. Reference:
 `distilrt.model.functional.attention`.
 
-Which block of which sequence a program has is found on the device: block numbers of sequence i start at
-`cu_seqlens[i] // BLOCK_M + i`, which rises with i by at least the sequence's blocks, so counting the sequences whose
-number is not above the block's finds it. Some numbers have no block.
+The blocks of queries of a batch are listed once a forward, by the host (`query_blocks`) or on the device
+(`packing.pack`), and every layer reads the list. It has no gaps, so the numbers of entries that programs take in turns
+differ by one at most.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import triton
 import triton.language as tl
@@ -32,22 +33,36 @@ from distilrt.model import functional
 from distilrt.model.config import DistilBertConfig
 
 MIN_BLOCK_D = 16  # the smallest depth of a product on tensor cores; a narrower head is padded with zeros
-SEARCH_BLOCK = 1024  # sequences that the search looks at in one step
+BLOCK_FIELDS = 4  # of an entry of the list of query blocks
 
 
-@triton.jit
-def count_starts(cu_seqlens_ptr, max_seqs, tile, total, BLOCK_M: tl.constexpr, BLOCK_S: tl.constexpr):
-    """Sequences that start at or before block number `tile` (where `tile` is None, before row `total`)."""
-    count = 0
-    for first in range(0, max_seqs, BLOCK_S):
-        seqs = first + tl.arange(0, BLOCK_S)
-        starts = tl.load(cu_seqlens_ptr + seqs, seqs < max_seqs, other=2147483647)
-        if tile is None:
-            found = starts < total
-        else:
-            found = (starts // BLOCK_M + seqs <= tile) & (seqs < max_seqs)
-        count += tl.sum(found.to(tl.int32))
-    return count
+def max_query_blocks(max_tokens: int, max_seqs: int, block_m: int) -> int:
+    """The most blocks of `block_m` queries that a batch of such a size can have."""
+    return max_tokens // block_m + max_seqs
+
+
+def query_blocks(cu_seqlens: npt.NDArray[np.int32], key_lengths: npt.NDArray[np.int32], block_m: int) -> Any:
+    """The blocks of `block_m` queries of a packed batch, sequence by sequence.
+
+    Args:
+        cu_seqlens: `[num_seqs + 1]`, first row of each sequence, and the total.
+        key_lengths: `[num_seqs]`, how many rows of each sequence are attended to.
+        block_m: queries of a block.
+
+    Returns:
+        `[n + 1, 4]` int32. The first entry begins with n. The others are the sequence's first row, the block's first
+        query in the sequence, the sequence's rows, and its keys.
+    """
+    lengths = np.diff(cu_seqlens)
+    counts = -(-lengths // block_m)
+    ends = np.cumsum(counts)
+    seqs = np.repeat(np.arange(len(counts)), counts)
+    numbers = np.arange(len(seqs)) - (ends - counts)[seqs]
+    found = np.zeros((len(seqs) + 1, BLOCK_FIELDS), np.int32)
+    found[0, 0] = len(seqs)
+    for field, values in enumerate((cu_seqlens[seqs], block_m * numbers, lengths[seqs], key_lengths[seqs])):
+        found[1:, field] = values
+    return found
 
 
 @triton.jit
@@ -93,76 +108,94 @@ def _step(acc, top, total, q, q_ptr, rows, length, k_ptr, v_ptr, first_key, num_
     return acc, new_top, total * old + tl.sum(weights, 1)
 
 
-@triton.jit(do_not_specialize=["max_seqs"])
+@triton.jit
+def _one_block(q, q_ptr, rows, length, k_ptr, v_ptr, num_keys, SCALE: tl.constexpr, ROW: tl.constexpr,
+               HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, DEPTH: tl.constexpr,
+               TF32: tl.constexpr):  # fmt: skip
+    """The weighted sum of the values and the sum of the weights where one block holds all keys."""
+    keys = tl.arange(0, BLOCK_N)
+    scores = _scores(q, q_ptr, rows, length, k_ptr, keys, num_keys, ROW, HEAD_DIM, BLOCK_D, DEPTH, TF32, True)
+    top = tl.max(scores, 1)
+    weights = tl.exp2(scores * SCALE - (top * SCALE)[:, None])
+    v = load_rows(v_ptr, keys, num_keys, tl.arange(0, BLOCK_D), ROW, HEAD_DIM, True)
+    return dot(rounded(weights, v.dtype), v, None, TF32), tl.sum(weights, 1)
+
+
+@triton.jit
+def _many_blocks(q, q_ptr, rows, length, k_ptr, v_ptr, num_keys, SCALE: tl.constexpr, ROW: tl.constexpr,
+                 HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+                 DEPTH: tl.constexpr, TF32: tl.constexpr):  # fmt: skip
+    """The same, block by block."""
+    acc = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
+    top = tl.full((BLOCK_M,), float("-inf"), tl.float32)
+    total = tl.zeros((BLOCK_M,), tl.float32)
+    whole = num_keys // BLOCK_N * BLOCK_N
+    for first_key in range(0, whole, BLOCK_N):
+        acc, top, total = _step(acc, top, total, q, q_ptr, rows, length, k_ptr, v_ptr, first_key, num_keys,
+                                SCALE, ROW, HEAD_DIM, BLOCK_D, BLOCK_N, DEPTH, TF32, False)  # fmt: skip
+    if whole < num_keys:
+        acc, top, total = _step(acc, top, total, q, q_ptr, rows, length, k_ptr, v_ptr, whole, num_keys,
+                                SCALE, ROW, HEAD_DIM, BLOCK_D, BLOCK_N, DEPTH, TF32, True)  # fmt: skip
+    return acc, total
+
+
+@triton.jit
 def _attention_kernel(
     out_ptr,  # [max_tokens, HEADS * HEAD_DIM]
     qkv_ptr,  # [max_tokens, 3 * HEADS * HEAD_DIM]
-    cu_seqlens_ptr,  # [max_seqs + 1]
-    key_lengths_ptr,  # [max_seqs]
-    max_seqs,
+    blocks_ptr,  # [max_blocks + 1, 4]
     SCALE: tl.constexpr,  # log2(e) / sqrt(HEAD_DIM)
     HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
-    BLOCK_S: tl.constexpr,
     DEPTH: tl.constexpr,
-    ONE_BLOCK: tl.constexpr,
+    ONE_BLOCK: tl.constexpr,  # keys up to which a sequence's are one block; 0: of none
+    LONGER: tl.constexpr,  # whether there may be sequences with more
     TF32: tl.constexpr,
     PDL: tl.constexpr,
 ):
     WIDTH: tl.constexpr = HEADS * HEAD_DIM
     ROW: tl.constexpr = 3 * WIDTH
     begin(PDL)
-    total_tokens = tl.load(cu_seqlens_ptr + max_seqs)
-    num_tiles = total_tokens // BLOCK_M + count_starts(cu_seqlens_ptr, max_seqs, None, total_tokens, BLOCK_M, BLOCK_S)
+    num_blocks = tl.load(blocks_ptr)
     dims = tl.arange(0, BLOCK_D)
-    for item in range(tl.program_id(0), num_tiles * HEADS, tl.num_programs(0)):
-        tile = item // HEADS
+    for item in range(tl.program_id(0), num_blocks * HEADS, tl.num_programs(0)):
         head = item % HEADS
-        seq = count_starts(cu_seqlens_ptr, max_seqs, tile, 0, BLOCK_M, BLOCK_S) - 1
-        start = tl.load(cu_seqlens_ptr + seq)
-        length = tl.load(cu_seqlens_ptr + seq + 1) - start
-        first = (tile - start // BLOCK_M - seq) * BLOCK_M
-        if first < length:
-            num_keys = tl.load(key_lengths_ptr + seq)
-            q_ptr = qkv_ptr + start.to(tl.int64) * ROW + head * HEAD_DIM
-            rows = first + tl.arange(0, BLOCK_M)
+        block_ptr = blocks_ptr + (item // HEADS + 1) * 4
+        start = tl.load(block_ptr).to(tl.int64)
+        length = tl.load(block_ptr + 2)
+        num_keys = tl.load(block_ptr + 3)
+        rows = tl.load(block_ptr + 1) + tl.arange(0, BLOCK_M)
+        q_ptr = qkv_ptr + start * ROW + head * HEAD_DIM
+        k_ptr = q_ptr + WIDTH
+        v_ptr = q_ptr + 2 * WIDTH
+        acc = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
+        if num_keys > 0:
             q = load_rows(q_ptr, rows, length, dims, ROW, HEAD_DIM, True)
-            k_ptr = q_ptr + WIDTH
-            v_ptr = q_ptr + 2 * WIDTH
-            if ONE_BLOCK:
-                keys = tl.arange(0, BLOCK_N)
-                scores = _scores(q, q_ptr, rows, length, k_ptr, keys, num_keys, ROW, HEAD_DIM, BLOCK_D, DEPTH, TF32,
-                                 True)  # fmt: skip
-                top = tl.max(scores, 1)
-                weights = tl.exp2(scores * SCALE - (top * SCALE)[:, None])
-                total = tl.sum(weights, 1)
-                v = load_rows(v_ptr, keys, num_keys, dims, ROW, HEAD_DIM, True)
-                acc = dot(rounded(weights, v.dtype), v, None, TF32)
+            if not LONGER:
+                acc, total = _one_block(q, q_ptr, rows, length, k_ptr, v_ptr, num_keys, SCALE, ROW, HEAD_DIM, BLOCK_D,
+                                        ONE_BLOCK, DEPTH, TF32)  # fmt: skip
+            elif ONE_BLOCK == 0:
+                acc, total = _many_blocks(q, q_ptr, rows, length, k_ptr, v_ptr, num_keys, SCALE, ROW, HEAD_DIM, BLOCK_D,
+                                          BLOCK_M, BLOCK_N, DEPTH, TF32)  # fmt: skip
+            elif num_keys <= ONE_BLOCK:
+                acc, total = _one_block(q, q_ptr, rows, length, k_ptr, v_ptr, num_keys, SCALE, ROW, HEAD_DIM, BLOCK_D,
+                                        ONE_BLOCK, DEPTH, TF32)  # fmt: skip
             else:
-                acc = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
-                top = tl.full((BLOCK_M,), float("-inf"), tl.float32)
-                total = tl.zeros((BLOCK_M,), tl.float32)
-                whole = num_keys // BLOCK_N * BLOCK_N
-                for first_key in range(0, whole, BLOCK_N):
-                    acc, top, total = _step(acc, top, total, q, q_ptr, rows, length, k_ptr, v_ptr, first_key, num_keys,
-                                            SCALE, ROW, HEAD_DIM, BLOCK_D, BLOCK_N, DEPTH, TF32, False)  # fmt: skip
-                if whole < num_keys:
-                    acc, top, total = _step(acc, top, total, q, q_ptr, rows, length, k_ptr, v_ptr, whole, num_keys,
-                                            SCALE, ROW, HEAD_DIM, BLOCK_D, BLOCK_N, DEPTH, TF32, True)  # fmt: skip
-            acc = tl.where(num_keys > 0, acc / total[:, None], 0.0)  # with no key both are 0, or NaN
-            out = out_ptr + start.to(tl.int64) * WIDTH + head * HEAD_DIM
-            inside = (rows < length)[:, None] & (dims < HEAD_DIM)[None, :]
-            tl.store(out + rows[:, None] * WIDTH + dims[None, :], rounded(acc, out_ptr.dtype.element_ty), inside)
+                acc, total = _many_blocks(q, q_ptr, rows, length, k_ptr, v_ptr, num_keys, SCALE, ROW, HEAD_DIM, BLOCK_D,
+                                          BLOCK_M, BLOCK_N, DEPTH, TF32)  # fmt: skip
+            acc = acc / total[:, None]
+        out = out_ptr + start * WIDTH + head * HEAD_DIM
+        inside = (rows < length)[:, None] & (dims < HEAD_DIM)[None, :]
+        tl.store(out + rows[:, None] * WIDTH + dims[None, :], rounded(acc, out_ptr.dtype.element_ty), inside)
 
 
 def attention(
     out: torch.Tensor,
     qkv: torch.Tensor,
-    cu_seqlens: torch.Tensor,
-    key_lengths: torch.Tensor,
+    blocks: torch.Tensor,
     num_heads: int,
     *,
     max_seqlen: int,
@@ -174,9 +207,8 @@ def attention(
     Args:
         out: `[T, H]`.
         qkv: `[T, 3 * H]` of the same dtype: queries, keys and values side by side, heads side by side in each.
-        cu_seqlens: `[max_seqs + 1]` int32, first row of each sequence; entries after the last repeat the total.
-        key_lengths: `[max_seqs]` int32, how many rows of each sequence, from its first, are attended to. Where that is
-            none, `out` is 0.
+        blocks: `[n + 1, 4]` int32, the list that `query_blocks` or `packing.pack` makes, with as many queries in a
+            block as `tiles.attention_tile` says; entries beyond are not read. Where a sequence has no key, `out` is 0.
         num_heads: divides H; H / num_heads is at most 128.
         max_seqlen: no sequence is longer, also not when a captured graph is replayed with other contents.
         tf32: as in `linear.linear`.
@@ -188,27 +220,34 @@ def attention(
     check("out", out, [None, None], FLOATS)
     max_tokens, width = out.shape
     check("qkv", qkv, [max_tokens, 3 * width], [out.dtype])
-    max_seqs = key_lengths.shape[0]
-    check("key_lengths", key_lengths, [None], [torch.int32])
-    check("cu_seqlens", cu_seqlens, [max_seqs + 1], [torch.int32])
-    head_dim = width // num_heads
-    if width % num_heads or not 1 <= head_dim <= 128:
-        raise ValueError(f"hidden_size / num_heads must be a whole number of 1 to 128, found {width} / {num_heads}")
-    if not max_tokens or not max_seqs:
+    check("blocks", blocks, [None, BLOCK_FIELDS], [torch.int32])
+    head_dim = width_of_head(width, num_heads)
+    max_blocks = blocks.shape[0] - 1
+    if not max_tokens or not max_blocks:
         return
     max_seqlen = min(max_seqlen, max_tokens)
     block_d = max(MIN_BLOCK_D, triton.next_power_of_2(head_dim))
     name = product_name(out.dtype, tf32)
     tile = tiles.attention_tile(max_seqlen, head_dim, name, chip_of(out))
-    items = (max_tokens // tile.block_m + max_seqs) * num_heads
-    _attention_kernel[(min(items, tile.programs),)](
-        out, qkv, cu_seqlens, key_lengths, max_seqs,
+    one_block = tile.block_n if max_seqlen <= tile.block_n else tile.one_block
+    _attention_kernel[(min(max_blocks * num_heads, tile.programs),)](
+        out, qkv, blocks,
         SCALE=math.log2(math.e) / math.sqrt(head_dim), HEADS=num_heads, HEAD_DIM=head_dim,
-        BLOCK_D=block_d, BLOCK_M=tile.block_m, BLOCK_N=tile.block_n,
-        BLOCK_S=min(SEARCH_BLOCK, triton.next_power_of_2(max_seqs)), DEPTH=min(tile.depth, block_d),
-        ONE_BLOCK=max_seqlen <= tile.block_n, TF32=name == "tf32",
+        BLOCK_D=block_d, BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, DEPTH=min(tile.depth, block_d),
+        ONE_BLOCK=one_block, LONGER=max_seqlen > one_block, TF32=name == "tf32",
         num_warps=tile.num_warps, num_stages=tile.num_stages, maxnreg=tile.max_registers, **launch_options(pdl),
     )  # fmt: skip
+
+
+def width_of_head(width: int, num_heads: int) -> int:
+    """`width / num_heads`.
+
+    Raises:
+        ValueError: it is no whole number of 1 to 128.
+    """
+    if width % num_heads or not 1 <= width // num_heads <= 128:
+        raise ValueError(f"hidden_size / num_heads must be a whole number of 1 to 128, found {width} / {num_heads}")
+    return width // num_heads
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,7 +323,13 @@ def other_heads(config: DistilBertConfig, dtype: str, chip: tiles.Chip) -> Itera
 def _example(a: Arrays, heads: Heads) -> Example:
     p = Packed(a, heads)
     out = a.empty(len(p.qkv), heads.num_heads * heads.head_dim)
-    arrays = (out, p.qkv, p.cu_seqlens, p.key_lengths, heads.num_heads)
+    max_seqlen, name = min(heads.max_seqlen, len(p.qkv)), product_name(a.dtype, a.tf32)
+    block_m = tiles.attention_tile(max_seqlen, heads.head_dim, name, chip_of(out)).block_m
+    ends, keys = (np.array(numbers, np.int32) for numbers in (p.ends, p.keys))
+    listed = query_blocks(ends, keys, block_m)
+    most = max_query_blocks(len(p.qkv), len(p.key_lengths), block_m)
+    blocks = a.ints(*np.pad(listed.ravel(), (0, BLOCK_FIELDS * (most + 1 - len(listed))), constant_values=-77).tolist())
+    arrays = (out, p.qkv, blocks.view(-1, BLOCK_FIELDS), heads.num_heads)
     pairs = sum(map(operator.mul, heads.lengths, p.keys))
     return Example(
         f"attention {heads}",

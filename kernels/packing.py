@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 
 from distilrt.batch import PaddedInputs, pack_padded
+from distilrt.kernels.attention import BLOCK_FIELDS, max_query_blocks, query_blocks
 from distilrt.kernels.launch import FLOATS, begin, check, check_count, count_rows, launch_options, rounded
 from distilrt.kernels.op import Arguments, Arrays, Example, Op, Output, Sizes, double, given, nbytes
 from distilrt.model.config import DistilBertConfig
@@ -28,6 +29,7 @@ BAD_MASK = 4
 KEEP = ("keys", "first", "all")
 INTEGERS = (torch.int32, torch.int64)
 BLOCK = 1024
+_EXAMPLE_ROWS = 64  # of a block of queries
 # One compiled kernel for all shapes and any alignment: a new batch must not wait for a compiler.
 _ANY = ["ids_ptr", "mask_ptr", "positions_ptr", "batch_size", "seq_len", "ids_stride", "ids_step", "mask_stride",
         "mask_step", "positions_stride", "positions_step", "vocab_size", "max_positions"]  # fmt: skip
@@ -78,6 +80,7 @@ def _pack_kernel(
     cu_seqlens_ptr,  # [max_seqs + 1]
     key_lengths_ptr,  # [max_seqs]
     first_rows_ptr,  # [max_seqs + 1]
+    blocks_ptr,  # [max_blocks + 1, 4]
     errors_ptr,  # [1]
     ids_ptr,  # [batch_size, seq_len] or None
     mask_ptr,  # [batch_size, seq_len] or None
@@ -95,34 +98,49 @@ def _pack_kernel(
     KEEP_FIRST: tl.constexpr,
     KEEP_ALL: tl.constexpr,
     BLOCK: tl.constexpr,
+    BLOCK_M: tl.constexpr,
     BAD_ID: tl.constexpr,
     BAD_POSITION: tl.constexpr,
     PDL: tl.constexpr,
 ):
     begin(PDL)
     seq = tl.program_id(0)
-    # Rows of the sequences before this one; programs after the last sequence find the total.
+    # Rows and blocks of queries of the sequences before this one; programs after the last sequence find the totals.
     start = 0
-    for first in range(0, tl.minimum(seq, batch_size), BLOCK):
-        before = first + tl.arange(0, BLOCK)
-        inside = before < tl.minimum(seq, batch_size)
+    blocks = 0
+    length = 0
+    for first in range(0, tl.minimum(seq + 1, batch_size), BLOCK):
+        seqs = first + tl.arange(0, BLOCK)
+        inside = seqs < tl.minimum(seq + 1, batch_size)
         if KEEP_ALL or mask_ptr is None:
             lengths = tl.where(inside, seq_len, 0)
         else:
-            lengths = tl.load(key_lengths_ptr + before, inside, other=0)
+            lengths = tl.load(key_lengths_ptr + seqs, inside, other=0)
             if KEEP_FIRST:
-                kept = _mask_at(mask_ptr, before.to(tl.int64) * mask_stride, inside)
+                kept = _mask_at(mask_ptr, seqs.to(tl.int64) * mask_stride, inside)
                 lengths += (inside & (kept == 0)).to(tl.int32)
-        start += tl.sum(lengths)
+        length += tl.sum(tl.where(seqs == seq, lengths, 0))
+        before = tl.where(seqs == seq, 0, lengths)
+        start += tl.sum(before)
+        blocks += tl.sum((before + BLOCK_M - 1) // BLOCK_M)
     tl.store(cu_seqlens_ptr + seq, start)
     if seq == tl.num_programs(0) - 1:
         tl.store(first_rows_ptr + seq, batch_size)
+        tl.store(blocks_ptr, blocks)
     if seq < batch_size:
         if mask_ptr is None:
             num_keys = seq_len
             tl.store(key_lengths_ptr + seq, num_keys)
         else:
             num_keys = tl.load(key_lengths_ptr + seq)
+        for first in range(0, length, BLOCK * BLOCK_M):
+            numbers = tl.arange(0, BLOCK)
+            there = blocks_ptr + (1 + blocks + first // BLOCK_M + numbers) * 4
+            inside = first + numbers * BLOCK_M < length
+            tl.store(there, start + tl.zeros_like(numbers), inside)
+            tl.store(there + 1, first + numbers * BLOCK_M, inside)
+            tl.store(there + 2, length + tl.zeros_like(numbers), inside)
+            tl.store(there + 3, num_keys + tl.zeros_like(numbers), inside)
         keys_so_far = 0
         errors = 0
         for first in range(0, seq_len, BLOCK):
@@ -189,8 +207,10 @@ def pack(
     cu_seqlens: torch.Tensor,
     key_lengths: torch.Tensor,
     first_rows: torch.Tensor,
+    blocks: torch.Tensor,
     errors: torch.Tensor,
     *,
+    block_m: int,
     padded_shape: tuple[int, int],
     padded_ids: torch.Tensor | None,
     attention_mask: torch.Tensor | None = None,
@@ -212,8 +232,11 @@ def pack(
         key_lengths: `[max_seqs]` int32 to write; entries after the last sequence are left as they are.
         first_rows: `[max_seqs + 1]` int32 to write likewise: packed row of padded position 0; -1 where it was not
             packed. The last entry is batch_size.
+        blocks: `[n + 1, 4]` int32 to write: what `attention.query_blocks` lists of the batch; n is at least
+            `attention.max_query_blocks` of the buffers.
         errors: `[1]` int32; what is wrong is OR-ed into it: `BAD_ID` and `BAD_POSITION` of a packed row (0 is used in
             its place), `BAD_MASK` (a value that is not 0 or 1, taken as 0). The caller sets it to 0.
+        block_m: queries of a block.
         padded_shape: batch_size, at most max_seqs, and seq_len.
         padded_ids: `[batch_size, seq_len]` int32 or int64, any strides; None where the words come as embeddings.
         attention_mask: `[batch_size, seq_len]` of 0 and 1 of any dtype, any strides; None: all 1.
@@ -243,6 +266,9 @@ def pack(
     ):  # fmt: skip
         if tensor is not None:
             check(name, tensor, [size], [torch.int32])
+    check("blocks", blocks, [None, BLOCK_FIELDS], [torch.int32])
+    if len(blocks) <= (most := max_query_blocks(max_tokens, max_seqs, block_m)):
+        raise ValueError(f"blocks must have more than the {most} entries that there may be, found {len(blocks)}")
     ids_strides = _strides("padded_ids", padded_ids, padded_shape, integers=True)
     mask_strides = _strides("attention_mask", attention_mask, padded_shape, integers=False)
     position_strides = _strides("padded_positions", padded_positions, padded_shape, integers=True)
@@ -252,10 +278,11 @@ def pack(
             BLOCK=BLOCK, BAD_MASK=BAD_MASK, **launch_options(pdl),
         )  # fmt: skip
     _pack_kernel[(max_seqs + 1,)](
-        input_ids, position_ids, index, cu_seqlens, key_lengths, first_rows, errors,
+        input_ids, position_ids, index, cu_seqlens, key_lengths, first_rows, blocks, errors,
         padded_ids, attention_mask, padded_positions, batch_size, seq_len,
         *ids_strides, *mask_strides, *position_strides, vocab_size, max_positions,
-        KEEP_FIRST=keep == "first", KEEP_ALL=keep == "all", BLOCK=BLOCK, BAD_ID=BAD_ID, BAD_POSITION=BAD_POSITION,
+        KEEP_FIRST=keep == "first", KEEP_ALL=keep == "all", BLOCK=BLOCK, BLOCK_M=block_m,
+        BAD_ID=BAD_ID, BAD_POSITION=BAD_POSITION,
         num_warps=8, maxnreg=128,
         **launch_options(pdl),
     )  # fmt: skip
@@ -326,7 +353,8 @@ def _pack_example(a: Arrays, batch_size: int, seq_len: int, keep: str = "keys", 
     found: dict[str, Any] = {
         name: a.empty(length, dtype=torch.int32) for name, length in zip(names, sizes, strict=True)
     }
-    errors = a.ints(0)
+    room = max_query_blocks(size, batch_size + 2, _EXAMPLE_ROWS) + 1
+    found["blocks"], errors = a.empty(room, BLOCK_FIELDS, dtype=torch.int32), a.ints(0)
 
     def exact(name: str) -> Any:
         given = None if mask is None else mask.cpu().numpy()
@@ -334,6 +362,8 @@ def _pack_example(a: Arrays, batch_size: int, seq_len: int, keep: str = "keys", 
         batch, layout = pack_padded(config, PaddedInputs(ids.cpu().numpy(), given), **options)
         if name == "index":
             return np.arange(size) if layout.index is None else layout.index
+        if name == "blocks":
+            return query_blocks(batch.cu_seqlens, batch.key_lengths, _EXAMPLE_ROWS)
         if name == "first_rows":
             return np.array([*layout.first_rows, -77, -77, batch_size])
         values = getattr(batch, name)
@@ -346,7 +376,7 @@ def _pack_example(a: Arrays, batch_size: int, seq_len: int, keep: str = "keys", 
     padded: dict[str, Any] = {"padded_ids": ids, "attention_mask": mask, "padded_positions": numbers, "keep": keep}
     return Example(
         f"pack {batch_size}x{seq_len} {keep}",
-        lambda: pack(**found, errors=errors, padded_shape=shape, **padded, **limits, pdl=a.pdl),
+        lambda: pack(**found, errors=errors, block_m=_EXAMPLE_ROWS, padded_shape=shape, **padded, **limits, pdl=a.pdl),
         {name: Output(tensor, partial(exact, name)) for name, tensor in found.items()},
         nbytes(ids, ids if mask is None else mask) + 3 * 4 * size,
     )

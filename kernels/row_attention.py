@@ -18,17 +18,29 @@ import triton.language as tl
 from distilrt.kernels import tiles
 from distilrt.kernels.attention import (
     MIN_BLOCK_D,
-    SEARCH_BLOCK,
     Heads,
     Packed,
-    count_starts,
     heads_in_model,
     load_rows,
     odd_heads,
     other_heads,
+    width_of_head,
 )
 from distilrt.kernels.launch import DTYPE_NAMES, FLOATS, begin, check, chip_of, launch_options, rounded
 from distilrt.kernels.op import Arrays, Example, Op, Output, double, nbytes
+
+SEARCH_BLOCK = 1024  # sequences that the search looks at in one step
+
+
+@triton.jit
+def _sequence_of(cu_seqlens_ptr, max_seqs, row, BLOCK_S: tl.constexpr):
+    """The sequence that has a row of the batch: the last that starts at or before it."""
+    count = 0
+    for first in range(0, max_seqs, BLOCK_S):
+        seqs = first + tl.arange(0, BLOCK_S)
+        starts = tl.load(cu_seqlens_ptr + seqs, seqs < max_seqs, other=2147483647)
+        count += tl.sum((starts <= row).to(tl.int32))
+    return count - 1
 
 
 @triton.jit(do_not_specialize=["max_rows", "max_seqs"])
@@ -60,7 +72,7 @@ def _row_attention_kernel(
         to = item // HEADS
         head = item % HEADS
         row = tl.load(index_ptr + to)
-        seq = count_starts(cu_seqlens_ptr, max_seqs, None, row + 1, 1, BLOCK_S) - 1
+        seq = _sequence_of(cu_seqlens_ptr, max_seqs, row, BLOCK_S)
         start = tl.load(cu_seqlens_ptr + seq).to(tl.int64)
         num_keys = tl.load(key_lengths_ptr + seq)
         q = tl.load(qkv_ptr + row.to(tl.int64) * ROW + head * HEAD_DIM + dims, inside, other=0.0).to(tl.float32) * SCALE
@@ -107,7 +119,10 @@ def row_attention(
         qkv: `[T, 3 * H]` of the same dtype: queries, keys and values side by side, heads side by side in each.
         rows: `[T, H]` of the same dtype.
         index: `[n + 1]` int32: rows of the batch, each below the total; the last entry is how many there are.
-        cu_seqlens, key_lengths, num_heads, pdl: as in `attention.attention`.
+        cu_seqlens: `[max_seqs + 1]` int32, first row of each sequence; entries after the last repeat the total.
+        key_lengths: `[max_seqs]` int32, how many rows of each sequence, from its first, are attended to. Where that is
+            none, `out` is 0.
+        num_heads, pdl: as in `attention.attention`.
         max_seqlen: no sequence is longer, also not when a captured graph is replayed with other contents.
 
     Raises:
@@ -122,9 +137,7 @@ def row_attention(
     max_seqs = key_lengths.shape[0]
     check("key_lengths", key_lengths, [None], [torch.int32])
     check("cu_seqlens", cu_seqlens, [max_seqs + 1], [torch.int32])
-    head_dim = width // num_heads
-    if width % num_heads or not 1 <= head_dim <= 128:
-        raise ValueError(f"hidden_size / num_heads must be a whole number of 1 to 128, found {width} / {num_heads}")
+    head_dim = width_of_head(width, num_heads)
     if not max_rows or not max_seqs:
         return
     tile = tiles.row_attention_tile(max_seqlen, head_dim, DTYPE_NAMES[out.dtype], chip_of(out))

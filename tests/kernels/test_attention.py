@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from distilrt.kernels import launch, tiles
-from distilrt.kernels.attention import attention
+from distilrt.kernels.attention import attention, max_query_blocks, query_blocks
 from distilrt.model import functional
 from tests.kernels.conftest import LENGTHS, Close, double, empty, ints
 
@@ -22,6 +22,15 @@ def _batch(lengths: Sequence[int], max_seqs: int, asking: Sequence[int] = ()) ->
     keys = [length - (seq in asking) for seq, length in enumerate(lengths)]
     spare = max_seqs - len(lengths)
     return ints(*ends, *[ends[-1]] * spare), ints(*keys, *[0] * spare)
+
+
+def _blocks(out: torch.Tensor, batch: tuple[torch.Tensor, torch.Tensor], heads: int, max_seqlen: int) -> torch.Tensor:
+    """The list of query blocks in a buffer with room for more."""
+    name, size = launch.DTYPE_NAMES[out.dtype], min(max_seqlen, len(out))
+    block_m = tiles.attention_tile(size, out.shape[1] // heads, name, launch.stand_in).block_m
+    listed = query_blocks(batch[0].numpy(), batch[1].numpy(), block_m)
+    room = max_query_blocks(len(out), len(batch[1]), block_m) + 1 - len(listed)
+    return torch.from_numpy(np.concatenate([listed, np.full((room, 4), -77, np.int32)]))
 
 
 def _plain(qkv: torch.Tensor, cu_seqlens: torch.Tensor, key_lengths: torch.Tensor, heads: int) -> torch.Tensor:
@@ -44,7 +53,8 @@ def _check(normal: Normal, assert_close: Close, dtype: torch.dtype, lengths: Seq
     qkv, out = normal(total + 5, 3 * width, dtype=dtype), empty(total + 5, width, dtype=dtype)
     qkv[total:] = float("nan")
     before = qkv.clone()
-    attention(out, qkv, cu_seqlens, key_lengths, heads, max_seqlen=max_seqlen or max(lengths))
+    longest = max_seqlen or max(lengths)
+    attention(out, qkv, _blocks(out, (cu_seqlens, key_lengths), heads, longest), heads, max_seqlen=longest)
     assert torch.equal(qkv.nan_to_num(), before.nan_to_num())
     q, k, v = double(qkv[:total]).reshape(total, 3, width).transpose(1, 0, 2)
     count = len(lengths)
@@ -64,6 +74,12 @@ def test_head_dims(head_dim: int, max_seqlen: int, normal: Normal, assert_close:
     _check(normal, assert_close, dtype, [33, 1, 20], 2, head_dim, max_seqlen)
 
 
+@pytest.mark.parametrize("length", [1, 63, 64, 65, 127, 128, 129])
+def test_short_and_long_sequences_in_one_launch(length: int, normal: Normal, assert_close: Close) -> None:
+    """A sequence of up to 64 keys is one block of them, also where others are longer."""
+    _check(normal, assert_close, torch.bfloat16, [length, 200], 1, 16, 512, asking=(0,))
+
+
 @pytest.mark.parametrize("asking", [(), (0, 2, 3)])
 def test_mixed_lengths(asking: tuple[int, ...], normal: Normal, assert_close: Close, dtype: torch.dtype) -> None:
     _check(normal, assert_close, dtype, [5, 1, 130, 64, 2], 2, 16, asking=asking)
@@ -73,13 +89,6 @@ def test_mixed_lengths(asking: tuple[int, ...], normal: Normal, assert_close: Cl
 def test_a_sequence_without_keys(max_seqlen: int, dtype: torch.dtype, normal: Normal, assert_close: Close) -> None:
     """Its last row asks, and so does its only one."""
     _check(normal, assert_close, dtype, [5, 1, 7], 2, 16, max_seqlen, asking=(0, 1))
-
-
-def test_more_sequences_than_one_step_of_the_search(
-    normal: Normal, assert_close: Close, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("distilrt.kernels.attention.SEARCH_BLOCK", 4)
-    _check(normal, assert_close, torch.float32, [1, 2, 30] * 5, 1, 16)
 
 
 @pytest.mark.parametrize("chip", [tiles.A100, tiles.L40S, tiles.B200], ids=lambda chip: f"sm_{chip.capability}")
@@ -100,7 +109,8 @@ def test_batch_mates_do_not_matter(max_seqlen: int, normal: Normal, dtype: torch
         start = sum(before)
         qkv[start : start + 37] = own
         out = empty(len(qkv), width, dtype=dtype)
-        attention(out, qkv, *_batch(lengths, 8, asking=[len(before)]), 2, max_seqlen=max_seqlen)
+        blocks = _blocks(out, _batch(lengths, 8, asking=[len(before)]), 2, max_seqlen)
+        attention(out, qkv, blocks, 2, max_seqlen=max_seqlen)
         results.append(out[start : start + 37])
     assert all(torch.equal(results[0], other) for other in results[1:])
 
@@ -116,7 +126,7 @@ def test_large_scores_do_not_overflow(normal: Normal) -> None:
         qkv = normal(40, 6 * head_dim) * 30
         cu_seqlens, key_lengths = _batch([40], 1)
         out = empty(40, 2 * head_dim)
-        attention(out, qkv, cu_seqlens, key_lengths, 2, max_seqlen=max_seqlen)
+        attention(out, qkv, _blocks(out, (cu_seqlens, key_lengths), 2, max_seqlen), 2, max_seqlen=max_seqlen)
         q, k, v = double(qkv).reshape(40, 3, 2 * head_dim).transpose(1, 0, 2)
         exact = functional.attention(q, k, v, cu_seqlens.numpy(), key_lengths.numpy(), 2)
         sizes = (np.abs(q) @ np.abs(k).T).max() * head_dim**-0.5  # of both heads together, so more than of one
@@ -124,17 +134,50 @@ def test_large_scores_do_not_overflow(normal: Normal) -> None:
         assert np.abs(double(out) - exact).max() <= (relative + 1e-6) * np.abs(v).max()
 
 
+def test_no_block() -> None:
+    out = empty(4, 32)
+    attention(out, torch.ones(4, 96), ints(0, 0, 0, 0, *[-77] * 8).view(3, 4), 2, max_seqlen=4)
+    assert out.isnan().all()
+
+
+BATCHES = {
+    "1x16": [16],
+    "8x128": [128] * 8,
+    "32x128": [128] * 32,
+    "44x128": [128] * 44,
+    "32x512": [512] * 11,
+    "mixed": [4, 511, 77, 128, 1, 300, 16, 16, 65, 400],
+}
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("chip", [tiles.A100, tiles.H200], ids=lambda chip: f"sm_{chip.capability}")
+def test_programs_have_as_many_blocks_as_one_another(batch: str, chip: tiles.Chip) -> None:
+    """Items are the blocks of the list in each head, which programs take in turns."""
+    heads, lengths = 12, np.array(BATCHES[batch], np.int32)
+    ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    tile = tiles.attention_tile(max(5632, int(ends[-1])), 64, "bfloat16", chip)
+    listed = query_blocks(ends, lengths, tile.block_m)
+    assert len(listed) - 1 == listed[0, 0] == sum(-(-length // tile.block_m) for length in lengths.tolist())
+    covered = np.concatenate([start + np.arange(first, min(first + tile.block_m, length))
+                              for start, first, length, _ in listed[1:]])  # fmt: skip
+    assert (covered == np.arange(ends[-1])).all()
+    items = int(listed[0, 0]) * heads
+    each = [len(range(program, items, tile.programs)) for program in range(tile.programs)]
+    assert max(each) - min(each) <= 1
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"qkv": torch.empty(4, 95)}, r"qkv must be .* \[4, 96\]"),
         ({"num_heads": 3}, "must be a whole number of 1 to 128, found 32 / 3"),
-        ({"cu_seqlens": ints(0, 4, 4)}, r"cu_seqlens must be contiguous int32 of shape \[2\]"),
-        ({"key_lengths": torch.ones(1)}, "key_lengths must be contiguous int32"),
+        ({"blocks": torch.ones(2, 4)}, r"blocks must be contiguous int32 of shape \[any, 4\]"),
+        ({"blocks": ints(0, 4, 4)}, r"blocks must be contiguous int32 of shape \[any, 4\]"),
     ],
 )
 def test_bad_arguments(changes: dict[str, torch.Tensor | int], message: str) -> None:
-    good = {"out": torch.empty(4, 32), "qkv": torch.empty(4, 96), "cu_seqlens": ints(0, 4), "key_lengths": ints(4),
+    good = {"out": torch.empty(4, 32), "qkv": torch.empty(4, 96), "blocks": ints(0, 0, 0, 0).view(1, 4),
             "num_heads": 2}  # fmt: skip
     with pytest.raises(ValueError, match=message):
         attention(**{**good, **changes}, max_seqlen=4)  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ import torch
 
 from distilrt import batch
 from distilrt.kernels import packing
+from distilrt.kernels.attention import max_query_blocks, query_blocks
 from distilrt.kernels.packing import pack, unpack
 from distilrt.model.config import DistilBertConfig
 from tests.kernels.conftest import empty, ints
@@ -27,14 +28,16 @@ class Buffers:
         self.input_ids, self.position_ids, self.index = (empty(tokens, dtype=torch.int32) for _ in range(3))
         self.cu_seqlens = empty(seqs + 1, dtype=torch.int32)
         self.key_lengths, self.first_rows = (empty(seqs + more, dtype=torch.int32) for more in (0, 1))
+        self.blocks = empty(max_query_blocks(tokens, seqs, 4) + 1, 4, dtype=torch.int32)
         self.errors = ints(0)
 
     def pack(self, ids: torch.Tensor | None, mask: torch.Tensor | None = None, positions: torch.Tensor | None = None,
              keep: str = "keys", shape: tuple[int, int] | None = None) -> None:  # fmt: skip
         grid = shape or (tuple(ids.shape) if ids is not None else (0, 0))
         pack(None if ids is None else self.input_ids, self.position_ids, self.index, self.cu_seqlens, self.key_lengths,
-             self.first_rows, self.errors, padded_shape=grid, padded_ids=ids, attention_mask=mask,  # type: ignore[arg-type]
-             padded_positions=positions, keep=keep, vocab_size=50, max_positions=2000)  # fmt: skip
+             self.first_rows, self.blocks, self.errors, block_m=4, padded_shape=grid,  # type: ignore[arg-type]
+             padded_ids=ids, attention_mask=mask, padded_positions=positions,
+             keep=keep, vocab_size=50, max_positions=2000)  # fmt: skip
 
     def check(self, packed: batch.Batch, layout: batch.Layout) -> None:
         """The same as on the host, and nothing written beyond."""
@@ -49,7 +52,15 @@ class Buffers:
         assert (self.key_lengths[:seqs].numpy() == packed.key_lengths).all()
         assert (self.first_rows[:seqs].numpy() == layout.first_rows).all()
         assert self.first_rows[-1] == seqs
-        for tensor, size in ((self.position_ids, rows), (self.index, rows), (self.first_rows[:-1], seqs)):
+        blocks = query_blocks(packed.cu_seqlens, packed.key_lengths, 4)
+        assert (self.blocks[1 : len(blocks)].numpy() == blocks[1:]).all()
+        assert self.blocks[0, 0] == len(blocks) - 1
+        for tensor, size in (
+            (self.blocks, len(blocks)),
+            (self.position_ids, rows),
+            (self.index, rows),
+            (self.first_rows[:-1], seqs),
+        ):
             assert (tensor[size:] == -77).all()
         assert self.errors.item() == 0
 
@@ -195,8 +206,15 @@ def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
         Buffers(12, 3).pack(**arguments)
 
 
+def test_a_list_of_blocks_that_is_too_short() -> None:
+    b = Buffers(12, 3)
+    b.blocks = b.blocks[:6]
+    with pytest.raises(ValueError, match="more than the 6 entries that there may be, found 6"):
+        b.pack(torch.zeros(3, 4).int())
+
+
 def test_ids_without_a_buffer() -> None:
     b = Buffers(12, 3)
     with pytest.raises(ValueError, match="give input_ids and padded_ids, or neither"):
-        pack(None, b.position_ids, b.index, b.cu_seqlens, b.key_lengths, b.first_rows, b.errors, padded_shape=(3, 4),
-             padded_ids=torch.zeros(3, 4).int(), vocab_size=5, max_positions=9)  # fmt: skip
+        pack(None, b.position_ids, b.index, b.cu_seqlens, b.key_lengths, b.first_rows, b.blocks, b.errors, block_m=4,
+             padded_shape=(3, 4), padded_ids=torch.zeros(3, 4).int(), vocab_size=5, max_positions=9)  # fmt: skip

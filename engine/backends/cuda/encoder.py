@@ -19,7 +19,7 @@ from distilrt.backends.cuda.graphs import Bucket, ladder, top_tokens, within
 from distilrt.backends.cuda.workspace import Array, Place, Workspace, lay_out
 from distilrt.batch import Batch, IndexArray, IntArray
 from distilrt.kernels import tiles
-from distilrt.kernels.attention import attention
+from distilrt.kernels.attention import BLOCK_FIELDS, attention, max_query_blocks, query_blocks
 from distilrt.kernels.embedding import embed
 from distilrt.kernels.launch import chip_of
 from distilrt.kernels.layer_norm import residual_layer_norm
@@ -30,7 +30,8 @@ from distilrt.model.architecture import linears
 from distilrt.model.config import LAYER_NORM_EPS, DistilBertConfig
 
 _WORDS = "embeddings.word_embeddings.weight"
-_INTEGERS = ("cu_seqlens", "key_lengths", "wanted", "input_ids", "position_ids", "index")  # of a bucket, as they lie
+# Of a bucket, as they lie.
+_INTEGERS = ("cu_seqlens", "key_lengths", "wanted", "query_blocks", "input_ids", "position_ids", "index")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +65,12 @@ class Buffers:
     cu_seqlens: torch.Tensor  # [seqs + 1]; entries after the last sequence repeat the total
     key_lengths: torch.Tensor  # [seqs]
     wanted: torch.Tensor  # [seqs + 1]: wanted rows, of a batch packed here those of padded position 0; how many
+    query_blocks: torch.Tensor  # [blocks + 1, 4]: as `attention` reads them
     input_ids: torch.Tensor  # [tokens]
     position_ids: torch.Tensor  # [tokens]
     index: torch.Tensor  # [tokens]: wanted rows that are too many for `wanted`; padded positions of a batch packed here
     num_tokens: torch.Tensor  # [1], the total in cu_seqlens
+    block_rows: int  # queries of a block
     qkv: torch.Tensor  # [tokens, 3 * hidden_size]
     all: Stage
     few: Stage  # of at most as many rows as a bucket has sequences
@@ -86,10 +89,12 @@ class Buffers:
         """
         start, stop = int(batch.cu_seqlens[first]), int(batch.cu_seqlens[end])
         rows = None if wanted is None else (wanted - start).astype(np.int32)
+        cu_seqlens, key_lengths = batch.cu_seqlens[first : end + 1] - start, batch.key_lengths[first:end]
         fields: list[tuple[torch.Tensor, IntArray | None]] = [
-            (self.cu_seqlens, batch.cu_seqlens[first : end + 1] - start),
-            (self.key_lengths, batch.key_lengths[first:end]),
+            (self.cu_seqlens, cu_seqlens),
+            (self.key_lengths, key_lengths),
             (self.wanted, rows if few else None),
+            (self.query_blocks, query_blocks(cu_seqlens, key_lengths, self.block_rows).ravel()),
             (self.input_ids, None if batch.input_ids is None else batch.input_ids[start:stop]),
             (self.position_ids, batch.position_ids[start:stop]),
             (self.index, None if few else rows),
@@ -146,7 +151,10 @@ class DeviceEncoder:
         # Every bucket has its own layout of the same bytes: only one is in use at a time.
         layouts = {bucket: lay_out(self._places(bucket)) for bucket in self.buckets}
         self.workspace = Workspace(max(layout.nbytes for layout in layouts.values()), device)
-        self.buffers = {bucket: _buffers(self.workspace.views(layout)) for bucket, layout in layouts.items()}
+        self.buffers = {
+            bucket: _buffers(self.workspace.views(layout), self._block_rows(bucket))
+            for bucket, layout in layouts.items()
+        }
 
     def _load(self, weights: Mapping[str, npt.NDArray[Any]]) -> None:
         config = self._config
@@ -186,12 +194,20 @@ class DeviceEncoder:
         splits = max(self._splits(rows, k) for k in (self._config.hidden_size, self._config.intermediate_size))
         return splits if splits > 1 or self._narrow(rows) else 0
 
+    def _block_rows(self, bucket: Bucket) -> int:
+        """Queries of a block of `attention`. A sequence may be as long as the bucket, for with position_ids it can be
+        longer than the model has positions."""
+        tile = tiles.attention_tile(bucket.tokens, self._config.head_dim, self._products, self.chip)
+        return tile.block_m
+
     def _places(self, bucket: Bucket) -> list[Place]:
         config, dtype, tokens, seqs = self._config, self._dtype, bucket.tokens, bucket.seqs
+        blocks = max_query_blocks(tokens, seqs, self._block_rows(bucket))
         return [
             Array("cu_seqlens", (seqs + 1,), "int32"),
             Array("key_lengths", (seqs,), "int32"),
             Array("wanted", (seqs + 1,), "int32"),
+            Array("query_blocks", (blocks + 1, BLOCK_FIELDS), "int32"),
             Array("input_ids", (tokens,), "int32"),
             Array("position_ids", (tokens,), "int32"),
             Array("index", (tokens,), "int32"),
@@ -241,16 +257,15 @@ class DeviceEncoder:
             visit(0, stage.hidden)
         for i in range(config.num_layers):
             name, source = f"layer.{i}", f"transformer.layer.{i}"
-            # Its form may depend on the bucket, never on the sequences in it: batch mates must not matter. A sequence
-            # may be as long as the bucket, for with position_ids it can be longer than the model has positions. What
-            # `visit` enqueued may be a copy, on which no kernel can depend early.
+            # Its form may depend on the bucket and on the sequence itself, never on others: batch mates must not
+            # matter. What `visit` enqueued may be a copy, on which no kernel can depend early.
             if few and i == last:
                 stage = b.few
                 row_attention(stage.context, stage.hidden, b.qkv, b.all.hidden, b.wanted, b.cu_seqlens, b.key_lengths,
                               config.num_heads, max_seqlen=bucket.tokens, pdl=self.pdl)  # fmt: skip
             else:
-                attention(stage.context, b.qkv, b.cu_seqlens, b.key_lengths, config.num_heads,
-                          max_seqlen=bucket.tokens, tf32=self.tf32, pdl=self.pdl and visit is None)  # fmt: skip
+                attention(stage.context, b.qkv, b.query_blocks, config.num_heads, max_seqlen=bucket.tokens,
+                          tf32=self.tf32, pdl=self.pdl and visit is None)  # fmt: skip
             # The context is no longer needed when the normalised sum takes its place.
             self._add_and_feed(stage, stage.context, f"{name}.out_proj", stage.hidden, f"{source}.sa_layer_norm",
                                stage.context, f"{name}.ffn_in", stage.ffn, config.activation)  # fmt: skip
@@ -298,14 +313,15 @@ class DeviceEncoder:
             linear(out, normed, *self.linears[next_name], activation=activation, tf32=self.tf32, **common)
 
 
-def _buffers(views: Mapping[str, torch.Tensor]) -> Buffers:
+def _buffers(views: Mapping[str, torch.Tensor], block_rows: int) -> Buffers:
     integers = {name: views[name] for name in _INTEGERS}
     first, last = views[_INTEGERS[0]], views[_INTEGERS[-1]]
     size = last.storage_offset() + last.numel() - first.storage_offset()
     num_tokens, count, most = first[-1:], views["wanted"][-1:], len(views["few_hidden"])
     context, product, ffn = (views[name] for name in ("context", "product", "ffn"))
     return Buffers(
-        block=first.as_strided((size,), (1,)), **integers, num_tokens=num_tokens, qkv=views["qkv"],
+        block=first.as_strided((size,), (1,)), **integers, num_tokens=num_tokens, block_rows=block_rows,
+        qkv=views["qkv"],
         all=Stage(num_tokens, views["hidden"], context, product, views["partials"], ffn),
         few=Stage(count, views["few_hidden"], context[:most], product[:most], views["few_partials"], ffn[:most]),
     )  # fmt: skip

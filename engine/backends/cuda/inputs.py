@@ -68,8 +68,8 @@ class Padded:
         """
         pack(
             None if self.ids is None else b.input_ids,
-            b.position_ids, b.index, b.cu_seqlens, b.key_lengths, b.wanted, errors,
-            padded_shape=self.shape, padded_ids=self.ids, attention_mask=self.mask,
+            b.position_ids, b.index, b.cu_seqlens, b.key_lengths, b.wanted, b.query_blocks, errors,
+            block_m=b.block_rows, padded_shape=self.shape, padded_ids=self.ids, attention_mask=self.mask,
             padded_positions=numbers[: self.shape[1]] if self.positions is None else self.positions,
             keep="first" if keep_first else "keys",
             vocab_size=config.vocab_size, max_positions=config.max_position_embeddings,
