@@ -19,7 +19,7 @@ BUDGETS: dict[str, tuple[int, int | None]] = {
     "engine/runtime": (1000, 1631),
     "engine/backends": (1700, 1834),
     "engine/tasks": (1450, 1641),
-    "engine/dropin": (1750, 2302),
+    "engine/dropin": (1750, 2109),
     "engine/scale": (520, 568),
     "engine/server": (3200, 4692),
     "kernels": (1900, 2739),

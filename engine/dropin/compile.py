@@ -1,9 +1,9 @@
 """`torch.compile(model, backend="distilrt")`: DistilBERTs by this engine, everything else by inductor.
 
 torch finds `compile_graph` by the entry point `torch_dynamo_backends`. In a captured graph every encoder that
-`distilrt.dropin.recognise` finds becomes one operator, together with its head if that is one of DistilBERT's; pooling,
-losses and whatever else the program does stay in the graph, which inductor compiles. Numbers at masked positions are
-the reference's here, not 0: nobody knows what the rest of the program makes of them.
+`distilrt.dropin.graph_match` finds becomes one operator, together with its head if that is one of DistilBERT's.
+Pooling, losses and whatever else the program does stay in the graph, which inductor compiles. Numbers at masked
+positions are the reference's here, not 0, since nobody knows what the rest of the program makes of them.
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ from distilrt import env
 from distilrt.backends import base as backends
 from distilrt.batch import PaddedInputs, pack_padded
 from distilrt.dropin import ops
-from distilrt.dropin.fx_nodes import method_of
-from distilrt.dropin.recognise import Encoder, encoders
-from distilrt.dropin.recognise_heads import FoundHead, head_of, takes_first
+from distilrt.dropin.graph_match import FoundEncoder, FoundHead, encoders, head_of, takes_first
+from distilrt.dropin.graph_nodes import method_of
 from distilrt.dropin.watch import Watch
 from distilrt.errors import InvalidInput
 from distilrt.model.config import DistilBertConfig
@@ -108,7 +107,7 @@ def _writes(node: Node) -> bool:
     return node.target in _IN_PLACE or bool(node.kwargs.get("inplace")) or "out" in node.kwargs
 
 
-def _replace(graph: torch.fx.Graph, found: Encoder, head: FoundHead | None, number: int) -> bool:
+def _replace(graph: torch.fx.Graph, found: FoundEncoder, head: FoundHead | None, number: int) -> bool:
     """Put one operator in place of an encoder and its head, unless the program reads something in the middle of it."""
     states = {alias: i for i, aliases in enumerate(found.states) for alias in aliases}
     own = found.inner | set(states)
@@ -117,24 +116,22 @@ def _replace(graph: torch.fx.Graph, found: Encoder, head: FoundHead | None, numb
     readers = [(node, index, user) for node, index in states.items() for user in list(node.users) if user not in own]
     all_states = any(index < len(found.states) - 1 for _, index, _ in readers)
     first_only = not all_states and all(takes_first(user, [node]) for node, _, user in readers)
-    last = found.states[-1][0]
-    with graph.inserting_after(last):
-        output = graph.call_function(
-            torch.ops.distilrt.encode.default,
-            (number, found.input_ids, found.inputs_embeds, found.position_ids, found.attention_mask,
-             head.width if head else found.config.hidden_size, len(found.states) if all_states else 0, first_only),
-        )  # fmt: skip
+    width = head.width if head else found.config.hidden_size
+    rows = ("batch_size", width) if first_only else ("batch_size", "seq_len", width)
+    outputs = range(len(found.states)) if all_states else ["first" if first_only else "last"]
+    operands = ops.operands(number, found.inputs, {str(name): rows for name in outputs})
+    with graph.inserting_after(found.states[-1][0]):
+        call = graph.call_function(torch.ops.distilrt.compute.default, operands)
+    with graph.inserting_after(call):
+        computed = [graph.call_function(operator.getitem, (call, i)) for i in range(len(outputs))]
     if head:
-        head.scores.replace_all_uses_with(output)
+        head.scores.replace_all_uses_with(computed[0])
         return True
     for node, index, user in readers:
         if first_only:
-            user.replace_all_uses_with(output)
-        elif not all_states:
-            user.replace_input_with(node, output)
+            user.replace_all_uses_with(computed[0])
         else:
-            with graph.inserting_after(output):
-                user.replace_input_with(node, graph.call_function(operator.getitem, (output, index)))
+            user.replace_input_with(node, computed[index if all_states else 0])
     return True
 
 
@@ -163,21 +160,18 @@ class _PackedEncoder:
             )
             self._watch = watch
 
-    def __call__(
-        self,
-        input_ids: torch.Tensor | None,
-        inputs_embeds: torch.Tensor | None,
-        position_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        all_layers: bool,
-        first_only: bool,
-    ) -> torch.Tensor:
-        """See `ops.encode`."""
-        ids, embeds, positions, mask = (
-            None if tensor is None else tensor.numpy()
-            for tensor in (input_ids, inputs_embeds, position_ids, attention_mask)
-        )
-        inputs = PaddedInputs(ids, mask, embeds, positions)
+    def compute(self, tensors: dict[str, torch.Tensor], outputs: list[str]) -> list[torch.Tensor]:
+        """Hidden states, or what the head makes of them, at masked positions too; for `ops.compute`.
+
+        Args:
+            tensors: `PaddedInputs` by name; positions may be `[1, seq_len]`.
+            outputs: `["first"]`: of position 0; `["last"]`: of all positions; else as many as there are states: these.
+
+        Raises:
+            InvalidInput: a row of the mask has no 1.
+        """
+        inputs = PaddedInputs(**{name: tensor.numpy() for name, tensor in tensors.items()})
+        first_only, all_layers = outputs == ["first"], len(outputs) > 1
         batch, layout = pack_padded(self._config, inputs, keep_first=first_only, keep_masked=not first_only)
         if not batch.key_lengths.all():  # a bool mask gives zeros then, an additive one something else
             raise InvalidInput("a row of the mask has no 1")
@@ -188,7 +182,5 @@ class _PackedEncoder:
         rows = self._backend.to_numpy(self._head.compute(self._backend, rows))
         self._watch.computed(time.perf_counter() - started)
         if first_only:
-            return torch.from_numpy(rows)
-        if all_layers:
-            return torch.from_numpy(np.stack([layout.unpack(state, masked=True) for state in rows]))
-        return torch.from_numpy(layout.unpack(rows, masked=True))
+            return [torch.from_numpy(rows)]
+        return [torch.from_numpy(layout.unpack(state, masked=True)) for state in (rows if all_layers else [rows])]

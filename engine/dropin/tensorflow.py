@@ -25,8 +25,9 @@ from typing import Any, ClassVar, NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from distilrt.dropin.output_fields import Shapes, flat, nested, output_shapes
 from distilrt.errors import InvalidInput
-from distilrt.model import losses, models, outputs
+from distilrt.model import losses, models
 from distilrt.model.heads import HEADS
 
 try:
@@ -62,14 +63,10 @@ class _TensorFlowModel(tf.Module):  # type: ignore[misc]
             raise InvalidInput("give exactly one of input_ids and inputs_embeds")
         embeds = tensors.pop("inputs_embeds", None)
         if embeds is None:
-            flat = self._apply(tensors, flags)
+            arrays = self._apply(tensors, flags)
         else:
-            flat = _not_differentiable(lambda given: self._apply(tensors | {"inputs_embeds": given}, flags), embeds)
-        fields = dict(zip(self._fields(tensors, flags), flat, strict=True))
-        for name, wanted in (("hidden_states", "output_hidden_states"), ("attentions", "output_attentions")):
-            if flags[wanted]:
-                fields[name] = tuple(fields.pop(part) for part in list(fields) if part.startswith(f"{name}."))
-        output = HEADS[self.architecture].output(**fields)
+            arrays = _not_differentiable(lambda given: self._apply(tensors | {"inputs_embeds": given}, flags), embeds)
+        output = HEADS[self.architecture].output(**nested(self._shapes(tensors, flags), arrays))
         return output if as_dict else output.to_tuple()
 
     def _apply(self: Any, tensors: Mapping[str, Any], flags: Mapping[str, bool]) -> tuple[Any, ...]:
@@ -77,47 +74,27 @@ class _TensorFlowModel(tf.Module):  # type: ignore[misc]
         dtype = np.dtype("float64" if self.dtype == "float64" else "float32")
 
         def compute(*arrays: Array) -> list[Array]:
-            found = self._compute(dict(zip(tensors, arrays, strict=True)), flags)
-            flat = [part for value in found.values() for part in (value if isinstance(value, tuple) else (value,))]
-            return [np.asarray(part, dtype) for part in flat]
+            fields = self.forward(**dict(zip(tensors, arrays, strict=True)), **flags, return_dict=True)
+            return [np.asarray(part, dtype) for part in flat(fields)]
 
         if tf.executing_eagerly():
             return tuple(tf.convert_to_tensor(part) for part in compute(*(value.numpy() for value in tensors.values())))
-        fields = self._fields(tensors, flags)
-        flat = tf.numpy_function(compute, list(tensors.values()), [dtype] * len(fields), stateful=False)
-        sizes = self._sizes(tensors)
-        for part, shape in zip(flat, fields.values(), strict=True):
+        shapes = self._shapes(tensors, flags)
+        found = tf.numpy_function(compute, list(tensors.values()), [dtype] * len(shapes), stateful=False)
+        given = tensors["input_ids"] if "input_ids" in tensors else tensors["inputs_embeds"]
+        batch_size, seq_len = (None, None) if given.shape.rank is None else given.shape.as_list()[:2]
+        sizes = {"batch_size": batch_size, "sequences": batch_size, "seq_len": seq_len}
+        for part, shape in zip(found, shapes.values(), strict=True):
             part.set_shape([sizes.get(size, size) for size in shape])
-        return tuple(flat)
-
-    def _compute(self: Any, arrays: dict[str, Array], flags: Mapping[str, bool]) -> outputs.ModelOutput:
-        found: outputs.ModelOutput = self.forward(**arrays, **flags, return_dict=True)
-        return found
-
-    def _fields(self: Any, tensors: Mapping[str, Any], flags: Mapping[str, bool]) -> dict[str, tuple[Any, ...]]:
-        """Name and dimensions of every output, in order; a dimension is a number or a name."""
-        head, fields = HEADS[self.architecture], {}
-        if head.labels and set(head.labels) <= set(tensors):
-            fields["loss"] = self._loss_shape
-        fields |= head.fields
-        if flags["output_hidden_states"]:
-            rows = "batch_size", "seq_len", "hidden_size"
-            fields |= {f"hidden_states.{i}": rows for i in range(self.config.num_layers + 1)}
-        if flags["output_attentions"]:
-            square = "batch_size", "num_heads", "seq_len", "seq_len"
-            fields |= {f"attentions.{i}": square for i in range(self.config.num_layers)}
-        return fields
+        return tuple(found)
 
     _loss_shape: ClassVar[tuple[Any, ...]] = ("batch_size",)
 
-    def _sizes(self: Any, tensors: Mapping[str, Any]) -> dict[Any, int | None]:
-        """What is known of each named dimension while a graph is traced."""
-        given = tensors["input_ids"] if "input_ids" in tensors else tensors["inputs_embeds"]
-        shape = [None, None] if given.shape.rank is None else given.shape.as_list()
-        config = self.config
-        return {"batch_size": shape[0], "seq_len": shape[1], "hidden_size": config.hidden_size,
-                "num_heads": config.num_heads, "vocab_size": config.vocab_size,
-                "num_labels": config.num_labels}  # fmt: skip
+    def _shapes(self: Any, tensors: Mapping[str, Any], flags: Mapping[str, bool]) -> Shapes:
+        """Name and dimensions of every output, in order; see `output_shapes`."""
+        wanted = flags["output_hidden_states"], flags["output_attentions"]
+        shapes = output_shapes(self.architecture, self.config, tensors, *wanted)
+        return shapes | {"loss": self._loss_shape} if "loss" in shapes else shapes
 
     def _trackable_children(self, save_type: str = "checkpoint", **kwargs: Any) -> Mapping[str, Any]:
         """TensorFlow asks for these when it saves an object that holds this one."""

@@ -23,10 +23,10 @@ from transformers import modeling_outputs
 
 from distilrt import env
 from distilrt.checkpoint.weights import assemble, check_architecture
-from distilrt.dropin import ops, structure
+from distilrt.dropin import ops
 from distilrt.dropin.copies import Accelerated, Namespace, accelerated_copy, frozen
-from distilrt.dropin.parameters import ModuleFile
-from distilrt.dropin.pooler import pooled
+from distilrt.dropin.modules import ModuleFile, Structure, check
+from distilrt.dropin.output_fields import flat, nested, output_shapes
 from distilrt.dropin.watch import Watch
 from distilrt.eager import eager
 from distilrt.model import models
@@ -80,7 +80,7 @@ class AcceleratedModel(Accelerated):
     _reference: Any  # the transformers class whose forward is computed
     _number: int  # by which operators find this model
     _lock: threading.Lock  # held while the engine is loaded
-    _structure: structure.Structure  # what the original's modules were when _engine was made
+    _structure: Structure  # what the original's modules were when _engine was made
     _watch: Watch  # what the original's parameters were then
     _engine: Any
     _names: tuple[str, ...]  # positional arguments
@@ -128,8 +128,8 @@ class AcceleratedModel(Accelerated):
 
     def _load(self) -> None:
         original = self._original
-        structure.check(original, self._reference)
-        seen = structure.Structure(original)
+        check(original, self._reference)
+        seen = Structure(original)
         watch = Watch(seen.tensors, seen.names)
         names, known, outputs = _signature(self._reference)
         parameters = list(original.parameters())
@@ -167,20 +167,12 @@ class AcceleratedModel(Accelerated):
             as_dict = _attribute(config, "return_dict")
         _check_tensors(kwargs)
         compiling = torch.compiler.is_compiling()
-        fields: dict[str, Any]
         if compiling:
-            fields = ops.forward(
-                self._number, self._engine.config, self._engine.architecture, kwargs, bool(states), attentions
-            )
+            fields = self._compute_opaquely(kwargs, bool(states), attentions)
         elif torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
             raise TypeError(f"an accelerated model can't be traced by torch.jit; {_WAY_OUT}, and trace that")
         else:
-            flags = {"output_hidden_states": bool(states), "output_attentions": attentions, "return_dict": True}
-            engine, started = self.engine, time.perf_counter()
-            fields = engine.forward(**kwargs, **flags)
-            self._watch.computed(time.perf_counter() - started)
-        if self._pools:
-            fields = {**fields, "pooler_output": pooled(self, kwargs, fields["last_hidden_state"])}
+            fields = self._compute(kwargs, bool(states), attentions)
         if self._dtype is not torch.float32:
             fields = {name: _mapped(value, self._cast) for name, value in fields.items()}
         if self._trainable and torch.is_grad_enabled() and not compiling:
@@ -190,6 +182,36 @@ class AcceleratedModel(Accelerated):
         if not as_dict:
             return tuple(fields[name] for name in self._fields if name in fields)
         return self._outputs(**fields) if compiling else _filled(self._outputs, self._fields, fields)
+
+    def _compute(self, tensors: dict[str, Any], hidden_states: bool, attentions: bool) -> dict[str, Any]:
+        """The fields of the output in float32."""
+        engine, started = self.engine, time.perf_counter()
+        fields: dict[str, Any] = engine.forward(
+            **tensors, output_hidden_states=hidden_states, output_attentions=attentions, return_dict=True
+        )
+        if self._pools:
+            # Position 0 is computed even where it is masked, and hence zero in the hidden states.
+            first, mask = fields["last_hidden_state"][:, 0], tensors.get("attention_mask")
+            if mask is not None and not bool(mask[:, 0].all()):
+                first = engine.first_hidden_state(**tensors)
+            with torch.no_grad():
+                pooled = self.pooler(first[:, None].to(self._dtype))  # type: ignore[attr-defined]
+            fields = {**fields, "pooler_output": pooled.float()}
+        self._watch.computed(time.perf_counter() - started)
+        return fields
+
+    def _compute_opaquely(self, tensors: dict[str, Any], hidden_states: bool, attentions: bool) -> dict[str, Any]:
+        """`_compute` as one operator of the graph that is being captured."""
+        given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+        engine = self._engine
+        outputs = output_shapes(engine.architecture, engine.config, given, hidden_states, attentions)
+        if self._pools:
+            outputs["pooler_output"] = "batch_size", engine.config.hidden_size
+        return nested(outputs, torch.ops.distilrt.compute(*ops.operands(self._number, given, outputs)))
+
+    def compute(self, tensors: dict[str, torch.Tensor], outputs: list[str]) -> list[torch.Tensor]:
+        """The outputs of those names; for `ops.compute`."""
+        return flat(self._compute(tensors, "hidden_states.0" in outputs, "attentions.0" in outputs))
 
     def _cast(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(self._dtype)

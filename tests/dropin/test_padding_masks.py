@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from distilrt.dropin.fx_nodes import Different, shape_of
+from distilrt.dropin.graph_nodes import Different, shape_of
 from distilrt.dropin.padding_masks import padding_mask
 
 Make = Callable[[torch.Tensor], torch.Tensor]

@@ -1,4 +1,4 @@
-"""What is found in a captured graph, and that near misses are not."""
+"""Which encoders and heads are found in a captured graph, and that near misses are not."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from torch import nn
 from torch.nn import functional
 
-from distilrt.dropin.recognise import Encoder, encoders
+from distilrt.dropin.graph_match import FoundEncoder, FoundHead, encoders, head_of
 from distilrt.model.architecture import expected_shapes
 from distilrt.model.config import DistilBertConfig
 
 Change = Callable[..., Any]
 
 
-def found_in(program: Callable[..., Any], *inputs: Any, dynamic: bool | None = None) -> list[Encoder]:
+def found_in(program: Callable[..., Any], *inputs: Any, dynamic: bool | None = None) -> list[FoundEncoder]:
     """The encoders in the one graph that a program is captured as."""
     torch._dynamo.reset()
     graphs = []
@@ -48,17 +49,17 @@ def test_shape_and_weights(dynamic: bool, tiny: Callable[..., DistilBertConfig])
     for name, node in encoder.weights.items():
         last = name.removesuffix(".weight").removesuffix(".bias").rpartition(".")[2]
         assert last.lower() in str(node.target).lower(), name
-    assert encoder.inputs_embeds is None
-    assert encoder.attention_mask is not None
+    assert "inputs_embeds" not in encoder.inputs
+    assert "attention_mask" in encoder.inputs
     assert len(encoder.states) == config.n_layers + 1
 
 
 def test_without_mask_and_with_embeddings(tiny: Callable[..., DistilBertConfig]) -> None:
     model = model_of(tiny())
     (encoder,) = found_in(lambda embeds: model(inputs_embeds=embeds)[0], torch.randn(2, 5, 48))
-    assert encoder.attention_mask is None
-    assert encoder.input_ids is None
-    assert encoder.inputs_embeds is not None
+    assert "attention_mask" not in encoder.inputs
+    assert "input_ids" not in encoder.inputs
+    assert "inputs_embeds" in encoder.inputs
 
 
 def layer(x: torch.Tensor, w: list[torch.Tensor], mask: Any = None, **changes: Any) -> torch.Tensor:
@@ -135,3 +136,80 @@ def test_the_mask_belongs_to_it(causal: bool) -> None:
         return layer(embedded(ids, w), w, mask & torch.ones(4, 4, dtype=torch.bool).tril() if causal else mask)  # type: ignore[arg-type]
 
     assert len(found_in(program, IDS, torch.ones(2, 4), *tensors())) == (not causal)
+
+
+WIDTH = 48
+
+
+def head_in(program: Callable[..., Any]) -> FoundHead | None:
+    """The head of the one encoder in the one graph that a program is captured as."""
+    torch._dynamo.reset()
+    heads = []
+
+    def keep(module: torch.fx.GraphModule, _: Any) -> Any:
+        (encoder,) = encoders(module.graph)
+        heads.append(head_of(encoder))
+        return module.forward
+
+    with torch.no_grad():
+        torch.compile(program, backend=keep, fullgraph=True)(IDS)
+    (head,) = heads
+    return head
+
+
+@pytest.fixture
+def encoder(tiny: Callable[..., DistilBertConfig]) -> Any:
+    return model_of(tiny())
+
+
+def test_what_programs_do_with_all_positions(encoder: Any) -> None:
+    inner, outer, norm = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 7), nn.LayerNorm(WIDTH, eps=1e-12)
+    for program, kind in (
+        (lambda x: outer(x), "TokenClassification"),
+        (lambda x: outer(functional.dropout(x, 0.1, False)) * 2, "TokenClassification"),
+        (lambda x: outer(functional.dropout(x, 0.1, True)), None),
+        (lambda x: outer(x * 2), None),
+        (lambda x: outer(x) + x.mean(), None),
+        (lambda x: functional.linear(x, outer.weight), None),
+        (lambda x: outer(x[:, 1:]), None),
+        (lambda x: outer(norm(functional.gelu(inner(x)))), "MaskedLM"),
+        (lambda x: outer(norm(functional.relu(inner(x)))).argmax(-1), "MaskedLM"),
+        (lambda x: outer(norm(torch.tanh(inner(x)))), "TokenClassification"),
+        (lambda x: outer(functional.layer_norm(functional.gelu(inner(x)), (WIDTH,), norm.weight, norm.bias)),
+         "TokenClassification"),
+    ):  # fmt: skip
+        head = head_in(lambda ids, program=program: program(encoder(ids).last_hidden_state))
+        assert (head and head.head.architecture) == (kind and f"DistilBertFor{kind}")
+        if head:
+            assert set(head.weights) == set(head.head.tensors)
+            assert head.width == head.scores.meta["example_value"].shape[-1]
+
+
+def test_what_programs_do_with_the_first_position(encoder: Any) -> None:
+    inner, outer, wide = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 3), nn.Linear(WIDTH, 64)
+    behind = nn.Linear(64, 3)
+    for program, kind in (
+        (lambda x: outer(functional.relu(inner(x[:, 0]))), "SequenceClassification"),
+        (lambda x: outer(functional.dropout(torch.relu(inner(x[:, 0, :])), 0.1, False)).view(1, 6),
+         "SequenceClassification"),
+        (lambda x: outer(torch.tanh(inner(x[:, 0]))), None),
+        (lambda x: outer(functional.gelu(inner(x[:, 0]))), None),
+        (lambda x: outer(functional.relu(inner(x[:, 1]))), None),
+        (lambda x: outer(x[:, 0]), None),
+        (lambda x: behind(functional.relu(wide(x[:, 0]))), None),
+        (lambda x: outer(functional.relu(inner(x[:, 0]))) + inner(x[:, 0]).sum(), None),
+    ):  # fmt: skip
+        head = head_in(lambda ids, program=program: program(encoder(ids).last_hidden_state))
+        assert (head and head.head.architecture) == (kind and f"DistilBertFor{kind}")
+
+
+def test_states_of_lower_layers_keep_it_with_the_rest(encoder: Any) -> None:
+    outer = nn.Linear(WIDTH, 7)
+    encoder(IDS, output_hidden_states=True)  # transformers installs hooks under a lock, which can't be captured
+
+    def program(ids: torch.Tensor) -> Any:
+        output = encoder(ids, output_hidden_states=True)
+        return outer(output.last_hidden_state), output.hidden_states[0]
+
+    assert head_in(program) is None
+    assert head_in(lambda ids: outer(encoder(ids, output_hidden_states=True).hidden_states[1])) is None

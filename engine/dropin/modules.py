@@ -1,13 +1,16 @@
-"""The modules that a transformers model is made of: whether they changed, and whether they compute what they should."""
+"""The modules that a transformers model is made of: what they compute, whether they changed, and their parameters."""
 
 from __future__ import annotations
 
 import copy
 from typing import Any
 
+import numpy.typing as npt
 import torch
 
 from distilrt import _C
+from distilrt.checkpoint.pickle_file import stored_numbers
+from distilrt.checkpoint.tensor_files import TensorFile
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
@@ -89,3 +92,18 @@ def check(model: Any, reference: Any) -> None:
 def _is_transformers(hook: Any) -> bool:
     """Whether a hook is one by which transformers itself notes outputs."""
     return str(getattr(hook, "__module__", "")).startswith("transformers.")
+
+
+class ModuleFile(TensorFile):
+    """A module's `state_dict()` as an open file of tensors, so that a live model loads like a checkpoint."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self._state = module.state_dict()
+        self.specs = {
+            name: (str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
+            for name, tensor in self._state.items()
+        }
+
+    def raw(self, name: str) -> npt.NDArray[Any]:
+        """A read-only view of the tensor, or of its copy where it is on a device; bfloat16 as uint16."""
+        return stored_numbers(self._state[name].cpu())

@@ -6,13 +6,14 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
 from torch import nn
 from torch.nn.utils import prune
 
-from distilrt.dropin.structure import Structure, check
+from distilrt.dropin.modules import ModuleFile, Structure, check
 
 
 def model_of() -> Any:
@@ -128,3 +129,27 @@ def test_parameters_are_those_of_now() -> None:
     assert now is not None
     found = dict(zip(seen.names, now, strict=True))
     assert all(found[name] is parameter for name, parameter in model.named_parameters())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
+def test_tensors_are_as_in_a_file(dtype: str) -> None:
+    module = torch.nn.Linear(3, 2).to(getattr(torch, dtype))
+    stored = ModuleFile(module).tensors()
+    assert list(stored) == ["weight", "bias"]
+    weight = stored["weight"]
+    assert (weight.dtype, weight.shape) == (dtype, (2, 3))
+    assert weight.load().dtype == np.float32
+    assert np.array_equal(weight.load(), module.weight.detach().float().numpy())
+    bits = {"bfloat16": np.uint16}.get(dtype) or np.dtype(dtype)
+    assert weight.raw().dtype == bits
+    assert weight.raw().tobytes() == module.weight.detach().view(torch.uint8).numpy().tobytes()
+    assert not weight.raw().flags.writeable
+
+
+def test_float32_is_a_view() -> None:
+    module = torch.nn.Linear(3, 2)
+    array = ModuleFile(module).tensors()["weight"].load()
+    with torch.no_grad():
+        module.weight[1, 2] = 7
+    assert array[1, 2] == 7
+    ModuleFile(module).release()
