@@ -8,9 +8,10 @@ arithmetic without torch; what is launched, the caller knows.
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -147,12 +148,25 @@ class Graphs:
 
 
 def _captured(graph: Any, pool: Any, launch: Callable[[Any], Any], key: Any) -> tuple[Any, Any]:
-    graph.capture_begin(pool, capture_error_mode="thread_local")
-    try:
-        returned = launch(key)
-    except BaseException:
-        with suppress(RuntimeError):  # which would hide why
-            graph.capture_end()
-        raise
-    graph.capture_end()
+    with _no_garbage_collection():
+        graph.capture_begin(pool, capture_error_mode="thread_local")
+        try:
+            returned = launch(key)
+        except BaseException:
+            with suppress(RuntimeError):  # which would hide why
+                graph.capture_end()
+            raise
+        graph.capture_end()
     return graph, returned
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Another object's `__del__` may call what a stream in capture must not, as a wait for an event."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

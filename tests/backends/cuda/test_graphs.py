@@ -5,6 +5,7 @@ Capture itself needs a GPU; here a stand-in of torch.cuda writes down what is as
 
 from __future__ import annotations
 
+import gc
 import threading
 from contextlib import contextmanager
 from itertools import pairwise
@@ -178,6 +179,15 @@ def test_an_error_inside_a_capture_ends_it_and_is_not_hidden(monkeypatch: pytest
     assert cuda.in_capture == 0
     Cuda(monkeypatch)
     Graphs(["big"], lambda key: None)  # nothing is held that the next load would need
+
+
+def test_no_garbage_is_collected_inside_a_capture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is collected may wait for an event of the device, which would spoil the capture."""
+    cuda = Cuda(monkeypatch)
+    collects: list[tuple[bool, bool]] = []
+    Graphs(["big"], lambda key: collects.append((cuda.in_capture > 0, gc.isenabled())))
+    assert collects == [(False, True), (True, False)]
+    assert gc.isenabled()
 
 
 def test_one_capture_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
