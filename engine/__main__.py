@@ -13,7 +13,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a command and exit.
 
     The exit code is 0, or 1 where inputs or comparisons failed, 2 where the command could not be carried out, and 130
-    after Ctrl-C, during imports too.
+    after Ctrl-C, during imports too. An error of another kind is a fault of this package, and keeps its traceback.
 
     Args:
         arguments: None: the process's own.
@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> None:
         cli.app()(args=arguments, prog_name="distilrt")
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-    except (DistilrtError, OSError, ValueError, ImportError) as error:
+    except (DistilrtError, OSError, ImportError) as error:
         message = str(error)
         if isinstance(error, ModuleNotFoundError) and error.name == "typer":
             message = "the command line needs more packages: pip install 'distilrt[cli]'"

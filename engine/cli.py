@@ -18,7 +18,7 @@ import typer
 
 from distilrt import tasks
 from distilrt.checkpoint import packed
-from distilrt.checkpoint.int8 import calibration_of
+from distilrt.checkpoint.int8 import calibration_of, read_texts
 from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.weights import load_weights
 from distilrt.errors import InvalidInput
@@ -116,10 +116,7 @@ def verify(
     """Compare a checkpoint's answers with the reference's; the exit code is 1 where they differ too much."""
     from distilrt import verification
 
-    lines = None
-    if texts is not None:
-        with _opened(texts, "rb") as file:
-            lines = list(filter(None, file.read().decode().splitlines()))
+    lines = None if texts is None else read_texts("/dev/stdin" if texts == "-" else texts)
     report = verification.verify(model, texts=lines, backend=backend, dtype=dtype, against=against)
     if as_json:
         print(json.dumps(report.to_dict()))
@@ -167,7 +164,10 @@ def bench(context: typer.Context) -> None:
     """Measure engines and servers: latency, throughput, the highest rate that keeps a promise."""
     from distilrt.bench import command
 
-    command.run(context.args)
+    try:
+        command.run(context.args)
+    except ValueError as error:  # of an option
+        raise typer.BadParameter(str(error)) from error
 
 
 def app() -> typer.Typer:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, get_args
 
+from distilrt.errors import InvalidParameter
+
 _Value = TypeVar("_Value")
 
 
@@ -16,7 +18,7 @@ class Variable(Generic[_Value]):
 
     Attributes:
         name: as the environment has it.
-        parse: from name and text to the value; it raises a ValueError for a text of another kind.
+        parse: from name and text to the value; it raises an InvalidParameter for a text of another kind.
         about: what it sets, as docs/environment.md says it.
     """
 
@@ -28,7 +30,7 @@ class Variable(Generic[_Value]):
         """The value; None where the variable is not set, or empty.
 
         Raises:
-            ValueError: its text is of another kind.
+            InvalidParameter: its text is of another kind.
         """
         text = os.environ.get(self.name)
         return self.parse(self.name, text) if text else None
@@ -42,7 +44,7 @@ def options(types: Mapping[str, Any], may_be_empty: Collection[str] = ()) -> dic
         may_be_empty: options for which an empty variable is an empty text. Elsewhere it counts as not set.
 
     Raises:
-        ValueError: a variable's text is not of the option's type; which values are allowed, only the option knows.
+        InvalidParameter: a variable's text is not of the option's type. The option itself says which are allowed.
     """
     found = {}
     for option, annotation in types.items():
@@ -64,13 +66,13 @@ def _words(name: str, text: str) -> list[str]:
 
 def _integer(name: str, text: str) -> int:
     if not text.isascii() or not text.isdigit():
-        raise ValueError(f"{name} must be an integer, found {text!r}")
+        raise InvalidParameter(f"{name} must be an integer, found {text!r}")
     return int(text)
 
 
 def _positive(name: str, text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise ValueError(f"{name} must be an integer of at least 1, found {text!r}")
+        raise InvalidParameter(f"{name} must be an integer of at least 1, found {text!r}")
     return int(text)
 
 
@@ -78,12 +80,12 @@ def _number(name: str, text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise ValueError(f"{name} must be a number, found {text!r}") from None
+        raise InvalidParameter(f"{name} must be a number, found {text!r}") from None
 
 
 def _switch(name: str, text: str) -> bool:
     if text.lower() not in ("0", "1", "false", "true"):
-        raise ValueError(f"{name} must be 0, 1, false or true, found {text!r}")
+        raise InvalidParameter(f"{name} must be 0, 1, false or true, found {text!r}")
     return text.lower() in ("1", "true")
 
 

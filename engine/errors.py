@@ -1,8 +1,9 @@
 """The engine's own errors. Each message says what was wrong, what is allowed and what to do.
 
-Plain mistakes in arguments raise `ValueError` or `TypeError`, missing files `OSError`; the classes here are for what
-only the engine can know. Of a request, `InvalidInput` and its subclasses are the caller's fault, and `ValueError`s too,
-so generic callers catch them as such; a `ValueError` of no such class is a fault of the engine's own code.
+Plain mistakes in the arguments of a Python call raise `ValueError` or `TypeError`, missing files `OSError`; the classes
+here are for what only the engine can know. `InvalidInput` and its subclasses are the fault of a request or a command,
+and `ValueError`s too, so generic callers catch them as such. A `ValueError` of no such class that a server or a command
+meets is a fault of the engine's own code.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class TooLarge(InvalidInput):
 
 
 class InvalidParameter(InvalidInput):
-    """There is no task or parameter of that name, its value is not allowed, or the model cannot serve it."""
+    """There is no task, parameter or option of that name, its value is not allowed, or the model cannot serve it."""
 
 
 class Overloaded(DistilrtError):

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from distilrt.checkpoint import packed
 from distilrt.checkpoint.source import Source
-from distilrt.errors import InvalidInput
+from distilrt.errors import InvalidInput, InvalidParameter
 from distilrt.model import models
 from distilrt.model.architecture import architecture_of
 from distilrt.model.config import DistilBertConfig
@@ -154,7 +154,7 @@ def verify(
 
     Raises:
         InvalidInput: no texts.
-        ValueError: `against` is packed, or of another architecture or shape.
+        InvalidParameter: `against` is packed, or of another architecture or shape.
         OSError, CheckpointError: as in `from_pretrained`.
     """
     texts = list(TEXTS if texts is None else texts)
@@ -233,10 +233,10 @@ def _compare(name: str, actual: npt.NDArray[Any], reference: _Reference) -> Row:
 
 def _check_against(against: str | Path, config: DistilBertConfig) -> None:
     if packed.find(Source(against)) is not None:
-        raise ValueError(f"{against} is packed and has no float weights to compare with; give the checkpoint")
+        raise InvalidParameter(f"{against} is packed and has no float weights to compare with; give the checkpoint")
     ours, theirs = _shape(config), _shape(DistilBertConfig.from_pretrained(against))
     if ours != theirs:
-        raise ValueError(f"{against} is another model: {theirs}, not {ours}")
+        raise InvalidParameter(f"{against} is another model: {theirs}, not {ours}")
 
 
 def _shape(config: DistilBertConfig) -> str:

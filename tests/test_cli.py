@@ -156,6 +156,7 @@ REFUSED = [
     (["run", "text-classification", "-m", "MODEL", "-i", "x", "a"], "not both"),
     (["run", "text-classification", "a"], "--model"),
     (["info", "-m", "./nowhere"], "folder './nowhere' does not exist"),
+    (["verify", "MODEL", "--texts", __file__ + ".none"], "No such file"),
     (["verify", "./nowhere"], "folder './nowhere' does not exist"),
     (["serve"], "serve"),
     (["bench"], "--model"),
@@ -174,6 +175,15 @@ def test_what_cannot_be_done_ends_with_a_message(
     assert message in " ".join(printed.err.split())
     assert "Traceback" not in printed.err
     assert printed.err.startswith("Usage") or printed.err.count("\n") == 1
+
+
+def test_a_fault_of_our_own_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def verify(model: str, **options: Any) -> None:
+        raise ValueError("operands could not be broadcast")
+
+    monkeypatch.setattr(verification, "verify", verify)
+    with pytest.raises(ValueError, match="operands"):
+        main(["verify", "m"])
 
 
 def test_nothing_to_read(folder: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,8 @@ ROWS = [
     "pipelines verification info faster_dtypes",
     "cli __main__ server dropin scale bench",
 ]
+# What the packages of the last row offer to one another; all else in them is their own.
+DOORS = {"server": "app call serve_command settings statuses", "bench": "command"}
 RANK = {name: row for row, names in enumerate(ROWS) for name in names.split()}
 FILES = sorted(path for folder in ("engine", "kernels") for path in (ROOT / folder).rglob("*.py"))
 
@@ -61,6 +63,10 @@ def test_imports_point_down(path: Path) -> None:
     for imported in _imports(path):
         if imported != "distilrt.__version__":
             assert _rank(imported) <= _rank(module), f"{module} imports {imported}, which lies above it"
+            package, _, name = imported.removeprefix("distilrt.").partition(".")
+            others = package in ROWS[-1].split() and package != module.split(".")[1]
+            offered = name.partition(".")[0] in DOORS.get(package, "").split()
+            assert not others or not name or offered, f"{module} imports {imported}, which {package} does not offer"
 
 
 def test_kernels_is_no_package() -> None:

@@ -15,6 +15,7 @@ from distilrt import env
 from distilrt.backends.cuda.devices import cuda_device, why_not_cuda
 from distilrt.batch import Batch, IndexArray, PaddedInputs
 from distilrt.checkpoint.packed import PackedWeights
+from distilrt.errors import InvalidParameter
 from distilrt.model.config import DistilBertConfig
 from distilrt.model.heads import ENCODER, Head
 
@@ -132,12 +133,12 @@ def chosen(name: str, weights: Mapping[str, npt.NDArray[Any]]) -> str:
     runs on, else "cpu". A packed folder serves the CPU alone.
 
     Raises:
-        ValueError: an unknown name.
+        InvalidParameter: an unknown name.
     """
     if name == "auto":
         name = env.backend() or ("cpu" if isinstance(weights, PackedWeights) or why_not_cuda() else "cuda")
     if name not in NAMES:
-        raise ValueError(f"backend must be one of auto, {', '.join(NAMES)}, found {name!r}")
+        raise InvalidParameter(f"backend must be one of auto, {', '.join(NAMES)}, found {name!r}")
     return name
 
 
@@ -154,14 +155,13 @@ def create(
     """Load `weights` (canonical names, see `distilrt.checkpoint.names`) into the backend called `name`.
 
     Args:
-        name: "reference", "cpu", "cuda" or "auto", see `chosen`.
-        dtype: "auto" or a dtype that the backend has.
+        name, dtype: "auto", see `chosen`, or one of the backends and a dtype that it has.
         num_threads: CPU threads; None: `DISTILRT_NUM_THREADS`, else what affinity and cgroup allow.
         calibration: how the CPU quantizes for int8; None: without example texts.
         head: the model's, whose tensors are among the weights; a GPU runs it with the encoder as one.
 
     Raises:
-        ValueError: an unknown name, dtype or thread count.
+        InvalidParameter: an unknown name or thread count.
         BackendError: the backend or dtype is not available on this machine.
     """
     name = chosen(name, weights)

@@ -19,7 +19,7 @@ from distilrt.checkpoint.packed import PackedWeights
 from distilrt.checkpoint.tensor_files import from_bfloat16, to_bfloat16
 from distilrt.checkpoint.weights import Weights
 from distilrt.cpu_count import usable_cores
-from distilrt.errors import BackendError
+from distilrt.errors import BackendError, InvalidParameter
 from distilrt.model.architecture import linears
 from distilrt.model.config import LAYER_NORM_EPS, DistilBertConfig
 from distilrt.model.heads import ENCODER, Head, Norm
@@ -51,14 +51,14 @@ class CpuBackend(HostBackend):
         instruction set has no bfloat16, from the same weights); without one, every weight by itself to the nearest.
 
         Raises:
-            ValueError: `num_threads` is not an integer of at least 1.
+            InvalidParameter: `num_threads` is not an integer of at least 1.
             BackendError: a dtype or a forced instruction set that is not available here.
         """
         self.config, self.head = config, head
         if num_threads is None:
             num_threads = env.num_threads() or usable_cores()
         if isinstance(num_threads, bool) or not isinstance(num_threads, int) or num_threads < 1:
-            raise ValueError(f"num_threads must be an integer of at least 1, found {num_threads!r}")
+            raise InvalidParameter(f"num_threads must be an integer of at least 1, found {num_threads!r}")
         isa = env.force_isa() or ""
         if isa and isa not in _C.available_isas():
             raise BackendError(

@@ -144,9 +144,9 @@ def read_texts(path: str | Path) -> list[str]:
     try:
         texts = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
     except UnicodeDecodeError as error:
-        raise InvalidInput(f"{path} must be UTF-8 text, one calibration text a line: {error}") from error
+        raise InvalidInput(f"{path} must be UTF-8, one text a line: {error}") from error
     if not texts:
-        raise InvalidInput(f"{path} has no calibration text; write one a line, some hundred lines like real inputs")
+        raise InvalidInput(f"{path} has no text; write one a line, for calibration some hundred like real inputs")
     return texts
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
 from distilrt import env
+from distilrt.errors import InvalidParameter
 
 _Table = TypeVar("_Table", bound="_Options")
 
@@ -49,19 +50,19 @@ class Option:
         return self.shown or (f"{self.default:g}" if self.kind is float else str(self.default))
 
     def check(self, name: str, value: Any) -> None:
-        """Raise ValueError for a value that is not allowed."""
+        """Raise InvalidParameter for a value that is not allowed."""
         if value is None and self.default is None:
             return
         if self.choices and value not in self.choices:
-            raise ValueError(f"{name} must be {' or '.join(map(repr, self.choices))}, found {value!r}")
+            raise InvalidParameter(f"{name} must be {' or '.join(map(repr, self.choices))}, found {value!r}")
         if self.kind is int and not (type(value) is int and self.least <= value <= self.most):
             allowed = f"of at least {self.least}" if self.most == math.inf else f"from {self.least} to {self.most}"
-            raise ValueError(f"{name} must be an integer {allowed}, found {value!r}")
+            raise InvalidParameter(f"{name} must be an integer {allowed}, found {value!r}")
         if self.kind is float:
             number = type(value) in (int, float) and 0 <= value < math.inf
             if not number or (self.positive and not value):
                 least = "more than 0" if self.positive else "at least 0"
-                raise ValueError(f"{name} must be a number of seconds, {least}, found {value!r}")
+                raise InvalidParameter(f"{name} must be a number of seconds, {least}, found {value!r}")
 
 
 def _option(default: Any, help: str, kind: type | None = None, **more: Any) -> Any:
@@ -76,7 +77,7 @@ class _Options:
         """What is given, and for what isn't, or is None, the `DISTILRT_…` variables and the defaults.
 
         Raises:
-            ValueError: a variable or value that is not allowed.
+            InvalidParameter: a variable or value that is not allowed.
         """
         # An empty variable counts as not set, but for the key, where that would let everybody in.
         kinds = {name: option.kind for name, option in options(cls).items() if option.variable}
@@ -124,7 +125,7 @@ class Settings(_Options):
     """How to serve. Limits are of one request; `options(Settings)` says what each field means.
 
     Raises:
-        ValueError: a value that is not allowed.
+        InvalidParameter: a value that is not allowed.
     """
 
     host: str = _option("127.0.0.1", "Address to listen on.")
@@ -173,7 +174,7 @@ class Settings(_Options):
         for name, option in options(Settings).items():
             option.check(name, getattr(self, name))
         if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable() and self.api_key):
-            raise ValueError(
+            raise InvalidParameter(
                 "api_key must be printable ASCII characters, at least one; leave --api-key and DISTILRT_API_KEY out "
                 "for none"
             )

@@ -13,7 +13,7 @@ import numpy as np
 
 from distilrt.backends.base import Backend
 from distilrt.batch import pack
-from distilrt.errors import InvalidInput
+from distilrt.errors import InvalidInput, InvalidParameter
 from distilrt.model.config import DistilBertConfig
 from distilrt.tasks.task import ALL, Params, Prepared, Rows, Selection, Task
 from distilrt.tasks.task_parameters import is_count
@@ -68,13 +68,13 @@ def run(
 
     Raises:
         InvalidInput: a bad input, when its turn comes; the message starts with its index.
-        ValueError: at once: `max_tokens`, `batch_size` or (InvalidParameter) a parameter that is not allowed.
+        InvalidParameter: at once: `max_tokens`, `batch_size` or a parameter that is not allowed.
         TypeError: at once: a model of another class.
     """
     if not is_count(max_tokens):
-        raise ValueError(f"max_tokens must be an integer of at least 1, found {max_tokens!r}")
+        raise InvalidParameter(f"max_tokens must be an integer of at least 1, found {max_tokens!r}")
     if batch_size is not None and not is_count(batch_size):
-        raise ValueError(f"batch_size must be None or an integer of at least 1, found {batch_size!r}")
+        raise InvalidParameter(f"batch_size must be None or an integer of at least 1, found {batch_size!r}")
     if model.architecture != task.architecture:
         raise TypeError(f"{task.name} needs a {task.architecture}, found a {model.architecture}")
     windows = _windows(task, iter(inputs), task.settle(params or {}), _BATCHES * max_tokens)

@@ -99,7 +99,7 @@ def test_bad_files(tokenizer: DistilBertTokenizer, tmp_path: Path) -> None:
     path = tmp_path / "texts"
     with pytest.raises(FileNotFoundError, match="texts"):
         calibrate(CONFIG, made(), tokenizer, path)
-    for data, message in ((b"", "no calibration text"), (b" \n\n", "one a line"), (b"ok\n\xff\n", "must be UTF-8")):
+    for data, message in ((b"", "has no text"), (b" \n\n", "one a line"), (b"ok\n\xff\n", "must be UTF-8")):
         path.write_bytes(data)
         with pytest.raises(InvalidInput, match=message):
             calibrate(CONFIG, made(), tokenizer, path)

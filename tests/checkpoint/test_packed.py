@@ -392,7 +392,7 @@ def test_command_line_calibrates(sentence_encoder: Path, tmp_path: Path, capsys:
     assert "kept in higher precision: none" in done.stdout
     (tmp_path / "texts").write_text("")
     for options, message in (
-        ([], "no calibration text"),
+        ([], "has no text"),
         (["--dtype", "float32"], "is for --dtype int8, found float32"),
     ):
         with pytest.raises(SystemExit) as stop:
