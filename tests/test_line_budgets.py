@@ -17,7 +17,7 @@ BUDGETS: dict[str, tuple[int, int | None]] = {
     "engine/checkpoint": (1600, 2128),
     "engine/text": (1050, 1566),
     "engine/runtime": (1000, 1631),
-    "engine/backends": (1700, 1848),
+    "engine/backends": (1700, 1850),
     "engine/tasks": (1450, 1641),
     "engine/dropin": (1750, 2109),
     "engine/scale": (520, 568),

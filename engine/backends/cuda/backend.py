@@ -195,8 +195,8 @@ class CudaBackend:
         stage = self.encoder.launch(bucket, few=few, embeds=embeds)
         if self._captured is None or few != (self._captured.reads == "first"):
             return stage, None
-        scores, _ = _values(self._captured.compute(self, Rows(stage.hidden, stage.num_rows)))
-        return stage, scores
+        rows = Rows(stage.hidden, stage.num_rows, self.encoder.pdl)
+        return stage, self._captured.compute(self, rows).values
 
     def packs(self, inputs: PaddedInputs) -> bool:
         """Whether all inputs are tensors on this device, and a padded sequence is no longer than the largest bucket."""
@@ -286,10 +286,10 @@ class CudaBackend:
             if all_layers:
                 gather(b.few.hidden, stage.hidden, b.wanted[:-1], num_rows=b.few.num_rows)
             rows = Rows(b.few.hidden, b.few.num_rows)  # the buffers' own size: what is compiled at load
-            values, _ = _values(head.compute(self, rows))
+            values = head.compute(self, rows).values
         else:
             rows = Rows(stage.hidden, b.num_tokens)
-            values, _ = _values(head.compute(self, rows))
+            values = head.compute(self, rows).values
         return (values[:batch_size].to(torch.float32, copy=True) if first_only else unpacked(values)), tuple(states)
 
     def synchronize(self) -> None:
@@ -307,19 +307,20 @@ class CudaBackend:
         Rows are a tensor `[n, in]`, or `Rows`; so is the result.
         """
         weight, bias = self.encoder.linears[name]
-        values, count = _values(rows)
+        values, count, pdl = _values(rows)
         out = self._empty(len(values), len(weight), dtype=torch.float32 if activation is None else None)
         with self._turns.current():
-            linear(out, values, weight, bias, activation=activation or "", num_tokens=count, tf32=self.encoder.tf32)
-        return out if count is None else Rows(out, count)
+            linear(out, values, weight, bias, activation=activation or "", num_tokens=count, tf32=self.encoder.tf32,
+                   pdl=pdl)  # fmt: skip
+        return out if count is None else Rows(out, count, pdl)
 
     def layer_norm(self, name: str, rows: Any) -> Any:
         """Layer norm of rows with a head's parameters; rows as in `linear`."""
-        values, count = _values(rows)
+        values, count, pdl = _values(rows)
         out = torch.empty_like(values)
         with self._turns.current():
-            layer_norm(out, values, *self.encoder.norms[name], eps=LAYER_NORM_EPS, num_tokens=count)
-        return out if count is None else Rows(out, count)
+            layer_norm(out, values, *self.encoder.norms[name], eps=LAYER_NORM_EPS, num_tokens=count, pdl=pdl)
+        return out if count is None else Rows(out, count, pdl)
 
     def to_numpy(self, rows: torch.Tensor) -> npt.NDArray[np.float32]:
         """A tensor as float32 array, by way of pinned memory; waits for the caller's stream."""
@@ -362,8 +363,8 @@ def _copy_layer(out: torch.Tensor, index: int, rows: torch.Tensor) -> None:
     out[index].copy_(rows[: out.shape[1]])
 
 
-def _values(rows: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
-    return (rows.values, rows.num_tokens) if isinstance(rows, Rows) else (rows, None)
+def _values(rows: Any) -> tuple[torch.Tensor, torch.Tensor | None, bool]:
+    return (rows.values, rows.num_tokens, rows.pdl) if isinstance(rows, Rows) else (rows, None, False)
 
 
 def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -40,6 +40,7 @@ class Rows:
 
     values: torch.Tensor  # [most, width]
     num_tokens: torch.Tensor  # [1] int32: the first so many
+    pdl: bool = False  # whether a kernel wrote them, which the next may start before the end of
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,6 +129,18 @@ def test_a_batch_on_the_device_takes_no_head_behind_the_graph(monkeypatch: pytes
     assert torch.equal(logits, expected)
 
 
+@pytest.mark.parametrize("pdl", [False, True])
+def test_every_kernel_of_a_captured_head_may_start_early(pdl: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the device has dependent launch; what comes before each is a kernel of ours."""
+    model: Any = models.DistilBertForSequenceClassification(config_of(n_layers=1), backend="cuda")
+    backend, options = model.backend, list[bool]()
+    monkeypatch.setattr(backend.encoder, "pdl", pdl)
+    monkeypatch.setattr(backend.encoder, "launch", lambda bucket, **_: backend.encoder.buffers[bucket].few)
+    monkeypatch.setattr(cuda, "linear", lambda *_, pdl, **__: options.append(pdl))
+    backend._launch((backend.encoder.buckets[0], True))
+    assert options == [pdl, pdl]
+
+
 def test_rows_for_which_the_head_was_not_captured_go_behind_the_encoder() -> None:
     config = config_of(n_layers=1)
     rng = fresh()
