@@ -24,8 +24,8 @@ class Limits(NamedTuple):
     characters: int
     tokens: int
 
-    def check(self, texts: int, characters: int) -> None:
-        """Raise TooLarge where there are more."""
+    def check(self, texts: int = 0, characters: int = 0, tokens: int = 0) -> None:
+        """Raise TooLarge where there are more; tokens may be those of some of the texts."""
         if texts > self.texts:
             raise TooLarge(f"the request has {texts} texts, at most {self.texts} are allowed; send them in parts")
         if characters > self.characters:
@@ -33,9 +33,6 @@ class Limits(NamedTuple):
                 f"the request has {characters} characters to read, those read repeatedly counted each time; "
                 f"at most {self.characters} are allowed; send it in parts"
             )
-
-    def check_tokens(self, tokens: int) -> None:
-        """Raise TooLarge where the texts that are tokenized have more."""
         if tokens > self.tokens:
             raise TooLarge(
                 f"the texts have at least {tokens} tokens, at most {self.tokens} are allowed; send them in parts"
@@ -81,7 +78,7 @@ class Reading(ABC):
         found, tokens = self.tokens_of(part)
         self._counts.append(tokens)
         if self.limits is not None:
-            self.limits.check_tokens(sum(self._counts))
+            self.limits.check(tokens=sum(self._counts))
         self._parts[part.start] = found
 
     @property

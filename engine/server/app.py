@@ -6,7 +6,7 @@ A new wire format is a module with `OPERATIONS`, and an entry in `FORMATS`.
 from __future__ import annotations
 
 import asyncio
-import logging
+import threading
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
@@ -41,10 +41,6 @@ from distilrt.server.settings import Settings
 
 FORMATS = (huggingface, tei, openai, open_inference, cloud_platforms, health, metrics, openapi, web_page)
 
-_SHAPES = {"/v1/": openai.shape, "/v2/": open_inference.shape}  # of paths that start so
-
-_log = logging.getLogger("distilrt.server")
-
 
 def create_app(engines: Mapping[str, Engine], settings: Settings | None = None) -> Starlette:
     """An application that serves engines; they stay the caller's, who closes them when the server has ended.
@@ -65,9 +61,9 @@ def create_app(engines: Mapping[str, Engine], settings: Settings | None = None) 
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        warming = asyncio.create_task(_warm_up(serving))
+        # Not in the event loop's own threads, for which it waits when it ends.
+        threading.Thread(target=serving.warm_up, name="distilrt-warm-up", daemon=True).start()
         yield
-        warming.cancel()
 
     async def refuse(request: Request, error: Exception) -> Response:
         serving.responses["none", statuses.failure(error).status] += 1
@@ -124,23 +120,13 @@ class _Endpoint:
         if self._decoder is None:
             content = await operation.handler(call)
         else:
-            content = await operation.handler(call, await call.read(self._decoder))
+            content = await operation.handler(call, call.decode(await call.body.read(), self._decoder))
         return content if isinstance(content, Response) else call.reply(content)
 
 
 def _shape(serving: Serving, path: str) -> statuses.Shape:
     """The shape of the error for a path that no route takes, or that is asked with another method."""
     exact = (each.shape for each in serving.operations if each.path == path)
-    under = (shape for start, shape in _SHAPES.items() if path.startswith(start))
-    return next(exact, next(under, statuses.plain))
-
-
-async def _warm_up(serving: Serving) -> None:
-    try:
-        for engine in serving.engines.values():
-            await asyncio.to_thread(engine.warm_up)
-    except Exception as error:
-        serving.trouble = str(error)
-        _log.error("warming up failed", exc_info=error)
-        return
-    serving.warm = True
+    first = path.split("/")[1]
+    beside = (each.shape for each in serving.operations if each.path.split("/")[1] == first)
+    return next(exact, next(beside, statuses.plain))

@@ -9,9 +9,10 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.types import Receive
 
+from distilrt.errors import TooLarge
 from distilrt.server.json_bodies import ENCODINGS, inflated
 from distilrt.server.serving import Serving
-from distilrt.server.statuses import Gone, TooLarge, TooSlow, UnknownEncoding
+from distilrt.server.statuses import Gone, TooSlow, UnknownEncoding
 
 SMALL = 65536  # bytes of a body that takes nothing of the budget; a connection reads as many before it is asked to
 MOST_DIGITS = 15  # A number in a header may have so many.

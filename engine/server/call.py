@@ -75,19 +75,21 @@ class Call:
                 "this server needs a key, and this one is missing or wrong; send the header Authorization: Bearer KEY"
             )
 
-    async def read(self, decoder: msgspec.json.Decoder[_Body]) -> _Body:
-        """The body of JSON, decoded.
-
-        Raises:
-            TooLarge, TooSlow: as the settings say.
-            Malformed: no JSON in UTF-8.
-            Unprocessable: JSON of another form.
-            Gone: the client hung up.
-        """
-        return self.decode(await self.body.read(), decoder)
+    @property
+    def limits(self) -> Limits:
+        """What the request may have in all. The limit of characters, which bounds memory and time, is that of a body's
+        bytes."""
+        settings = self.serving.settings
+        return Limits(settings.max_inputs, settings.max_body_bytes, settings.max_tokens)
 
     def decode(self, body: bytes, decoder: msgspec.json.Decoder[_Body]) -> _Body:
-        """A body of JSON, or a part of one, decoded. It raises Malformed, TooLarge and Unprocessable, as `read`."""
+        """A body of JSON, or a part of one, decoded.
+
+        Raises:
+            TooLarge: more values than the settings allow.
+            Malformed: no JSON in UTF-8.
+            Unprocessable: JSON of another form.
+        """
         try:
             if len(body) <= SMALL:
                 return decoder.decode(body)
@@ -135,12 +137,12 @@ class Call:
         """The result of work in Python on so many bytes; for many, a thread beside the event loop does it."""
         return work() if size <= SMALL else await asyncio.to_thread(work)
 
-    def reply(self, content: Any, status: int = 200) -> Response:
+    def reply(self, content: Any) -> Response:
         """A JSON response with the timing headers; content may hold NumPy arrays."""
         if self.long:
             return LongResponse(json_pieces(content), self.timings())
         body = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
-        return Response(body, status, self.timings(), media_type="application/json")
+        return Response(body, headers=self.timings(), media_type="application/json")
 
     @property
     def answered(self) -> list[Timing]:
@@ -181,14 +183,12 @@ class Call:
         return headers
 
     def _terms(self) -> dict[str, Any]:
-        """The client, priority, deadline and limits of a request to an engine. The limit of characters, which bounds
-        memory and time, is that of a body's bytes."""
-        settings = self.serving.settings
+        """The client, priority, deadline and limits of a request to an engine."""
         return {
             "client": self.client,
             "priority": self._priority(),
             "deadline": self._deadline(),
-            "limits": Limits(settings.max_inputs, settings.max_body_bytes, settings.max_tokens),
+            "limits": self.limits,
         }
 
     def _priority(self) -> int:
@@ -222,32 +222,27 @@ class Call:
     async def _await(self, request: Request) -> Any:
         """Wait for a request, note its timing, and cancel it when the client hangs up."""
         future = asyncio.wrap_future(request)
-        listening: list[asyncio.Task[None]] = []
-        gone = False
-
-        async def listen() -> None:
-            nonlocal gone
-            while (await self._receive())["type"] != "http.disconnect":
-                pass
-            gone = True
-            future.cancel()
-
-        timer = asyncio.get_running_loop().call_later(
-            _HANG_UP_SECONDS, lambda: listening.append(asyncio.create_task(listen()))
-        )
         try:
-            answer = await future
-            if request.timing is not None:
-                self.steps.append((self.age(), request.timing))
-            return answer
-        except asyncio.CancelledError:
-            if gone:
-                raise statuses.Gone from None
-            raise
+            await asyncio.wait([future], timeout=_HANG_UP_SECONDS)
+            if not future.done():
+                hanging_up = asyncio.create_task(self._hanging_up())
+                try:
+                    await asyncio.wait([future, hanging_up], return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    hanging_up.cancel()
+                if not future.done():
+                    raise statuses.Gone
+            answer = future.result()
         finally:
-            timer.cancel()
-            for task in listening:
-                task.cancel()
+            future.cancel()  # which takes what still waits out of the queues
+        if request.timing is not None:
+            self.steps.append((self.age(), request.timing))
+        return answer
+
+    async def _hanging_up(self) -> None:
+        """Wait until the client hangs up."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
 
 
 def _network(address: str) -> str:

@@ -24,7 +24,14 @@ class Health(msgspec.Struct, omit_defaults=True):
 async def ready(call: Call) -> Response:
     """Whether the server is to be sent requests, and which models it has."""
     status = status_of(call.serving)
-    return call.reply({"status": status, "models": list(call.serving.engines)}, 200 if status == "ready" else 503)
+    return probed(call, {"status": status, "models": list(call.serving.engines)}, status == "ready")
+
+
+def probed(call: Call, content: Any, fit: bool) -> Response:
+    """The response to a probe: 200 where it is fit to be sent requests, else 503."""
+    response = call.reply(content)
+    response.status_code = 200 if fit else 503
+    return response
 
 
 async def _live(call: Call) -> Any:

@@ -18,7 +18,7 @@ from distilrt.server.answer_limits import check_answer, check_candidates, check_
 from distilrt.server.call import Call
 from distilrt.server.embedding_inputs import Direction
 from distilrt.server.operation import Operation
-from distilrt.server.statuses import TooLarge, Unprocessable
+from distilrt.server.statuses import Unprocessable
 
 _EMBEDDINGS = ("feature-extraction", "sentence-similarity", "sparse-embedding")
 
@@ -49,9 +49,7 @@ async def answer(call: Call, payload: Payload) -> Any:
     engine = call.serving.engine(call.path.get("model"))
     task, params = _task(engine, payload), {**(payload.parameters or {}), **_beside(payload)}
     items = payload.inputs if isinstance(payload.inputs, list) else [payload.inputs]
-    most = call.serving.settings.max_inputs
-    if len(items) > most:  # before each is looked at
-        raise TooLarge(f"the body has {len(items)} inputs, at most {most} are allowed; send them in parts")
+    call.limits.check(texts=len(items))  # before each is looked at
     if task == "text-classification":
         params.setdefault("top_k", None)  # all labels
     if task == "feature-extraction" and engine.pooling and "pooling" not in params:

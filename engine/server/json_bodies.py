@@ -8,7 +8,8 @@ from typing import NamedTuple, TypeVar
 import msgspec
 import orjson
 
-from distilrt.server.statuses import Malformed, TooLarge
+from distilrt.errors import TooLarge
+from distilrt.server.statuses import Malformed
 
 _Body = TypeVar("_Body")
 

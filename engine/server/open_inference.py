@@ -131,7 +131,7 @@ async def _live(call: Call) -> Any:
 
 async def _server_ready(call: Call) -> Response:
     fit = health.status_of(call.serving) == "ready"
-    return call.reply({"ready": fit}, 200 if fit else 503)
+    return health.probed(call, {"ready": fit}, fit)
 
 
 def _engine(call: Call) -> Engine:
@@ -143,7 +143,7 @@ def _engine(call: Call) -> Engine:
 async def _ready(call: Call) -> Response:
     engine = _engine(call)
     fit = call.serving.warm and engine.ready
-    return call.reply({"name": engine.name, "ready": fit}, 200 if fit else 503)
+    return health.probed(call, {"name": engine.name, "ready": fit}, fit)
 
 
 async def _metadata(call: Call) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections import Counter
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from distilrt.errors import NotReady
 from distilrt.runtime.engine import Engine
 from distilrt.server import statuses
 from distilrt.server.memory import Budget
@@ -16,6 +18,8 @@ from distilrt.server.operation import Operation
 from distilrt.server.settings import Settings
 
 _BODIES = 8  # of the largest size, that are on their way at once
+
+_log = logging.getLogger("distilrt.server")
 
 Observer = Callable[[Any, str, int], None]  # is told of each response: its `Call`, path and status
 
@@ -48,6 +52,18 @@ class Serving:
         self.files = ServedFiles(self.engines.values())
         self.budget = Budget(_BODIES * settings.max_body_bytes)
         self.observers: list[Observer] = []
+
+    def warm_up(self) -> None:
+        """Warm the engines up, or note why that failed."""
+        try:
+            for engine in self.engines.values():
+                engine.warm_up()
+        except Exception as error:
+            self.trouble = str(error)
+            if not isinstance(error, NotReady):  # which it is where the server ends meanwhile
+                _log.error("warming up failed", exc_info=error)
+        else:
+            self.warm = True
 
     def engine(self, name: str | None = None) -> Engine:
         """The engine of that name; None: the first.

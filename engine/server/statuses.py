@@ -21,9 +21,9 @@ from distilrt.errors import (
     InvalidParameter,
     NotReady,
     Overloaded,
+    TooLarge,
     TooLong,
 )
-from distilrt.errors import TooLarge as RequestTooLarge
 
 _MOST_WORDS = 2000  # characters of a message
 
@@ -32,8 +32,6 @@ _log = logging.getLogger("distilrt.server")
 
 class RequestError(Exception):
     """A request that is refused before it reaches an engine. The message says what is allowed."""
-
-    status = 400
 
 
 class Malformed(RequestError):
@@ -47,43 +45,25 @@ class Empty(RequestError):
 class Unauthorized(RequestError):
     """The key is missing or wrong."""
 
-    status = 401
-
 
 class UnknownModel(RequestError):
     """There is no model of that name."""
-
-    status = 404
 
 
 class TooSlow(RequestError):
     """The body took too long to arrive."""
 
-    status = 408
-
-
-class TooLarge(RequestError):
-    """The body has too many bytes or inputs."""
-
-    status = 413
-
 
 class UnknownEncoding(RequestError):
     """The body has a content encoding that this server does not read."""
-
-    status = 415
 
 
 class Unprocessable(RequestError):
     """The body is JSON of another form than the route takes."""
 
-    status = 422
-
 
 class NoSuchTask(RequestError):
     """No model of this server has the head that the route needs."""
-
-    status = 424
 
 
 class Gone(Exception):
@@ -101,17 +81,30 @@ class Failure(NamedTuple):
 
 Shape = Callable[[Failure], Any]  # the JSON body; its annotation says of which type
 
-# The first class of which an error is an instance counts.
-_STATUS: tuple[tuple[type[Exception], int], ...] = (
-    (Overloaded, 429),
-    (NotReady, 503),
-    (DeadlineExceeded, 504),
-    (RequestTooLarge, 413),
-    (TooLong, 422),
-    (InvalidParameter, 422),
-    (InvalidInput, 422),
-    (BackendError, 500),
-)
+_STATUS: dict[type, int] = {
+    Malformed: 400,
+    Empty: 400,
+    Unauthorized: 401,
+    UnknownModel: 404,
+    TooSlow: 408,
+    TooLarge: 413,
+    UnknownEncoding: 415,
+    Unprocessable: 422,
+    TooLong: 422,
+    InvalidParameter: 422,
+    InvalidInput: 422,
+    NoSuchTask: 424,
+    Overloaded: 429,
+    BackendError: 500,
+    NotReady: 503,
+    DeadlineExceeded: 504,
+}
+
+# Of the router's errors: the name and the message.
+_ROUTER = {
+    404: ("NotFound", "there is no such route; /docs has those that there are"),
+    405: ("MethodNotAllowed", "the route does not take this method; the header Allow has those that it takes"),
+}
 
 
 class PlainError(msgspec.Struct):
@@ -128,40 +121,29 @@ def plain(failure: Failure) -> PlainError:
 
 def failure(error: Exception) -> Failure:
     """What a client is told of an error. An error of no known class is logged, and its message is not sent."""
-    if isinstance(error, RequestError):
-        headers = {"www-authenticate": "Bearer"} if error.status == 401 else {}
-        if error.status in (408, 413):
-            headers["connection"] = "close"  # the rest of the body is not read
-        return Failure(error.status, type(error).__name__, _words(error), headers)
-    if isinstance(error, HTTPException):  # of the router
-        kind = {404: "NotFound", 405: "MethodNotAllowed"}.get(error.status_code, "HTTPException")
-        words = {
-            404: "there is no such route; /docs has those that there are",
-            405: "the route does not take this method; the header Allow has those that it takes",
-        }
-        return Failure(error.status_code, kind, words.get(error.status_code, error.detail), dict(error.headers or {}))
-    for known, status in _STATUS:
-        if isinstance(error, known):
-            if status == 500:
-                _log.error("%s", error, exc_info=error)
-            headers = {"retry-after": str(_seconds(error))} if status in (429, 503) else {}
-            return Failure(status, known.__name__, _words(error), headers)
-    _log.error("an unexpected error", exc_info=error)
-    return Failure(500, "InternalError", "the server failed; its log says why", {})
+    if isinstance(error, HTTPException):
+        kind, words = _ROUTER.get(error.status_code, ("HTTPException", error.detail))
+        return Failure(error.status_code, kind, words, dict(error.headers or {}))
+    known = next((each for each in type(error).__mro__ if each in _STATUS), None)
+    status = _STATUS[known] if known else 500
+    if status == 500:
+        _log.error("%s", error, exc_info=error)
+    if known is None:
+        return Failure(500, "InternalError", "the server failed; its log says why", {})
+    headers = {}
+    if status == 401:
+        headers["www-authenticate"] = "Bearer"
+    elif status in (408, 413):
+        headers["connection"] = "close"  # the rest of the body may not have been read
+    elif status in (429, 503):
+        headers["retry-after"] = str(max(1, math.ceil(getattr(error, "retry_after", 1.0))))  # whole seconds
+    message = str(error)
+    if len(message) > _MOST_WORDS:  # it may quote a long part of the body
+        message = f"{message[:_MOST_WORDS]}…"
+    return Failure(status, known.__name__, message, headers)
 
 
 def response(error: Exception, shape: Shape = plain) -> Response:
     """The response to an error, with a body of that shape."""
     found = failure(error)
     return Response(msgspec.json.encode(shape(found)), found.status, found.headers, media_type="application/json")
-
-
-def _words(error: Exception) -> str:
-    """The message, shortened: it may quote a long part of the body."""
-    words = str(error)
-    return words if len(words) <= _MOST_WORDS else f"{words[:_MOST_WORDS]}…"
-
-
-def _seconds(error: Exception) -> int:
-    """Whole seconds, as HTTP has it; at least 1."""
-    return max(1, math.ceil(getattr(error, "retry_after", 1.0)))

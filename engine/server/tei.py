@@ -13,8 +13,9 @@ from typing import Any
 
 import distilrt
 from distilrt import tasks
-from distilrt.errors import InvalidInput, TooLarge
+from distilrt.errors import InvalidInput
 from distilrt.runtime.engine import Engine
+from distilrt.runtime.reading import Limits
 from distilrt.server import embedding_inputs
 from distilrt.server.answer_limits import MOST_ENTRIES, check_answer, check_entries, most_tokens
 from distilrt.server.call import Call
@@ -36,8 +37,6 @@ from distilrt.server.tei_types import (
     Tokenize,
     Weight,
 )
-
-_TOKEN_CHARACTERS = 16  # seldom has a token more
 
 
 def shape(failure: Failure) -> TeiError:
@@ -99,7 +98,7 @@ async def _embed_sparse(call: Call, body: EmbedAll) -> Any:
     engine = call.serving.having("sparse-embedding")
     items = embedding_inputs.items(body.inputs)
     params = {**body.params(), "prompt": prompt(engine, body.prompt_name, items)}
-    _check_number(call, items)
+    call.limits.check(texts=len(items))
     weights: list[Any] = []
     # A text may have a weight for each token of the vocabulary, though few models give it so many.
     at_once = max(1, MOST_ENTRIES // engine.model.config.vocab_size)
@@ -139,21 +138,16 @@ async def _similarity(call: Call, body: Similarity) -> Any:
 async def _tokenize(call: Call, body: Tokenize) -> Any:
     engine = call.serving.engine()
     texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
-    _check_number(call, texts)
     before = prompt(engine, body.prompt_name, [])
-    texts = [before + text for text in texts]
-    most = call.serving.settings.max_tokens
-    if sum(map(len, texts)) > _TOKEN_CHARACTERS * most:
-        raise TooLarge(f"the texts have more than {_TOKEN_CHARACTERS * most} characters; send them in parts")
-    tokenize = partial(_tokens, engine, add_special_tokens=body.add_special_tokens, most=most)
-    return await call.tokenized(engine, texts, tokenize)
+    tokenize = partial(_tokens, engine, add_special_tokens=body.add_special_tokens, limits=call.limits)
+    return await call.tokenized(engine, [before + text for text in texts], tokenize)
 
 
-def _tokens(engine: Engine, texts: Sequence[str], *, add_special_tokens: bool, most: int) -> list[list[dict[str, Any]]]:
+def _tokens(
+    engine: Engine, texts: Sequence[str], *, add_special_tokens: bool, limits: Limits
+) -> list[list[dict[str, Any]]]:
     encoded = engine.tokenizer(texts, add_special_tokens=add_special_tokens)
-    number = sum(map(len, encoded["input_ids"]))
-    if number > most:
-        raise TooLarge(f"the texts have {number} tokens, at most {most} are allowed; send them in parts")
+    limits.check(tokens=sum(map(len, encoded["input_ids"])))  # before there is an object of each
     return [
         [_token(engine, text, index, span) for index, span in zip(encoding.ids, encoding.offsets, strict=True)]
         for text, encoding in zip(texts, encoded.encodings or [], strict=True)
@@ -181,21 +175,12 @@ async def _decode(call: Call, body: Decode) -> Any:
         rows = body.ids
     else:
         raise Unprocessable("ids must be the token ids of a text, or a list of such lists; this is a list of both")
-    _check_number(call, rows)
-    most = call.serving.settings.max_tokens
-    if sum(map(len, rows)) > most:
-        raise TooLarge(f"the body has more than the {most} token ids that are allowed; send them in parts")
+    call.limits.check(tokens=sum(map(len, rows)))
 
     def decode(some: Sequence[list[int]]) -> list[list[str]]:
         return [[text] for text in engine.tokenizer.batch_decode(some, body.skip_special_tokens)]
 
     return [text for [text] in await call.tokenized(engine, rows, decode)]
-
-
-def _check_number(call: Call, items: list[Any]) -> None:
-    most = call.serving.settings.max_inputs
-    if len(items) > most:
-        raise TooLarge(f"the body has {len(items)} texts, at most {most} are allowed; send them in parts")
 
 
 async def _info(call: Call) -> Any:

@@ -18,7 +18,7 @@ from starlette.applications import Starlette
 
 from distilrt.faster_dtypes import advice
 from distilrt.runtime.engine import Engine
-from distilrt.server import connection
+from distilrt.server.connection import Connection
 from distilrt.server.settings import Settings
 
 # What a machine without IPv6 says of its addresses, which localhost may name.
@@ -75,7 +75,7 @@ def run(app: Starlette, settings: Settings, engines: Mapping[str, Engine], socke
         access_log=False,
         server_header=False,
         ws="none",
-        http=connection.protocol(settings, app.state.serving.responses),
+        http=Connection,
         timeout_keep_alive=settings.keep_alive,  # type: ignore[arg-type]  # it is only added to a time
         timeout_graceful_shutdown=int(settings.drain_timeout) or 1,
     )

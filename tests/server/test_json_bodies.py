@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from distilrt.errors import TooLarge
 from distilrt.server import huggingface, json_bodies
 from distilrt.server.json_bodies import Bounds
-from distilrt.server.statuses import TooLarge
 
 DECODER = msgspec.json.Decoder(huggingface.Payload)
 

@@ -243,14 +243,28 @@ def test_without_the_extra() -> None:
     assert "pip install 'distilrt[serve]'" in done.stderr
 
 
-@pytest.mark.whole
-def test_it_ends_in_time_whatever_runs(folder_of: Callable[..., Path], tmp_path: Path, serve: Any) -> None:
-    """One text is being tokenized and another computed, each of which takes longer than there is."""
+@pytest.fixture
+def slow(folder_of: Callable[..., Path], tmp_path: Path) -> Path:
+    """A model that takes a text of 6000 tokens, which takes long."""
     folder = folder_of(CLASSIFIER, n_layers=8, max_position_embeddings=6000)
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     DistilBertTokenizer.from_pretrained(folder, model_max_length=6000).save_pretrained(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_while_it_warms_up(slow: Path, serve: Any, sent: signal.Signals) -> None:
+    options = ["--drain-delay", "0", "--drain-timeout", "1", "--max-batch-tokens", "200000"]
+    with serve("--model", str(slow), *options, DISTILRT_FORCE_ISA="generic") as server:
+        assert server.ask("GET", "/readyz")[1]["status"] == "warming up"
+        assert server.end(sent) == (0, "")
+
+
+@pytest.mark.whole
+def test_it_ends_in_time_whatever_runs(slow: Path, serve: Any) -> None:
+    """One text is being tokenized and another computed, each of which takes longer than there is."""
     options = ["--drain-delay", "0.2", "--drain-timeout", "1", "--max-body-bytes", "30000000"]
-    with serve("--model", str(tmp_path), *options, DISTILRT_FORCE_ISA="generic") as server:
+    with serve("--model", str(slow), *options, DISTILRT_FORCE_ISA="generic") as server:
         server.until_ready()
         answers: list[tuple[int, Any]] = []
         asking = [

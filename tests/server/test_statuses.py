@@ -14,6 +14,7 @@ from distilrt.errors import (
     InvalidParameter,
     NotReady,
     Overloaded,
+    TooLarge,
     TooLong,
 )
 from distilrt.server import statuses
@@ -23,7 +24,7 @@ CASES: list[tuple[Exception, int, str]] = [
     (statuses.Unauthorized("x"), 401, "Unauthorized"),
     (statuses.UnknownModel("x"), 404, "UnknownModel"),
     (statuses.TooSlow("x"), 408, "TooSlow"),
-    (statuses.TooLarge("x"), 413, "TooLarge"),
+    (TooLarge("x"), 413, "TooLarge"),
     (statuses.Unprocessable("x"), 422, "Unprocessable"),
     (InvalidInput("x"), 422, "InvalidInput"),
     (TooLong("x"), 422, "TooLong"),
