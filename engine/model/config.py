@@ -10,8 +10,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,18 +42,44 @@ _BERT_NAMES = _ALIASES | {
     "hidden_dropout_prob": "dropout",
     "attention_probs_dropout_prob": "attention_dropout",
 }
-_SIZES = ("vocab_size", "max_position_embeddings", "n_layers", "n_heads", "dim", "hidden_dim")
-_SWITCHES = {
-    "sinusoidal_pos_embds": bool,
-    "tie_word_embeddings": bool,
-    "output_hidden_states": bool | None,
-    "output_attentions": bool | None,
-    "return_dict": bool | None,
-}
-_RATES = ("dropout", "attention_dropout", "initializer_range", "qa_dropout", "seq_classif_dropout")
 # Fields of a BERT config that have no meaning once it is folded into a DistilBERT.
-_BERT_ONLY = ("type_vocab_size", "layer_norm_eps", "position_embedding_type", "use_cache", "is_decoder",
-              "add_cross_attention", "gradient_checkpointing", "classifier_dropout", "_name_or_path")  # fmt: skip
+_BERT_ONLY = (
+    *("type_vocab_size", "layer_norm_eps", "position_embedding_type", "use_cache", "is_decoder"),
+    *("add_cross_attention", "gradient_checkpointing", "classifier_dropout", "_name_or_path"),
+)
+# What each field may be: names of fields, the allowed values in words, and the check.
+_RULES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
+    (
+        ("vocab_size", "max_position_embeddings", "n_layers", "n_heads", "dim", "hidden_dim"),
+        "an integer of at least 1",
+        lambda value: type(value) is int and value >= 1,
+    ),
+    (("sinusoidal_pos_embds", "tie_word_embeddings"), "true or false", lambda value: isinstance(value, bool)),
+    (
+        ("output_hidden_states", "output_attentions", "return_dict"),
+        "true or false",
+        lambda value: isinstance(value, bool | None),
+    ),
+    (
+        ("dropout", "attention_dropout", "initializer_range", "qa_dropout", "seq_classif_dropout"),
+        "a finite number of at least 0",
+        lambda value: isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf,
+    ),
+    (("activation",), f"one of {', '.join(ACTIVATIONS)}", lambda value: value in [*ACTIVATIONS]),
+    (
+        ("problem_type",),
+        f"one of {', '.join(PROBLEM_TYPES)}, or None",
+        lambda value: value in [None, *PROBLEM_TYPES],
+    ),
+    (("dtype",), "None or the name of a dtype", lambda value: value is None or value.isidentifier()),
+    (
+        ("architectures",),
+        "None or a list of class names",
+        lambda value: (
+            value is None or (isinstance(value, list | tuple) and all(isinstance(name, str) for name in value))
+        ),
+    ),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +124,17 @@ class DistilBertConfig:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._check_types()
+        settle = partial(object.__setattr__, self)
+        if isinstance(self.activation, str):
+            settle("activation", _SAME_ACTIVATION.get(self.activation, self.activation))
+        if self.dtype is not None:
+            settle("dtype", str(self.dtype).removeprefix("torch."))
+        for names, allowed, fits in _RULES:
+            for name in names:
+                if not fits(getattr(self, name)):
+                    raise ValueError(f"config.{name} must be {allowed}, found {getattr(self, name)!r}")
+        if self.architectures is not None:
+            settle("architectures", tuple(self.architectures))
         if self.dim % self.n_heads:
             raise ValueError(f"config.dim ({self.dim}) must be divisible by config.n_heads ({self.n_heads})")
         low, high = HEAD_DIM_RANGE
@@ -106,82 +143,43 @@ class DistilBertConfig:
                 f"config.dim / config.n_heads is the width of an attention head and must be {low} to {high}, "
                 f"found {self.dim} / {self.n_heads} = {self.head_dim}"
             )
-        object.__setattr__(self, "activation", _SAME_ACTIVATION.get(self.activation, self.activation))
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(f"config.activation must be one of {', '.join(ACTIVATIONS)}, found {self.activation!r}")
-        if self.problem_type is not None and self.problem_type not in PROBLEM_TYPES:
-            raise ValueError(
-                f"config.problem_type must be one of {', '.join(PROBLEM_TYPES)}, or None, found {self.problem_type!r}"
-            )
         pad = self.pad_token_id
         # The reference's embedding counts a negative padding row from the end, and some checkpoints say -1.
         if pad is not None and not (type(pad) is int and -self.vocab_size <= pad < self.vocab_size):
-            raise ValueError(
-                f"config.pad_token_id must be None or an integer of {-self.vocab_size} to "
-                f"{self.vocab_size - 1}, found {pad!r}"
-            )
-        self._settle_labels()
+            allowed = f"None or an integer of {-self.vocab_size} to {self.vocab_size - 1}"
+            raise ValueError(f"config.pad_token_id must be {allowed}, found {pad!r}")
+        id2label = self._labels()
+        settle("num_labels", len(id2label))
+        label2id = self.label2id if self.id2label else None  # without names of its own it is made anew
+        settle("id2label", id2label)
+        numbered = {label: i for i, label in id2label.items()}
+        settle("label2id", _converted("label2id", label2id, str, int) if label2id else numbered)
         if self.problem_type == "single_label_classification" and self.num_labels == 1:
             raise ValueError(
                 "config.problem_type 'single_label_classification' needs at least 2 labels, found 1; "
                 "use num_labels=2, or problem_type='regression'"
             )
 
-    def _check_types(self) -> None:
-        for name in _SIZES:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"config.{name} must be an integer of at least 1, found {value!r}")
-        for name, kind in _SWITCHES.items():
-            if not isinstance(getattr(self, name), kind):
-                raise ValueError(f"config.{name} must be true or false, found {getattr(self, name)!r}")
-        for name in _RATES:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-                raise ValueError(f"config.{name} must be a finite number of at least 0, found {value!r}")
-        if not isinstance(self.activation, str):
-            raise ValueError(f"config.activation must be one of {', '.join(ACTIVATIONS)}, found {self.activation!r}")
-        if self.dtype is not None:
-            object.__setattr__(self, "dtype", str(self.dtype).removeprefix("torch."))
-            if not str(self.dtype).isidentifier():
-                raise ValueError(f"config.dtype must be None or the name of a dtype, found {self.dtype!r}")
-        if self.architectures is not None:
-            names = self.architectures
-            if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-                raise ValueError(f"config.architectures must be None or a list of class names, found {names!r}")
-            object.__setattr__(self, "architectures", tuple(names))
-
-    def _settle_labels(self) -> None:
-        """Make num_labels, id2label and label2id agree; two labels are the reference's default."""
+    def _labels(self) -> dict[int, str]:
+        """The labels by number: those that are named, or as many as are asked for; two are the reference's default."""
+        count = self.num_labels
         if not self.id2label:
-            count = 2 if self.num_labels is None else self.num_labels
-            if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST_UNNAMED_LABELS:
+            count = 2 if count is None else count
+            if type(count) is not int or not 1 <= count <= MOST_UNNAMED_LABELS:
                 raise ValueError(
                     f"config.num_labels must be an integer of 1 to {MOST_UNNAMED_LABELS}, found {count!r};"
                     " more labels need names, in config.id2label"
                 )
-            id2label = {i: f"LABEL_{i}" for i in range(count)}
-        else:
-            try:
-                id2label = {int(i): str(label) for i, label in self.id2label.items()}
-            except (AttributeError, TypeError, ValueError, OverflowError):
-                raise ValueError(f"config.id2label must map label numbers to names, found {self.id2label!r}") from None
-            if len(id2label) != len(self.id2label):
-                raise ValueError(f"config.id2label names one label twice, found {self.id2label!r}")
-            if self.num_labels is not None and self.num_labels != len(id2label):
-                raise ValueError(
-                    f"config.num_labels is {self.num_labels} but config.id2label names {len(id2label)}; "
-                    "give one of them, or make them agree"
-                )
-        if not self.label2id or not self.id2label:
-            object.__setattr__(self, "label2id", {label: i for i, label in id2label.items()})
-        else:
-            try:
-                object.__setattr__(self, "label2id", {str(label): int(i) for label, i in self.label2id.items()})
-            except (AttributeError, TypeError, ValueError, OverflowError):
-                raise ValueError(f"config.label2id must map names to label numbers, found {self.label2id!r}") from None
-        object.__setattr__(self, "id2label", id2label)
-        object.__setattr__(self, "num_labels", len(id2label))
+            return {i: f"LABEL_{i}" for i in range(count)}
+        labels = _converted("id2label", self.id2label, int, str)
+        if len(labels) != len(self.id2label):
+            raise ValueError(f"config.id2label names one label twice, found {self.id2label!r}")
+        if count not in (None, len(labels)):
+            raise ValueError(
+                f"config.num_labels is {count} but config.id2label names {len(labels)}; "
+                "give one of them, or make them agree"
+            )
+        return labels
 
     @property
     def hidden_size(self) -> int:
@@ -356,7 +354,16 @@ class DistilBertConfig:
             file.write(text.encode() + b"\n")
 
 
-def _from_bert(values: dict[str, Any]) -> dict[str, Any]:
+def _converted(name: str, mapping: Any, key: type, value: type) -> dict[Any, Any]:
+    """A mapping of labels with keys and values of these types."""
+    try:
+        return {key(left): value(right) for left, right in mapping.items()}
+    except (AttributeError, TypeError, ValueError, OverflowError):
+        allowed = "label numbers to names" if key is int else "names to label numbers"
+        raise ValueError(f"config.{name} must map {allowed}, found {mapping!r}") from None
+
+
+def _from_bert(values: Mapping[str, Any]) -> dict[str, Any]:
     """Translate a BERT config into DistilBERT's names, refusing what the folded model could not compute."""
     eps = values.get("layer_norm_eps", LAYER_NORM_EPS)
     if eps != LAYER_NORM_EPS:
@@ -368,15 +375,8 @@ def _from_bert(values: dict[str, Any]) -> dict[str, Any]:
         raise CheckpointError(f"this BERT has position_embedding_type {kind!r}; only 'absolute' can be run")
     if values.get("is_decoder") or values.get("add_cross_attention"):
         raise CheckpointError("this BERT is a decoder; only encoders can be run")
-    defaults: dict[str, Any] = {
-        "hidden_size": 768,
-        "num_attention_heads": 12,
-        "num_hidden_layers": 12,
-        "intermediate_size": 3072,
-        "hidden_act": "gelu",
-    }
-    values = defaults | {key: value for key, value in values.items() if key not in _BERT_ONLY}
-    renamed = {_BERT_NAMES.get(key, key): value for key, value in values.items()}
+    renamed = {_BERT_NAMES.get(key, key): value for key, value in values.items() if key not in _BERT_ONLY}
+    renamed.setdefault("n_layers", 12)  # the one default in which the two differ
     architectures = renamed.get("architectures")
     if isinstance(architectures, list | tuple):
         renamed["architectures"] = [str(name).replace("Bert", "DistilBert", 1) for name in architectures]

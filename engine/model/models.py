@@ -85,63 +85,69 @@ class HeadModel(BaseModel[_Output]):
         return self._shared_as(DistilBertModel)
 
 
-class DistilBertForMaskedLM(HeadModel[MaskedLMOutput]):
-    """The encoder with a score for each word of the vocabulary at every position."""
+class LabelledModel(HeadModel[_Output]):
+    """What the four classes share whose loss takes one array of labels."""
+
+    @eager
+    def forward(
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        inputs_embeds: Any = None,
+        labels: Any = None,
+        position_ids: Any = None,
+        *,
+        token_type_ids: Any = None,
+        output_hidden_states: bool | int | list[int] | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> _Output:
+        """Logits, and with `labels` a loss; see the class for both, and the module for the other arguments."""
+        inputs = PaddedInputs(input_ids, attention_mask, inputs_embeds, position_ids, token_type_ids)
+        return self._forward(inputs, output_hidden_states, output_attentions, return_dict, labels)
+
+    __call__ = forward
+
+
+class DistilBertForMaskedLM(LabelledModel[MaskedLMOutput]):
+    """The encoder with a score for each word of the vocabulary at every position.
+
+    Logits are `[batch_size, seq_len, vocab_size]`. `labels` `[batch_size, seq_len]` are word ids, or -100 where none
+    counts; those at masked positions count too.
+    """
 
     architecture = "DistilBertForMaskedLM"
 
-    @eager
-    def forward(
-        self,
-        input_ids: Any = None,
-        attention_mask: Any = None,
-        inputs_embeds: Any = None,
-        labels: Any = None,
-        position_ids: Any = None,
-        *,
-        token_type_ids: Any = None,
-        output_hidden_states: bool | int | list[int] | None = None,
-        output_attentions: bool | None = None,
-        return_dict: bool | None = None,
-    ) -> MaskedLMOutput:
-        """Logits `[batch_size, seq_len, vocab_size]`; see the module for the arguments.
 
-        `labels` `[batch_size, seq_len]`: word ids, or -100 where none counts. Those at masked positions count too.
-        """
-        inputs = PaddedInputs(input_ids, attention_mask, inputs_embeds, position_ids, token_type_ids)
-        return self._forward(inputs, output_hidden_states, output_attentions, return_dict, labels)
+class DistilBertForSequenceClassification(LabelledModel[SequenceClassifierOutput]):
+    """The encoder with scores for a whole sequence, read at position 0 even where that is masked.
 
-    __call__ = forward
-
-
-class DistilBertForSequenceClassification(HeadModel[SequenceClassifierOutput]):
-    """The encoder with scores for a whole sequence, read at position 0 even where that is masked."""
+    Logits are `[batch_size, num_labels]`. `labels` are `[batch_size]` label ids or numbers, or
+    `[batch_size, num_labels]` numbers, by `config.problem_type` (see `losses.sequence_classification`).
+    """
 
     architecture = "DistilBertForSequenceClassification"
 
-    @eager
-    def forward(
-        self,
-        input_ids: Any = None,
-        attention_mask: Any = None,
-        inputs_embeds: Any = None,
-        labels: Any = None,
-        position_ids: Any = None,
-        *,
-        token_type_ids: Any = None,
-        output_hidden_states: bool | int | list[int] | None = None,
-        output_attentions: bool | None = None,
-        return_dict: bool | None = None,
-    ) -> SequenceClassifierOutput:
-        """Logits `[batch_size, num_labels]`; see the module for the arguments.
 
-        `labels`: `[batch_size]` label ids or numbers, or `[batch_size, num_labels]` numbers, by
-        `config.problem_type` (see `losses.sequence_classification`).
-        """
-        inputs = PaddedInputs(input_ids, attention_mask, inputs_embeds, position_ids, token_type_ids)
-        return self._forward(inputs, output_hidden_states, output_attentions, return_dict, labels)
+class DistilBertForTokenClassification(LabelledModel[TokenClassifierOutput]):
+    """The encoder with scores for each label at every position.
 
-    __call__ = forward
+    Logits are `[batch_size, seq_len, num_labels]`. `labels` `[batch_size, seq_len]` are label ids, or -100 where none
+    counts; those at masked positions count too.
+    """
+
+    architecture = "DistilBertForTokenClassification"
+
+
+class DistilBertForMultipleChoice(LabelledModel[MultipleChoiceModelOutput]):
+    """The encoder with one score for each choice, read at position 0 even where that is masked.
+
+    Inputs have num_choices before seq_len, and logits are `[batch_size, num_choices]`. `labels` `[batch_size]` are the
+    right choices. Hidden states and attentions have batch_size * num_choices sequences, and position_ids may be given
+    so, as in the reference.
+    """
+
+    architecture = "DistilBertForMultipleChoice"
 
 
 class DistilBertForQuestionAnswering(HeadModel[QuestionAnsweringModelOutput]):
@@ -171,64 +177,5 @@ class DistilBertForQuestionAnswering(HeadModel[QuestionAnsweringModelOutput]):
         inputs = PaddedInputs(input_ids, attention_mask, inputs_embeds, position_ids, token_type_ids)
         ends = start_positions, end_positions
         return self._forward(inputs, output_hidden_states, output_attentions, return_dict, *ends)
-
-    __call__ = forward
-
-
-class DistilBertForTokenClassification(HeadModel[TokenClassifierOutput]):
-    """The encoder with scores for each label at every position."""
-
-    architecture = "DistilBertForTokenClassification"
-
-    @eager
-    def forward(
-        self,
-        input_ids: Any = None,
-        attention_mask: Any = None,
-        inputs_embeds: Any = None,
-        labels: Any = None,
-        position_ids: Any = None,
-        *,
-        token_type_ids: Any = None,
-        output_hidden_states: bool | int | list[int] | None = None,
-        output_attentions: bool | None = None,
-        return_dict: bool | None = None,
-    ) -> TokenClassifierOutput:
-        """Logits `[batch_size, seq_len, num_labels]`; see the module for the arguments.
-
-        `labels` `[batch_size, seq_len]`: label ids, or -100 where none counts. Those at masked positions count too.
-        """
-        inputs = PaddedInputs(input_ids, attention_mask, inputs_embeds, position_ids, token_type_ids)
-        return self._forward(inputs, output_hidden_states, output_attentions, return_dict, labels)
-
-    __call__ = forward
-
-
-class DistilBertForMultipleChoice(HeadModel[MultipleChoiceModelOutput]):
-    """The encoder with one score for each choice, read at position 0 even where that is masked."""
-
-    architecture = "DistilBertForMultipleChoice"
-
-    @eager
-    def forward(
-        self,
-        input_ids: Any = None,
-        attention_mask: Any = None,
-        inputs_embeds: Any = None,
-        labels: Any = None,
-        position_ids: Any = None,
-        *,
-        token_type_ids: Any = None,
-        output_hidden_states: bool | int | list[int] | None = None,
-        output_attentions: bool | None = None,
-        return_dict: bool | None = None,
-    ) -> MultipleChoiceModelOutput:
-        """Logits `[batch_size, num_choices]`; see the module for the arguments, here with num_choices before seq_len.
-
-        `labels` `[batch_size]`: the right choice. Hidden states and attentions have batch_size * num_choices sequences,
-        and position_ids may be given so, as in the reference.
-        """
-        inputs = PaddedInputs(input_ids, attention_mask, inputs_embeds, position_ids, token_type_ids)
-        return self._forward(inputs, output_hidden_states, output_attentions, return_dict, labels)
 
     __call__ = forward

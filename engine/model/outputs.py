@@ -81,22 +81,32 @@ class BaseModelOutput(ModelOutput):
     attentions: Any  # num_layers of [batch_size, num_heads, seq_len, seq_len]
 
 
-class MaskedLMOutput(ModelOutput):
-    """`DistilBertForMaskedLM`'s output."""
+class LogitsOutput(ModelOutput):
+    """The fields of the outputs of one array of logits."""
 
     loss: Any  # scalar
-    logits: Any  # [batch_size, seq_len, vocab_size]
+    logits: Any
     hidden_states: Any
     attentions: Any
 
 
-class SequenceClassifierOutput(ModelOutput):
-    """`DistilBertForSequenceClassification`'s output."""
+class MaskedLMOutput(LogitsOutput):
+    """`DistilBertForMaskedLM`'s output; logits `[batch_size, seq_len, vocab_size]`."""
 
-    loss: Any  # scalar
-    logits: Any  # [batch_size, num_labels]
-    hidden_states: Any
-    attentions: Any
+
+class SequenceClassifierOutput(LogitsOutput):
+    """`DistilBertForSequenceClassification`'s output; logits `[batch_size, num_labels]`."""
+
+
+class TokenClassifierOutput(LogitsOutput):
+    """`DistilBertForTokenClassification`'s output; logits `[batch_size, seq_len, num_labels]`."""
+
+
+class MultipleChoiceModelOutput(LogitsOutput):
+    """`DistilBertForMultipleChoice`'s output; logits `[batch_size, num_choices]`.
+
+    Its hidden states and attentions have batch_size * num_choices sequences.
+    """
 
 
 class QuestionAnsweringModelOutput(ModelOutput):
@@ -105,23 +115,5 @@ class QuestionAnsweringModelOutput(ModelOutput):
     loss: Any  # scalar
     start_logits: Any  # [batch_size, seq_len]
     end_logits: Any  # [batch_size, seq_len]
-    hidden_states: Any
-    attentions: Any
-
-
-class TokenClassifierOutput(ModelOutput):
-    """`DistilBertForTokenClassification`'s output."""
-
-    loss: Any  # scalar
-    logits: Any  # [batch_size, seq_len, num_labels]
-    hidden_states: Any
-    attentions: Any
-
-
-class MultipleChoiceModelOutput(ModelOutput):
-    """`DistilBertForMultipleChoice`'s output; its hidden states have batch_size * num_choices sequences."""
-
-    loss: Any  # scalar
-    logits: Any  # [batch_size, num_choices]
     hidden_states: Any
     attentions: Any
