@@ -13,8 +13,8 @@ KINDS = {".py", ".pyi", ".cpp", ".h", ".c", ".js", ".css", ".html"}
 # number whenever a folder shrinks; never raise it without saying why in docs/design.md.
 BUDGETS: dict[str, tuple[int, int | None]] = {
     "engine/*": (1500, 1919),
-    "engine/model": (1500, 2363),
-    "engine/checkpoint": (1600, 2128),
+    "engine/model": (1500, 2302),
+    "engine/checkpoint": (1600, 2098),
     "engine/text": (1050, 1566),
     "engine/runtime": (1000, 1628),
     "engine/backends": (1700, 1850),

@@ -52,17 +52,11 @@ class Int8Linear:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What came of calibration, by the native encoder's names of the linear layers.
+    """What came of calibration, by the native encoder's names of the linear layers."""
 
-    Attributes:
-        source: which texts were used, in words.
-        errors: root mean square error of each layer's outputs in int8, relative to their variation over the texts.
-        linears: the layers that can be int8.
-    """
-
-    source: str
-    errors: Mapping[str, float]
-    linears: Mapping[str, Int8Linear]
+    source: str  # which texts were used, in words
+    errors: Mapping[str, float]  # root mean square of outputs in int8, relative to their variation over the texts
+    linears: Mapping[str, Int8Linear]  # the layers that can be int8
 
     @property
     def kept(self) -> tuple[str, ...]:
@@ -74,14 +68,8 @@ def column_scales(rows: FloatArray, weight: FloatArray) -> FloatArray:
     """What to multiply each input column by so that rows and weights lose equally little to rounding.
 
     SmoothQuant with an even split, `sqrt(max|w| / max|x|)` over each column, normalized to a geometric mean of 1 (Xiao
-    et al. 2022, arXiv:2211.10438). A column of zeros on either side keeps 1.
-
-    Args:
-        rows: `[m, k]` example inputs.
-        weight: `[n, k]`.
-
-    Returns:
-        `[k]`, positive; the weight is to be divided by them.
+    et al. 2022, arXiv:2211.10438). A column of zeros on either side keeps 1. From rows `[m, k]` and weight `[n, k]` to
+    `[k]`, by which the weight is to be divided.
     """
     largest_input, largest_weight = (np.abs(array).max(axis=0).astype(np.float64) for array in (rows, weight))
     used = (largest_input > 0) & (largest_weight > 0)
@@ -107,12 +95,8 @@ def round_weight(weight: FloatArray, gram: FloatArray) -> tuple[npt.NDArray[np.i
     proportion that makes `(w - q) gram (w - q)` smallest: GPTQ (Frantar et al. 2022, arXiv:2210.17323), in the order of
     falling diagonal, written as back substitution with the Cholesky factor, which needs no inverse.
 
-    Args:
-        weight: `[n, k]`, finite.
-        gram: `[k, k]`, `rowsᵀ rows` of example inputs.
-
-    Returns:
-        Integers `[n, k]` of at most 127 each way, and scales `[n]`.
+    From a weight `[n, k]` and `gram = rowsᵀ rows` `[k, k]` of example inputs to integers `[n, k]` of at most 127 each
+    way, and scales `[n]`.
     """
     scales: FloatArray = np.abs(weight).max(axis=1) / np.float32(STEPS)
     order = np.argsort(np.diag(gram), kind="stable")

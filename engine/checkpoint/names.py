@@ -43,11 +43,6 @@ _SHADOWED = {"cls.predictions.bias": "cls.predictions.decoder.bias"}
 def canonical_tensors(stored: Mapping[str, Stored], bert: bool, path: str | Path) -> dict[str, Stored]:
     """The tensors by canonical name, without those that no architecture reads.
 
-    Args:
-        stored: the tensors by their names in the file.
-        bert: whether they are a BERT's.
-        path: the file, for error messages.
-
     Raises:
         CheckpointError: two of them are the same tensor of the model.
     """

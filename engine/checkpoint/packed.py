@@ -60,19 +60,12 @@ _AGAIN = "pack the model again with this version of distilrt"
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """How a model is packed, which settles the tensors of the file.
-
-    Attributes:
-        architecture: a key of `distilrt.model.heads.HEADS`.
-        dtype: what the linear layers are packed for.
-        kept: those that are not, in higher precision.
-        calibration: what texts int8 was calibrated with, in words; None: none.
-    """
+    """How a model is packed, which settles the tensors of the file."""
 
     architecture: str
-    dtype: str
-    kept: tuple[str, ...] = ()
-    calibration: str | None = None
+    dtype: str  # what the linear layers are packed for
+    kept: tuple[str, ...] = ()  # those that are not, in higher precision
+    calibration: str | None = None  # what texts int8 was calibrated with, in words; None: none
 
     @classmethod
     def of(cls, model: Any) -> Packing:
@@ -117,13 +110,7 @@ class Packing:
 
 
 class PackedWeights(Mapping[str, FloatArray]):
-    """The tensors of a packed folder by canonical name; those of packed linear layers only as `linear` gives them.
-
-    Attributes:
-        source: path of the file.
-        packing: how the model is packed.
-        dtype: what its linear layers are packed for.
-    """
+    """The tensors of a packed folder by canonical name; those of packed linear layers only as `linear` gives them."""
 
     def __init__(self, source: str, file: TensorFile, config: DistilBertConfig, packing: Packing) -> None:
         self.source, self.packing, self.dtype = source, packing, packing.dtype
@@ -169,7 +156,7 @@ def write(folder: str | Path, model: Any, source: Source | None = None) -> int:
 
     Args:
         folder: made if needed; an older packed folder is replaced.
-        model: of a class of `distilrt.model.models`, on the CPU backend and in the dtype to be packed.
+        model: on the CPU backend and in the dtype to be packed.
         source: its checkpoint, of which the files that tokenizer and tasks read are copied; None: copy nothing.
 
     Returns:
@@ -219,12 +206,8 @@ def in_memory(model: Any) -> PackedWeights:
 def load(folder: Path, architecture: str, config: DistilBertConfig) -> tuple[DistilBertConfig, PackedWeights]:
     """Open a packed folder: everything but the numbers themselves is checked, which `check` does.
 
-    Args:
-        architecture: what to load it as, a key of `distilrt.model.heads.HEADS`.
-        config: that of its `config.json`.
-
     Returns:
-        The config as it was when the model was packed, and the weights.
+        The config as it was when the model was packed, and the weights for `architecture`.
 
     Raises:
         CheckpointError: the folder is damaged, of another format, disagrees with `config`, or lacks the head.

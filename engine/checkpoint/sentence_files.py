@@ -1,7 +1,7 @@
 """The files of a sentence-transformers folder: what they say, as a `SentenceEncoder`, and copies of them.
 
 A folder is followed whole or refused: a module, mode or field that would change an answer and is not known here is an
-error that names the file, and is never left out. Modules are known by the names of their classes, old and new ones.
+error that names the file, and is never left out.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from distilrt.checkpoint.files import read_object, read_value
+from distilrt.checkpoint.sentence_modules import ALONE, TRANSFORMERS, Fields, Module, listed
 from distilrt.checkpoint.source import Source
-from distilrt.checkpoint.tensor_files import FloatArray
-from distilrt.checkpoint.weight_files import WEIGHT_FILES, open_tensors
-from distilrt.checkpoint.weights import Weights, check_tensor
+from distilrt.checkpoint.weight_files import WEIGHT_FILES
 from distilrt.errors import CheckpointError
+from distilrt.model.heads import ENCODER, HEADS, Head
 from distilrt.model.sentence_encoder import (
     ACTIVATIONS,
     POOLING,
@@ -34,20 +34,6 @@ MODULES, SETTINGS = "modules.json", "config_sentence_transformers.json"
 # The transformer module's own settings. sentence-transformers takes the first file that is not empty.
 _MODELS = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 TRANSFORMER_SETTINGS = tuple(f"sentence_{name}_config.json" for name in _MODELS)
-# The class of a transformer module, and the task that it has where its settings name none.
-_TRANSFORMERS = {
-    "Transformer": "feature-extraction",
-    "DistilBERT": "feature-extraction",
-    "BERT": "feature-extraction",
-    "MLMTransformer": "fill-mask",
-}
-# The task of a transformer module, and its architecture, the output that is used, the feature that holds it, and the
-# folder's model_type.
-_TASKS = {
-    "feature-extraction": ("DistilBertModel", "last_hidden_state", "token_embeddings", "SentenceTransformer"),
-    "fill-mask": ("DistilBertForMaskedLM", "logits", "token_embeddings", "SparseEncoder"),
-    "sequence-classification": ("DistilBertForSequenceClassification", "logits", "scores", "CrossEncoder"),
-}
 _POOLING_FLAGS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -59,105 +45,15 @@ _POOLING_FLAGS = {
 _WIDTHS = ("embedding_dimension", "word_embedding_dimension")  # fields that repeat the width of the rows
 # Options of a tokenizer's call that change nothing in what the model reads.
 _HARMLESS = ("padding", "pad_to_multiple_of", "return_tensors", "return_attention_mask", "return_token_type_ids")
-_KNOWN = ("Transformer", "Pooling", "Dense", "Normalize", "LayerNorm", "Dropout", "SpladePooling")
-_ALONE = (
-    "to compute without these modules, load the transformer with distilrt.DistilBertModel.from_pretrained and give it "
-    "with its tokenizer"
-)
 
 
-@dataclass(frozen=True, slots=True)
-class _Fields:
-    """A JSON object, and the name of the file that it is from."""
+class _Use(NamedTuple):
+    """What a transformer module is used for."""
 
-    values: Mapping[str, Any]
-    file: str | Path
-
-    def get(self, name: str, default: Any, allowed: str, accepts: Callable[[Any], bool]) -> Any:
-        """A field's value if `accepts` takes it; `allowed` says in words what it may be."""
-        value = self.values.get(name, default)
-        if not accepts(value):
-            raise CheckpointError(f"{self.file}: {name} must be {allowed}, found {value!r:.80}")
-        return value
-
-    def choice(self, name: str, default: Any, *values: Any) -> Any:
-        """A field that must be one of some values."""
-        return self.get(name, default, f"one of {', '.join(map(repr, values))}", lambda value: value in [*values])
-
-    def flag(self, name: str, default: bool) -> bool:
-        """A field that is true or false."""
-        return bool(self.get(name, default, "true or false", lambda value: isinstance(value, bool)))
-
-    def count(self, name: str) -> int | None:
-        """A field that is a positive integer or null."""
-        found: int | None = self.get(name, None, "null or an integer of at least 1", _is_count_or_none)
-        return found
-
-    def group(self, name: str) -> _Fields:
-        """A field that is an object itself; an empty one where it is missing or null."""
-        value = self.get(name, None, "an object", lambda value: value is None or isinstance(value, dict))
-        return _Fields(value or {}, f"{self.file}: {name}")
-
-    def refuse_others(self, *known: str) -> None:
-        """Refuse fields that are not `known`."""
-        if others := [name for name in self.values if name not in known]:
-            raise CheckpointError(
-                f"{self.file}: {others[0]} is not supported; known are {', '.join(known) or 'none'}; {_ALONE}"
-            )
-
-
-@dataclass(frozen=True, slots=True)
-class _Module:
-    """An entry of `modules.json`.
-
-    Attributes:
-        kind: the name of its class.
-        folder: its folder within the whole one.
-        whole: the source of the whole folder.
-    """
-
-    kind: str
-    folder: str
-    whole: Source
-
-    def __str__(self) -> str:
-        return f"{self.folder or '(root)'} of type {self.kind}"
-
-    def path(self, name: str) -> str:
-        """The path of one of its files within the whole folder."""
-        return f"{self.folder}/{name}" if self.folder else name
-
-    def fields(self, name: str = "config.json", *, needed: bool = False) -> _Fields:
-        """A JSON file of the module; an empty object where it has none.
-
-        Raises:
-            CheckpointError: the file is needed and not there.
-        """
-        path = self.path(name)
-        found = self.whole.file(path)
-        if found is None and needed:
-            raise CheckpointError(
-                f"modules.json names the module {self}, and {path} is not there; fetch the whole folder"
-            )
-        return _Fields({}, path) if found is None else _Fields(read_object(found), found)
-
-    def tensors(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, FloatArray]:
-        """The module's weights by name, which must be these, of these shapes.
-
-        Raises:
-            CheckpointError: a tensor is missing, of another shape, or not of finite numbers.
-        """
-        try:
-            stored, path = open_tensors(self.whole.within(self.folder))
-        except FileNotFoundError as error:
-            raise CheckpointError(f"modules.json: module {self} has no weights: {error}") from error
-        if stored.keys() != shapes.keys():
-            raise CheckpointError(
-                f"{path}: module {self} must have the tensors {', '.join(shapes)}, found {', '.join(stored) or 'none'}"
-            )
-        for name, shape in shapes.items():
-            check_tensor(name, stored[name], shape, path)
-        return dict(Weights(stored, str(path)))
+    head: Head
+    feature: str  # what sentence-transformers calls the head's output
+    model_type: str  # of the whole folder
+    read: Callable[[list[Module], Path], dict[str, Any]]  # the encoder's fields, from the modules that follow
 
 
 def read(source: Source) -> SentenceEncoder | None:
@@ -169,44 +65,31 @@ def read(source: Source) -> SentenceEncoder | None:
     path = source.file(MODULES)
     if path is None:
         return None
-    transformer, *modules = _modules(path, source)
-    if transformer.kind not in _TRANSFORMERS:
-        raise CheckpointError(f"{path}: the first module must be a Transformer, found {transformer}; {_ALONE}")
-    found = _transformer(transformer)
-    if found["architecture"] == "DistilBertModel":
-        found |= _dense(modules, path)
-    elif found["architecture"] == "DistilBertForMaskedLM":
-        if [module.kind for module in modules] != ["SpladePooling"]:
-            raise CheckpointError(
-                f"{path}: after a transformer for fill-mask there must be one SpladePooling, found "
-                f"{', '.join(map(str, modules)) or 'nothing'}"
-            )
-        found["splade"] = _splade(modules[0])
-    elif modules:
-        raise CheckpointError(f"{path}: module {modules[0]} is not supported after a sequence classifier; {_ALONE}")
+    transformer, *modules = listed(path, source)
+    if transformer.kind not in TRANSFORMERS:
+        raise CheckpointError(f"{path}: the first module must be a Transformer, found {transformer}; {ALONE}")
+    use, found = _transformer(transformer)
+    found |= use.read(modules, path)
     settings = source.file(SETTINGS)
     if settings is not None:
-        found |= _settings(_Fields(read_object(settings), settings), found)
+        found |= _settings(Fields(read_object(settings), settings), use, found)
     return SentenceEncoder(**found)
 
 
 def copy(source: Source, target: Path, *names: str) -> None:
     """Copy the files beside the transformer's weights that answers depend on, and remove older ones from `target`.
 
-    Args:
-        source: of the whole folder.
-        target: a folder, which gets the transformer's files at its root.
-        names: files of the transformer to be copied, beside those of sentence-transformers.
+    The transformer's files `names`, and those that sentence-transformers has beside them, go to the root of `target`.
     """
-    listed, text = source.file(MODULES), None
+    index, text = source.file(MODULES), None
     paths = dict(zip(names, names, strict=True))  # from a path in the target to that in the source
-    if listed is not None:
-        transformer, *modules = _modules(listed, source)
+    if index is not None:
+        transformer, *modules = listed(index, source)
         paths = {name: transformer.path(name) for name in (*names, *TRANSFORMER_SETTINGS)} | {SETTINGS: SETTINGS}
         for module in modules:
             if module.folder:
                 paths |= {module.path(name): module.path(name) for name in ("config.json", *WEIGHT_FILES)}
-        first, *others = read_value(listed)
+        first, *others = read_value(index)
         text = json.dumps([first | {"path": ""}, *others], indent=2)
     for name, path in paths.items():
         original, copied = source.file(path), target / name
@@ -220,38 +103,11 @@ def copy(source: Source, target: Path, *names: str) -> None:
         (target / MODULES).write_text(text + "\n", encoding="utf-8")
 
 
-def _modules(path: Path, source: Source) -> list[_Module]:
-    """The modules that `modules.json` lists, at least one."""
-    listed = read_value(path)
-    if not isinstance(listed, list) or not listed:
-        raise CheckpointError(f"{path} must hold a list of at least one module, found {listed!r:.80}")
-    found = []
-    for index, entry in enumerate(listed):
-        kind, folder = (entry.get("type"), entry.get("path")) if isinstance(entry, dict) else (None, None)
-        if not isinstance(kind, str) or not isinstance(folder, str):
-            raise CheckpointError(
-                f"{path}: module {index} must be an object with the strings type and path, found {entry!r:.80}"
-            )
-        parts = folder.replace("\\", "/").strip("/").split("/")
-        if Path(folder).is_absolute() or ".." in parts:
-            raise CheckpointError(f"{path}: path of module {index} must lie within the folder, found {folder!r:.80}")
-        library, _, name = kind.partition(".")
-        name = name.rpartition(".")[2]
-        if library != "sentence_transformers" or name not in (*_KNOWN, *_TRANSFORMERS):
-            raise CheckpointError(
-                f"{path}: module {index} is of type {kind!r:.80}, which is not supported; known are those of "
-                f"sentence_transformers called {', '.join(_KNOWN)}; {_ALONE}"
-            )
-        found.append(_Module(name, "/".join(part for part in parts if part not in ("", ".")), source))
-    return found
-
-
-def _transformer(module: _Module) -> dict[str, Any]:
-    """The encoder's architecture, folder, max_length and lower_case."""
-    files: Iterator[_Fields] = (module.fields(name) for name in TRANSFORMER_SETTINGS)
-    config = next((found for found in files if found.values), _Fields({}, module.path(TRANSFORMER_SETTINGS[0])))
-    task = config.choice("transformer_task", _TRANSFORMERS[module.kind], *_TASKS)
-    architecture, output, feature, _ = _TASKS[task]
+def _transformer(module: Module) -> tuple[_Use, dict[str, Any]]:
+    """What the module is used for, and the encoder's architecture, folder, max_length and lower_case."""
+    files: Iterator[Fields] = (module.fields(name) for name in TRANSFORMER_SETTINGS)
+    config = next((found for found in files if found.values), Fields({}, module.path(TRANSFORMER_SETTINGS[0])))
+    use = _USES[config.choice("transformer_task", TRANSFORMERS[module.kind], *_USES)]
     for name in ("tokenizer_name_or_path", "query_length", "document_length", "query_expansion"):
         config.choice(name, None, None)
     for name in ("config_kwargs", "config_args"):
@@ -259,8 +115,8 @@ def _transformer(module: _Module) -> dict[str, Any]:
     if "modality_config" in config.values:
         text = config.group("modality_config").group("text")
         text.choice("method", None, "forward")
-        text.choice("method_output_name", None, output)
-        config.choice("module_output_name", feature, feature)
+        text.choice("method_output_name", None, *use.head.fields)
+        config.choice("module_output_name", use.feature, use.feature)
     length = config.count("max_seq_length")
     for name in ("processor_kwargs", "tokenizer_kwargs", "tokenizer_args"):
         options = config.group(name)
@@ -272,15 +128,16 @@ def _transformer(module: _Module) -> dict[str, Any]:
         options.choice("truncation", True, True, "longest_first")
         length = options.count("max_length") or length
     lower_case = config.flag("do_lower_case", False)
-    return {"architecture": architecture, "folder": module.folder, "max_length": length, "lower_case": lower_case}
+    found = {"architecture": use.head.architecture, "folder": module.folder}
+    return use, found | {"max_length": length, "lower_case": lower_case}
 
 
-def _dense(modules: list[_Module], path: Path) -> dict[str, Any]:
+def _dense(modules: list[Module], path: Path) -> dict[str, Any]:
     """The encoder's pooling, include_prompt and layers."""
     if not modules or modules[0].kind != "Pooling":
         found = modules[0] if modules else "nothing"
         raise CheckpointError(
-            f"{path}: after the Transformer there must be a Pooling, found {found}; the file is cut, or {_ALONE}"
+            f"{path}: after the Transformer there must be a Pooling, found {found}; the file is cut, or {ALONE}"
         )
     config = modules[0].fields(needed=True)
     config.refuse_others(*_WIDTHS, "pooling_mode", "include_prompt", *_POOLING_FLAGS)
@@ -295,9 +152,9 @@ def _dense(modules: list[_Module], path: Path) -> dict[str, Any]:
     return {"pooling": tuple(modes), "include_prompt": config.flag("include_prompt", True), "layers": tuple(layers)}
 
 
-def _layer(module: _Module, path: Path) -> Dense | LayerNorm | Normalize:
+def _layer(module: Module, path: Path) -> Dense | LayerNorm | Normalize:
     if module.kind not in ("Dense", "LayerNorm", "Normalize"):
-        raise CheckpointError(f"{path}: module {module} is not supported after a Pooling; {_ALONE}")
+        raise CheckpointError(f"{path}: module {module} is not supported after a Pooling; {ALONE}")
     config = module.fields(needed=module.kind != "Normalize")
     for name in ("module_input_name", "module_output_name"):
         config.choice(name, None, None, "sentence_embedding")
@@ -326,19 +183,30 @@ def _layer(module: _Module, path: Path) -> Dense | LayerNorm | Normalize:
     )
 
 
-def _splade(module: _Module) -> Splade:
-    config = module.fields()
+def _splade(modules: list[Module], path: Path) -> dict[str, Any]:
+    """The encoder's sparse vectors."""
+    if [module.kind for module in modules] != ["SpladePooling"]:
+        found = ", ".join(map(str, modules)) or "nothing"
+        raise CheckpointError(
+            f"{path}: after a transformer for fill-mask there must be one SpladePooling, found {found}"
+        )
+    config = modules[0].fields()
     config.refuse_others(*_WIDTHS, "pooling_strategy", "activation_function", "chunk_size")
-    return Splade(
-        total=config.choice("pooling_strategy", "max", "max", "sum") == "sum",
-        twice=config.choice("activation_function", "relu", "relu", "log1p_relu") == "log1p_relu",
-    )
+    total = config.choice("pooling_strategy", "max", "max", "sum") == "sum"
+    twice = config.choice("activation_function", "relu", "relu", "log1p_relu") == "log1p_relu"
+    return {"splade": Splade(total, twice)}
 
 
-def _settings(config: _Fields, found: Mapping[str, Any]) -> dict[str, Any]:
+def _nothing(modules: list[Module], path: Path) -> dict[str, Any]:
+    """No fields: no module may follow."""
+    if modules:
+        raise CheckpointError(f"{path}: module {modules[0]} is not supported after a sequence classifier; {ALONE}")
+    return {}
+
+
+def _settings(config: Fields, use: _Use, found: Mapping[str, Any]) -> dict[str, Any]:
     """The encoder's prompts, truncate_dim and similarity, and how many weights of a sparse vector are kept."""
-    model_type = next(model_type for name, _, _, model_type in _TASKS.values() if name == found["architecture"])
-    config.choice("model_type", model_type, model_type)
+    config.choice("model_type", use.model_type, use.model_type)
     named = {name: text or "" for name, text in config.group("prompts").values.items()}
     if not all(isinstance(text, str) for text in named.values()):
         raise CheckpointError(f"{config.file}: prompts must be strings, found {named!r:.80}")
@@ -354,9 +222,13 @@ def _settings(config: _Fields, found: Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def _is_count_or_none(value: Any) -> bool:
-    return value is None or (type(value) is int and value >= 1)
-
-
 def _is_activation(value: Any) -> bool:
     return isinstance(value, str) and value.startswith("torch.nn.") and value.rpartition(".")[2] in ACTIVATIONS
+
+
+# By the task of a transformer module.
+_USES = {
+    "feature-extraction": _Use(ENCODER, "token_embeddings", "SentenceTransformer", _dense),
+    "fill-mask": _Use(HEADS["DistilBertForMaskedLM"], "token_embeddings", "SparseEncoder", _splade),
+    "sequence-classification": _Use(HEADS["DistilBertForSequenceClassification"], "scores", "CrossEncoder", _nothing),
+}

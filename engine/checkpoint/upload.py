@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,6 @@ def upload(
         private: of a repository that is made.
         token: access token; True or None: the stored one.
         revision: branch to commit to, which must exist; None: the main one.
-        commit_message: the commit's.
         create_pr: open a pull request with the commit.
 
     Returns:
@@ -46,13 +46,8 @@ def upload(
     import huggingface_hub as hub
 
     api = hub.HfApi(token=token)
-    try:
+    with _refusals(f"make or find the repository {repo_id!r}", "name"):
         repository = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-    except Exception as error:  # the HTTP library, and so the class of its errors, differs between hub versions
-        raise OSError(
-            f"can't make or find the repository {repo_id!r}: {error}. Check the name, the network, and that the token "
-            "may write there (`hf auth login`, or pass `token`)"
-        ) from error
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write(folder)
@@ -61,7 +56,7 @@ def upload(
             text = None if old is None else old.read_text(encoding="utf-8")
             card = model_card(text, repository, architecture)
             (folder / CARD).write_text(card, encoding="utf-8")
-        try:
+        with _refusals(f"upload to {repository!r}", "revision"):
             commit = api.upload_folder(
                 repo_id=repository,
                 folder_path=folder,
@@ -69,12 +64,19 @@ def upload(
                 commit_message=commit_message,
                 create_pr=create_pr,
             )
-        except Exception as error:
-            raise OSError(
-                f"can't upload to {repository!r}: {error}. Check the network, the revision, and that the token may "
-                "write there"
-            ) from error
     return str(commit.commit_url)
+
+
+@contextmanager
+def _refusals(what: str, checked: str) -> Iterator[None]:
+    """Turn whatever the hub's library raises into an OSError that says what could not be done."""
+    try:
+        yield
+    except Exception as error:  # the HTTP library, and so the class of its errors, differs between hub versions
+        raise OSError(
+            f"can't {what}: {error}. Check the {checked}, the network, and that the token may write there "
+            "(`hf auth login`, or pass `token`)"
+        ) from error
 
 
 def model_card(old: str | None, repo_id: str, architecture: str) -> str:

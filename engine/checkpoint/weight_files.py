@@ -32,7 +32,6 @@ def open_tensors(source: Source, use_safetensors: bool | None = None) -> tuple[T
     """Open the weights of a checkpoint, of the first format that it has.
 
     Args:
-        source: where the checkpoint is.
         use_safetensors: True: of the formats only safetensors; False: only the others.
 
     Returns:

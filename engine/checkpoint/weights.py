@@ -38,10 +38,6 @@ class Weights(Mapping[str, FloatArray]):
     The first access to a tensor checks that all of its numbers are finite, while its pages are in the cache anyway, and
     raises `CheckpointError` otherwise. Pickling takes the numbers along, in the dtype they are stored in.
 
-    Args:
-        entries: canonical name to tensor of a file, or float32 array.
-        source: where they come from, for messages.
-
     Attributes:
         dtype: "float32", "float16", "bfloat16" or "float64": what most of the numbers are stored in.
         source: path of the weights file or of its index of shards; "memory" for arrays from memory.
@@ -118,15 +114,8 @@ def load_weights(
 ) -> Weights:
     """Open the weights of a checkpoint for one architecture, whatever their format and spelling.
 
-    Tensors of other heads are left out, as in the reference, and so, with a warning, are those that belong nowhere.
-    Unlike the reference, missing head tensors are an error and never made up.
-
-    Args:
-        source: where the checkpoint is.
-        architecture: a key of `distilrt.model.heads.HEADS`.
-        config: the checkpoint's config, as `DistilBertConfig.from_pretrained` gives it.
-        use_safetensors: True: of the formats only safetensors; False: only the others.
-        strict: refuse tensors that belong nowhere.
+    Tensors of other heads are left out, as in the reference, and so, with a warning, are those that belong nowhere,
+    which `strict` refuses. Unlike the reference, missing head tensors are an error and never made up.
 
     Returns:
         The tensors of `expected_shapes(config, architecture)`, in that order.
@@ -135,7 +124,6 @@ def load_weights(
         OSError, ImportError: as `open_tensors`.
         CheckpointError: a file is damaged or refused; or a tensor is missing, misshapen, of an unfit dtype or, with
             `strict`, extra; or the config does not say which output of the head is which label.
-        ValueError: an unknown architecture.
     """
     check_architecture(str(source), architecture, config)
     stored, path = open_tensors(source, use_safetensors)
@@ -147,7 +135,6 @@ def check_architecture(model: str, architecture: str, config: DistilBertConfig) 
 
     Raises:
         CheckpointError: it is such a head.
-        ValueError: an unknown architecture.
     """
     head = head_of(architecture)
     if head.has_labels:
@@ -165,14 +152,10 @@ def check_architecture(model: str, architecture: str, config: DistilBertConfig) 
 def assemble(
     stored: Mapping[str, Stored], architecture: str, config: DistilBertConfig, source: str | Path, *, strict: bool
 ) -> Weights:
-    """The weights of tensors that are open already, by their names in the file or state dict.
-
-    Args:
-        source: what to call the file or model in errors; the rest is as in `load_weights`.
+    """`load_weights` of tensors that are open already, by their names in the file or state dict.
 
     Raises:
         CheckpointError: a tensor is missing, misshapen, of an unfit dtype or, with `strict`, extra.
-        ValueError: an unknown architecture.
     """
     check_num_layers(config, stored, source)
     shapes = expected_shapes(config, architecture)
@@ -279,11 +262,7 @@ def _sinusoidal(shape: Shape) -> FloatArray:
 def random_weights(config: DistilBertConfig, architecture: str, *, seed: int = 0) -> Weights:
     """Weights as the reference initialises them, except for the random stream; for tests and benches.
 
-    Returns:
-        Arrays from memory; a tied `vocab_projector.weight` is the word embeddings' own array object.
-
-    Raises:
-        ValueError: an unknown architecture.
+    A tied `vocab_projector.weight` is the word embeddings' own array.
     """
     random = np.random.default_rng(seed)
     scale = np.float32(config.initializer_range or 0.02)  # the reference takes 0 as unset
@@ -310,13 +289,8 @@ def save_checkpoint(
     A tied `vocab_projector.weight` is not written twice; one that differs from the word embeddings is written, and the
     config then says `tie_word_embeddings: false`. A crash leaves the old file or the new one, never half of it.
 
-    Args:
-        folder: made if needed.
-        weights: the tensors of `expected_shapes(config, architecture)`, by canonical name; others are left out.
-
     Raises:
-        CheckpointError: a tensor is missing or misshapen.
-        ValueError: an unknown architecture.
+        CheckpointError: a tensor of `expected_shapes(config, architecture)` is missing or misshapen.
     """
     head, shapes = head_of(architecture), expected_shapes(config, architecture)
     held = weights if isinstance(weights, Weights) else Weights(weights)
