@@ -58,18 +58,20 @@ type: .venv/test.stamp
 	$(BIN)/mypy -p distilrt
 	$(BIN)/mypy --explicit-package-bases tests benches
 
-# The short form, in under ten minutes; `python -m distilrt.bench compare` without options takes twice as long.
+# Engines alone, in their best forms, with the rows of README's claims.
 bench: .venv/bench.stamp
-	$(BIN)/python -m distilrt.bench compare --workloads 1x16,1x128,8x128,mixed,mixed-sorted --time-box 60
+	$(BIN)/distilrt bench compare --record
+	$(BIN)/distilrt bench startup --record --times 2 --peers distilrt,onnxruntime,openvino,ctranslate2
+	$(BIN)/distilrt bench distillation --record --duration 2
 
 bench-all: bench
-	$(BIN)/python -m distilrt.bench startup
+	$(BIN)/distilrt bench startup
 	$(BIN)/python -m pytest benches --benchmark-only --benchmark-columns=min,median,iqr,rounds
 	$(BIN)/python -m pytest benches/bench_dropin.py
 
 # README's tables of speed, from the committed rows of benches/results.
 claims: .venv/core.stamp
-	$(BIN)/python -m distilrt.bench claims
+	$(BIN)/distilrt bench claims
 
 # `distilrt serve` beside other servers of the same checkpoint, in about twelve minutes.
 bench-serving: .venv/bench.stamp .venv/model.stamp .venv-infinity/stamp
@@ -108,7 +110,7 @@ sanitize-threads: .venv/test.stamp
 
 # Every GPU kernel, dtype and tile compiled ahead of time; no GPU needed. Takes minutes the first time.
 ptx: .venv/test.stamp
-	$(BIN)/python -m distilrt.bench ptx --out docs/kernels.md
+	$(BIN)/distilrt bench ptx --out docs/kernels.md
 
 loc: .venv/test.stamp
 	@$(BIN)/python tests/test_line_budgets.py

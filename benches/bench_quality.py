@@ -105,7 +105,9 @@ def test_onnxruntime_int8(
     runtime: Any = import_module("onnxruntime")
     folded = tmp_path_factory.mktemp("folded")
     DistilBertModel.from_pretrained(folder).save_pretrained(folded)
-    session = runtime.InferenceSession(artefact(folded, "onnx-int8") / "model.onnx", providers=["CPUExecutionProvider"])
+    session = runtime.InferenceSession(
+        artefact(folded, "onnx-int8-channels") / "model.onnx", providers=["CPUExecutionProvider"]
+    )
 
     def encode(ids: Any, mask: Any) -> Any:
         return session.run(["last_hidden_state"], {"input_ids": ids, "attention_mask": mask})[0]

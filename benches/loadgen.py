@@ -7,7 +7,7 @@ Both measure single, server and offline on the same texts. Two things must agree
 - *on the same queries*, LoadGen's percentiles and this package's, of what each clock saw of one run (not of server,
   where LoadGen's counts from the schedule, which only it knows);
 - *in turns*, the figures of both generators: they disagree where the rounds say so with certainty (the 95 % interval
-  of their ratio, `distilrt.bench.ratios`) and by more than `--allowed`. A busy machine widens the interval.
+  of their ratio, `distilrt.bench.statistics`) and by more than `--allowed`. A busy machine widens the interval.
 
 The exit code is 1 where they do not.
 """
@@ -32,11 +32,12 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from distilrt.bench import load, ratios, samples, targets
-from distilrt.bench.latencies import Window, percentile
+from distilrt.bench import load, samples, targets
 from distilrt.bench.load import Load
+from distilrt.bench.peers import OURS
 from distilrt.bench.progress import Bar, Say
 from distilrt.bench.samples import Samples
+from distilrt.bench.statistics import Window, beside, percentile
 from distilrt.bench.targets import Spec
 
 SCENARIOS = {"single": "SingleStream", "server": "Server", "offline": "Offline"}
@@ -127,7 +128,7 @@ def compare(
 ) -> list[str]:
     """Measure with both, print what they find, and say in words where they are apart."""
     given = samples.make(workload, model)
-    target = targets.Distilrt(Spec(targets.OURS, "float32", model, backend="cpu", threads=threads))
+    target = targets.Distilrt(Spec(OURS, "float32", model, backend="cpu", threads=threads))
     loop = load.new_loop()
     loop.run_until_complete(target.prepare(given))
     alone = loop.run_until_complete(load.measure(target, given.lengths, Load("single", 1.0, 10)))
@@ -147,7 +148,10 @@ def compare(
                 clocks += [theirs_at / percentile(seen, at) - 1 for at, theirs_at in reported.percentiles.items()]
             if not turn % 2:
                 ours.append(by_distilrt(target, given, wanted))
-        ratio, clock = ratios.beside(theirs, ours), statistics.median(clocks or [0.0])  # above 1: ours are longer
+        ratio, clock = (
+            beside(theirs, ours),
+            statistics.median(clocks or [0.0]),
+        )  # above 1: ours are longer
         low, high = (each - 1 for each in ratio.interval)
         typer.echo(f"{scenario:<8} LoadGen {1e3 * statistics.median(theirs):.4g} ms, distilrt bench "
                    f"{1e3 * statistics.median(ours):.4g} ms: {ratio.ratio - 1:+.1%} (95 %: {low:+.1%} to {high:+.1%})"

@@ -160,7 +160,7 @@ class Server:
                  "infinity": infinity.absolute()}  # fmt: skip
         words = " ".join(kind.command)
         if "{onnx}" in words or kind.beside:
-            known["onnx"] = artefact(folder, "onnx-int8") / "model.onnx"
+            known["onnx"] = artefact(folder, "onnx-int8-channels") / "model.onnx"
         if "{packed}" in words:
             known["packed"] = _packed(folder)
         command = [word.format(**known) for word in kind.command]

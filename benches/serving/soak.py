@@ -30,12 +30,12 @@ from rich.console import Console
 from benches.serving.compare import texts
 from benches.serving.servers import Server, model
 from distilrt.bench import answers, load, samples, targets
-from distilrt.bench.command import CACHE
 from distilrt.bench.http_client import Refused
-from distilrt.bench.latencies import Window, percentile
 from distilrt.bench.load import Load
 from distilrt.bench.progress import Bar
+from distilrt.bench.statistics import Window, percentile
 from distilrt.bench.targets import Spec
+from distilrt.bench.verbs import CACHE
 
 FLAT = 1.05  # memory at the end over memory after the first part
 ACCEPTED = 2.0  # p99 of accepted requests over that at 80 % load

@@ -10,12 +10,13 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from distilrt.bench import workloads
 from distilrt.checkpoint.weights import random_weights, save_checkpoint
 from distilrt.model.architecture import architecture_of
 from distilrt.model.config import DistilBertConfig
@@ -136,6 +137,7 @@ def _onnx_int8(checkpoint: Path, target: Path) -> None:
         str(artefact(checkpoint, "onnx") / "model.onnx"),
         str(target / "model.onnx"),
         weight_type=quantization.QuantType.QInt8,
+        per_channel=True,
         # Shape inference does not know the fused nodes' types.
         extra_options={"MatMulConstBOnly": True, "DefaultTensorType": onnx.TensorProto.FLOAT},
     )
@@ -155,22 +157,23 @@ def _openvino(checkpoint: Path, target: Path) -> None:
 
 def _openvino_int8(checkpoint: Path, target: Path) -> None:
     """Static quantization, calibrated on sequences of the mixed lengths with other ids than any bench runs."""
+    from distilrt.bench import samples
+
     openvino: Any = import_module("openvino")
     nncf: Any = import_module("nncf")
     config = DistilBertConfig.from_pretrained(checkpoint)
-    longest = config.max_position_embeddings
-    lengths = [[min(int(n), longest)] for n in workloads.mixed_lengths()[:CALIBRATION_SEQUENCES]]
-    inputs = workloads.make_inputs(lengths, config.vocab_size, seed=1)
+    given = samples.make_ids("mixed", config, seed=1).inputs[:CALIBRATION_SEQUENCES]
+    inputs = [[ids[None], ids[None] ** 0] for ids in given]
     quantized = nncf.quantize(
         openvino.Core().read_model(artefact(checkpoint, "openvino") / "model.xml"),
-        nncf.Dataset([[each.input_ids, each.attention_mask] for each in inputs]),
+        nncf.Dataset(inputs),
         model_type=nncf.ModelType.TRANSFORMER,
         subset_size=len(inputs),
     )
     openvino.save_model(quantized, target / "model.xml", compress_to_fp16=False)
 
 
-def _ctranslate2(checkpoint: Path, target: Path) -> None:
+def _ctranslate2(checkpoint: Path, target: Path, quantization: str | None = None) -> None:
     """The encoder, by the converter's own parts: its front door asks for a tokenizer, only to copy it."""
     converters: Any = import_module("ctranslate2.converters.transformers")
     loader = converters.DistilBertLoader()
@@ -180,18 +183,19 @@ def _ctranslate2(checkpoint: Path, target: Path) -> None:
     spec.config.unk_token = "0"
     spec.config.layer_norm_epsilon = 1e-12
     spec.validate()
-    spec.optimize(quantization="int8")
+    spec.optimize(quantization=quantization)
     spec.save(str(target))
 
 
 # What a kind is made by, and whose versions decide whether a kept one still serves.
 _TORCH = ("torch", "transformers")
-KINDS = {
+KINDS: dict[str, tuple[Callable[[Path, Path], None], tuple[str, ...]]] = {
     "onnx": (_onnx, (*_TORCH, "onnx", "onnxruntime")),
-    "onnx-int8": (_onnx_int8, (*_TORCH, "onnx", "onnxruntime")),
+    "onnx-int8-channels": (_onnx_int8, (*_TORCH, "onnx", "onnxruntime")),
     "openvino": (_openvino, (*_TORCH, "openvino")),
     "openvino-int8": (_openvino_int8, (*_TORCH, "openvino", "nncf")),
     "ctranslate2": (_ctranslate2, (*_TORCH, "ctranslate2")),
+    "ctranslate2-int8": (partial(_ctranslate2, quantization="int8"), (*_TORCH, "ctranslate2")),
 }
 
 if __name__ == "__main__":

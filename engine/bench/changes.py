@@ -12,9 +12,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from distilrt.bench import ratios
-from distilrt.bench.findings import Findings, Row
-from distilrt.bench.ratios import Estimate
+from distilrt.bench import statistics
+from distilrt.bench.findings import Findings, Row, named
+from distilrt.bench.statistics import Estimate
 
 _Key = tuple[str, str]  # scenario, workload and rate; target and dtype
 _Pair = tuple[Row, Row]  # a target's and the peer's
@@ -67,10 +67,11 @@ def changes(before: Sequence[Findings], after: Sequence[Findings], peer: str) ->
 def _factor(before: Sequence[_Pair], after: Sequence[_Pair]) -> Estimate:
     first, second = ([_log(*pair) for pair in run] for run in (before, after))
     if len(first) + len(second) > 2:
-        return ratios.change_of_many(first, second)
+        return statistics.change_of_many(first, second)
     ((own, other),), ((own_after, other_after),) = before, after
     if own["scenario"] != "peak":
-        return ratios.change((own["rounds_ms"], other["rounds_ms"]), (own_after["rounds_ms"], other_after["rounds_ms"]))
+        rounds = [row["rounds_ms"] for row in (own, other, own_after, other_after)]
+        return statistics.change((rounds[0], rounds[1]), (rounds[2], rounds[3]))
     # A search leaves a bracket, from the rate that held to the next that did not; the true ratio is anywhere in them.
     half = sum(_bracket(row) for row in (own, other, own_after, other_after)) / 2
     return Estimate(second[0] - first[0], half)
@@ -80,7 +81,7 @@ def _log(own: Row, other: Row) -> float:
     """Of how many times as fast own is."""
     if own["scenario"] == "peak":
         return math.log(own["rate"] / other["rate"])
-    return ratios.beside(own["rounds_ms"], other["rounds_ms"]).log
+    return statistics.beside(own["rounds_ms"], other["rounds_ms"]).log
 
 
 def _bracket(row: Row) -> float:
@@ -91,7 +92,7 @@ def _bracket(row: Row) -> float:
 
 def _rows(findings: Findings) -> Mapping[_Key, Row]:
     """What can be compared."""
-    return {(_place(row), f"{row['target']} {row['dtype']}"): row for row in findings.rows
+    return {(_place(row), named(row)): row for row in findings.rows
             if row["valid"] and (row["scenario"] != "peak" or row["rate"])}  # fmt: skip
 
 

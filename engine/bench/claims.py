@@ -12,11 +12,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from textwrap import fill
 
+from distilrt.bench.distillation import parameters
+from distilrt.bench.peers import OURS
+from distilrt.model.config import DistilBertConfig
+
 _Row = dict[str, str]
 _BLOCK = re.compile(r"(<!-- claims: ([a-z]+) -->\n).*?(<!-- end of claims -->)", re.S)
 _RUN = ("date", "commit", "cpu", "threads", "load")  # the same for all rows of a run
-CPU_WORKLOADS = ("1x16", "1x128", "8x128", "mixed", "mixed-sorted")
+WORKLOADS = ("1x16", "1x128", "8x128", "mixed")
 DTYPES = ("float32", "bfloat16", "int8")
+ENGINE = " engine"  # after a server's name: its engine alone
 
 
 def render(page: str, results: Path) -> str:
@@ -51,23 +56,35 @@ def _last_run(path: Path) -> list[_Row]:
 
 
 def _cpu(rows: Sequence[_Row]) -> str:
-    """Medians of every engine, and how much faster distilrt is than the best peer."""
-    names = ("tokens", "dtype", "distilrt, all rows", "distilrt as it runs", "best peer",
+    """Times of one shape and rates of mixed lengths, each beside the best form of the best peer."""
+    names = ("tokens", "dtype", "distilrt, all rows", "distilrt as it runs", "best peer and its form",
              "all rows / as it runs, times faster")  # fmt: skip
     lines = _heads(names)
     for dtype in DTYPES:
-        for workload in CPU_WORKLOADS:
-            found = {row["engine"]: row for row in rows if (row["workload"], row["dtype"]) == (workload, dtype)}
-            ours, whole = found.pop("distilrt", None), found.pop("distilrt-all-rows", None)
-            if not ours or not whole or not found:
+        for workload in WORKLOADS:
+            found = [row for row in rows if (row["workload"], row["dtype"]) == (workload, dtype) and _figure(row)]
+            ours = {row["form"]: row for row in found if row["target"] == OURS}
+            others = [row for row in found if row["target"] != OURS]
+            if not {"all-rows", "first-rows"} <= set(ours) or not others:
                 continue
-            best = min(found.values(), key=lambda row: float(row["median_ms"]))
-            rival = float(best["median_ms"])
-            ratios = " / ".join(f"{rival / float(each['median_ms']):.2f}" for each in (whole, ours))
-            times = f"{_ms(whole)} | {_ms(ours)} | {best['engine']} {_ms(best)}"
-            lines.append(f"| {workload} | {dtype} | {times} | {ratios} |")
-    shares = _shares(rows)
-    return "\n".join([*lines, "", fill(f"{_where(rows)}{shares}", 120)])
+            best = max(others, key=_speed)
+            ratios = [_speed(ours[form]) / _speed(best) for form in ("all-rows", "first-rows")]
+            times = f"{_figure(ours['all-rows'])} | {_figure(ours['first-rows'])}"
+            lines.append(f"| {workload} | {dtype} | {times} | {best['target']} {best['form']} {_figure(best)} "
+                         f"| {ratios[0]:.2f} / {ratios[1]:.2f} |")  # fmt: skip
+    return "\n".join([*lines, "", fill(f"{_where(rows)}{_shares(rows)}", 120)])
+
+
+def _speed(row: _Row) -> float:
+    """Real tokens a second of mixed lengths, batches a second of one shape."""
+    return float(row["tokens_per_s"]) if row["scenario"] == "offline" else 1e3 / float(row["p50_ms"])
+
+
+def _figure(row: _Row) -> str:
+    """As a table shows it; empty: no claim is made of such a row."""
+    if row["scenario"] == "offline":
+        return f"{_speed(row):,.0f} tok/s"
+    return f"{_ms(row)} ms" if row["scenario"] == "multi" else ""
 
 
 def _shares(rows: Sequence[_Row]) -> str:
@@ -75,8 +92,8 @@ def _shares(rows: Sequence[_Row]) -> str:
     ours, peers, peaks = [], [], []
     for dtype in DTYPES:
         found = [row for row in rows if (row["workload"], row["dtype"]) == ("8x128", dtype) and row["peak_share"]]
-        mine = [row for row in found if row["engine"] == "distilrt-all-rows"]
-        others = [float(row["peak_share"]) for row in found if not row["engine"].startswith("distilrt")]
+        mine = [row for row in found if (row["target"], row["form"]) == (OURS, "all-rows")]
+        others = [float(row["peak_share"]) for row in found if row["target"] != OURS]
         if not mine or not others:
             return ""
         ours.append(f"{float(mine[0]['peak_share']):.0%}")
@@ -88,11 +105,12 @@ def _shares(rows: Sequence[_Row]) -> str:
 
 def _distillation(rows: Sequence[_Row]) -> str:
     """Both models on this engine."""
-    ours, theirs = (int(rows[0][f"{name}_parameters"]) for name in ("distilbert", "bert"))
+    ours, theirs = parameters(DistilBertConfig())
     lines = _heads(("tokens", "dtype", "DistilBERT ms", "BERT-base ms", "faster"))
-    for row in rows:
-        times = [float(row["distilbert_ms"]), float(row["bert_ms"])]
-        lines.append(f"| {row['workload']} | {row['dtype']} | {_short(times[0])} | {_short(times[1])} "
+    for (workload, dtype), both in _by(rows, "workload", "dtype").items():
+        times = [float(row["p50_ms"]) for title in ("DistilBERT", "BERT-base") for row in both
+                 if row["target"] == title]  # fmt: skip
+        lines.append(f"| {workload} | {dtype} | {_short(times[0])} | {_short(times[1])} "
                      f"| {times[1] / times[0] - 1:+.0%} |")  # fmt: skip
     sizes = f"{ours / 1e6:.1f} M parameters instead of {theirs / 1e6:.1f} M: {ours / theirs - 1:+.0%}."
     return "\n".join([*lines, "", f"{_where(rows)} {sizes}"])
@@ -102,38 +120,47 @@ def _serving(rows: Sequence[_Row]) -> str:
     """What a client of each server sees; of distilrt's also beside its engine alone, where that was measured."""
     names = ["server", "16 / 128 tokens alone, p50 ms", "highest rate with p99 ≤ 250 ms, req/s",
              "saturated, req/s, real tok/s", "start s", "RSS MB"]  # fmt: skip
-    beside = any(row.get("saturated_share") for row in rows)
-    if beside:
-        names += ["over its engine alone, ms", "saturated, of offline"]
-    lines = _heads(names)
-    for row in rows:
-        alone = f"{_short(float(row['p50_16_ms']))} / {_short(float(row['p50_128_ms']))}"
-        line = (f"| {row['server']} {row['dtype']} | {alone} | {_rate(row)} "
-                f"| {float(row['saturated_per_s']):.0f}, {float(row['saturated_tokens_per_s']):,.0f} "
-                f"| {float(row['start_s']):.1f} | {float(row['rss_mb']):.0f} |")  # fmt: skip
-        lines.append(f"{line} {_over_engine(row)} |" if beside else line)
+    measured = {
+        name: {(row["scenario"], row["workload"]): row for row in found}
+        for (name,), found in _by(rows, "target").items()
+    }
+    beside = any(name.endswith(ENGINE) for name in measured)
+    lines = _heads([*names, "over its engine alone, ms", "saturated, of offline"] if beside else names)
+    for name, found in measured.items():
+        peak = found.get(("peak", "mixed"))
+        if peak is None:
+            continue
+        alone = [float(found["single", f"1x{size}"]["p50_ms"]) for size in (16, 128)]
+        rate, tokens = float(peak["rate"]), float(peak["saturated_tokens_per_s"])
+        line = (f"| {name} {peak['dtype']} | {_short(alone[0])} / {_short(alone[1])} "
+                f"| {f'{rate:.0f}' if rate else 'none held'} | {float(peak['saturated_per_s']):.0f}, {tokens:,.0f} "
+                f"| {float(peak['start_s']):.1f} | {float(peak['peak_mb']):.0f} |")  # fmt: skip
+        engine = measured.get(name + ENGINE)
+        if engine is not None:
+            over = [ms - float(engine["single", f"1x{size}"]["p50_ms"])
+                    for size, ms in zip((16, 128), alone, strict=True)]  # fmt: skip
+            share = tokens / float(engine["offline", "mixed"]["tokens_per_s"])
+            line += f" {over[0]:.2f} / {over[1]:.2f} | {share:.0%} |"
+        elif beside:
+            line += " – | – |"
+        lines.append(line)
     return "\n".join([*lines, "", _where(rows)])
 
 
-def _rate(row: _Row) -> str:
-    rate = float(row["peak_per_s"])
-    return f"{rate:.0f}" if rate else "none held"
-
-
-def _over_engine(row: _Row) -> str:
-    if not row.get("saturated_share"):
-        return "– | –"
-    over = [float(row[f"p50_{size}_ms"]) - float(row[f"engine_{size}_ms"]) for size in (16, 128)]
-    return f"{over[0]:.2f} / {over[1]:.2f} | {float(row['saturated_share']):.0%}"
+def _by(rows: Sequence[_Row], *names: str) -> dict[tuple[str, ...], list[_Row]]:
+    """Rows by some of their columns, in the order in which they come."""
+    found: dict[tuple[str, ...], list[_Row]] = {}
+    for row in rows:
+        found.setdefault(tuple(row[name] for name in names), []).append(row)
+    return found
 
 
 def _startup(rows: Sequence[_Row]) -> str:
     """Seconds and memory of a fresh process, an engine a line."""
     lines = _heads(("engine", *(f"{dtype}, s / MB" for dtype in DTYPES)))
-    for engine in dict.fromkeys(row["engine"] for row in rows):
-        found = {row["dtype"]: f"{float(row['seconds']):.2f} / {float(row['peak_mb']):.0f}"
-                 for row in rows if row["engine"] == engine}  # fmt: skip
-        lines.append(f"| {engine} | {' | '.join(found.get(dtype, '') for dtype in DTYPES)} |")
+    for (target,), of_it in _by(rows, "target").items():
+        found = {row["dtype"]: f"{float(row['start_s']):.2f} / {float(row['peak_mb']):.0f}" for row in of_it}
+        lines.append(f"| {target} | {' | '.join(found.get(dtype, '') for dtype in DTYPES)} |")
     return "\n".join([*lines, "", _where(rows)])
 
 
@@ -147,7 +174,7 @@ def _where(rows: Sequence[_Row]) -> str:
 
 
 def _ms(row: _Row) -> str:
-    return _short(float(row["median_ms"]))
+    return _short(float(row["p50_ms"]))
 
 
 def _short(value: float) -> str:

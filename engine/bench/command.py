@@ -1,9 +1,9 @@
-"""`distilrt bench`: arguments to a plan, and findings to the terminal and to files, whatever happens meanwhile."""
+"""`distilrt bench`: arguments to a plan, and findings to the terminal and to files, whatever happens meanwhile; its
+sub-verbs are those of `verbs`."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from rich.console import Console
 
 from distilrt import env
 from distilrt.bench import findings as finding
-from distilrt.bench import latencies, roofline, samples, scenarios, targets, terminal, wire
+from distilrt.bench import page, peers, plots, roofline, samples, scenarios, statistics, targets, terminal, verbs, wire
 from distilrt.bench.progress import Bar
 from distilrt.checkpoint import packed
 from distilrt.checkpoint.source import Source
@@ -23,15 +23,14 @@ from distilrt.cpu_count import usable_cores
 from distilrt.model.config import DistilBertConfig
 from distilrt.text.auto_tokenizer import load_tokenizer
 
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distilrt" / "bench"
-
 
 def bench(
-    model: Annotated[str, typer.Option("--model", "-m", help="Folder or hub id of the checkpoint.")],
+    context: typer.Context,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Folder or hub id of the checkpoint.")] = None,
     scenario: Annotated[str, typer.Option(help=", ".join(scenarios.SCENARIOS))] = "single",
     target: Annotated[
         list[str] | None,
-        typer.Option(help=f"distilrt, {', '.join(targets.PEERS)}, each with :DTYPE, or a URL; repeatable."),
+        typer.Option(help=f"{', '.join(peers.ENGINES)}, each with :DTYPE[:FORM], or a URL; repeatable."),
     ] = None,
     workload: Annotated[
         list[str] | None, typer.Option(help=f"BATCHxLENGTH or {', '.join(samples.MIXES)}; may be repeated.")
@@ -46,7 +45,9 @@ def bench(
     backend: Annotated[str, typer.Option(help="auto, reference, cpu or cuda; of distilrt.")] = "auto",
     dtype: Annotated[str, typer.Option(help=", ".join(targets.DTYPES))] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="Of each engine; else the usable cores.")] = None,
-    form: Annotated[str, typer.Option("--format", help=f"What servers speak: {', '.join(wire.FORMATS)}.")] = "hf",
+    wire_format: Annotated[
+        str, typer.Option("--format", help=f"What servers speak: {', '.join(wire.FORMATS)}.")
+    ] = "hf",
     served: Annotated[str, typer.Option("--served-model", help="The model's name on a server.")] = "default",
     key: Annotated[str | None, typer.Option(help="Bearer key of a server.")] = None,
     in_flight: Annotated[int, typer.Option(min=1, help="Requests at a time that fill a server.")] = 32,
@@ -63,33 +64,36 @@ def bench(
     Answers are compared with float32's first; an engine whose answers are wrong gets no speed. The exit code is 1 where
     a target was left out.
     """
-    plan = scenarios.Plan(scenario, duration, count, _rates(rate), latencies.parse_slo(slo) if slo else None, seed,
+    if context.invoked_subcommand is not None:
+        return
+    if model is None:
+        raise ValueError("distilrt bench needs --model, or one of its sub-verbs; see distilrt bench --help")
+    plan = scenarios.Plan(scenario, duration, count, _rates(rate), statistics.parse_slo(slo) if slo else None, seed,
                           in_flight)  # fmt: skip
-    if form not in wire.FORMATS:
-        raise ValueError(f"--format must be one of {', '.join(wire.FORMATS)}, found {form!r}")
+    if wire_format not in wire.FORMATS:
+        raise ValueError(f"--format must be one of {', '.join(wire.FORMATS)}, found {wire_format!r}")
     if packed.find(Source(model)) and not against:
         raise ValueError(f"{model} is packed and has no float32 answers to compare with; give the checkpoint that it "
                          "was packed from: --against CHECKPOINT")  # fmt: skip
     for path in (json_file, csv_file, html_file):
         if path is not None and not path.resolve().parent.is_dir():
             raise ValueError(f"there is no folder {path.resolve().parent} for {path.name}; make it first")
-    if html_file is not None or png_folder is not None:
-        from distilrt.bench import plots
-
+    if png_folder is not None:
         plots.require()
     if source is not None and workload:
         raise ValueError("give --workload or --input, not both")
     names = workload or ["mixed"]
     loads = [samples.make(name, model, file=source, batch=batch) for name in ([""] if source else names)]
     specs = [
-        targets.Spec(name, own, for_peers(against or model, loads) if name in targets.PEERS else model, backend,
-                     threads, form, served, key, in_flight)
-        for name, own in (targets.parse(text, dtype) for text in target or [targets.OURS])
+        targets.Spec(name, own, for_peers(against or model, loads) if form and name != peers.OURS else model, backend,
+                     form, threads, wire_format, served, key, in_flight)
+        for text in target or [peers.OURS]
+        for name, own, form in targets.parse(text, dtype, throughput=scenario == "offline")
     ]  # fmt: skip
     if len(set(specs)) < len(specs):
-        raise ValueError("a target is named twice; a target is told from another by name and dtype")
+        raise ValueError("a target is named twice; a target is told from another by name, dtype and form")
     num_threads = threads or env.num_threads() or usable_cores()
-    found = finding.Findings(finding.facts(model, num_threads), plan.describe())
+    found = finding.Findings(finding.facts(num_threads, model), plan.describe())
     local = any(not spec.is_url for spec in specs)
     seconds = 4.0 + len(specs) * (2.0 + len(loads) * (0.5 + plan.seconds))
     try:
@@ -113,13 +117,8 @@ def _rates(text: str) -> tuple[float, ...]:
 
 
 def _peaks(num_threads: int, wanted: bool) -> roofline.Roofline:
-    """The machine's peaks; none where nobody asks or there is no compiler."""
-    if not wanted:
-        return roofline.Roofline({}, None)
-    try:
-        return roofline.measure(num_threads, CACHE)
-    except (RuntimeError, OSError):
-        return roofline.Roofline({}, None)
+    """The machine's peaks, where somebody asks."""
+    return verbs.peaks(num_threads, verbs.CACHE) if wanted else roofline.Roofline({}, None)
 
 
 def for_peers(model: str, loads: Sequence[samples.Samples]) -> str:
@@ -132,7 +131,7 @@ def for_peers(model: str, loads: Sequence[samples.Samples]) -> str:
     assert weights is not None
     status = weights.stat()
     key = f"{weights.resolve()} {status.st_size} {status.st_mtime_ns}".encode()
-    folder = CACHE / "models" / hashlib.blake2b(key, digest_size=8).hexdigest()
+    folder = verbs.CACHE / "models" / hashlib.blake2b(key, digest_size=8).hexdigest()
     if not (folder / "config.json").exists():
         load_tokenizer(model).save_pretrained(folder)
         save_checkpoint(folder, config, load_weights(Source(model), architecture, config), architecture)
@@ -146,18 +145,16 @@ def _write(
         json_file.write_text(found.to_json(), encoding="utf-8")
     if csv_file is not None:
         csv_file.write_text(found.to_csv(), encoding="utf-8")
-    if html_file is not None or pngs is not None:
-        from distilrt.bench import page, plots
-
-        figures = plots.draw(found)
-        if html_file is not None:
-            html_file.write_text(page.page(found, figures), encoding="utf-8")
-        if pngs is not None:
-            plots.save(figures, pngs)
+    if html_file is not None:
+        html_file.write_text(page.page(found), encoding="utf-8")
+    if pngs is not None:
+        plots.save(found, pngs)
 
 
 def run(arguments: list[str]) -> None:
     """The command with these arguments; exits by SystemExit where something is wrong with them."""
-    commands = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    commands.command()(bench)
+    commands = typer.Typer(add_completion=False, pretty_exceptions_enable=False, invoke_without_command=True)
+    commands.callback(invoke_without_command=True)(bench)
+    for verb in verbs.VERBS:
+        commands.command()(verb)
     commands(args=arguments, prog_name="distilrt bench")

@@ -3,25 +3,21 @@ with both on this engine, random weights, the same tokens and threads, in turns.
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from distilrt.bench import compare, report
+from distilrt.bench import samples, scenarios
 from distilrt.bench.artefacts import make_checkpoint
-from distilrt.bench.child import PeerError
+from distilrt.bench.findings import Findings
+from distilrt.bench.peers import OURS
 from distilrt.bench.progress import Say
-from distilrt.bench.worker import SETTLE, Worker
-from distilrt.bench.workloads import make_inputs, parse
+from distilrt.bench.session import Session
+from distilrt.bench.targets import Spec
 from distilrt.model.architecture import expected_shapes
 from distilrt.model.config import DistilBertConfig
 
 BERT_LAYERS = 12
-SECONDS = 10.0  # of a row, roughly
-FIELDS = ("date", "commit", "cpu", "isa", "threads", "load", "workload", "dtype", "rounds", "distilbert_ms", "bert_ms",
-          "distilbert_parameters", "bert_parameters", "error")  # fmt: skip
 
 
 def parameters(config: DistilBertConfig) -> tuple[int, int]:
@@ -38,44 +34,37 @@ def parameters(config: DistilBertConfig) -> tuple[int, int]:
 
 
 def measure(
-    cache: Path, names: Sequence[str], dtypes: Sequence[str], num_threads: int, rounds: int, say: Say
-) -> Iterator[report.Row]:
-    """Rows with the medians of both models, each as it is done.
+    found: Findings, cache: Path, names: Sequence[str], dtypes: Sequence[str], num_threads: int, plan: scenarios.Plan,
+    say: Say,
+) -> None:  # fmt: skip
+    """Rows of both models.
 
     Args:
+        found: filled.
         cache: where their checkpoints are kept.
-        names: of `workloads.parse`.
+        names: of `samples.make_ids`.
         dtypes: of the engine's.
         num_threads: of each.
-        rounds: turns of each on every workload.
-        say: told of every row.
+        plan: of `scenarios.ALONE`.
+        say: told of every step.
 
     Raises:
-        PeerError: a model cannot be loaded, or answers otherwise than the reference.
+        PeerError: a model cannot be loaded.
     """
     config = DistilBertConfig()
-    folders = (make_checkpoint(cache / "distilbert-base"),
-               make_checkpoint(cache / "bert-base-folded", config.replace(n_layers=BERT_LAYERS)))  # fmt: skip
-    facts, counts = report.machine(num_threads), parameters(config)
+    deeper = config.replace(n_layers=BERT_LAYERS)
+    folders = {"DistilBERT": make_checkpoint(cache / "distilbert-base"),
+               "BERT-base": make_checkpoint(cache / "bert-base-folded", deeper)}  # fmt: skip
+    loads = [samples.make_ids(name, config) for name in names]
+    exact = {title: scenarios.exact_answers(str(folder), loads) for title, folder in folders.items()}
+    found.workloads += [each.describe() for each in loads]
     for dtype in dtypes:
         with ExitStack() as stack:
-            workers = [stack.enter_context(Worker("distilrt", dtype, folder, num_threads)) for folder in folders]
-            for name in names:
-                say(f"{name} {dtype}", SECONDS)
-                inputs = make_inputs(parse(name).batches, config.vocab_size)
-                errors = []
-                for worker, folder in zip(workers, folders, strict=True):
-                    worker.set_inputs(inputs)
-                    expected = compare.expected_logits(folder, inputs)
-                    errors.append(compare.disagreement([worker.answer(i) for i in range(len(expected))], expected))
-                    if not errors[-1] <= compare.BOUNDS[dtype]:
-                        raise PeerError(f"{folder.name} {dtype} on {name}: its answers are off by {errors[-1]:.1e}")
-                times: tuple[list[float], list[float]] = ([], [])
-                for turn in range(rounds):
-                    for k in (turn % 2, 1 - turn % 2):
-                        time.sleep(SETTLE)
-                        times[k].extend(workers[k].turn(range(len(inputs)), 1, 3))
-                medians = [round(1e3 * statistics.median(each), 3) for each in times]
-                yield {**facts, "workload": name, "dtype": dtype, "rounds": rounds,
-                       **dict(zip(FIELDS[9:13], (*medians, *counts), strict=True)),
-                       "error": float(f"{max(errors):.1e}")}  # fmt: skip
+            sessions = {}
+            for title, folder in folders.items():
+                spec = Spec(OURS, dtype, str(folder), form="first-rows", threads=num_threads, title=title)
+                sessions[spec] = stack.enter_context(Session(spec, loads[0]))
+            for place, each in enumerate(loads):
+                right = {spec: exact[spec.title][place] for spec in sessions}
+                scenarios.measure_workload(sessions, each, right, plan, found, say)
+    found.complete = True

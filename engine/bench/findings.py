@@ -1,5 +1,5 @@
 """What a benchmark found, complete or not: facts of the machine and a row for each target, workload and rate; as JSON
-and CSV. It measures nothing."""
+and CSV, and appended to the files of committed rows. It measures nothing."""
 
 from __future__ import annotations
 
@@ -9,28 +9,31 @@ import json
 import os
 import platform
 import re
+import subprocess
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from distilrt import __version__
-from distilrt.bench import report
 from distilrt.model.config import DistilBertConfig
 
 Row = dict[str, Any]
 VERSION = 2  # of the JSON
-_LIBRARIES = ("numpy", "tokenizers", "torch", "transformers", "onnxruntime", "openvino", "ctranslate2")
+_LIBRARIES = ("numpy", "tokenizers", "torch", "triton", "transformers", "onnxruntime", "openvino", "ctranslate2")
 # Columns of the CSV; the first ones say what was measured, the others what came out.
 COLUMNS = (
-    "target", "dtype", "version", "scenario", "workload", "mean_tokens", "padding", "batch", "rate", "slo", "valid",
-    "steady", "ratio", "ratio_low", "ratio_high", "queries", "failed", "seconds", "samples_per_s", "tokens_per_s",
-    "p50_ms", "p90_ms", "p95_ms", "p99_ms",
-    "p99.9_ms", "mean_ms", "max_ms", "lag_p99_ms", "peak_share", "start_s", "peak_mb", "max_difference",
-    "mean_difference", "cosine", "agreement",
+    "target", "form", "dtype", "version", "scenario", "workload", "mean_tokens", "padding", "batch", "rate", "slo",
+    "valid", "steady", "ratio", "ratio_low", "ratio_high", "queries", "failed", "seconds", "samples_per_s",
+    "tokens_per_s", "p50_ms", "p90_ms", "p95_ms", "p99_ms", "p99.9_ms", "mean_ms", "max_ms", "lag_p99_ms",
+    "saturated_per_s", "saturated_tokens_per_s", "peak_gflops", "peak_share", "read_share", "start_s", "peak_mb",
+    "max_difference", "mean_difference", "cosine", "agreement",
 )  # fmt: skip
 _NUMBERS = re.compile(r"\[[-\d.e,\s]+\]")  # a list of rounds is one line, not hundreds
 _FACTS = ("date", "commit", "cpu", "isa", "threads", "affinity", "load")
+ISA_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "amx_bf16")
 
 
 @dataclass(slots=True)
@@ -64,11 +67,42 @@ class Findings:
     def to_csv(self) -> str:
         """One line a row, each with the machine's facts."""
         text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow([*_FACTS, *COLUMNS])
-        for row in self.rows:
-            writer.writerow([*(self.facts[name] for name in _FACTS), *(row.get(name) for name in COLUMNS)])
+        _write(text, self.recorded())
         return text.getvalue()
+
+    def recorded(self) -> list[Row]:
+        """Rows as files of committed rows keep them: facts of the machine and `COLUMNS`."""
+        return [{name: self.facts[name] for name in _FACTS} | {name: row.get(name) for name in COLUMNS}
+                for row in self.rows]  # fmt: skip
+
+
+def named(row: Mapping[str, Any]) -> str:
+    """What a row is of: target, form and dtype."""
+    return " ".join(filter(None, (row["target"], row.get("form"), row["dtype"]))).removesuffix(" unknown")
+
+
+def append(path: Path, new: Sequence[Row]) -> None:
+    """Add rows of `recorded` to a CSV file.
+
+    Raises:
+        ValueError: the file has other columns.
+    """
+    old = []
+    if path.exists():
+        with path.open(newline="") as file:
+            reader = csv.DictReader(file)
+            if unknown := set(reader.fieldnames or ()) - {*_FACTS, *COLUMNS}:
+                raise ValueError(f"{path} has columns that rows lack: {', '.join(sorted(unknown))}; move it away")
+            old = list(reader)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        _write(file, [*old, *new])
+
+
+def _write(file: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+    writer = csv.DictWriter(file, [*_FACTS, *COLUMNS], restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
 
 
 def read(path: Path) -> Findings:
@@ -88,24 +122,36 @@ def read(path: Path) -> Findings:
         raise ValueError(f"{path} is no result of distilrt bench --json: {error}") from error
 
 
-def facts(model: str, threads: int) -> Row:
-    """Machine, software and model."""
-    config = DistilBertConfig.from_pretrained(model)
+def facts(threads: int, model: str | None = None) -> Row:
+    """Machine and software, and the model where there is one; `load` is what else ran in the minute before."""
+    cpu: dict[str, str] = {}
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+        cpu = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    flags = cpu.get("flags", "").split()
+    described = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
     versions = {"distilrt": __version__, "python": platform.python_version()}
     for name in _LIBRARIES:
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return {
-        **report.machine(threads),
+    found: Row = {
+        "date": date.today().isoformat(),
+        "commit": described.stdout.strip() or "none",
+        "cpu": cpu.get("model name", platform.processor()),
+        "isa": " ".join(flag for flag in ISA_FLAGS if flag in flags),
+        "threads": threads,
+        "load": round(os.getloadavg()[0], 2),
         "affinity": _ranges(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else "unknown",
         "system": f"{platform.system()} {platform.release()}",
         "memory_gb": _memory(),
-        "model": model,
-        "model_size": f"{config.num_layers} x {config.hidden_size}",
         "versions": versions,
     }
+    if model is not None:
+        config = DistilBertConfig.from_pretrained(model)
+        found |= {"model": model, "model_size": f"{config.num_layers} x {config.hidden_size}"}
+    return found
 
 
 def _ranges(numbers: list[int]) -> str:

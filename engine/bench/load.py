@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from distilrt.bench.latencies import Seconds, Window
+from distilrt.bench.statistics import Seconds, Window
 
 _Result = TypeVar("_Result")
 SCENARIOS = ("single", "multi", "server", "offline", "flood")

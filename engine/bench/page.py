@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
-from distilrt.bench import plots, terminal
-from distilrt.bench.findings import Findings, Row
+from distilrt.bench import charts, plots, terminal
+from distilrt.bench.findings import Findings, Row, named
 
 _CSS = """
 :root { --ink:#1d2129; --soft:#5b626d; --line:#e1e4e9; --paper:#fff; --card:#f7f8fa; --bad:#b3261e;
@@ -43,7 +42,8 @@ figure svg text { font-family:Inter,"Helvetica Neue",Arial,sans-serif !important
 """
 _WORDS = {"single": "one text after the other", "multi": "batches, one after the other",
           "server": "texts at random times (Poisson), latency from the intended time", "offline": "all texts at once",
-          "peak": "the highest rate that keeps the promise, held in two re-tests"}  # fmt: skip
+          "peak": "the highest rate that keeps the promise, held in two re-tests",
+          "alone": "token ids to logits: batches of one shape, or a mix of lengths all at once"}  # fmt: skip
 
 
 _OF_ENGINES = ("start s", "MB", "version")
@@ -51,8 +51,8 @@ _SPEEDS = [each for each in terminal.COLUMNS + terminal.MORE if each[0] not in _
 _ENGINES = [each for each in terminal.COLUMNS + terminal.MORE if each[0] in ("target", *_OF_ENGINES)]
 
 
-def page(findings: Findings, figures: dict[str, Any]) -> str:
-    """The page; `figures` from `plots.draw`."""
+def page(findings: Findings) -> str:
+    """The page."""
     facts, plan = findings.facts, findings.plan
     parts = [
         f"<h1>{escape(Path(str(facts['model'])).name)}</h1>",
@@ -63,14 +63,15 @@ def page(findings: Findings, figures: dict[str, Any]) -> str:
         parts.append('<p class="bad">Broken off: this is what had been measured until then.</p>')
     if findings.rows:
         parts.append(f'<div class="heads">{"".join(_heads(findings.rows))}</div>')
-    parts += [f"<figure>{plots.svg(figure)}</figure>" for figure in figures.values()]
+    colour = plots.colours(findings)
+    parts += [f"<figure>{charts.svg(chart, colour)}</figure>" for chart in plots.draw(findings).values()]
     for workload in findings.workloads:
         rows = [row for row in findings.rows if row["workload"] == workload["workload"]]
         if rows:
             parts += [f"<h2>{escape(workload['workload'])}</h2>", f'<p class="soft">{_mix(workload)}</p>',
                       _table(rows, _SPEEDS), _notes(rows)]  # fmt: skip
     if findings.rows:
-        once = {plots.engine(row): row for row in findings.rows}
+        once = {named(row): row for row in findings.rows}
         parts += ["<h2>Engines</h2>", _table(list(once.values()), _ENGINES)]
     if findings.left_out:
         items = "".join(f"<li>{escape(line)}</li>" for line in findings.left_out)
@@ -87,9 +88,9 @@ def _heads(rows: Sequence[Row]) -> list[str]:
     """The number of each target that the scenario is about: of the first workload and the highest valid rate."""
     heads = []
     first = [row for row in rows if row["workload"] == rows[0]["workload"]]
-    shown = {plots.engine(row): row for row in first}  # in their order
-    for row in (shown | {plots.engine(row): row for row in first if row["valid"]}).values():
-        name = escape(plots.engine(row))
+    shown = {named(row): row for row in first}  # in their order
+    for row in (shown | {named(row): row for row in first if row["valid"]}).values():
+        name = escape(named(row))
         if not row["valid"]:
             value, unit = "invalid", "the load generator was late"
         elif row["scenario"] == "peak":
@@ -122,7 +123,7 @@ def _table(rows: Sequence[Row], columns: Sequence[tuple[str, Callable[[Row], str
 def _notes(rows: Sequence[Row]) -> str:
     said: dict[str, list[str]] = {}
     for row in rows:
-        said.setdefault(terminal.remarks(row), []).append(terminal.named(row))
+        said.setdefault(terminal.remarks(row), []).append(terminal.measured(row))
     return "".join(
         f'<p class="soft">{escape(words)}: {escape(", ".join(names))}</p>' for words, names in said.items() if words
     )
@@ -134,7 +135,7 @@ def _cell(tag: str, head: str, words: str) -> str:
 
 def _facts(findings: Findings) -> str:
     facts, plan = findings.facts, findings.plan
-    named = {
+    about = {
         "CPU": f"{facts['cpu']} ({facts['isa']})",
         "CPUs allowed": facts["affinity"],
         "threads of an engine": facts["threads"],
@@ -151,5 +152,5 @@ def _facts(findings: Findings) -> str:
         "steady": "the last three windows agree within 10 %",
         "valid": "99 % of the queries were sent within 1 ms, or a tenth of the median latency, of the intended time",
     }
-    items = "".join(f"<dt>{escape(name)}</dt><dd>{escape(str(value))}</dd>" for name, value in named.items())
+    items = "".join(f"<dt>{escape(name)}</dt><dd>{escape(str(value))}</dd>" for name, value in about.items())
     return f"<dl>{items}</dl>"

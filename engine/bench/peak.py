@@ -11,8 +11,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
-from distilrt.bench.latencies import Slo, Window, late, summary
 from distilrt.bench.load import Load
+from distilrt.bench.statistics import Slo, Window, late, summary
 
 HALVINGS = 5  # of the range of rates
 RETESTS = 2  # with other seeds and more time: a short window flatters

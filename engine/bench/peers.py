@@ -1,241 +1,442 @@
-"""The engines behind one small interface: a checkpoint's folder in, logits for padded ids out.
+"""The engines behind one small interface, and the table of their names, forms and dtypes.
 
-An engine runs as its own documentation advises for low latency on a CPU, with the thread count that it is given and
-shapes left dynamic, so that one loaded model serves every workload. Nothing here measures; libraries load only when
-their engine does.
+A peer takes token ids without padding and gives a classifier's logits: of one batch where latency counts, of many
+sequences where throughput does. A *form* is one way to run an engine that a careful user of it would choose; where
+several could be the best, each is a form, and a claim is against the best form of the best peer. Libraries load only
+when their engine does, and nothing here measures.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from distilrt.bench.artefacts import artefact, torch_model
 
-Ids = npt.NDArray[np.int64]  # [batch_size, seq_len]
+Ids = npt.NDArray[np.int64]
 Logits = npt.NDArray[np.float32]  # [batch_size, num_labels]
-
-
-class Peer(Protocol):
-    """One engine computing in one dtype. `version` is known after `load`."""
-
-    name: str
-    dtype: str
-    version: str
-
-    def load(self, checkpoint: Path, num_threads: int) -> None:
-        """Get ready for `run`. Raises whatever the engine raises where it is missing or lacks the dtype."""
-        ...
-
-    def run(self, input_ids: Ids, attention_mask: Ids) -> Logits:
-        """Logits of a padded batch."""
-        ...
-
-    def close(self) -> None:
-        """Let the model go."""
-        ...
+BATCH = 32  # sequences of similar length, for forms that pad
+PACKED_TOKENS = 4096  # of a batch of distilrt's
+DTYPES = ("float32", "bfloat16", "int8")
 
 
 @dataclass
-class _Engine:
+class Peer:
+    """One engine in one form, computing in one dtype.
+
+    Attributes:
+        dtype: of the table.
+        version: of the engine; known after `load`.
+    """
+
     dtype: str
     version: str = ""
-    _model: Any = None
 
-    def close(self) -> None:
-        self._model = None
+    def load(self, checkpoint: Path, num_threads: int) -> None:
+        """Get ready. Raises whatever the engine raises where it is missing or lacks the dtype."""
+        raise NotImplementedError
+
+    def batch(self, sequences: Sequence[Ids]) -> Logits:
+        """Logits of one batch."""
+        raise NotImplementedError
+
+    def many(self, sequences: Sequence[Ids]) -> Logits:
+        """Logits of many sequences, in their order; without a better way, batches of similar length, longest first."""
+        order = longest_first(sequences)
+        parts = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
+        return reordered([self.batch([sequences[i] for i in part]) for part in parts], order)
 
 
-class Distilrt(_Engine):
+def longest_first(sequences: Sequence[Ids]) -> list[int]:
+    """Indices of the sequences by length."""
+    return sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
+
+
+def reordered(found: Sequence[Logits], order: Sequence[int]) -> Logits:
+    """Logits of batches, whose sequences were taken in `order`, in the sequences' own order."""
+    rows = np.concatenate(found)
+    logits = np.empty_like(rows)
+    logits[list(order)] = rows
+    return logits
+
+
+def padded(sequences: Sequence[Ids]) -> tuple[Ids, Ids]:
+    """Ids, with 0 after each sequence, and mask, both `[batch_size, longest]`."""
+    mask = np.arange(max(map(len, sequences))) < np.array([len(each) for each in sequences])[:, None]
+    ids = np.zeros(mask.shape, np.int64)
+    ids[mask] = np.concatenate(sequences)
+    return ids, mask.astype(np.int64)
+
+
+class Lanes:
+    """Single sequences, longest first, on threads of which each has a worker of its own."""
+
+    def __init__(self, workers: Sequence[Callable[[Sequence[Ids]], Logits]]) -> None:
+        self._workers, self._threads = workers, ThreadPoolExecutor(len(workers))
+
+    def run(self, sequences: Sequence[Ids]) -> Logits:
+        """Logits of all of them."""
+        left, lock, found = iter(longest_first(sequences)), threading.Lock(), dict[int, Logits]()
+
+        def work(worker: Callable[[Sequence[Ids]], Logits]) -> None:
+            while True:
+                with lock:
+                    i = next(left, None)
+                if i is None:
+                    return
+                found[i] = worker([sequences[i]])
+
+        list(self._threads.map(work, self._workers))
+        return np.concatenate([found[i] for i in range(len(sequences))])
+
+
+class Distilrt(Peer):
     """This package's CPU backend as its models use it: of the last layer, only the rows that the head reads."""
 
-    name = "distilrt"
+    backend = "cpu"
     first_rows_only = True
 
     def load(self, checkpoint: Path, num_threads: int) -> None:
         import distilrt
 
         self._model = distilrt.DistilBertForSequenceClassification.from_pretrained(
-            checkpoint, backend="cpu", dtype=self.dtype, num_threads=num_threads
+            checkpoint, backend=self.backend, dtype=self.dtype, num_threads=num_threads
         )
         self.version = f"{distilrt.__version__} {self._model.backend.describe().get('isa', '')}".strip()
 
-    def run(self, input_ids: Ids, attention_mask: Ids) -> Logits:
-        from distilrt.batch import PaddedInputs, pack_padded
-
-        batch, layout = pack_padded(self._model.config, PaddedInputs(input_ids, attention_mask))
-        return self._logits(batch, layout.first_rows)
-
-    def run_packed(self, sequences: Sequence[npt.NDArray[np.int64]]) -> Logits:
-        """The same without the way over a padded array."""
+    def batch(self, sequences: Sequence[Ids]) -> Logits:
         from distilrt.batch import pack
 
-        batch = pack(self._model.config, sequences)
-        return self._logits(batch, batch.cu_seqlens[:-1])
-
-    def _logits(self, batch: Any, first_rows: Any) -> Logits:
-        backend = self._model.backend
+        batch, backend = pack(self._model.config, sequences), self._model.backend
         if self.first_rows_only:
-            return backend.answer(batch, first_rows)  # type: ignore[no-any-return]
-        rows = backend.forward(batch)[first_rows]
+            answer: Any = backend
+            return answer.answer(batch, batch.cu_seqlens[:-1])  # type: ignore[no-any-return]
+        rows = backend.forward(batch)[batch.cu_seqlens[:-1]]
         logits: Logits = backend.to_numpy(backend.head.compute(backend, rows))
         return logits
+
+    def many(self, sequences: Sequence[Ids]) -> Logits:
+        """Packed batches, in order."""
+        found, batch = list[Logits](), list[Ids]()
+        for sequence in sequences:
+            if batch and sum(map(len, batch)) + len(sequence) > PACKED_TOKENS:
+                found.append(self.batch(batch))
+                batch = []
+            batch.append(sequence)
+        return np.concatenate([*found, self.batch(batch)])
 
 
 class DistilrtAllRows(Distilrt):
     """The same computing every row of every layer, as all peers do: the like-for-like comparison of kernels."""
 
-    name = "distilrt-all-rows"
     first_rows_only = False
 
 
-class Transformers(_Engine):
-    """The reference, with its fused attention."""
+class DistilrtReference(Distilrt):
+    """The model in NumPy, whose answers are right."""
 
-    name = "transformers"
+    backend = "reference"
+
+
+class Transformers(Peer):
+    """The reference as people have it, with its fused attention."""
 
     def load(self, checkpoint: Path, num_threads: int) -> None:
         import torch
 
         torch.set_num_threads(num_threads)
-        self._model = torch_model(checkpoint, self.dtype)
+        self._model = self._made(checkpoint)
         self.version = f"{version('transformers')} torch {torch.__version__}"
 
-    def run(self, input_ids: Ids, attention_mask: Ids) -> Logits:
+    def _made(self, checkpoint: Path) -> Any:
+        return torch_model(checkpoint, self.dtype)
+
+    def batch(self, sequences: Sequence[Ids]) -> Logits:
         import torch
 
+        ids, mask = padded(sequences)
         with torch.inference_mode():
-            output = self._model(torch.from_numpy(input_ids), torch.from_numpy(attention_mask))[0]
-            logits: Logits = output.float().numpy()
+            logits: Logits = self._model(torch.from_numpy(ids), torch.from_numpy(mask))[0].float().numpy()
         return logits
 
 
-class TorchCompile(Transformers):
+class TorchDynamic(Transformers):
     """The reference compiled once for all shapes, with weights prepacked ("freezing")."""
 
-    name = "torch.compile"
+    options: ClassVar[dict[str, Any]] = {"freezing": True}
+    dynamic = True
 
-    def load(self, checkpoint: Path, num_threads: int) -> None:
+    def _made(self, checkpoint: Path) -> Any:
         import torch
 
         inductor: Any = import_module("torch._inductor.config")
-        inductor.freezing = True
-        super().load(checkpoint, num_threads)
-        self._model = torch.compile(self._model, dynamic=True)
+        for name, value in self.options.items():
+            setattr(inductor, name, value)
+        return torch.compile(super()._made(checkpoint), dynamic=self.dynamic)
 
 
-class OnnxRuntime(_Engine):
-    """float32, or int8 with activations quantized as they come; attention fused into one node."""
+class TorchFixed(TorchDynamic):
+    """Compiled for each shape: products chosen by measurement ("max-autotune")."""
 
-    name = "onnxruntime"
+    options: ClassVar[dict[str, Any]] = {"freezing": True, "max_autotune": True}
+    dynamic = False
+
+
+class TorchAutocast(TorchFixed):
+    """Float32 weights whose products autocast computes in bfloat16."""
+
+    def _made(self, checkpoint: Path) -> Any:
+        narrow, self.dtype = self.dtype, "float32"
+        try:
+            return super()._made(checkpoint)
+        finally:
+            self.dtype = narrow
+
+    def batch(self, sequences: Sequence[Ids]) -> Logits:
+        import torch
+
+        with torch.autocast("cpu", getattr(torch, self.dtype)):
+            return super().batch(sequences)
+
+
+class OnnxRuntime(Peer):
+    """float32, or int8 with activations quantized as they come and weights by channel; attention is one fused node."""
+
+    exports: ClassVar = {"float32": "onnx", "int8": "onnx-int8-channels"}
 
     def load(self, checkpoint: Path, num_threads: int) -> None:
+        self._answer = self._session(checkpoint, num_threads)
+
+    def _session(self, checkpoint: Path, num_threads: int) -> Callable[[Sequence[Ids]], Logits]:
         ort: Any = import_module("onnxruntime")
-        kind = {"float32": "onnx", "int8": "onnx-int8"}[self.dtype]
         options = ort.SessionOptions()
         options.intra_op_num_threads = num_threads
         options.inter_op_num_threads = 1
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
         # Its threads spin during a run, as is its default, and not during the turns of others.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        self._model = ort.InferenceSession(
-            artefact(checkpoint, kind) / "model.onnx", options, providers=["CPUExecutionProvider"]
+        session = ort.InferenceSession(
+            artefact(checkpoint, self.exports[self.dtype]) / "model.onnx", options, providers=["CPUExecutionProvider"]
         )
         self.version = ort.__version__
 
-    def run(self, input_ids: Ids, attention_mask: Ids) -> Logits:
-        logits: Logits = self._model.run(["logits"], {"input_ids": input_ids, "attention_mask": attention_mask})[0]
-        return logits
+        def answer(sequences: Sequence[Ids]) -> Logits:
+            logits: Logits = session.run(["logits"], dict(zip(("input_ids", "attention_mask"), padded(sequences),
+                                                              strict=True)))[0]  # fmt: skip
+            return logits
+
+        return answer
+
+    def batch(self, sequences: Sequence[Ids]) -> Logits:
+        return self._answer(sequences)
 
 
-class OpenVino(_Engine):
-    """float32, bfloat16, or int8 quantized by NNCF with the rest in bfloat16 where the CPU has it."""
+class OnnxStreams(OnnxRuntime):
+    """A session of one thread for each core, with single texts without padding."""
 
-    name = "openvino"
+    def load(self, checkpoint: Path, num_threads: int) -> None:
+        self._lanes = Lanes([self._session(checkpoint, 1) for _ in range(num_threads)])
+
+    def batch(self, sequences: Sequence[Ids]) -> Logits:
+        return self._lanes.run(sequences)
+
+    many = batch
+
+
+class OpenVino(Peer):
+    """float32, bfloat16, or int8 quantized by NNCF with the rest in bfloat16 where the CPU has it; shapes dynamic."""
+
+    exports: ClassVar = {"float32": "openvino", "bfloat16": "openvino", "int8": "openvino-int8"}
+    hint: ClassVar[dict[str, Any]] = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
 
     def load(self, checkpoint: Path, num_threads: int) -> None:
         openvino: Any = import_module("openvino")
-        core = openvino.Core()
-        narrow = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        self._core = openvino.Core()
+        narrow = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if self.dtype == "bfloat16" and not narrow:
             raise RuntimeError("this CPU has no bfloat16 instructions, and OpenVINO would emulate them")
-        settings = {
+        self._settings = {
             # Left alone, float32 models run in bfloat16 on CPUs that have it.
             "INFERENCE_PRECISION_HINT": "bf16" if narrow and self.dtype != "float32" else "f32",
-            "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": num_threads,
-            "NUM_STREAMS": 1,
+            **self.hint,
         }
-        kind = "openvino-int8" if self.dtype == "int8" else "openvino"
-        compiled = core.compile_model(artefact(checkpoint, kind) / "model.xml", "CPU", settings)
-        self._model = compiled.create_infer_request()
+        self._model = self._core.read_model(artefact(checkpoint, self.exports[self.dtype]) / "model.xml")
         self.version = version("openvino") + (f" nncf {version('nncf')}" if self.dtype == "int8" else "")
+        self._ready(num_threads)
 
-    def run(self, input_ids: Ids, attention_mask: Ids) -> Logits:
-        logits: Logits = self._model.infer([input_ids, attention_mask], share_inputs=True)[0]
+    def _ready(self, num_threads: int) -> None:
+        self._request = self._core.compile_model(self._model, "CPU", self._settings).create_infer_request()
+
+    def batch(self, sequences: Sequence[Ids]) -> Logits:
+        logits: Logits = self._request.infer(list(padded(sequences)), share_inputs=True)[0]
         return logits
 
 
-class CTranslate2(_Engine):
-    """int8 weights and activations; it removes padding itself. It has no heads: that of two labels runs in NumPy."""
+class OpenVinoStatic(OpenVino):
+    """The model reshaped and compiled for each shape that comes."""
 
-    name = "ctranslate2"
+    def _ready(self, num_threads: int) -> None:
+        self._requests: dict[tuple[int, ...], Any] = {}
+
+    def batch(self, sequences: Sequence[Ids]) -> Logits:
+        ids, mask = padded(sequences)
+        if ids.shape not in self._requests:
+            model = self._model.clone()
+            model.reshape({name: list(ids.shape) for name in ("input_ids", "attention_mask")})
+            self._requests[ids.shape] = self._core.compile_model(model, "CPU", self._settings).create_infer_request()
+        logits: Logits = self._requests[ids.shape].infer([ids, mask], share_inputs=True)[0]
+        return logits
+
+
+class OpenVinoStreams(OpenVino):
+    """Streams of one thread, as many as cores, fed by an asynchronous queue with single texts without padding."""
+
+    together = 1  # sequences of a request
+    hint: ClassVar[dict[str, Any]] = {"PERFORMANCE_HINT": "THROUGHPUT"}
+
+    def _ready(self, num_threads: int) -> None:
+        openvino: Any = import_module("openvino")
+        compiled = self._core.compile_model(self._model, "CPU", self._settings | {"NUM_STREAMS": num_threads})
+        self._queue = openvino.AsyncInferQueue(compiled)
+        self._found: dict[int, Logits] = {}
+        self._queue.set_callback(self._keep)
+
+    def _keep(self, request: Any, place: int) -> None:
+        self._found[place] = request.get_output_tensor().data.copy()
+
+    def batch(self, sequences: Sequence[Ids]) -> Logits:
+        self._found.clear()
+        order = longest_first(sequences)
+        for place in range(0, len(order), self.together):
+            part = [sequences[i] for i in order[place : place + self.together]]
+            self._queue.start_async(list(padded(part)), place)
+        self._queue.wait_all()
+        return reordered([self._found[place] for place in sorted(self._found)], order)
+
+    many = batch
+
+
+class OpenVinoPadded(OpenVinoStreams):
+    """The same streams with padded batches of similar length."""
+
+    together = BATCH
+
+
+class CTranslate2(Peer):
+    """float32, or int8 weights and activations. It has no heads: that of two labels runs in NumPy."""
+
+    exports: ClassVar = {"float32": "ctranslate2", "int8": "ctranslate2-int8"}
 
     def load(self, checkpoint: Path, num_threads: int) -> None:
-        self._ct2: Any = import_module("ctranslate2")
+        self._encoder(checkpoint, inter_threads=1, intra_threads=num_threads)
+
+    def _encoder(self, checkpoint: Path, **threads: int) -> None:
         from safetensors.numpy import load_file
 
-        self._model = self._ct2.Encoder(
-            str(artefact(checkpoint, "ctranslate2")),
-            compute_type=self.dtype,
-            inter_threads=1,
-            intra_threads=num_threads,
-        )
+        self._ct2: Any = import_module("ctranslate2")
+        folder = str(artefact(checkpoint, self.exports[self.dtype]))
+        self._model = self._ct2.Encoder(folder, compute_type=self.dtype, **threads)
         self._head = {k: v for k, v in load_file(checkpoint / "model.safetensors").items() if "classifier" in k}
         self.version = self._ct2.__version__
 
-    def run(self, input_ids: Ids, attention_mask: Ids) -> Logits:
-        view = self._ct2.StorageView.from_array
+    def batch(self, sequences: Sequence[Ids]) -> Logits:
+        view, head = self._ct2.StorageView.from_array, self._head
         # Named, because views share their memory.
-        ids, lengths = input_ids.astype(np.int32), attention_mask.sum(axis=1, dtype=np.int32)
-        output = self._model.forward_batch(view(ids), view(lengths))
-        first = np.asarray(output.last_hidden_state)[:, 0]
-        head = self._head
+        ids, lengths = padded(sequences)[0].astype(np.int32), np.array([len(each) for each in sequences], np.int32)
+        first = np.asarray(self._model.forward_batch(view(ids), view(lengths)).last_hidden_state)[:, 0]
         inner = np.maximum(first @ head["pre_classifier.weight"].T + head["pre_classifier.bias"], 0)
         logits: Logits = inner @ head["classifier.weight"].T + head["classifier.bias"]
         return logits
 
 
-ENGINES: dict[str, tuple[type[Any], tuple[str, ...]]] = {
-    "distilrt": (Distilrt, ("float32", "bfloat16", "int8")),
-    "distilrt-all-rows": (DistilrtAllRows, ("float32", "bfloat16", "int8")),
-    "transformers": (Transformers, ("float32", "bfloat16")),
-    "torch.compile": (TorchCompile, ("float32", "bfloat16")),
-    "onnxruntime": (OnnxRuntime, ("float32", "int8")),
-    "openvino": (OpenVino, ("float32", "bfloat16", "int8")),
-    "ctranslate2": (CTranslate2, ("int8",)),
-}
-OURS = ("distilrt", "distilrt-all-rows")
-DTYPES = ("float32", "bfloat16", "int8")
+class CTranslate2Streams(CTranslate2):
+    """A worker of one thread for each core, with single texts without padding."""
+
+    def load(self, checkpoint: Path, num_threads: int) -> None:
+        self._encoder(checkpoint, inter_threads=num_threads, intra_threads=1)
+        self._lanes = Lanes([super().batch] * num_threads)
+
+    def batch(self, sequences: Sequence[Ids]) -> Logits:
+        return self._lanes.run(sequences)
+
+    many = batch
 
 
-def create(name: str, dtype: str) -> Peer:
-    """The engine called `name`, not yet loaded.
+@dataclass(frozen=True, slots=True)
+class Form:
+    """One way to run an engine.
+
+    Attributes:
+        make: the peer of a dtype.
+        dtypes: that it is measured in.
+        latency, throughput: what a user would choose it for.
+        fixed: it is compiled for each shape that comes, so it is measured only where all have one.
+    """
+
+    make: type[Peer]
+    dtypes: tuple[str, ...]
+    latency: bool = False
+    throughput: bool = False
+    fixed: bool = False
+
+
+OURS = "distilrt"
+_FLOATS, _NARROW = ("float32", "bfloat16"), ("float32", "int8")
+ENGINES: dict[str, dict[str, Form]] = {
+    OURS: {
+        "first-rows": Form(Distilrt, DTYPES, latency=True, throughput=True),
+        "all-rows": Form(DistilrtAllRows, DTYPES, latency=True, throughput=True),
+        "reference": Form(DistilrtReference, ("float32",)),
+    },
+    "transformers": {"sdpa": Form(Transformers, _FLOATS, latency=True, throughput=True)},
+    "torch.compile": {
+        "dynamic": Form(TorchDynamic, _FLOATS, latency=True, throughput=True),
+        "fixed": Form(TorchFixed, _FLOATS, latency=True, fixed=True),
+        "autocast": Form(TorchAutocast, ("bfloat16",), latency=True, fixed=True),
+    },
+    "onnxruntime": {
+        "session": Form(OnnxRuntime, _NARROW, latency=True),
+        "streams": Form(OnnxStreams, _NARROW, throughput=True),
+    },
+    "openvino": {
+        "dynamic": Form(OpenVino, DTYPES, latency=True),
+        "static": Form(OpenVinoStatic, DTYPES, latency=True, fixed=True),
+        "streams": Form(OpenVinoStreams, DTYPES, throughput=True),
+        "padded": Form(OpenVinoPadded, DTYPES, throughput=True),
+    },
+    "ctranslate2": {
+        "encoder": Form(CTranslate2, _NARROW, latency=True),
+        "streams": Form(CTranslate2Streams, _NARROW, throughput=True),
+    },
+}  # fmt: skip
+
+
+def forms(name: str, dtype: str, *, throughput: bool) -> list[str]:
+    """Forms of an engine in a dtype, for throughput or for latency; none where it is not measured in it."""
+    return [form for form, each in ENGINES[name].items()
+            if dtype in each.dtypes and (each.throughput if throughput else each.latency)]  # fmt: skip
+
+
+def create(name: str, form: str, dtype: str) -> Peer:
+    """A peer of the table, not yet loaded.
 
     Raises:
-        ValueError: an unknown name, or a dtype that it is not asked to run in.
+        ValueError: it is not in the table.
     """
-    if name not in ENGINES:
-        raise ValueError(f"an engine is one of {', '.join(ENGINES)}, found {name!r}")
-    make, dtypes = ENGINES[name]
-    if dtype not in dtypes:
-        raise ValueError(f"{name} is compared in {', '.join(dtypes)}, found {dtype!r}")
-    peer: Peer = make(dtype)
-    return peer
+    for what, found, known in (("an engine", name, ENGINES), (f"a form of {name}", form, ENGINES.get(name, {}))):
+        if found not in known:
+            raise ValueError(f"{what} is one of {', '.join(known)}; found {found!r}")
+    chosen = ENGINES[name][form]
+    if dtype not in chosen.dtypes:
+        raise ValueError(f"{name} is measured in {', '.join(chosen.dtypes)}, found {dtype!r}")
+    return chosen.make(dtype)

@@ -1,4 +1,5 @@
-"""Peaks of this machine, measured in the same run as the engines: multiply-add rates by dtype and memory reads.
+"""Peaks of this machine, measured in the same run as the engines: multiply-add rates by dtype and memory reads; and
+the arithmetic and the bytes that a model needs at least.
 
 The loops are in roofline.c, compiled with the system's C compiler on first use. They know the vector instructions
 (FMA, AVX512_BF16, AVX512_VNNI) and not AMX, with which an engine may pass a peak.
@@ -10,11 +11,15 @@ import ctypes
 import hashlib
 import os
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from distilrt.model.config import DistilBertConfig
+
 TRIES = 9
 SECONDS = 3.0  # of measuring, roughly
+BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}  # of a weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,26 @@ def measure(num_threads: int, cache: Path) -> Roofline:
         return found if found > 0 else None
 
     return Roofline({dtype: peak(f"peak_{dtype}") for dtype in ("float32", "bfloat16", "int8")}, peak("read_bandwidth"))
+
+
+def encoder_weights(config: DistilBertConfig) -> int:
+    """Weights of the layers' linear maps, each read once a forward."""
+    return config.num_layers * config.hidden_size * (4 * config.hidden_size + 2 * config.intermediate_size)
+
+
+def flops(config: DistilBertConfig, lengths: Iterable[int], *, last_layer_rows: int | None = None) -> float:
+    """Multiplications and additions for texts of so many tokens: linear layers and attention, without the head.
+
+    With `last_layer_rows`, the last layer computes only so many rows of each sequence, and keys and values of all.
+    """
+    hidden, layers = config.hidden_size, config.num_layers
+    of_all, of_each = 4 * hidden**2, 2 * encoder_weights(config) // layers  # keys and values; the whole layer
+    total = 0
+    for n in lengths:
+        rows = n if last_layer_rows is None else min(n, last_layer_rows)
+        total += (layers - 1) * (n * of_each + 4 * n * n * hidden)
+        total += n * of_all + rows * (of_each - of_all) + 4 * rows * n * hidden
+    return float(total)
 
 
 def _higher(one: float | None, other: float | None) -> float | None:

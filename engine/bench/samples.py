@@ -27,6 +27,9 @@ MIX_SIZE = 256
 _SHORTEST = 4  # tokens, with the two special ones
 _SAME_LENGTH = 64  # texts of a fixed shape, at least: answers to one text again and again may come from a cache
 
+MIX_IDS = 96  # sequences of a mix of token ids: enough to fill streams, few enough for many turns
+IDS = "token ids"  # instead of a task: a classifier's logits of ids
+
 # What each head is asked, with raw scores where there are such: saturated probabilities would hide wrong numbers.
 PARAMS: dict[str, dict[str, Any]] = {
     "text-classification": {"top_k": None, "function_to_apply": "none", "truncation": True},
@@ -43,8 +46,8 @@ class Samples:
 
     Attributes:
         name: of the workload.
-        task, params: what is asked of each input.
-        inputs: as the task takes them.
+        task, params: what is asked of each input; `IDS`: a classifier's logits.
+        inputs: as the task takes them; of `IDS`, arrays `[seq_len]`.
         lengths: tokens that the model reads for each.
         labels: of a classifier.
         batch: how many `multi` sends at a time.
@@ -64,6 +67,11 @@ class Samples:
         lengths, size = self.lengths, self.batch
         batches = [lengths[i : i + size] for i in range(0, len(lengths), size)]
         return 1 - sum(lengths) / sum(len(batch) * max(batch) for batch in batches)
+
+    @property
+    def fixed(self) -> bool:
+        """Whether all have one length."""
+        return len(set(self.lengths)) == 1
 
     def describe(self) -> dict[str, Any]:
         """What a report says of it."""
@@ -105,6 +113,18 @@ def make(workload: str, model: str, *, file: Path | None = None, batch: int | No
         counts.append(sum(map(len, each.sequences)))
     labels = tuple(config.label_names()) if "classification" in task.name else ()
     return Samples(name, task.name, params, tuple(inputs), tuple(counts), batch or shape_batch, labels)
+
+
+def make_ids(workload: str, config: DistilBertConfig, seed: int = 0) -> Samples:
+    """The samples of a workload as random token ids, for engines without a tokenizer.
+
+    Raises:
+        ValueError: as `make`.
+    """
+    lengths, batch = _lengths(workload, config.max_position_embeddings)
+    random, chosen = np.random.default_rng(seed), lengths if workload not in MIXES else lengths[:MIX_IDS]
+    inputs = tuple(random.integers(1, config.vocab_size, length) for length in chosen)  # 0 is the padding
+    return Samples(workload, IDS, {}, inputs, tuple(map(int, chosen)), batch)
 
 
 def _task(architecture: str) -> type[tasks.Task]:

@@ -9,25 +9,31 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
-from distilrt.bench import answers, peak, turns, wire, workloads
+from distilrt.bench import answers, artefacts, peak, peers, roofline, turns, wire
 from distilrt.bench.child import PeerError
 from distilrt.bench.findings import Findings, Row
-from distilrt.bench.latencies import Slo, Window
 from distilrt.bench.load import Load
+from distilrt.bench.peers import OURS
 from distilrt.bench.progress import Say
 from distilrt.bench.roofline import Roofline
-from distilrt.bench.samples import Samples
+from distilrt.bench.samples import IDS, Samples
 from distilrt.bench.session import Session
-from distilrt.bench.targets import OURS, PEERS, Spec
+from distilrt.bench.statistics import Slo, Window
+from distilrt.bench.targets import Spec
 from distilrt.bench.turns import LEAD, SHORTEST, WINDOWS
 from distilrt.model.config import DistilBertConfig
 
 SCENARIOS = ("single", "multi", "server", "offline", "peak")
+ALONE = (
+    "alone"  # of engines without a tokenizer: batches of one shape one after the other, a mix of lengths all at once
+)
 CHECKED = 8  # answers compared with float32's, of each workload
 CHECKED_TOKENS = 1024
 RETEST = 2.0  # times a duration, of `peak`
 WARM_UP = 1.0  # seconds, at most a window's
+STREAMING_TOKENS = 16  # a batch of so few waits for weights, not for arithmetic
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +47,7 @@ class Plan:
         slo: of `peak`.
         seed: of texts' order and times.
         in_flight: requests at a time while `peak` looks for a server's limit.
+        most_windows: of a measurement, where targets do not get steady.
     """
 
     scenario: str
@@ -50,9 +57,10 @@ class Plan:
     slo: Slo | None = None
     seed: int = 0
     in_flight: int = 32
+    most_windows: int = turns.MOST_WINDOWS
 
     def __post_init__(self) -> None:
-        if self.scenario not in SCENARIOS:
+        if self.scenario not in (*SCENARIOS, ALONE):
             raise ValueError(f"a scenario is one of {', '.join(SCENARIOS)}; found {self.scenario!r}")
         if (self.scenario == "server") != bool(self.rates):
             raise ValueError("--scenario server needs --rate, queries per second, and no other scenario takes it")
@@ -70,7 +78,7 @@ class Plan:
         """Of one target on one workload, roughly."""
         if self.scenario == "peak":
             return self.duration * (peak.FLOOD + peak.HALVINGS + RETEST * peak.RETESTS)
-        leads = 1 + LEAD / SHORTEST if self.scenario in ("single", "multi") else 1
+        leads = 1 + LEAD / SHORTEST if self.scenario in ("single", "multi", ALONE) else 1
         return (leads * self.duration + min(WARM_UP, self.duration / WINDOWS)) * max(1, len(self.rates))
 
 
@@ -92,37 +100,78 @@ def run(
         say: told of every step.
     """
     say("answers in float32", 2.0)
-    with Session(Spec(OURS, "float32", exact_model, backend="reference"), loads[0]) as exact:
-        expected = []
-        for samples in loads:
-            exact.prepare(samples)
-            expected.append(exact.answers(checked_indices(samples)))
-    say("peaks of the machine", 2.0)
-    roofline = peaks()
+    expected = exact_answers(exact_model, loads)
+    say("peaks of the machine", roofline.SECONDS)
+    most = peaks()
     with ExitStack() as stack:
         sessions: dict[Spec, Session] = {}
         for spec in specs:
             say(f"loading {spec.named}", 2.0)
             try:
-                if spec.name in PEERS:  # the first start converts and compiles what is kept
-                    Session(spec, loads[0]).close()
+                convert(spec)
                 sessions[spec] = stack.enter_context(Session(spec, loads[0]))
-            except PeerError as reason:
+            except (PeerError, RuntimeError) as reason:
                 findings.left_out.append(f"{spec.named}: {reason}")
         for samples, right in zip(loads, expected, strict=True):
-            findings.workloads.append(samples.describe())
-            checked = _check(sessions, samples, right, findings, say)
-            for load in _loads(plan, samples):
-                found: dict[Spec, Row] = {}
-                try:
-                    _measure(sessions, checked, samples, load, plan, findings, say, found)
-                finally:  # what there is when Ctrl-C comes, too
-                    for spec, row in found.items():
-                        row |= checked[spec] | {"start_s": _rounded(sessions[spec].start_s, 3)}
-                        row["peak_mb"] = _rounded(_peak_mb(sessions[spec]), 1)
-                        row["peak_share"] = _share(row, spec, samples, roofline, plan)
-                        findings.rows.append(row)
+            if samples.describe() not in findings.workloads:
+                findings.workloads.append(samples.describe())
+            many = plan.scenario == "offline" or (plan.scenario == ALONE and not samples.fixed)
+            suiting = {spec: session for spec, session in sessions.items() if spec.suits(samples, many)}
+            measure_workload(suiting, samples, dict.fromkeys(suiting, right), plan, findings, say, most)
     findings.complete = True
+
+
+def measure_workload(
+    sessions: Mapping[Spec, Session], samples: Samples, right: Mapping[Spec, Sequence[answers.Answer]], plan: Plan,
+    findings: Findings, say: Say, most: Roofline | None = None,
+) -> None:  # fmt: skip
+    """Rows of every target whose answers are right, on one workload.
+
+    Args:
+        sessions: the targets.
+        samples: the workload.
+        right: float32's answers to `checked_indices` of it, for each.
+        plan: what to measure.
+        findings: filled.
+        say: told of every step.
+        most: the machine's peaks.
+    """
+    checked = _check(sessions, samples, right, findings, say)
+    for load in _loads(plan, samples):
+        found: dict[Spec, Row] = {}
+        try:
+            _measure(sessions, checked, samples, load, plan, findings, say, found)
+        finally:  # what there is when Ctrl-C comes, too
+            for spec, row in found.items():
+                row |= checked[spec] | {"start_s": _rounded(sessions[spec].start_s, 3)}
+                row["peak_mb"] = _rounded(_peak_mb(sessions[spec]), 1)
+                row |= _shares(row, spec, samples, most) if most else {}
+                findings.rows.append(row)
+
+
+def exact_answers(model: str, loads: Sequence[Samples]) -> list[list[answers.Answer]]:
+    """float32's answers of the reference to `checked_indices` of each workload."""
+    expected = []
+    form = "reference" if loads[0].task == IDS else ""
+    with Session(Spec(OURS, "float32", model, backend="reference", form=form), loads[0]) as exact:
+        for samples in loads:
+            exact.prepare(samples)
+            expected.append(exact.answers(checked_indices(samples)))
+    return expected
+
+
+def convert(spec: Spec) -> None:
+    """Make the files of a form's own format, so that no start includes that.
+
+    Raises:
+        RuntimeError: the conversion failed, or what it needs is not installed.
+    """
+    exports: dict[str, str] = getattr(peers.ENGINES[spec.name][spec.form].make, "exports", {}) if spec.form else {}
+    if spec.dtype in exports:
+        try:
+            artefacts.artefact(Path(spec.model), exports[spec.dtype])
+        except ModuleNotFoundError as error:
+            raise RuntimeError(f"{error}; pip install 'distilrt[bench]'") from error
 
 
 def checked_indices(samples: Samples) -> list[int]:
@@ -158,20 +207,21 @@ def quality(spec: Spec, session: Session, samples: Samples, right: Sequence[answ
 
 
 def _check(
-    sessions: Mapping[Spec, Session], samples: Samples, right: Sequence[answers.Answer], findings: Findings, say: Say
-) -> dict[Spec, Row]:
+    sessions: Mapping[Spec, Session], samples: Samples, right: Mapping[Spec, Sequence[answers.Answer]],
+    findings: Findings, say: Say,
+) -> dict[Spec, Row]:  # fmt: skip
     """What is known of the targets whose answers are right."""
     known = {}
     for spec, session in sessions.items():
         say(f"checking {spec.named}", 0.5)
         try:
             session.prepare(samples)
-            found = quality(spec, session, samples, right)
+            found = quality(spec, session, samples, right[spec])
         except PeerError as reason:
             findings.left_out.append(f"{spec.named} on {samples.name}: {reason}")
         else:
             facts = session.facts
-            known[spec] = {"target": spec.label, "dtype": facts.dtype, "version": facts.version,
+            known[spec] = {"target": spec.label, "form": spec.form, "dtype": facts.dtype, "version": facts.version,
                            "engine_threads": facts.threads, "workload": samples.name,
                            "mean_tokens": samples.describe()["mean_tokens"], "padding": round(samples.padding, 4),
                            "max_difference": float(f"{found.max_difference:.2e}"),
@@ -183,10 +233,12 @@ def _check(
 def _loads(plan: Plan, samples: Samples) -> Iterator[Load]:
     """The windows' loads, one for each row of a target."""
     seconds, count = plan.duration / WINDOWS, -(-plan.count // WINDOWS)
-    if plan.scenario == "offline":
+    if plan.scenario == "offline" or (plan.scenario == ALONE and not samples.fixed):
         yield Load("offline", seconds, 1, seed=plan.seed)
-    elif plan.scenario in ("single", "multi"):
-        yield Load(plan.scenario, seconds, count, size=samples.batch if plan.scenario == "multi" else 1, seed=plan.seed)
+    elif plan.scenario in ("multi", ALONE):
+        yield Load("multi", seconds, count, size=samples.batch, seed=plan.seed)
+    elif plan.scenario == "single":
+        yield Load("single", seconds, count, seed=plan.seed)
     elif plan.scenario == "server":
         for rate in plan.rates:
             yield Load("server", seconds, count, rate=rate, seed=plan.seed)
@@ -198,14 +250,15 @@ def _measure(
     sessions: Mapping[Spec, Session], checked: Mapping[Spec, Row], samples: Samples, load: Load, plan: Plan,
     findings: Findings, say: Say, rows: dict[Spec, Row],
 ) -> None:  # fmt: skip
-    alive, text_s = {spec: sessions[spec] for spec in checked}, 0.0
+    alive, query_s = {spec: sessions[spec] for spec in checked}, 0.0
+    warm_up = Load("multi", min(WARM_UP, load.seconds), 2, size=load.size)
     for spec in list(alive):
-        say(f"{samples.name}: warming up {spec.named}", min(WARM_UP, load.seconds))
-        window = turns.measure(alive, spec, Load("single", min(WARM_UP, load.seconds), 2), findings)
-        text_s = max(text_s, float(window.latencies.mean()) if window else 0.0)
+        say(f"{samples.name}: warming up {spec.named}", warm_up.seconds)
+        window = turns.measure(alive, spec, warm_up, findings)
+        query_s = max(query_s, float(window.latencies[1:].mean()) if window and len(window.latencies) > 1 else 0.0)
     if plan.slo is None:
-        texts = len(samples.inputs) if load.scenario == "offline" else load.size
-        turns.take(alive, load, text_s * texts, samples.name, findings, say, rows)
+        texts = len(samples.inputs) if load.scenario == "offline" else 1
+        turns.take(alive, load, query_s * texts, samples.name, findings, say, rows, plan.most_windows)
         return
 
     def measured(spec: Spec, wanted: Load) -> Window | None:
@@ -218,16 +271,22 @@ def _measure(
     peak.take_turns(searches, measured, rows)
 
 
-def _share(row: Row, spec: Spec, samples: Samples, peaks: Roofline, plan: Plan) -> float | None:
-    """Of the machine's peak arithmetic, what the answered texts needed; of engines on the CPU."""
-    peak = peaks.flops.get(row["dtype"])
-    if spec.is_url or not peak or "cuda" in row["version"] or not row.get("samples_per_s"):
-        return None
-    config = DistilBertConfig.from_pretrained(spec.model)
-    one_row = spec.name == OURS and samples.task == "text-classification"
-    flops = workloads.Workload("", (samples.lengths,)).flops(config, last_layer_rows=1 if one_row else None)
-    share: float = flops / len(samples.lengths) * row["samples_per_s"] / peak
-    return round(share, 4)
+def _shares(row: Row, spec: Spec, samples: Samples, most: Roofline) -> Row:
+    """Of the machine's peaks: what the answered texts needed of its arithmetic, and of few tokens also the weights of
+    its memory read; of engines on the CPU."""
+    if spec.is_url or "cuda" in row["version"] or not row.get("samples_per_s"):
+        return {}
+    config, peak = DistilBertConfig.from_pretrained(spec.model), most.flops.get(row["dtype"])
+    one_row = spec.name == OURS and spec.form != "all-rows" and samples.task in ("text-classification", IDS)
+    needed = roofline.flops(config, samples.lengths, last_layer_rows=1 if one_row else None) / len(samples.lengths)
+    found: Row = {}
+    if peak:
+        found = {"peak_gflops": round(peak / 1e9), "peak_share": round(needed * row["samples_per_s"] / peak, 4)}
+    read, tokens = most.read_bandwidth, row["batch"] * max(samples.lengths)
+    if read and tokens <= STREAMING_TOKENS and row["scenario"] in ("single", "multi") and row["p50_ms"]:
+        weights = roofline.encoder_weights(config) * roofline.BYTES.get(row["dtype"], 2)
+        found["read_share"] = round(weights / (1e-3 * row["p50_ms"]) / read, 3)
+    return found
 
 
 def _peak_mb(session: Session) -> float | None:

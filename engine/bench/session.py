@@ -13,9 +13,9 @@ from typing import Any
 from distilrt.bench import answers, targets
 from distilrt.bench.artefacts import worker_environment
 from distilrt.bench.child import Child, serve
-from distilrt.bench.latencies import Window
 from distilrt.bench.load import Load, measure, new_loop
 from distilrt.bench.samples import Samples
+from distilrt.bench.statistics import Window
 from distilrt.bench.targets import Spec
 
 
@@ -45,7 +45,7 @@ class Session(Child):
     def __init__(self, spec: Spec, samples: Samples) -> None:
         start = time.perf_counter()
         environment = worker_environment(spec.threads)
-        if spec.name in targets.PEERS:  # compiled kernels, too, are kept with the checkpoint
+        if spec.form:  # compiled kernels, too, are kept with the checkpoint
             environment["TORCHINDUCTOR_CACHE_DIR"] = str(Path(spec.model) / "exports" / "inductor")
         super().__init__(self.module, environment=environment)
         try:

@@ -1,6 +1,6 @@
 """The engines and servers that a benchmark can measure, behind the load generator's `Target`.
 
-An engine here runs in the process that calls it, texts in and answers out; a server is asked over HTTP.
+An engine here runs in the process that calls it, texts or token ids in and answers out; a server is asked over HTTP.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ from urllib.parse import urlsplit
 
 from distilrt.bench import peers, wire
 from distilrt.bench.load import TargetError
-from distilrt.bench.samples import Samples
+from distilrt.bench.peers import OURS
+from distilrt.bench.samples import IDS, Samples
 from distilrt.errors import DistilrtError
 
-OURS = "distilrt"
-PEERS = tuple(name for name in peers.ENGINES if name not in peers.OURS)
-PEER_BATCH = 32  # of an offline run: sorted by length, as a careful user does where batches are padded
+PEERS = tuple(name for name in peers.ENGINES if name != OURS)
 DTYPES = ("auto", "float32", "float16", "bfloat16", "int8")
 
 
@@ -28,26 +27,30 @@ class Spec:
     """What to measure.
 
     Attributes:
-        name: `distilrt`, one of `PEERS`, or a server's URL.
+        name: of `peers.ENGINES`, or a server's URL.
         dtype: what it computes in; of a server, what it is said to.
         backend: of distilrt.
         model: folder or hub id; for peers a copy made for them, to whose folder they may add.
+        form: of `peers.ENGINES`; empty: a server, or distilrt's `Engine`, which batches what waits.
         threads: of an engine; None: all usable cores.
         wire: format of a server, a key of `wire.FORMATS`.
         served: what the server calls the model, where its format asks for a name.
         key: bearer key of a server.
         in_flight: requests at a time of a server's offline runs.
+        title: what rows call it instead of its name.
     """
 
     name: str
     dtype: str
     model: str
     backend: str = "auto"
+    form: str = ""
     threads: int | None = None
     wire: str = "hf"
     served: str = "default"
     key: str | None = None
     in_flight: int = 32
+    title: str = ""
 
     @property
     def is_url(self) -> bool:
@@ -56,39 +59,57 @@ class Spec:
 
     @property
     def named(self) -> str:
-        """With the dtype that was asked for."""
-        return f"{self.label} {self.dtype}".removesuffix(" auto")
+        """With its form and the dtype that was asked for."""
+        return " ".join(filter(None, (self.label, self.form, self.dtype))).removesuffix(" auto")
 
     @property
     def label(self) -> str:
-        """Short, and different for every target of a run."""
+        """Short, and different for every server of a run."""
+        if self.title:
+            return self.title
         if self.is_url:
             return f"{urlsplit(self.name).netloc}{urlsplit(self.name).path.rstrip('/')} {self.wire}"
         return self.name
 
+    def suits(self, samples: Samples, many: bool) -> bool:
+        """Whether its form is one for these samples, of which it is sent one batch after the other, or many at once."""
+        if not self.form:
+            return True
+        form = peers.ENGINES[self.name][self.form]
+        return form.throughput if many else form.latency and (samples.fixed or not form.fixed)
 
-def parse(text: str, dtype: str) -> tuple[str, str]:
-    """Name and dtype of `NAME`, `NAME:DTYPE` or a URL; `dtype` is for those that name none.
+
+def parse(text: str, dtype: str, *, throughput: bool = False) -> list[tuple[str, str, str]]:
+    """Name, dtype and form of `NAME[:DTYPE[:FORM]]` or a URL, where no form is given one for each that suits.
+
+    Args:
+        text: what a user wrote.
+        dtype: for those that name none.
+        throughput: which forms suit: those for throughput or those for latency.
 
     Raises:
-        ValueError: an unknown engine or dtype, one that the engine does not have, or a URL that is not http.
+        ValueError: an unknown engine, form or dtype, one that the engine does not have, or a URL that is not http.
     """
     if "://" in text:
         parts = urlsplit(text)
         if parts.scheme != "http" or not parts.hostname:
             raise ValueError(f"a server's URL is http://HOST:PORT[/PATH], found {text!r}; put a proxy before https")
-        return text, dtype
-    name, _, own = text.partition(":")
-    if name not in (OURS, *PEERS):
-        raise ValueError(f"a target is {OURS}, {', '.join(PEERS)}, each with :DTYPE if need be, or http://…; "
-                         f"found {text!r}")  # fmt: skip
+        return [(text, dtype, "")]
+    name, _, rest = text.partition(":")
+    own, _, form = rest.partition(":")
+    if name not in peers.ENGINES:
+        raise ValueError(f"a target is {', '.join(peers.ENGINES)}, each with :DTYPE or :DTYPE:FORM if need be, or "
+                         f"http://…; found {text!r}")  # fmt: skip
     dtype = own or dtype
     if dtype not in DTYPES:
         raise ValueError(f"a dtype is one of {', '.join(DTYPES)}; found {dtype!r}")
-    if name in PEERS:
-        dtype = "float32" if dtype == "auto" else dtype
-        peers.create(name, dtype)
-    return name, dtype
+    if name == OURS and not form:
+        return [(name, dtype, "")]
+    dtype = "float32" if dtype == "auto" else dtype
+    chosen = [form] if form else peers.forms(name, dtype, throughput=throughput) or list(peers.ENGINES[name])[:1]
+    for each in chosen:
+        peers.create(name, each, dtype)
+    return [(name, dtype, each) for each in chosen]
 
 
 class Distilrt:
@@ -144,48 +165,53 @@ class Distilrt:
 
 
 class Peer:
-    """An engine of `peers` behind this package's tokenizer: a text classifier's logits."""
+    """A form of `peers`: a text classifier's logits, of texts behind this package's tokenizer."""
 
     blocking = True
 
     def __init__(self, spec: Spec) -> None:
         from distilrt.cpu_count import usable_cores
         from distilrt.model.config import DistilBertConfig
-        from distilrt.text.auto_tokenizer import load_tokenizer
 
         self.threads: int | None = spec.threads or usable_cores()
-        self._peer = peers.create(spec.name, spec.dtype)
+        self._peer = peers.create(spec.name, spec.form, spec.dtype)
         self._peer.load(Path(spec.model), self.threads)
+        self._model = spec.model
         self._labels = DistilBertConfig.from_pretrained(spec.model).label_names()
-        self._tokenizer = load_tokenizer(spec.model)
         self.dtype, self.version = spec.dtype, self._peer.version
 
     async def prepare(self, samples: Samples) -> None:
         """Take the inputs that `answer` names by index."""
         self._samples = samples
+        if samples.task != IDS:
+            from distilrt.text.auto_tokenizer import load_tokenizer
+
+            self._tokenizer = load_tokenizer(self._model)
 
     async def answer(self, indices: Sequence[int]) -> list[Any]:
-        """One batch, padded to its longest text."""
-        texts = [self._samples.inputs[i] for i in indices]
-        encoded = self._tokenizer(texts, padding=True, truncation=True, return_tensors="np")
-        logits = self._peer.run(encoded["input_ids"], encoded["attention_mask"])
+        """One batch."""
+        return self._scored(self._peer.batch(self._sequences(indices)))
+
+    async def answer_all(self, indices: Sequence[int]) -> list[Any]:
+        """As the form does with many."""
+        return self._scored(self._peer.many(self._sequences(indices)))
+
+    def _sequences(self, indices: Sequence[int]) -> list[peers.Ids]:
+        import numpy as np
+
+        inputs = [self._samples.inputs[i] for i in indices]
+        if self._samples.task == IDS:
+            return inputs
+        return [np.asarray(ids, np.int64) for ids in self._tokenizer(inputs, truncation=True)["input_ids"]]
+
+    def _scored(self, logits: peers.Logits) -> list[Any]:
         return [
             [{"label": label, "score": float(score)} for label, score in zip(self._labels, row, strict=True)]
             for row in logits
         ]
 
-    async def answer_all(self, indices: Sequence[int]) -> list[Any]:
-        """Batches of `PEER_BATCH` texts of similar length."""
-        order = sorted(indices, key=lambda i: self._samples.lengths[i])
-        found: dict[int, Any] = {}
-        for start in range(0, len(order), PEER_BATCH):
-            batch = order[start : start + PEER_BATCH]
-            found |= zip(batch, await self.answer(batch), strict=True)
-        return [found[i] for i in indices]
-
     async def close(self) -> None:
-        """Let the model go."""
-        self._peer.close()
+        """Nothing: its process ends."""
 
 
 class Server:
@@ -256,6 +282,6 @@ def create(spec: Spec) -> Distilrt | Peer | Server:
     try:
         if spec.is_url:
             return Server(spec)
-        return Distilrt(spec) if spec.name == OURS else Peer(spec)
+        return Peer(spec) if spec.form else Distilrt(spec)
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"{error}; pip install 'distilrt[bench]'") from error

@@ -9,8 +9,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from distilrt.bench.findings import Findings, Row
-from distilrt.bench.latencies import LATE
+from distilrt.bench.findings import Findings, Row, named
+from distilrt.bench.statistics import LATE
 
 _Cell = Callable[[Row], str]
 
@@ -48,36 +48,37 @@ def remarks(row: Row) -> str:
         found.append(f"INVALID: the load generator was late{f' (p99 {lag:g} ms)' if lag else ''}")
     if row["scenario"] == "peak" and not row["rate"]:
         found.append(f"no rate met {row['slo']}")
-    elif not row["steady"]:
+    elif not row.get("steady", True):
         found.append("not steady")
     if row.get("failures"):
         found.append(", ".join(f"{count} x {reason}" for reason, count in row["failures"].items()))
     return "; ".join(found)
 
 
-def named(row: Row) -> str:
+def measured(row: Row) -> str:
     """What a row is of, within its workload."""
-    at = f" at {row['rate']:g}/s" if row["rate"] else ""
-    return f"{row['target']} {row['dtype']}".removesuffix(" unknown") + at
+    at = f" at {row['rate']:g}/s" if row.get("rate") else ""
+    return named(row) + at
 
 
 COLUMNS: tuple[tuple[str, _Cell], ...] = (
-    ("target", lambda row: f"{row['target']} {row['dtype']}".removesuffix(" unknown")),
-    ("rate/s", lambda row: number(row["rate"])),
+    ("target", named),
+    ("rate/s", lambda row: number(row.get("rate"))),
     ("p50 ms", lambda row: speed(row.get("p50_ms"))),
     ("p90", lambda row: speed(row.get("p90_ms"))),
     ("p99", lambda row: speed(row.get("p99_ms"))),
     ("texts/s", lambda row: speed(row.get("samples_per_s"))),
     ("tokens/s", lambda row: speed(row.get("tokens_per_s"))),
     ("vs 1st", beside),
-    ("error", lambda row: f"{row['max_difference']:.0e}"),
+    ("error", lambda row: number(row.get("max_difference"), ".0e")),
 )
 MORE: tuple[tuple[str, _Cell], ...] = (
-    ("same label", lambda row: number(row["agreement"], ".0%")),
-    ("cosine", lambda row: number(row["cosine"], ".4f")),
+    ("same label", lambda row: number(row.get("agreement"), ".0%")),
+    ("cosine", lambda row: number(row.get("cosine"), ".4f")),
     ("of peak", lambda row: number(row.get("peak_share"), ".0%")),
-    ("start s", lambda row: number(row["start_s"], ".2f")),
-    ("MB", lambda row: number(row["peak_mb"], ".0f")),
+    ("of read", lambda row: number(row.get("read_share"), ".0%")),
+    ("start s", lambda row: number(row.get("start_s"), ".2f")),
+    ("MB", lambda row: number(row.get("peak_mb"), ".0f")),
     ("version", lambda row: row["version"]),
 )
 
@@ -88,7 +89,7 @@ def show(findings: Findings, console: Console) -> None:
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     console.print(f"{facts['cpu']} ({facts['isa']}), CPUs {facts['affinity']}, {facts['threads']} threads, "
                   f"load {facts['load']}, {facts['date']}, commit {facts['commit']}")  # fmt: skip
-    console.print(f"{facts['model']}: {facts['model_size']}; {versions}")
+    console.print(f"{facts.get('model', 'no model')}: {facts.get('model_size', '')}; {versions}")
     for workload in findings.workloads:
         rows = [row for row in findings.rows if row["workload"] == workload["workload"]]
         if not rows:
@@ -99,10 +100,10 @@ def show(findings: Findings, console: Console) -> None:
         _table(rows, COLUMNS, console)
         for row in rows:
             if said := remarks(row):
-                console.print(f"{named(row)}: {said}")
+                console.print(f"{measured(row)}: {said}")
         _table(list({COLUMNS[0][1](row): row for row in rows}.values()), (COLUMNS[0], *MORE), console)
     if any(beside(row) != "–" for row in findings.rows):
-        console.print("vs 1st: times as fast as the first target in the same turns, ± half the interval of 95 %")
+        console.print("vs 1st: times as fast as the first target of the same turns, ± half the interval of 95 %")
     if findings.rows:
         console.print("error: largest difference of all scores from float32's, relative to the largest score")
     for line in findings.left_out:

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from distilrt.bench import ratios
+from distilrt.bench import statistics
 from distilrt.bench.child import PeerError
 from distilrt.bench.findings import Findings, Row
-from distilrt.bench.latencies import Window, joined, late, steady, summary
 from distilrt.bench.load import Load
 from distilrt.bench.progress import Say
 from distilrt.bench.session import Session
+from distilrt.bench.statistics import Window, joined, late, steady, summary
 from distilrt.bench.targets import Spec
 
 WINDOWS = 3  # of a duration
@@ -39,7 +39,7 @@ def rounds(load: Load, query_s: float) -> int:
 
 def take(
     alive: dict[Spec, Session], load: Load, query_s: float, workload: str, findings: Findings, say: Say,
-    rows: dict[Spec, Row],
+    rows: dict[Spec, Row], most_windows: int = MOST_WINDOWS,
 ) -> None:  # fmt: skip
     """Measure every target of `alive`.
 
@@ -48,6 +48,7 @@ def take(
         load: of one window.
         query_s: see `rounds`.
         workload: its name, for `say`.
+        most_windows: of each, where they do not get steady.
         rows: filled at the end, for each target that is alive, and where Ctrl-C comes before, of what there is.
     """
     size = rounds(load, query_s)
@@ -58,7 +59,7 @@ def take(
     figure = "throughput" if load.scenario == "offline" else "latency"
     at, again = f" at {load.rate:g}/s" if load.rate else "", ""
     try:
-        for turn in range(MOST_WINDOWS * size):
+        for turn in range(most_windows * size):
             if not alive:
                 break
             if turn % size == 0 and turn >= WINDOWS * size:
@@ -73,7 +74,7 @@ def take(
                 window = measure(alive, spec, replace(part, seed=load.seed + turn), findings)
                 if window is not None:
                     found[spec] = window
-            for (spec, window), time in zip(found.items(), ratios.figures(list(found.values())), strict=True):
+            for (spec, window), time in zip(found.items(), statistics.figures(list(found.values())), strict=True):
                 windows[spec].append(window)
                 times[spec].append(time)
     finally:
@@ -95,15 +96,15 @@ def measure(alive: dict[Spec, Session], spec: Spec, wanted: Load, findings: Find
         return None
 
 
-def _ratios(alive: Mapping[Spec, Session], times: Mapping[Spec, Sequence[float]]) -> list[ratios.Estimate]:
+def _ratios(alive: Mapping[Spec, Session], times: Mapping[Spec, Sequence[float]]) -> list[statistics.Estimate]:
     """Of every target but the first, beside it."""
     first, *others = alive
-    return [ratios.beside(times[spec], times[first]) for spec in others]
+    return [statistics.beside(times[spec], times[first]) for spec in others]
 
 
 def _beside(own: Sequence[float], first: Sequence[float]) -> Row:
     """The rounds, and how many times as fast as the run's first target it is."""
-    ratio = ratios.beside(own, first)
+    ratio = statistics.beside(own, first)
     low, high = ratio.interval
     known = ratio.half < 1
     return {"rounds_ms": [round(1e3 * time, 4) for time in own], "ratio": round(ratio.ratio, 4),

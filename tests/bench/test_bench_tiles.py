@@ -23,7 +23,7 @@ CONFIG = DistilBertConfig(dim=32, n_heads=2, n_layers=1, hidden_dim=64, max_posi
 
 def _run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"} | variables
-    command = [sys.executable, "-m", "distilrt.bench", "tiles", *arguments]
+    command = [sys.executable, "-m", "distilrt", "bench", "tiles", *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 

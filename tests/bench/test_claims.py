@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from distilrt.bench import artefacts, claims, distillation, report, startup
+from distilrt.bench import artefacts, claims, distillation, findings, scenarios
 from distilrt.model.config import DistilBertConfig
 
 ROOT = Path(__file__).parents[2]
@@ -20,29 +20,42 @@ def test_readme_is_what_the_rows_say() -> None:
     assert claims.render(page, ROOT / "benches" / "results") == page
 
 
-def _write(path: Path, fields: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fields, restval="")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def _page(name: str, inner: str = "old\n") -> str:
     return f"before\n<!-- claims: {name} -->\n{inner}<!-- end of claims -->\nafter\n"
 
 
+RUN = {"date": "2026-01-02", "commit": "abc", "cpu": "Some CPU", "threads": 2, "load": 0.1}
+
+
 def test_cpu_table_is_of_the_last_run(tmp_path: Path) -> None:
-    run = {"date": "2026-01-02", "commit": "abc", "cpu": "Some CPU", "threads": 2, "load": 0.1, "workload": "8x128",
-           "dtype": "int8"}  # fmt: skip
-    times = {"distilrt": 100.0, "distilrt-all-rows": 125.0, "fast": 150.0, "slow": 300.0}
-    rows = [
-        {**run, "engine": engine, "median_ms": ms, "peak_share": 10 / ms, "peak_gflops": 900}
-        for engine, ms in times.items()
-    ]
-    old = [{**row, "date": "2026-01-01", "median_ms": 1.0} for row in rows]
-    _write(tmp_path / "cpu.csv", report.FIELDS, old + rows)
+    """The best form of the best peer is named; passes over padded batches are no claim."""
+    times = {
+        "distilrt first-rows": 100.0,
+        "distilrt all-rows": 125.0,
+        "fast good": 150.0,
+        "fast bad": 160.0,
+        "slow x": 300.0,
+    }
+    rows: list[dict[str, Any]] = []
+    for engine, ms in times.items():
+        target, form = engine.split()
+        row = {
+            **RUN,
+            "target": target,
+            "form": form,
+            "dtype": "int8",
+            "p50_ms": ms,
+            "peak_share": 10 / ms,
+            "peak_gflops": 900,
+        }
+        rows += [row | {"workload": "8x128", "scenario": "multi"},
+                 row | {"workload": "mixed", "scenario": "offline", "tokens_per_s": 1e6 / ms},
+                 row | {"workload": "1x16", "scenario": "passes"}]  # fmt: skip
+    findings.append(tmp_path / "cpu.csv", [row | {"date": "2026-01-01", "p50_ms": 1.0} for row in rows] + rows)
     page = claims.render(_page("cpu"), tmp_path)
-    assert "| 8x128 | int8 | 125 | 100 | fast 150 | 1.20 / 1.50 |" in page
+    assert "| 8x128 | int8 | 125 ms | 100 ms | fast good 150 ms | 1.20 / 1.50 |" in page
+    assert "| mixed | int8 | 8,000 tok/s | 10,000 tok/s | fast good 6,667 tok/s | 1.20 / 1.50 |" in page
+    assert "1x16" not in page
     assert "Some CPU, 2 threads, 2026-01-02, commit abc." in page
     assert page.count("8x128 |") == 1
     assert page.startswith("before\n")
@@ -69,40 +82,51 @@ def test_distillation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distillation, "BERT_LAYERS", 2)
     make = artefacts.make_checkpoint
     monkeypatch.setattr(distillation, "make_checkpoint", lambda folder, config=small: make(folder, config))
-    rows = list(distillation.measure(tmp_path / "cache", ["1x8"], ["float32"], 1, 2, lambda words, seconds: None))
-    (row,) = rows
-    assert row["error"] < 1e-4
-    assert row["distilbert_ms"] > 0
-    assert row["bert_parameters"] > row["distilbert_parameters"]
-    report.append(tmp_path / "distillation.csv", rows, distillation.FIELDS)
+    found = findings.Findings(findings.facts(1), {})
+    distillation.measure(found, tmp_path / "cache", ["1x8"], ["float32"], 1, scenarios.Plan(scenarios.ALONE, 0.1, 3),
+                         lambda words, seconds: None)  # fmt: skip
+    assert [row["target"] for row in found.rows] == ["DistilBERT", "BERT-base"]
+    assert all(row["max_difference"] < 1e-4 and row["p50_ms"] > 0 for row in found.rows)
+    findings.append(tmp_path / "distillation.csv", found.recorded())
     page = claims.render(_page("distillation"), tmp_path)
     assert "| 1x8 | float32 |" in page
     assert "M parameters instead of" in page
 
 
 def test_serving_table(tmp_path: Path) -> None:
-    row = {"date": "2026-01-02", "commit": "abc", "cpu": "Some CPU", "threads": 2, "load": 0.1,
-           "server": "distilrt serve", "dtype": "int8", "p50_16_ms": 2.25, "p50_128_ms": 9.0, "peak_per_s": 130.4,
-           "saturated_per_s": 165, "saturated_tokens_per_s": 13000, "start_s": 0.52, "rss_mb": 200}  # fmt: skip
-    _write(tmp_path / "serving.csv", tuple(row), [row])
+    def server(name: str, **peak: float) -> list[dict[str, Any]]:
+        row = {**RUN, "target": name, "dtype": "int8", "start_s": 0.52, "peak_mb": 200}
+        alone = [
+            row | {"scenario": "single", "workload": f"1x{size}", "p50_ms": ms} for size, ms in ((16, 2.25), (128, 9))
+        ]
+        return [*alone, row | {"scenario": "peak", "workload": "mixed", "rate": 130.4, "saturated_per_s": 165,
+                               "saturated_tokens_per_s": 13000, **peak}]  # fmt: skip
+
+    path = tmp_path / "serving.csv"
+    findings.append(path, server("distilrt serve"))
     page = claims.render(_page("serving"), tmp_path)
     assert "| distilrt serve int8 | 2.2 / 9.0 | 130 | 165, 13,000 | 0.5 | 200 |\n" in page
     assert "engine" not in page
-    beside = {**row, "engine_16_ms": 1.75, "engine_128_ms": 8.6, "saturated_share": 0.86}
-    _write(tmp_path / "serving.csv", tuple(beside), [beside, {**row, "server": "other", "peak_per_s": 0.0}])
+    engine = [{**RUN, "target": "distilrt serve engine", "dtype": "int8", "scenario": "single", "workload": f"1x{size}",
+               "p50_ms": ms} for size, ms in ((16, 1.75), (128, 8.6))]  # fmt: skip
+    engine.append(engine[0] | {"scenario": "offline", "workload": "mixed", "tokens_per_s": 13000 / 0.86})
+    findings.append(path, [*engine, *server("other", rate=0.0)])
     page = claims.render(_page("serving"), tmp_path)
     assert "| 0.5 | 200 | 0.50 / 0.40 | 86% |" in page
     assert "| other int8 | 2.2 / 9.0 | none held | 165, 13,000 | 0.5 | 200 | – | – |" in page
 
 
 def test_startup_table(tmp_path: Path) -> None:
-    run = {"date": "2026-01-02", "commit": "abc", "cpu": "Some CPU", "threads": 2, "load": 0.1}
-    rows = [
-        {**run, "engine": "distilrt", "dtype": "float32", "seconds": 0.204, "peak_mb": 212},
-        {**run, "engine": "distilrt", "dtype": "int8", "seconds": 0.23, "peak_mb": 94},
-        {**run, "engine": "other", "dtype": "int8", "seconds": 1.5, "peak_mb": 300},
-    ]
-    _write(tmp_path / "startup.csv", startup.FIELDS, rows)
+    measured = (("distilrt", "float32", 0.204, 212), ("distilrt", "int8", 0.23, 94), ("other", "int8", 1.5, 300))
+    rows = [{**RUN, "target": target, "dtype": dtype, "start_s": seconds, "peak_mb": mb}
+            for target, dtype, seconds, mb in measured]  # fmt: skip
+    findings.append(tmp_path / "startup.csv", rows)
     page = claims.render(_page("startup"), tmp_path)
     assert "| distilrt | 0.20 / 212 |  | 0.23 / 94 |" in page
     assert "| other |  |  | 1.50 / 300 |" in page
+
+
+def test_committed_rows_have_the_columns_of_rows() -> None:
+    for file, _ in claims.TABLES.values():
+        with (ROOT / "benches" / "results" / file).open(newline="") as rows:
+            assert set(next(csv.reader(rows))) <= {*findings._FACTS, *findings.COLUMNS}

@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 
 from distilrt.__main__ import main
-from distilrt.bench import command, findings
+from distilrt.bench import findings, verbs
 from distilrt.model import models
 from distilrt.text.tokenizer import DistilBertTokenizer
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(verbs, "CACHE", tmp_path / "cache")
 
 
 def bench(*arguments: str) -> int:

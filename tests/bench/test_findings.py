@@ -14,7 +14,7 @@ from distilrt.bench.findings import COLUMNS, Findings
 
 
 def test_json_and_csv(classifier: str, tmp_path: Path) -> None:
-    found = Findings(findings.facts(classifier, 2), {"scenario": "single"})
+    found = Findings(findings.facts(2, classifier), {"scenario": "single"})
     found.rows.append(dict.fromkeys(COLUMNS, 1.5) | {"target": "distilrt", "rate": None})
     found.left_out.append("x: y")
     file = tmp_path / "found.json"
@@ -34,6 +34,20 @@ def test_other_files(tmp_path: Path, content: str) -> None:
     file.write_text(content)
     with pytest.raises(ValueError, match="is no result of distilrt bench"):
         findings.read(file)
+
+
+def test_rows_are_appended(tmp_path: Path) -> None:
+    """Columns that came later are empty in old rows; others are refused."""
+    found = Findings(findings.facts(2), {}, rows=[{"target": "a", "dtype": "int8", "p50_ms": 2.0}])
+    path = tmp_path / "rows.csv"
+    path.write_text("date,target\n2026-01-01,old\n")
+    findings.append(path, found.recorded())
+    findings.append(path, found.recorded())
+    rows = list(csv.DictReader(path.open(newline="")))
+    assert [(row["target"], row["p50_ms"]) for row in rows] == [("old", ""), ("a", "2.0"), ("a", "2.0")]
+    path.write_text("colour\n")
+    with pytest.raises(ValueError, match="has columns that rows lack: colour"):
+        findings.append(path, [])
 
 
 def test_ranges() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distilrt.bench import latencies, load
+from distilrt.bench import load, statistics
 from distilrt.bench.load import Load, TargetError
 
 LENGTHS = (3, 5, 7, 11)
@@ -41,7 +41,7 @@ class Target:
     answer_all = answer
 
 
-def run(target: Target, wanted: Load) -> latencies.Window:
+def run(target: Target, wanted: Load) -> statistics.Window:
     loop = load.new_loop()
     try:
         return loop.run_until_complete(load.measure(target, LENGTHS, wanted))
@@ -126,9 +126,9 @@ def test_a_generator_that_is_held_up_says_so_and_hides_nothing() -> None:
     target = Target(0.02, blocking=True)
     target.blocking = False
     window = run(target, Load("server", 0.0, 20, rate=1000.0))
-    assert latencies.percentile(window.lags, 99) > 0.1
+    assert statistics.percentile(window.lags, 99) > 0.1
     assert window.latencies.max() > 0.1
-    assert latencies.late([window])
+    assert statistics.late([window])
 
 
 def test_flood_keeps_so_many_in_flight() -> None:

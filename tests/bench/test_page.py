@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import re
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from distilrt.bench import findings, page, plots, terminal
+from distilrt.bench import charts, findings, page, plots, terminal
 from distilrt.bench.findings import Findings, Row
 from distilrt.bench.scenarios import Plan
 
@@ -31,7 +32,7 @@ WORKLOAD = {"workload": "mixed", "task": "text-classification", "texts": 256, "b
 
 @pytest.fixture
 def found(classifier: str) -> Findings:
-    return Findings(findings.facts(classifier, 2), Plan("single").describe(), [dict(WORKLOAD)],
+    return Findings(findings.facts(2, classifier), Plan("single").describe(), [dict(WORKLOAD)],
                     [row("distilrt"), row("onnxruntime", p50_ms=16.0)], complete=True)  # fmt: skip
 
 
@@ -50,7 +51,7 @@ def test_terminal(found: Findings) -> None:
     assert "vs 1st" not in text
     found.rows[1] |= {"ratio": 0.516, "ratio_low": 0.5, "ratio_high": 0.532}
     assert "0.52±.02" in printed(found)
-    assert "how many times as fast as the first" in page.page(found, {})
+    assert "how many times as fast as the first" in page.page(found)
     assert "rate/s" not in text
 
 
@@ -60,10 +61,10 @@ def test_what_a_reader_must_know(found: Findings) -> None:
         row("b", "server", rate=20.0, steady=False, failures={"HTTP 429": 7}),
     ]
     found.left_out, found.complete = ["c int8: <it> is not there"], False
-    for text in (printed(found), page.page(found, {})):
+    for text in (printed(found), page.page(found)):
         for words in ("INVALID", "3.5 ms", "not steady", "7 x HTTP 429", "is not there", "roken off"):
             assert words in text
-    assert "<it>" not in page.page(found, {})
+    assert "<it>" not in page.page(found)
     assert terminal.remarks(row("a", lag_p99_ms=1.5)) == "1 % of the queries were sent 1.5 ms late or more"
     assert terminal.remarks(row("a", lag_p99_ms=0.9)) == ""
     peak = row("d", "peak", rate=0.0, steady=False, slo="p99=20ms")
@@ -87,8 +88,8 @@ class _Check(HTMLParser):
 
 def test_page_is_whole_and_alone(found: Findings) -> None:
     figures = plots.draw(found)
-    assert set(figures) == {"latency", "throughput", "peak-share", "start-and-memory"}
-    html = page.page(found, figures)
+    assert set(figures) == {"latency", "throughput", "peak-share", "start", "memory"}
+    html = page.page(found)
     check = _Check()
     check.feed(html)
     assert check.open == []
@@ -106,28 +107,39 @@ def test_page_is_whole_and_alone(found: Findings) -> None:
         assert words in html
 
 
+def rates(found: Findings) -> list[charts.Curve]:
+    chart = plots.draw(found)["rate-mixed"]
+    assert isinstance(chart, charts.Curves)
+    return list(chart.panels[""])
+
+
 def test_rates_are_drawn_from_rows_and_from_probes(found: Findings) -> None:
     found.rows = [row("a", "server", rate=rate, p99_ms=rate) for rate in (10.0, 20.0, 30.0)]
     found.rows.append(row("b", "server", rate=10.0, valid=False))
-    (axes,) = plots.draw(found)["rate-mixed"].axes
-    assert [line.get_label() for line in axes.lines][:1] == ["a int8"]
-    assert list(axes.lines[0].get_ydata()) == [10, 20, 30]
+    p99, median = rates(found)
+    assert (p99.name, p99.points, p99.dashed) == ("a int8", [(10, 10), (20, 20), (30, 30)], False)
+    assert (median.points[0], median.dashed) == ((10, 8.25), True)
     found.plan["slo"] = "p99=20ms"
     probes = [{"rate": rate, "p99_ms": rate, "p50_ms": 1.0, "valid": rate < 50} for rate in (40.0, 10.0, 50.0)]
     found.rows = [row("a", "peak", rate=40.0, slo="p99=20ms", probes=probes)]
-    (axes,) = plots.draw(found)["rate-mixed"].axes
-    assert list(axes.lines[0].get_xdata()) == [10, 40]
-    assert 20 in list(axes.lines[2].get_ydata())
+    assert [x for x, _ in rates(found)[0].points] == [10, 40]
+    chart = plots.draw(found)["rate-mixed"]
+    assert isinstance(chart, charts.Curves)
+    assert chart.bound == (20, "p99=20ms")
+    assert "p99=20ms" in charts.svg(chart, plots.colours(found))
 
 
 def test_workloads_of_an_offline_run(found: Findings, tmp_path: Path) -> None:
     found.rows = [row(name, "offline", workload) for workload in ("1x16", "8x128") for name in ("a", "b")]
     figures = plots.draw(found)
-    assert set(figures) == {"throughput", "peak-share", "start-and-memory"}
-    assert [label.get_text() for label in figures["throughput"].axes[0].get_yticklabels()] == ["1x16", "8x128"]
-    paths = plots.save(figures, tmp_path / "plots")
+    assert set(figures) == {"throughput", "peak-share", "start", "memory"}
+    chart = figures["throughput"]
+    assert isinstance(chart, charts.Bars)
+    assert [(bar.group, bar.name) for bar in chart.bars] == [
+        (workload, f"{name} int8") for workload in ("1x16", "8x128") for name in ("a", "b")]  # fmt: skip
+    paths = plots.save(found, tmp_path / "plots")
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
-    assert len(paths) == 3
+    assert len(paths) == 4
 
 
 def test_shapes_make_curves(found: Findings) -> None:
@@ -137,34 +149,41 @@ def test_shapes_make_curves(found: Findings) -> None:
     ]
     found.rows = lengths
     figures = plots.draw(found)
-    assert set(figures) == {"throughput-length", "peak-share-length", "start-and-memory"}
-    (axes,) = figures["throughput-length"].axes
-    assert [(line.get_label(), list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines] == [
-        (f"{name} int8", [16, 64, 128], [16, 64, 128]) for name in "ab"
+    assert set(figures) == {"throughput-length", "peak-share-length", "start", "memory"}
+    chart = figures["throughput-length"]
+    assert isinstance(chart, charts.Curves)
+    assert [(curve.name, curve.points) for curve in chart.panels["batches of 8"]] == [
+        (f"{name} int8", [(16, 16), (64, 64), (128, 128)]) for name in "ab"
     ]
     found.rows = [*lengths, *(row("a", "multi", f"{batch}x16") for batch in (1, 32)), row("a", "multi", "mixed")]
     figures = plots.draw(found)
     assert {"throughput-length", "throughput-batch", "throughput", "latency"} <= set(figures)
-    assert [axes.get_title(loc="left") for axes in figures["throughput-batch"].axes] == ["16 tokens"]
-    assert "<svg" in page.page(found, figures)
+    chart = figures["throughput-batch"]
+    assert isinstance(chart, charts.Curves)
+    assert list(chart.panels) == ["16 tokens"]
+    assert "<svg" in page.page(found)
 
 
 def test_a_peak_is_shown_by_its_rate(found: Findings) -> None:
     found.rows = [row(name, "peak", rate=rate, slo="p99=20ms", probes=[]) for name, rate in (("a", 40.0), ("b", 50.0))]
     figures = plots.draw(found)
-    assert set(figures) == {"peak-rate", "peak-share", "start-and-memory"}
-    assert [bar.get_width() for bar in figures["peak-rate"].axes[0].patches] == [40, 50]
+    assert set(figures) == {"peak-rate", "peak-share", "start", "memory"}
+    chart = figures["peak-rate"]
+    assert isinstance(chart, charts.Bars)
+    assert [bar.numbers for bar in chart.bars] == [[40], [50]]
 
 
 def test_nothing_measured(found: Findings) -> None:
     found.rows, found.workloads = [], []
     assert plots.draw(found) == {}
-    assert "Machine and method" in page.page(found, {})
+    assert "Machine and method" in page.page(found)
     assert "distilrt" in printed(found)
 
 
-def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_matplotlib(found: Findings, monkeypatch: pytest.MonkeyPatch) -> None:
     plots.require()
     monkeypatch.setattr(plots, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert "<svg" in page.page(found)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'distilrt\[bench\]'"):
         plots.require()

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from distilrt.bench import peak
-from distilrt.bench.latencies import Window, parse_slo
 from distilrt.bench.load import Load
+from distilrt.bench.statistics import Window, parse_slo
 
 LOAD = Load("server", 3.0, 10, seed=7)
 SLO = parse_slo("p99=20ms")

@@ -13,7 +13,7 @@ import pytest
 def _bench(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"} | variables
     return subprocess.run(
-        [sys.executable, "-m", "distilrt.bench", *arguments], env=environment, capture_output=True, text=True
+        [sys.executable, "-m", "distilrt", "bench", *arguments], env=environment, capture_output=True, text=True
     )
 
 

@@ -13,10 +13,10 @@ import pytest
 from distilrt.bench import answers, findings, peak, roofline, samples, scenarios, turns
 from distilrt.bench.child import PeerError
 from distilrt.bench.findings import Findings
-from distilrt.bench.latencies import Window, parse_slo
 from distilrt.bench.load import Load
 from distilrt.bench.scenarios import Plan
 from distilrt.bench.session import Facts
+from distilrt.bench.statistics import Window, parse_slo
 from distilrt.bench.targets import Spec
 
 PEAKS = roofline.Roofline({"float32": 1e12}, None)
@@ -69,7 +69,7 @@ class Sessions:
             def __exit__(self, *_: object) -> None: ...
 
         monkeypatch.setattr(scenarios, "Session", Session)
-        monkeypatch.setattr(scenarios, "_share", lambda *given: 0.5)
+        monkeypatch.setattr(scenarios, "_shares", lambda *given: {"peak_share": 0.5})
 
 
 def given(name: str = "easy") -> samples.Samples:
@@ -198,7 +198,7 @@ def test_no_answers_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     nothing = Window(np.zeros(0), np.zeros(0), 0, 0, 1.0, Counter({"HTTP 503": 4}))
     Sessions(monkeypatch, one=lambda wanted: nothing)
     found = run(Plan("single"), [ONE])
-    assert (found.rows, found.left_out) == ([], ["one float32 (single): no query was answered: HTTP 503"])
+    assert (found.rows, found.left_out) == ([], ["one float32 (multi): no query was answered: HTTP 503"])
 
 
 @pytest.mark.parametrize("limit", [12.0, 37.0, 99.0])
@@ -232,7 +232,7 @@ def test_peaks_are_searched_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
     sessions = Sessions(monkeypatch, one=lambda wanted: window(10, wanted), two=fails)
     found = run(Plan("peak", slo=parse_slo("p99=20ms"), duration=1.0), [ONE, TWO])
-    names = [name for name, load in sessions.asked if load.scenario != "single"]
+    names = [name for name, load in sessions.asked if load.scenario != "multi"]
     assert names == ["one", "two"] * 4 + ["one"] * (1 + peak.HALVINGS + peak.RETESTS - 4)
     assert [row["target"] for row in found.rows] == ["one"]
     assert found.left_out == ["two float32 (server): it died"]
@@ -278,13 +278,32 @@ def test_wrong_plans(given: dict[str, Any], words: str) -> None:
         Plan(**given)
 
 
-def test_share_of_peak(classifier: str) -> None:
+def test_shares_of_peaks(classifier: str) -> None:
     made = samples.make("1x16", classifier)
-    row = {"dtype": "float32", "version": "1 cpu", "samples_per_s": 1000.0}
-    ours, peer = (Spec(name, "float32", classifier) for name in ("distilrt", "onnxruntime"))
-    share, whole = (scenarios._share(row, spec, made, PEAKS, Plan("single")) for spec in (ours, peer))
-    assert share is not None
-    assert whole is not None
-    assert 0 < share < whole < 1
-    assert scenarios._share(row, Spec("http://a", "float32", classifier), made, PEAKS, Plan("single")) is None
-    assert findings.COLUMNS.index("peak_share") > 0
+    row = {"dtype": "float32", "version": "1 cpu", "samples_per_s": 1000.0, "batch": 1, "scenario": "single",
+           "p50_ms": 1.0}  # fmt: skip
+    most = roofline.Roofline({"float32": 1e12}, 1e9)
+    specs = [Spec(name, "float32", classifier, form=form)
+             for name, form in (("distilrt", ""), ("distilrt", "all-rows"), ("onnxruntime", "session"))]  # fmt: skip
+    ours, whole, peer = (scenarios._shares(row, spec, made, most) for spec in specs)
+    assert 0 < ours["peak_share"] < whole["peak_share"] == peer["peak_share"] < 1
+    assert (ours["peak_gflops"], ours["read_share"]) == (1000, whole["read_share"])
+    assert "read_share" not in scenarios._shares(
+        row | {"batch": 8}, Spec("distilrt", "float32", classifier), made, most
+    )
+    assert scenarios._shares(row, Spec("http://a", "float32", classifier), made, most) == {}
+    assert {"peak_share", "read_share"} < set(findings.COLUMNS)
+
+
+def test_engines_alone_meet_forms_that_suit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A form for throughput gets the mix of lengths, one for latency or of a fixed shape the batches of one shape."""
+    sessions = Sessions(monkeypatch, a=lambda wanted: window(5, wanted), b=lambda wanted: window(5, wanted))
+    monkeypatch.setattr(scenarios, "convert", lambda spec: None)
+    fixed, many = (
+        Spec("openvino", "float32", "m", form=form, backend=name) for form, name in (("static", "a"), ("streams", "b"))
+    )
+    same = samples.Samples("2x4", samples.IDS, {}, ("a", "b"), (4, 4), 2)
+    found = run(Plan(scenarios.ALONE, duration=0.1, count=3), [fixed, many], [same, given("mixed")])
+    assert [(row["form"], row["workload"], row["scenario"]) for row in found.rows] == [
+        ("static", "2x4", "multi"), ("streams", "mixed", "offline")]  # fmt: skip
+    assert {load.size for name, load in sessions.asked if name == "a"} == {2}

@@ -1,27 +1,23 @@
-"""benches/serving: what a soak must notice, and how rows are made. The benches themselves start real servers: make
+"""benches/serving: what a soak must notice, and rows of servers. The benches themselves start real servers: make
 bench-serving, soak."""
 
 from __future__ import annotations
 
-import csv
 import itertools
 from collections import Counter
-from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import typer
 
-from benches.serving import compare, rows, servers, soak
+from benches.serving import compare, servers, soak
 from benches.serving.servers import KINDS, Server
-from distilrt.bench import report
-from distilrt.bench.child import PeerError
-from distilrt.bench.latencies import Window
+from distilrt.bench import findings
+from distilrt.bench.findings import Findings
 from distilrt.bench.load import Load
-from distilrt.bench.targets import Spec
+from distilrt.bench.scenarios import Plan
+from distilrt.bench.statistics import parse_slo
 
 
 def test_memory_that_grows() -> None:
@@ -115,65 +111,18 @@ def test_missing_program(classifier: str, tmp_path: Path, monkeypatch: pytest.Mo
         Server("infinity-torch", Path(classifier), 1, tmp_path)
 
 
-class Asked:
-    """Stands in for `compare.Target`."""
-
-    def __init__(self, name: str, url: str, milliseconds: float, fails_at: int = -1) -> None:
-        self.name, self.spec = name, Spec(url, "int8", "m")
-        self.windows: dict[str, list[Window]] = {load: [] for load in compare.LOADS}
-        self.loads: list[Load] = []
-        self._seconds, self._left = milliseconds / 1e3, fails_at
-        self.load = partial(compare.Target.load, self)  # type: ignore[arg-type]
-
-    def measure(self, name: str, load: Load) -> Window:
-        self._left -= 1
-        if not self._left:
-            raise PeerError("it died")
-        self.loads.append(load)
-        count = 100
-        return Window(np.full(count, self._seconds), np.zeros(count), count, 10 * count, count * self._seconds)
-
-
-def test_a_comparison_and_its_rows(tmp_path: Path) -> None:
-    ours, engine = Asked("distilrt", "http://a:1", 4.0), Asked("distilrt engine", "distilrt", 3.0)
-    theirs, dies = Asked("onnx-threads", "http://a:2", 8.0), Asked("pipeline", "http://a:3", 8.0, fails_at=5)
-    targets: Any = [ours, engine, theirs, dies]
-    found: dict[Any, Any] = {}
-    compare.measure(targets, compare.QUICK, "p99=250ms", lambda *_: None, found)
-    peaks = {each.name: row for each, row in found.items()}
-    assert [each.name for each in targets] == ["distilrt", "distilrt engine", "onnx-threads"]
-    assert list(peaks) == ["distilrt", "onnx-threads"]
-    assert [load.scenario for load in ours.loads[:5]] == ["single"] * 4 + ["flood"]
-    assert [load.scenario for load in engine.loads] == ["single"] * 4 + ["offline"]
-    assert {load.seconds for load in ours.loads if load.rate} == {compare.QUICK.probe, compare.QUICK.retest}
-
-    windows = {each.name: each.windows for each in targets}
-    facts = {**report.machine(2), "rounds": 1, "error": 0.03, "probe_s": 3, "retest_s": 6}
-    made = []
-    for name in peaks:
-        server: Any = SimpleNamespace(name=name, kind=KINDS[name], version="1", start_s=0.5, rss_mb=lambda: 200.4)
-        made.append(rows.row(server, windows, peaks[name], facts))
-    assert (made[0]["p50_16_ms"], made[0]["engine_16_ms"], made[0]["saturated_share"]) == (4, 3, 0.75)
-    assert made[1]["saturated_per_s"] == 125
-    assert "engine_16_ms" not in made[1]
-    assert "1.00" in rows.table(made)
-
-    path = tmp_path / "serving.csv"
-    path.write_text("date,server\n2026-01-01,old\n")
-    rows.append(path, made)
-    rows.append(path, made[:1])
-    read = list(csv.DictReader(path.open(newline="")))
-    assert [row["server"] for row in read] == ["old", "distilrt", "onnx-threads", "distilrt"]
-    assert (read[0]["saturated_share"], read[1]["saturated_share"], read[2]["saturated_share"]) == ("", "0.75", "")
-    assert tuple(read[0]) == rows.FIELDS
-    path.write_text("date,colour\n")
-    with pytest.raises(ValueError, match="has the columns colour"):
-        rows.append(path, made)
-
-
-def test_the_committed_rows_can_be_appended_to() -> None:
-    with rows.RESULTS.open(newline="") as file:
-        assert set(next(csv.reader(file))) <= set(rows.FIELDS)
+@pytest.mark.whole
+def test_a_comparison_and_its_rows(folder_of: Any) -> None:
+    """A server of this package beside its engine; one that is not installed is named."""
+    folder = folder_of("DistilBertForSequenceClassification")
+    plans = Plan("single", 0.2), Plan("offline", 0.2), Plan("peak", 0.3, 5, slo=parse_slo("p99=10s"))
+    found = Findings(findings.facts(1, str(folder)), {})
+    compare.compare(["distilrt-float32", "infinity-torch"], plans, folder, 1, Path("/nowhere"), found, lambda *_: None)
+    assert [(row["target"].split()[-1], row["scenario"]) for row in found.rows] == [
+        ("distilrt-float32", "single"), ("engine", "single"), ("distilrt-float32", "single"), ("engine", "single"),
+        ("engine", "offline"), ("distilrt-float32", "peak")]  # fmt: skip
+    assert all(row["max_difference"] < 1e-3 and row["start_s"] and row["peak_mb"] for row in found.rows)
+    assert any("infinity-torch is not installed" in line for line in found.left_out)
 
 
 def test_unknown_servers() -> None:

@@ -7,12 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from distilrt.bench import answers, samples, targets
+from distilrt.bench import answers, peers, samples, scenarios, targets
 from distilrt.bench.load import TargetError
 from distilrt.bench.samples import Samples
 from distilrt.bench.targets import Spec
+from distilrt.errors import DistilrtError
+from distilrt.model.config import DistilBertConfig
 
 
 def ask(spec: Spec, given: Samples, indices: list[int], *, together: bool = False) -> list[answers.Answer]:
@@ -33,9 +36,9 @@ def ask(spec: Spec, given: Samples, indices: list[int], *, together: bool = Fals
 def test_engines_agree(classifier: str, queries: Samples) -> None:
     indices = [5, 0, 3, 9]
     exact = ask(Spec("distilrt", "float32", classifier, backend="reference"), queries, indices)
-    for name in ("distilrt", "transformers"):
+    for name, form in (("distilrt", ""), ("distilrt", "first-rows"), ("transformers", "sdpa")):
         for together in (False, True):
-            found = ask(Spec(name, "float32", classifier, threads=1), queries, indices, together=together)
+            found = ask(Spec(name, "float32", classifier, threads=1, form=form), queries, indices, together=together)
             assert answers.compare(found, exact, "float32").max_difference < 1e-5
             assert answers.compare(found, exact, "float32").agreement == 1
 
@@ -81,16 +84,20 @@ def test_server_of_another_task(server: Any, classifier: str, queries: Samples) 
 
 
 def test_parse() -> None:
-    assert targets.parse("distilrt", "int8") == ("distilrt", "int8")
-    assert targets.parse("distilrt:float32", "int8") == ("distilrt", "float32")
-    assert targets.parse("onnxruntime", "auto") == ("onnxruntime", "float32")
-    assert targets.parse("http://a:1/b", "auto") == ("http://a:1/b", "auto")
+    assert targets.parse("distilrt", "int8") == [("distilrt", "int8", "")]
+    assert targets.parse("distilrt:float32", "int8") == [("distilrt", "float32", "")]
+    assert targets.parse("distilrt:int8:all-rows", "auto") == [("distilrt", "int8", "all-rows")]
+    assert targets.parse("onnxruntime", "auto") == [("onnxruntime", "float32", "session")]
+    assert [form for _, _, form in targets.parse("openvino:int8", "auto", throughput=True)] == ["streams", "padded"]
+    assert targets.parse("http://a:1/b", "auto") == [("http://a:1/b", "auto", "")]
     assert Spec("http://a:1/b/", "auto", "m", wire="tei").label == "a:1/b tei"
+    assert Spec("openvino", "int8", "m", form="static").named == "openvino static int8"
 
 
 @pytest.mark.parametrize(("text", "words"), [
-    ("nope", "a target is distilrt"), ("distilrt-all-rows", "a target is"), ("distilrt:int3", "a dtype is one of"),
-    ("onnxruntime:bfloat16", "onnxruntime is compared in"), ("https://a", "a server's URL is"), ("http://", "URL"),
+    ("nope", "a target is distilrt"), ("openvino:int8:fast", "a form of openvino is one of dynamic"),
+    ("distilrt:int3", "a dtype is one of"), ("onnxruntime:bfloat16", "onnxruntime is measured in"),
+    ("https://a", "a server's URL is"), ("http://", "URL"),
 ])  # fmt: skip
 def test_wrong_targets(text: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
@@ -103,4 +110,30 @@ def test_missing_peer(classifier: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("distilrt.bench.peers.Transformers.load", load)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'distilrt\[bench\]'"):
-        targets.create(Spec("transformers", "float32", classifier))
+        targets.create(Spec("transformers", "float32", classifier, form="sdpa"))
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize(("name", "form", "dtype"), [
+    (name, form, dtype) for name, of_it in peers.ENGINES.items() for form, each in of_it.items()
+    for dtype in each.dtypes
+])  # fmt: skip
+def test_every_form_answers_as_float32(folder_of: Callable[..., Path], name: str, form: str, dtype: str) -> None:
+    """On token ids of one length and of many, in one batch and all at once; int8 of random weights is coarse."""
+    folder = folder_of("DistilBertForSequenceClassification")
+    config = DistilBertConfig.from_pretrained(folder)
+    peer, exact = peers.create(name, form, dtype), peers.create("distilrt", "reference", "float32")
+    exact.load(folder, 1)
+    try:
+        scenarios.convert(Spec(name, dtype, str(folder), form=form))
+        peer.load(folder, 2)
+    except (RuntimeError, ModuleNotFoundError, DistilrtError) as error:
+        pytest.skip(str(error))
+    random = np.random.default_rng()
+    for sequences in ([random.integers(1, config.vocab_size, length) for length in lengths]
+                      for lengths in ([7] * 3, random.integers(2, 40, 37))):  # fmt: skip
+        right = exact.many(sequences)
+        for found in (peer.batch(sequences), peer.many(sequences)):
+            assert found.shape == right.shape
+            assert np.abs(found - right).max() <= answers.BOUNDS[dtype] * np.abs(right).max()
+    assert peer.version

@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 
-from distilrt.bench.gpu.runs import padded
+from distilrt.bench.gpu.runs import Workload, padded
 from distilrt.bench.gpu.timing import Clock
-from distilrt.bench.workloads import Workload
 from distilrt.model.config import DistilBertConfig
 
 # What torch.compile gets time for first; it takes up to a minute a shape.
@@ -34,7 +33,7 @@ def time_sdpa(
 ) -> Iterator[dict[str, Any]]:
     """Two rows a workload, eager and captured in a graph; a row without times says why a capture failed."""
     for load in loads:
-        (lengths,) = load.batches
+        lengths = load.lengths
         ids, mask = padded(config, lengths, clock.device)
 
         def work(ids: Any = ids, mask: Any = mask) -> None:
@@ -59,7 +58,7 @@ def time_compiled(
     for load in sorted(loads, key=lambda load: COMPILE_ORDER.index(load.name)):
         if enough():
             return
-        (lengths,) = load.batches
+        lengths = load.lengths
         ids, mask = padded(config, lengths, clock.device)
         torch.compiler.reset()
         if clock.on_gpu:

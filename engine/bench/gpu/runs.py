@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,22 +14,35 @@ import torch
 from distilrt.backends.cuda.backend import CudaBackend
 from distilrt.backends.cuda.parts import divide
 from distilrt.batch import Batch, pack
+from distilrt.bench import roofline, samples
 from distilrt.bench.gpu.timing import Ceilings, Clock, Work, floor_us
-from distilrt.bench.workloads import Workload
 from distilrt.model.config import DistilBertConfig
 
-MIXED = 64  # sequences of the workload of mixed lengths
+SHAPES = ("1x8", "1x16", "1x128", "1x512", "8x128", "32x128", "256x128", "32x512", "mixed")
+MIXED = 64  # sequences of the mixed lengths
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Lengths of the sequences of one batch."""
+
+    name: str
+    lengths: tuple[int, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Of the batch."""
+        return sum(self.lengths)
 
 
 def workloads(config: DistilBertConfig, *, tiny: bool = False) -> list[Workload]:
-    """The shapes of the suite, a batch each; mixed lengths are log-normal, a few tokens to all positions."""
-    shapes = [(1, 4)] if tiny else [
-        (1, 8), (1, 16), (1, 128), (1, 512), (8, 128), (32, 128), (256, 128), (32, 512)]  # fmt: skip
-    found = [Workload(f"{count}x{length}", ((length,) * count,)) for count, length in shapes]
-    rng = np.random.default_rng(0)
-    longest = config.max_position_embeddings
-    lengths = np.clip(rng.lognormal(np.log(longest / 8), 0.8, 2 if tiny else MIXED), 4, longest).astype(int)
-    return [*found, Workload("mixed", (tuple(lengths.tolist()),))]
+    """The workloads of the suite, a batch each."""
+    found = []
+    for name in ("1x4", "mixed") if tiny else SHAPES:
+        given = samples.make_ids(name, config)
+        size = given.batch if given.fixed else 2 if tiny else MIXED
+        found.append(Workload(name, given.lengths[:size]))
+    return found
 
 
 def token_ids(config: DistilBertConfig, lengths: Sequence[int], seed: int = 1) -> list[Any]:
@@ -77,13 +90,13 @@ def time_all(model: Any, clock: Clock, most: Ceilings, loads: Sequence[Workload]
     """A row for each workload: GPU time from a graph, wall time with tensors and with arrays, and the floor."""
     config, backend = model.config, model.backend
     for load in loads:
-        (lengths,) = load.batches
+        lengths = load.lengths
         work, _ = enqueue(model, pack(config, token_ids(config, lengths)))
         gpu = clock.back_to_back(clock.graph(work))
         ids, mask = padded(config, lengths, clock.device)
         tensors = clock.one_by_one(partial(model, ids, mask))
         arrays = clock.one_by_one(partial(model, ids.cpu().numpy(), None if mask is None else mask.cpu().numpy()))
-        flops = load.flops(config)
+        flops = roofline.flops(config, lengths)
         least = floor_us(flops, backend.describe()["weight_bytes"] - _embedding_bytes(model), backend.dtype, most)
         yield {
             "engine": "distilrt", "workload": load.name, "dtype": backend.dtype, "tokens": load.tokens,
@@ -101,7 +114,7 @@ def without_dependent_launch(model: Any, clock: Clock, loads: Sequence[Workload]
     encoder.pdl = False
     try:
         for load in loads:
-            work, _ = enqueue(model, pack(model.config, token_ids(model.config, load.batches[0])))
+            work, _ = enqueue(model, pack(model.config, token_ids(model.config, load.lengths)))
             times = clock.back_to_back(clock.graph(work))
             yield {"engine": "distilrt-no-dependent-launch", "workload": load.name, "dtype": model.dtype,
                    "tokens": load.tokens, "gpu_us": asdict(times)}  # fmt: skip

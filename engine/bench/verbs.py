@@ -1,0 +1,275 @@
+"""The sub-verbs of `distilrt bench`: engines alone, starts, peaks, GPU kernels, and what is made of kept rows.
+
+Progress goes to stderr. A run that Ctrl-C ends shows what it has, and records nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from distilrt.bench import claims as claiming
+from distilrt.bench import findings as finding
+from distilrt.bench import page, peers, samples, scenarios, targets, terminal
+from distilrt.bench import roofline as rooflines
+from distilrt.bench.artefacts import make_checkpoint
+from distilrt.bench.findings import Findings
+from distilrt.bench.progress import Bar, Say
+from distilrt.bench.turns import WINDOWS
+from distilrt.cpu_count import usable_cores
+from distilrt.errors import BackendError
+from distilrt.model.config import DistilBertConfig
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distilrt" / "bench"
+RESULTS = Path("benches/results")
+NAMES, DTYPES = ",".join(peers.ENGINES), ",".join(peers.DTYPES)
+LOADS = "1x16,1x128,8x128,mixed"
+
+Dtypes = Annotated[str, typer.Option(help="Comma-separated.")]
+Names = Annotated[str, typer.Option("--peers", help="Comma-separated engines.")]
+Loads = Annotated[str, typer.Option("--workloads", help="Comma-separated.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads of every engine; default: the usable cores.")]
+Cache = Annotated[Path, typer.Option(help="Folder for the checkpoint, converted models and compiled loops.")]
+Record = Annotated[bool, typer.Option("--record", help="Append the rows to the file of the verb in --results.")]
+Results = Annotated[Path, typer.Option(help="Folder of committed rows.")]
+Json = Annotated[Path | None, typer.Option("--json", help="File for the findings.")]
+Html = Annotated[Path | None, typer.Option("--html", help="File for a page with charts.")]
+
+
+def peaks(num_threads: int, cache: Path) -> rooflines.Roofline:
+    """The machine's; none where there is no compiler."""
+    try:
+        return rooflines.measure(num_threads, cache)
+    except (RuntimeError, OSError):
+        return rooflines.Roofline({}, None)
+
+
+def specs(names: str, dtype: str, model: str, threads: int) -> list[targets.Spec]:
+    """Every form of these engines in a dtype, those for latency and those for throughput, ours first.
+
+    Raises:
+        typer.BadParameter: an unknown name or dtype.
+    """
+    for found, known in ((names.split(","), tuple(peers.ENGINES)), ((dtype,), peers.DTYPES)):
+        if unknown := [name for name in found if name not in known]:
+            raise typer.BadParameter(f"choose from {', '.join(known)}; found {', '.join(unknown)}")
+    return [targets.Spec(name, dtype, model, form=form, threads=threads)
+            for name in names.split(",") for form, each in peers.ENGINES[name].items()
+            if dtype in each.dtypes and (each.latency or each.throughput)]  # fmt: skip
+
+
+def _measure(found: Findings, seconds: float, work: Callable[[Say], None], file: Path | None) -> None:
+    """Do it under a bar, show what was found, and append it to `file`."""
+    with Bar(seconds, Console(stderr=True), log=True) as bar:
+        work(bar.step)
+    terminal.show(found, Console(markup=False, highlight=False))
+    if bar.stopped:
+        typer.echo("nothing was recorded", err=True)
+        raise typer.Exit(130)
+    if file is not None:
+        finding.append(file, found.recorded())
+
+
+def compare(
+    dtypes: Dtypes = DTYPES,
+    names: Names = NAMES,
+    loads: Loads = LOADS,
+    duration: Annotated[float, typer.Option(help="Least seconds of an engine on a workload.")] = 3.0,
+    threads: Threads = None,
+    record: Record = False,
+    results: Results = RESULTS,
+    cache: Cache = CACHE,
+    json_file: Json = None,
+    html_file: Html = None,
+) -> None:
+    """Time every engine in its best forms from token ids to logits, in turns, beside the peaks of the machine."""
+    num_threads = threads or usable_cores()
+    plan = scenarios.Plan(scenarios.ALONE, duration, count=3 * WINDOWS, most_windows=WINDOWS)
+    checkpoint = str(make_checkpoint(cache / "distilbert-base"))
+    try:
+        chosen = [samples.make_ids(name, DistilBertConfig.from_pretrained(checkpoint)) for name in loads.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    engines = [specs(names, dtype, checkpoint, num_threads) for dtype in dtypes.split(",")]
+    found = Findings(finding.facts(num_threads, checkpoint), plan.describe())
+
+    def work(say: Say) -> None:
+        for each in engines:
+            scenarios.run(each, chosen, plan, found, exact_model=checkpoint, peaks=partial(peaks, num_threads, cache),
+                          say=say)  # fmt: skip
+            found.complete = each is engines[-1]
+
+    seconds = sum(4.0 + len(each) * (4.0 + len(chosen) * plan.seconds) for each in engines)
+    try:
+        _measure(found, seconds, work, results / "cpu.csv" if record else None)
+    finally:
+        if json_file is not None:
+            json_file.write_text(found.to_json(), encoding="utf-8")
+        if html_file is not None:
+            html_file.write_text(page.page(found), encoding="utf-8")
+
+
+def startup(
+    dtypes: Dtypes = DTYPES,
+    names: Names = NAMES,
+    times: Annotated[int, typer.Option(min=1, help="Processes of each engine.")] = 3,
+    threads: Threads = None,
+    record: Record = False,
+    results: Results = RESULTS,
+    cache: Cache = CACHE,
+) -> None:
+    """Time and peak memory of a fresh process from import to first answer, of the first form of each engine."""
+    from distilrt.bench import startup as starting
+
+    num_threads = threads or usable_cores()
+    checkpoint = str(make_checkpoint(cache / "distilbert-base"))
+    chosen: dict[tuple[str, str], targets.Spec] = {}
+    for dtype in dtypes.split(","):
+        for spec in specs(names, dtype, checkpoint, num_threads):
+            chosen.setdefault((spec.name, dtype), spec)
+    found = Findings(finding.facts(num_threads, checkpoint), {"scenario": "startup"})
+
+    def work(say: Say) -> None:
+        starting.measure(found, list(chosen.values()), num_threads, times, say)
+
+    _measure(found, len(chosen) * (times + 1) * starting.SECONDS, work, results / "startup.csv" if record else None)
+
+
+def distillation(
+    dtypes: Dtypes = DTYPES,
+    loads: Loads = "1x16,1x128,8x128",
+    duration: Annotated[float, typer.Option(help="Least seconds of a model on a workload.")] = 5.0,
+    threads: Threads = None,
+    record: Record = False,
+    results: Results = RESULTS,
+    cache: Cache = CACHE,
+) -> None:
+    """Time DistilBERT beside BERT-base, both on this engine."""
+    from distilrt.bench import distillation as distilling
+
+    num_threads, plan = threads or usable_cores(), scenarios.Plan(scenarios.ALONE, duration)
+    found = Findings(finding.facts(num_threads), plan.describe())
+    work = partial(distilling.measure, found, cache, loads.split(","), dtypes.split(","), num_threads, plan)
+    seconds = 2 * len(dtypes.split(",")) * len(loads.split(",")) * plan.seconds
+    _measure(found, seconds, work, results / "distillation.csv" if record else None)
+
+
+def roofline(threads: Threads = None, cache: Cache = CACHE) -> None:
+    """Peak arithmetic by dtype and memory read of this machine."""
+    try:
+        most = rooflines.measure(threads or usable_cores(), cache)
+    except RuntimeError as error:
+        raise typer.BadParameter(str(error)) from error
+    parts = [f"{dtype} {'?' if rate is None else f'{rate / 1e9:.0f}'} GFLOP/s" for dtype, rate in most.flops.items()]
+    read = "?" if most.read_bandwidth is None else f"{most.read_bandwidth / 1e9:.1f}"
+    typer.echo(f"peaks: {', '.join(parts)}; memory read {read} GB/s")
+
+
+def tiles(
+    dtypes: Dtypes = "bfloat16,float16",
+    tokens: Annotated[str, typer.Option(help="Comma-separated counts of packed tokens; default: the ladder.")] = "",
+    self_test: Annotated[bool, typer.Option("--self-test", help="A tiny scale in Triton's interpreter.")] = False,
+) -> None:
+    """Time the tiles of the GPU kernels and print the fastest as entries for kernels/tiles.py; exit code 2: no GPU."""
+    if self_test:
+        os.environ["TRITON_INTERPRET"] = "1"  # Triton looks when the kernels are defined
+    from distilrt.backends.cuda.devices import cuda_device
+    from distilrt.bench import tiles as tuning
+
+    config = DistilBertConfig()
+    if self_test:
+        config = DistilBertConfig(dim=32, n_heads=2, n_layers=1, hidden_dim=64, max_position_embeddings=16)
+    try:
+        counts = [int(count) for count in tokens.split(",")] if tokens else tuning.buckets(config, cuda_device())
+        found: dict[str, list[tuning.Found]] = {dtype: [] for dtype in dtypes.split(",")}
+        seconds = len(found) * len(counts) * tuning.OPS * tuning.OP_SECONDS
+        with Bar(seconds, Console(stderr=True), log=True) as bar:
+            for dtype, rows in found.items():
+                rows.extend(tuning.tune(config, counts, dtype, bar.step, tiny=self_test))
+        for dtype, rows in found.items():
+            typer.echo(f"# {dtype}\n{tuning.table(rows)}")
+        _end(bar)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    except BackendError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2) from error
+
+
+def ptx(
+    chips: Annotated[str, typer.Option(help="Comma-separated compute capabilities.")] = "80,89,90,100",
+    dtypes: Annotated[str, typer.Option(help="Comma-separated.")] = "float32,tf32,float16,bfloat16",
+    only: Annotated[str, typer.Option(help="Compile only the kernels whose row has this text.")] = "",
+    out: Annotated[Path | None, typer.Option(help="Write the table to this Markdown file too.")] = None,
+) -> None:
+    """Compile the GPU kernels ahead of time, no GPU needed, and show registers, spills and tensor-core instructions."""
+    from distilrt.bench import ptx as compiling
+
+    found: list[compiling.Row] = []
+    try:
+        wanted = [(int(chip), dtype) for chip in chips.split(",") for dtype in dtypes.split(",")]
+        seconds = compiling.SECONDS * sum(compiling.count(*each, only) for each in wanted)
+        with Bar(seconds, Console(stderr=True), log=True) as bar:
+            for chip, dtype in wanted:
+                for row in compiling.rows(chip, dtype, only):
+                    found.append(row)
+                    bar.step(f"sm_{chip} {dtype} {row.label}", compiling.SECONDS)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    typer.echo(compiling.table(found))
+    if out is not None and not bar.stopped:
+        out.write_text(compiling.page(found))
+    faults = [f"sm_{row.capability} {row.dtype} {row.label}: {fault}" for row in found for fault in row.faults]
+    if faults:
+        typer.echo("\n".join(["", "faults:", *faults]))
+    _end(bar)
+    if faults:
+        raise typer.Exit(1)
+
+
+def _end(bar: Bar) -> None:
+    if bar.stopped:
+        typer.echo("broken off: what is above is all that was measured", err=True)
+        raise typer.Exit(130)
+
+
+def claims(
+    page: Annotated[Path, typer.Argument(help="Page with tables between comments.")] = Path("README.md"),
+    results: Results = RESULTS,
+) -> None:
+    """Make the tables of speed in README from committed rows."""
+    page.write_text(claiming.render(page.read_text(encoding="utf-8"), results), encoding="utf-8")
+
+
+def changes(
+    before: Annotated[str, typer.Argument(help="What distilrt bench --json wrote; several runs with commas.")],
+    after: Annotated[str, typer.Argument(help="The same of later runs.")],
+    peer: Annotated[str, typer.Option(help="Target that did not change, as in 'onnxruntime session int8'.")],
+) -> None:
+    """Compare runs by their ratios to the same peer; exit code 1: one changed by 5 % or more, 3: unclear.
+
+    Single runs know nothing of other minutes: take several of each kind in turns where a neighbour uses the machine.
+    """
+    from distilrt.bench import changes as changing
+
+    try:
+        runs = [[finding.read(Path(name)) for name in names.split(",")] for names in (before, after)]
+        found = changing.changes(runs[0], runs[1], peer)
+    except (ValueError, OSError) as error:
+        raise typer.BadParameter(str(error)) from error
+    for change in found:
+        typer.echo(str(change))
+    verdicts = {change.verdict for change in found}
+    if "unclear" in verdicts:
+        typer.echo("unclear: noise could hide a change of 5 %; measure longer, several runs of each, or elsewhere")
+    if verdicts != {"same"}:
+        raise typer.Exit(1 if "CHANGED" in verdicts else 3)
+
+
+VERBS = (compare, startup, distillation, roofline, tiles, ptx, claims, changes)

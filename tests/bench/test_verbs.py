@@ -1,0 +1,172 @@
+"""engine/bench/verbs.py: the sub-verbs of `distilrt bench`, and what Ctrl-C leaves of them."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distilrt.__main__ import main
+from distilrt.bench import artefacts, child, findings, peers, ptx, roofline, scenarios, startup, verbs
+from distilrt.bench.ptx import Cost, Row
+from distilrt.bench.session import Session
+from distilrt.model.config import DistilBertConfig
+
+LITTLE = ["--dtypes", "float32", "--peers", "distilrt,transformers", "--threads", "1", "--record"]
+SHAPE = ["--workloads", "1x8"]
+
+
+@pytest.fixture(autouse=True)
+def quick(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints are tiny, and peaks known."""
+    config: DistilBertConfig = tiny()
+    monkeypatch.setattr(verbs, "make_checkpoint", partial(artefacts.make_checkpoint, config=config))
+    monkeypatch.setattr(roofline, "measure", lambda threads, cache: roofline.Roofline({"float32": 1e12}, 1e9))
+
+
+def bench(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as stop:
+        main(["bench", *arguments])
+    return int(stop.value.code or 0)
+
+
+def test_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From token ids to logits, each engine in forms that suit; rows are those of every bench, and are recorded."""
+    folders = ["--cache", str(tmp_path / "cache"), "--results", str(tmp_path)]
+    page = tmp_path / "page.html"
+    code = bench("compare", *LITTLE, "--workloads", "1x8,mixed", "--duration", "0.1", *folders, "--html", str(page))
+    assert code == 0
+    printed = capsys.readouterr()
+    assert "transformers sdpa float32" in printed.out
+    assert "answers in float32" in printed.err
+    rows = list(csv.DictReader((tmp_path / "cpu.csv").open(newline="")))
+    assert [(row["target"], row["form"], row["workload"], row["scenario"]) for row in rows] == [
+        (target, form, workload, scenario)
+        for workload, scenario in (("1x8", "multi"), ("mixed", "offline"))
+        for target, form in (("distilrt", "first-rows"), ("distilrt", "all-rows"), ("transformers", "sdpa"))
+    ]
+    assert all(float(row["max_difference"]) < 1e-4 and float(row["peak_share"]) > 0 for row in rows)
+    assert [bool(row["read_share"]) for row in rows] == [True] * 3 + [False] * 3
+    assert "<svg" in page.read_text()
+
+
+def test_what_ctrl_c_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(specs: Any, loads: Any, plan: Any, found: findings.Findings, **given: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(scenarios, "run", stopped)
+    file = tmp_path / "found.json"
+    assert bench("compare", *LITTLE, *SHAPE, "--cache", str(tmp_path), "--json", str(file)) == 130
+    printed = capsys.readouterr()
+    assert "broken off" in printed.out
+    assert "nothing was recorded" in printed.err
+    assert not (tmp_path / "cpu.csv").exists()
+    assert not findings.read(file).complete
+
+
+@pytest.mark.parametrize("words", [[*SHAPE, "--peers", "x"], [*SHAPE, "--dtypes", "float12"], ["--workloads", "8"]])
+def test_wrong_choices(tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    assert bench("compare", "--cache", str(tmp_path), *words) == 2
+    assert "found" in capsys.readouterr().err
+
+
+def test_startup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The form that a user gets, in processes of their own; an engine that cannot is named."""
+    monkeypatch.setitem(peers.ENGINES, "nothing", peers.ENGINES["distilrt"])
+    folders = ["--cache", str(tmp_path / "cache"), "--results", str(tmp_path)]
+    code = bench("startup", *LITTLE, "--peers", "distilrt,nothing", "--times", "1", *folders)
+    assert code == 0
+    (row,) = csv.DictReader((tmp_path / "startup.csv").open(newline=""))
+    assert (row["target"], row["form"], row["queries"]) == ("distilrt", "first-rows", "1")
+    assert 0 < float(row["start_s"]) < 60
+    assert 10 < float(row["peak_mb"]) < 2000
+    assert startup.TOKENS == 16
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_ptx(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stopped: bool
+) -> None:
+    def rows(chip: int, dtype: str, only: str) -> Iterator[Row]:
+        yield Row(chip, dtype, "a kernel", 4, Cost(32, 0, 0, 0, "", "", True, 0, 8), ("no tensor cores",))
+        if stopped:
+            raise KeyboardInterrupt
+
+    assert bench("ptx", "--chips", "17") == 2
+    monkeypatch.setattr(ptx, "rows", rows)
+    monkeypatch.setattr(ptx, "count", lambda *given: 1)
+    page = tmp_path / "page.md"
+    code = bench("ptx", "--chips", "90", "--dtypes", "float32", "--only", "pack", "--out", str(page))
+    assert (code, page.exists()) == (130 if stopped else 1, not stopped)
+    printed = capsys.readouterr()
+    assert "sm_90 float32 a kernel: no tensor cores" in printed.out
+    assert ("broken off" in printed.err) == stopped
+
+
+def test_changes_of_several_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where there are none
+    assert bench("changes", "a.json,b.json", "c.json", "--peer", "x") == 2
+    assert "a.json" in capsys.readouterr().err
+
+
+def test_peaks_of_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Positive where the CPU has the instructions; the compiled loops are kept."""
+    monkeypatch.undo()
+    flags = findings.facts(1)["isa"].split()
+    found = roofline.measure(1, tmp_path)
+    (library,) = tmp_path.iterdir()
+    before = library.stat().st_mtime_ns
+    for dtype, flag in (("float32", "avx2"), ("bfloat16", "avx512_bf16"), ("int8", "avx512_vnni")):
+        rate = found.flops[dtype]
+        assert (rate is not None) == (flag in flags)
+        assert rate is None or rate > 1e8
+    assert bench("roofline", "--threads", "1", "--cache", str(tmp_path)) == 0
+    assert "memory read" in capsys.readouterr().out
+    assert library.stat().st_mtime_ns == before
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert bench("roofline", "--cache", str(tmp_path / "other")) == 2
+    assert "no-such-compiler" in capsys.readouterr().err
+
+
+def test_arithmetic() -> None:
+    config = DistilBertConfig()
+    hidden, inner, n = 768, 3072, 128
+    layer = n * 2 * (4 * hidden**2 + 2 * hidden * inner) + 4 * n * n * hidden
+    assert roofline.flops(config, [n, n]) == 2 * 6 * layer
+    less = roofline.flops(config, [n], last_layer_rows=1)
+    rest = 2 * (2 * hidden**2 + 2 * hidden * inner) + 4 * n * hidden
+    assert less == 5 * layer + n * 4 * hidden**2 + rest
+
+
+def test_a_child_that_was_left_behind_answers_no_more(
+    classifier: str, queries: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it would say next answers the question that Ctrl-C cut short."""
+
+    def stopped(*given: Any) -> Any:
+        raise KeyboardInterrupt
+
+    from distilrt.bench.targets import Spec
+
+    with Session(Spec("distilrt", "float32", classifier, threads=1), queries) as served:
+        with monkeypatch.context() as patched:
+            patched.setattr("select.select", stopped)
+            with pytest.raises(KeyboardInterrupt):
+                served.answers([0])
+        with pytest.raises(child.PeerError, match="was ended by Ctrl-C"):
+            served.answers([0])
+    with Session(Spec("distilrt", "float32", classifier, threads=1), queries) as served:
+        process: Any = served._process
+        process.kill()
+        with pytest.raises(child.PeerError, match="ended with -9"):
+            served.answers([0])
