@@ -95,11 +95,9 @@ def residual_layer_norm(
     check("out", out, [None, None], FLOATS)
     max_tokens, width = out.shape
     check("x", x, [max_tokens, width] if x.dim() == 2 else [None, max_tokens, width], FLOATS)
-    if residual is not None:
-        check("residual", residual, [max_tokens, width], FLOATS)
+    check("residual", residual, [max_tokens, width], FLOATS)
     for name, vector in (("gamma", gamma), ("beta", beta), ("bias", bias)):
-        if vector is not None:
-            check(name, vector, [width], FLOATS)
+        check(name, vector, [width], FLOATS)
     check_count(num_tokens)
     if not max_tokens:
         return

@@ -156,10 +156,8 @@ def linear(
         launch_narrow(out, x, weight, bias, residual, num_tokens, activation, pdl)
         return
     check("out", out, [max_tokens, n], [x.dtype, torch.float32])
-    if bias is not None:
-        check("bias", bias, [n], FLOATS)
-    if residual is not None:
-        check("residual", residual, [max_tokens, n], [x.dtype])
+    check("bias", bias, [n], FLOATS)
+    check("residual", residual, [max_tokens, n], [x.dtype])
     _launch(out, x, weight, bias, residual, num_tokens, 1, activation, tf32, pdl)
 
 

@@ -177,10 +177,8 @@ def launch_narrow(
     if max_tokens > tiles.NARROW_ROWS:
         raise ValueError(f"x must have at most {tiles.NARROW_ROWS} rows, found {max_tokens}; use linear.linear")
     check("out", out, [max_tokens, n], [weight.dtype, torch.float32])
-    if bias is not None:
-        check("bias", bias, [n], FLOATS)
-    if residual is not None:
-        check("residual", residual, [max_tokens, n], [weight.dtype])
+    check("bias", bias, [n], FLOATS)
+    check("residual", residual, [max_tokens, n], [weight.dtype])
     check_count(num_tokens)
     if not max_tokens:
         return

@@ -264,8 +264,7 @@ def pack(
         ("input_ids", input_ids, max_tokens), ("index", index, max_tokens), ("cu_seqlens", cu_seqlens, max_seqs + 1),
         ("key_lengths", key_lengths, max_seqs), ("first_rows", first_rows, max_seqs + 1), ("errors", errors, 1),
     ):  # fmt: skip
-        if tensor is not None:
-            check(name, tensor, [size], [torch.int32])
+        check(name, tensor, [size], [torch.int32])
     check("blocks", blocks, [None, BLOCK_FIELDS], [torch.int32])
     if len(blocks) <= (most := max_query_blocks(max_tokens, max_seqs, block_m)):
         raise ValueError(f"blocks must have more than the {most} entries that there may be, found {len(blocks)}")

@@ -11,7 +11,9 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NoReturn
+
+WAY_OUT = "use .to_transformers(), which gives the original back"
 
 
 class Accelerated:
@@ -80,15 +82,17 @@ def frozen(modules: Mapping[str, Any]) -> dict[str, Any]:
     return made
 
 
+def refuse_change(_: Any, name: Any = None, *__: Any, **___: Any) -> NoReturn:
+    """A method, or an item's setter, that would change parameters which are packed already; `name` is what."""
+    what = f"{name}: " if isinstance(name, str) else ""
+    raise TypeError(f"{what}an accelerated model can't be changed; {WAY_OUT}, change that, then accelerate again")
+
+
 class Frozen(dict[Any, Any]):
     """A dict that refuses changes. Copies of it are plain dicts."""
 
-    def _refuse(self, *args: Any, **kwargs: Any) -> Any:
-        raise TypeError("an accelerated model can't be changed; use .to_transformers(), which gives the original back, "
-                        "and change that")  # fmt: skip
-
-    __setitem__: Any = _refuse
-    __delitem__ = pop = popitem = clear = update = setdefault = _refuse
+    _refuse: Any = refuse_change
+    __setitem__ = __delitem__ = pop = popitem = clear = update = setdefault = _refuse
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return OrderedDict, (dict(self),)
@@ -99,7 +103,7 @@ class FrozenHooks(Frozen):
 
     def __setitem__(self, number: int, hook: Any) -> None:
         if not str(getattr(hook, "__module__", "")).startswith("transformers."):
-            self._refuse()
+            refuse_change(self)
         dict.__setitem__(self, number, hook)
 
 

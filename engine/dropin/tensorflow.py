@@ -158,7 +158,7 @@ class TFDistilBertForMaskedLM(models.DistilBertForMaskedLM, _TensorFlowModel):
         labels: Any = None,
         training: bool = False,
     ) -> Any:
-        """A `MaskedLMOutput` of tensors, or a tuple of them."""
+        """The output of the reference's class, of tensors, or a tuple of them."""
         return self._run(locals())
 
     __call__ = call = _as_written(call)
@@ -177,22 +177,8 @@ class TFDistilBertForSequenceClassification(models.DistilBertForSequenceClassifi
     numbers. As in the reference, `config.problem_type` does not matter.
     """
 
-    def call(
-        self,
-        input_ids: Any = None,
-        attention_mask: Any = None,
-        head_mask: Any = None,
-        inputs_embeds: Any = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-        labels: Any = None,
-        training: bool = False,
-    ) -> Any:
-        """A `SequenceClassifierOutput` of tensors, or a tuple of them."""
-        return self._run(locals())
-
-    __call__ = call = _as_written(call)
+    call: Any = TFDistilBertForMaskedLM.call
+    __call__ = call
 
     def _loss(self, scores: Array, *labels: Any) -> Array:
         loss = losses.squares_of_each_sequence if self.config.num_labels == 1 else losses.of_each_sequence

@@ -14,7 +14,7 @@ import inspect
 import threading
 import time
 from collections import OrderedDict
-from functools import cache, update_wrapper
+from functools import cache, partialmethod, update_wrapper
 from types import FunctionType
 from typing import Any, NoReturn
 
@@ -24,7 +24,7 @@ from transformers import modeling_outputs
 from distilrt import env
 from distilrt.checkpoint.weights import assemble, check_architecture
 from distilrt.dropin import ops
-from distilrt.dropin.copies import Accelerated, Namespace, accelerated_copy, frozen
+from distilrt.dropin.copies import WAY_OUT, Accelerated, Namespace, accelerated_copy, frozen, refuse_change
 from distilrt.dropin.modules import ModuleFile, Structure, check
 from distilrt.dropin.output_fields import flat, nested, output_shapes
 from distilrt.dropin.watch import Watch
@@ -34,7 +34,6 @@ from distilrt.model.config import DistilBertConfig
 from distilrt.model.heads import ENCODER, HEADS
 from distilrt.model.outputs import selected_states
 
-_WAY_OUT = "use .to_transformers(), which gives the original back"
 # transformers' class to ours; a BERT is computed as the DistilBERT that it folds into.
 _ARCHITECTURES = {name: name for name in HEADS} | {head.bert: name for name, head in HEADS.items()}
 
@@ -170,7 +169,7 @@ class AcceleratedModel(Accelerated):
         if compiling:
             fields = self._compute_opaquely(kwargs, bool(states), attentions)
         elif torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
-            raise TypeError(f"an accelerated model can't be traced by torch.jit; {_WAY_OUT}, and trace that")
+            raise TypeError(f"an accelerated model can't be traced by torch.jit; {WAY_OUT}, and trace that")
         else:
             fields = self._compute(kwargs, bool(states), attentions)
         if self._dtype is not torch.float32:
@@ -218,14 +217,13 @@ class AcceleratedModel(Accelerated):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, torch.nn.Module | torch.nn.Parameter):
-            raise TypeError(f"{name}: an accelerated model can't be changed; {_WAY_OUT}, change that, then accelerate "
-                            "again")  # fmt: skip
+            refuse_change(self, name)
         super().__setattr__(name, value)
 
     def train(self, mode: bool = True) -> Any:
         """The model itself for `mode=False`; refused otherwise."""
         if mode:
-            raise TypeError(f"an accelerated model only infers; to train, {_WAY_OUT}, then accelerate again")
+            raise TypeError(f"an accelerated model only infers; to train, {WAY_OUT}, then accelerate again")
         return self
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
@@ -235,7 +233,7 @@ class AcceleratedModel(Accelerated):
         if (result.device, result.dtype) != (parameter.device, parameter.dtype):
             raise TypeError(
                 f"an accelerated model stays on {parameter.device} in {parameter.dtype} and can't be moved to "
-                f"{result.device} or cast to {result.dtype}; {_WAY_OUT}, move or cast that, then accelerate again"
+                f"{result.device} or cast to {result.dtype}; {WAY_OUT}, move or cast that, then accelerate again"
             )
         return self
 
@@ -251,21 +249,11 @@ class AcceleratedModel(Accelerated):
 accelerated = Namespace(AcceleratedModel)
 
 
-def _refusing(name: str) -> Any:
-    def method(self: Any, *args: Any, **kwargs: Any) -> NoReturn:
-        raise TypeError(f"{name}: an accelerated model can't be changed; {_WAY_OUT}, change that, then accelerate "
-                        "again")  # fmt: skip
-
-    method.__name__ = name
-    method.__doc__ = "Refused: it would change parameters that are packed already."
-    return method
-
-
 for _name in ("load_state_dict", "resize_token_embeddings", "resize_position_embeddings", "set_input_embeddings",
               "set_output_embeddings", "prune_heads", "add_adapter", "load_adapter", "init_weights",
               "gradient_checkpointing_enable", "add_module", "register_module", "register_parameter",
               "set_submodule"):  # fmt: skip
-    setattr(AcceleratedModel, _name, _refusing(_name))
+    setattr(AcceleratedModel, _name, partialmethod(refuse_change, _name))
 
 
 def _reference_class(model: Any) -> Any:
@@ -321,7 +309,7 @@ def _refuse_unknown(model: Any, kwargs: dict[str, Any], known: frozenset[str]) -
         value = kwargs.pop(name)
         if value is not None and value is not False and name not in _IGNORED:
             raise TypeError(f"an accelerated {type(model).__name__} does not support {name!r}, only "
-                            f"{', '.join(sorted(known))}; for more {_WAY_OUT}")  # fmt: skip
+                            f"{', '.join(sorted(known))}; for more {WAY_OUT}")  # fmt: skip
 
 
 def _check_tensors(kwargs: dict[str, Any]) -> None:
@@ -332,7 +320,7 @@ def _check_tensors(kwargs: dict[str, Any]) -> None:
         if not isinstance(value, torch.Tensor):
             raise TypeError(f"{name} must be a torch tensor, found {type(value).__name__}")
         if value.requires_grad and torch.is_grad_enabled():
-            raise TypeError(f"{name} requires a gradient, and an accelerated model computes none; {_WAY_OUT}, or call "
+            raise TypeError(f"{name} requires a gradient, and an accelerated model computes none; {WAY_OUT}, or call "
                             "under torch.no_grad()")  # fmt: skip
     mask = kwargs.get("attention_mask")
     if mask is not None:
@@ -340,7 +328,7 @@ def _check_tensors(kwargs: dict[str, Any]) -> None:
         rank = kwargs["inputs_embeds"].ndim - 1 if ids is None else ids.ndim
         if mask.ndim > rank:
             raise TypeError(f"attention_mask has {mask.ndim} dimensions, and an accelerated model takes only a 0/1 "
-                            f"mask of the positions; for masks of pairs of positions {_WAY_OUT}")  # fmt: skip
+                            f"mask of the positions; for masks of pairs of positions {WAY_OUT}")  # fmt: skip
 
 
 def _mapped(value: Any, function: Any) -> Any:
@@ -367,7 +355,7 @@ class _NoGradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> NoReturn:
-        raise TypeError(f"an accelerated model computes no gradients; to train, {_WAY_OUT}")
+        raise TypeError(f"an accelerated model computes no gradients; to train, {WAY_OUT}")
 
 
 def _with_history(fields: dict[str, Any]) -> dict[str, Any]:
