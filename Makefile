@@ -27,7 +27,7 @@ test-whole: .venv/loadgen.stamp .venv/model.stamp
 
 # The drop-in with the last transformers 4 and what it needs, found before .venv's.
 test-transformers4: build/transformers4/stamp .venv/model.stamp
-	PYTHONPATH=build/transformers4 $(BIN)/python -m pytest $(addprefix tests/dropin/test_,transformers.py sentence_transformers.py parameters.py structure.py)
+	PYTHONPATH=build/transformers4 $(BIN)/python -m pytest $(addprefix tests/dropin/test_,transformers.py sentence_transformers.py modules.py)
 	PYTHONPATH=build/transformers4 $(BIN)/python -m pytest tests/dropin/test_compile.py -k every_head -m ""
 
 test-tensorflow: .venv-tf/stamp .venv/model.stamp
