@@ -15,7 +15,7 @@ BUDGETS: dict[str, tuple[int, int | None]] = {
     "engine/*": (1500, 1919),
     "engine/model": (1500, 2302),
     "engine/checkpoint": (1600, 2098),
-    "engine/text": (1050, 1566),
+    "engine/text": (1050, 1511),
     "engine/runtime": (1000, 1628),
     "engine/backends": (1700, 1850),
     "engine/tasks": (1450, 1641),

@@ -122,11 +122,7 @@ class ModelSettings(_Options):
 
 @dataclass(frozen=True)
 class Settings(_Options):
-    """How to serve. Limits are of one request; `options(Settings)` says what each field means.
-
-    Raises:
-        InvalidParameter: a value that is not allowed.
-    """
+    """How to serve. Limits are of one request; `options(Settings)` says what each field means and what it may be."""
 
     host: str = _option("127.0.0.1", "Address to listen on.")
     port: int = _option(8080, "Port to listen on; 0 takes any free one.", most=65535)

@@ -6,12 +6,20 @@ lists into arrays and back. Nothing here knows a vocabulary, and torch is import
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from tokenizers import Encoding
 
+# What a tokenizer call returns, and the attribute of a `tokenizers.Encoding` that holds it.
+_COLUMNS = {
+    "input_ids": "ids",
+    "token_type_ids": "type_ids",
+    "attention_mask": "attention_mask",
+    "special_tokens_mask": "special_tokens_mask",
+    "offset_mapping": "offsets",
+}
 _PER_SEQUENCE = ("length", "overflow_to_sample_mapping")
 
 
@@ -119,14 +127,9 @@ class BatchEncoding(dict[str, Any]):
         return encoding.char_to_word(index, sequence_index)
 
     def convert_to_tensors(self, tensor_type: str | None = None, prepend_batch_axis: bool = False) -> BatchEncoding:
-        """Turn the values into arrays, in place.
+        """Turn the values into arrays ("np") or tensors ("pt"), in place, and return this same encoding.
 
-        Args:
-            tensor_type: "np" or "pt"; None leaves everything as it is.
-            prepend_batch_axis: make a batch of one of what is a single sequence.
-
-        Returns:
-            This same encoding.
+        With `prepend_batch_axis`, what is a single sequence becomes a batch of one.
 
         Raises:
             ValueError: there is no such kind of arrays, or a value is ragged or holds no numbers.
@@ -138,11 +141,7 @@ class BatchEncoding(dict[str, Any]):
         return self
 
     def to(self, device: Any, *, non_blocking: bool = False) -> BatchEncoding:
-        """Move the torch tensors in this encoding to `device`, in place; other values stay.
-
-        Returns:
-            This same encoding.
-        """
+        """Move the torch tensors in this encoding to `device`, in place, and return it; other values stay."""
         for key, value in self.items():
             if hasattr(value, "to"):
                 self[key] = value.to(device=device, non_blocking=non_blocking)
@@ -159,11 +158,7 @@ class BatchEncoding(dict[str, Any]):
 
 
 def as_tensors(data: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    """Turn the lists in `data` into arrays.
-
-    Args:
-        data: lists of equal length, nested or not; integers become int64.
-        kind: "np" for numpy arrays, "pt" for torch tensors.
+    """The lists in `data` as arrays of the `kind` "np" or tensors of the kind "pt"; integers become int64.
 
     Raises:
         ValueError: a value is ragged or holds no numbers.
@@ -175,6 +170,11 @@ def as_tensors(data: Mapping[str, Any], kind: str) -> dict[str, Any]:
 
     tensors = {key: torch.from_numpy(array) for key, array in arrays.items()}
     return {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}
+
+
+def columns(encodings: Sequence[Encoding], names: Iterable[str]) -> dict[str, list[Any]]:
+    """The rows that a tokenizer call returns under these names, one for each sequence."""
+    return {name: [getattr(encoding, _COLUMNS[name]) for encoding in encodings] for name in names}
 
 
 def check_tensor_type(option: str, kind: object) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import warnings
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 UNLIMITED = int(1e30)  # the model_max_length of a tokenizer without a limit
@@ -88,6 +89,28 @@ def settle(
     return Setting(pad, cut, limit, stride, multiple, side, cut_side, split)
 
 
+def padded(data: Mapping[str, Any], fill: Mapping[str, Any], setting: Setting) -> dict[str, Any]:
+    """Rows of `input_ids` and of the other keys of `fill`, padded with what `fill` says to one length.
+
+    Raises:
+        ValueError: the values differ in batch size.
+    """
+    counts = {key: len(rows) for key, rows in data.items()}
+    if len(set(counts.values())) > 1:
+        raise ValueError(f"batch sizes differ: {counts}")
+    if not setting.padding:
+        return dict(data)
+    lengths = [len(row) for row in data["input_ids"]]
+    target = setting.limit if setting.padding == "max_length" else max(lengths, default=0)
+    target += -target % (setting.multiple or 1)
+    found = dict(data)
+    for key in fill.keys() & data.keys():
+        blanks = [[fill[key]] * (target - length) for length in lengths]
+        first, last = (data[key], blanks) if setting.padding_side == "right" else (blanks, data[key])
+        found[key] = [[*start, *end] for start, end in zip(first, last, strict=True)]
+    return found
+
+
 def check_side(option: str, side: object) -> None:
     """Raise a ValueError that names `option` where `side` is neither "right" nor "left"."""
     if side not in ("right", "left"):
@@ -95,12 +118,7 @@ def check_side(option: str, side: object) -> None:
 
 
 def integer(name: str, value: Any, least: int) -> int:
-    """`value` as an int.
-
-    Raises:
-        TypeError: it is not an integer; the message names `name`.
-        ValueError: it is below `least` or too large for the Rust library.
-    """
+    """`value` as an int, refused with a TypeError or, below `least` or above the Rust library's limit, a ValueError."""
     try:
         number = operator.index(value)
     except TypeError:

@@ -47,17 +47,21 @@ class RustTokenizer:
         """Encode texts; where nothing is wrong, no text is looked at twice.
 
         Args:
-            texts: one text, or a list or tuple of them.
+            texts: one text, or if `batched` a list or tuple of them; with `words`, each is a list of words.
             pairs: the second texts likewise; None where there are none.
-            batched: whether there are several texts.
-            words: whether each text is a list of words.
             special: whether to add special tokens.
             setting: how to pad and truncate.
 
         Raises:
             TypeError: a text is not a str; the message names its place.
+            ValueError: there are not as many second texts as first ones.
             InvalidInput: the texts cannot be truncated as `setting` says, or cannot be encoded at all.
         """
+        if batched and pairs is not None:
+            if not isinstance(pairs, list | tuple):
+                raise TypeError(f"text is a batch, so text_pair must be a list too, found {type(pairs).__name__}")
+            if len(texts) != len(pairs):
+                raise ValueError(f"text has {len(texts)} entries but text_pair has {len(pairs)}")
         limit, rust = setting.limit, self.base
         if setting.padding or setting.truncation or setting.split_special_tokens != self._split_special_tokens:
             rust = self._configured(setting)
@@ -118,12 +122,15 @@ class RustTokenizer:
         return copy
 
 
-def wordpiece(vocab: dict[str, int], unk_token: str, normalizer: normalizers.Normalizer) -> Tokenizer:
-    """BERT's tokenizer of a vocabulary, without special tokens.
+def is_batch(texts: Any, words: bool) -> bool:
+    """Whether these are several texts; with `words`, a text is a list itself."""
+    if not words or not isinstance(texts, list | tuple):
+        return isinstance(texts, list | tuple)
+    return len(texts) > 0 and isinstance(texts[0], list | tuple)
 
-    Raises:
-        ValueError: the Rust library does not take the vocabulary.
-    """
+
+def wordpiece(vocab: dict[str, int], unk_token: str, normalizer: normalizers.Normalizer) -> Tokenizer:
+    """BERT's tokenizer of a vocabulary, without special tokens; a ValueError where the Rust library refuses it."""
     with refusing("the vocabulary"):
         base = Tokenizer(WordPiece(vocab, unk_token=unk_token))
     base.normalizer = normalizer
@@ -133,11 +140,7 @@ def wordpiece(vocab: dict[str, int], unk_token: str, normalizer: normalizers.Nor
 
 
 def surround(base: Tokenizer, cls: str, sep: str) -> None:
-    """Make `base` put the tokens `cls` and `sep` around texts.
-
-    Raises:
-        ValueError: the Rust library does not take the tokens.
-    """
+    """Make `base` put the tokens `cls` and `sep` around texts; a ValueError where the Rust library refuses them."""
     with refusing(f"cls_token {cls!r} and sep_token {sep!r}"):
         base.post_processor = processors.TemplateProcessing(
             single=f"{cls}:0 $A:0 {sep}:0",

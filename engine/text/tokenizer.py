@@ -19,9 +19,9 @@ from tokenizers.normalizers import BertNormalizer
 from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.upload import upload
 from distilrt.errors import CheckpointError, InvalidInput
-from distilrt.text.encoding import BatchEncoding, array_kind, as_lists, as_tensors, check_tensor_type
-from distilrt.text.padding import UNLIMITED, check_side, settle
-from distilrt.text.rust_tokenizer import refusing, surround, wordpiece
+from distilrt.text.encoding import BatchEncoding, array_kind, as_lists, as_tensors, check_tensor_type, columns
+from distilrt.text.padding import UNLIMITED, check_side, padded, settle
+from distilrt.text.rust_tokenizer import is_batch, refusing, surround, wordpiece
 from distilrt.text.tokenizer_config import NORMALIZATION, OPTIONS, read, read_vocab, write
 from distilrt.text.vocabulary import SPECIAL_NAMES, Token, Vocabulary, as_token
 
@@ -165,14 +165,13 @@ class DistilBertTokenizer(Vocabulary):
     def save_pretrained(self, folder: str | PathLike[str]) -> tuple[str, ...]:
         """Write `tokenizer.json`, `tokenizer_config.json` and `vocab.txt`, which transformers reads too.
 
-        Args:
-            folder: made where it does not exist.
+        The folder is made where it does not exist.
 
         Returns:
             The paths written.
         """
-        names = (*OPTIONS, *NORMALIZATION)
-        return write(folder, "DistilBertTokenizer", {key: getattr(self, key) for key in names}, self.backend_tokenizer)
+        options = {key: getattr(self, key) for key in (*OPTIONS, *NORMALIZATION)}
+        return write(folder, "DistilBertTokenizer", options, self.backend_tokenizer)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Upload what `save_pretrained` writes; see `distilrt.checkpoint.upload.upload`."""
@@ -230,17 +229,7 @@ class DistilBertTokenizer(Vocabulary):
             TypeError: a text is not a str; the message names its place.
             ValueError: an option has no such value, or (InvalidInput) the texts cannot be cut to `max_length`.
         """
-        texts, pairs = as_lists(text), as_lists(text_pair)
         check_tensor_type("return_tensors", return_tensors)
-        batched = isinstance(texts, list | tuple)
-        if batched and is_split_into_words:
-            batched = len(texts) > 0 and isinstance(texts[0], list | tuple)
-        if batched and pairs is not None:
-            if not isinstance(pairs, list | tuple):
-                raise TypeError(f"text is a batch, so text_pair must be a list too, found {type(pairs).__name__}")
-            if len(texts) != len(pairs):
-                raise ValueError(f"text has {len(texts)} entries but text_pair has {len(pairs)}")
-
         setting = settle(
             self,
             padding,
@@ -252,24 +241,22 @@ class DistilBertTokenizer(Vocabulary):
             truncation_side=truncation_side,
             split_special_tokens=split_special_tokens,
         )
+        texts, pairs = as_lists(text), as_lists(text_pair)
+        batched = is_batch(texts, is_split_into_words)
         encodings = self._rust.encode(texts, pairs, batched, is_split_into_words, add_special_tokens, setting)
-
         if return_overflowing_tokens:
             parts = [[encoding, *encoding.overflowing] for encoding in encodings]
             samples = [index for index, group in enumerate(parts) for _ in group]
             encodings = [part for group in parts for part in group]
-        columns = (
-            ("input_ids", "ids", True),
-            ("token_type_ids", "type_ids", return_token_type_ids),
-            ("attention_mask", "attention_mask", return_attention_mask),
-            ("special_tokens_mask", "special_tokens_mask", return_special_tokens_mask),
-            ("offset_mapping", "offsets", return_offsets_mapping),
-        )
-        data: dict[str, Any] = {
-            name: [getattr(encoding, column) for encoding in encodings]
-            for name, column, asked in columns
-            if (name in self.model_input_names if asked is None else asked)
+        asked = {
+            "input_ids": True,
+            "token_type_ids": return_token_type_ids,
+            "attention_mask": return_attention_mask,
+            "special_tokens_mask": return_special_tokens_mask,
+            "offset_mapping": return_offsets_mapping,
         }
+        wanted = [name for name, flag in asked.items() if (name in self.model_input_names if flag is None else flag)]
+        data = columns(encodings, wanted)
         if not batched and return_tensors is None and not return_overflowing_tokens:
             data = {key: rows[0] for key, rows in data.items()}
         if return_length:
@@ -314,9 +301,8 @@ class DistilBertTokenizer(Vocabulary):
             )
         except (OverflowError, TypeError) as error:
             raise InvalidInput(f"decode needs token ids, integers of 0 or more: {error}") from None
-        clean = (
-            self.clean_up_tokenization_spaces if clean_up_tokenization_spaces is None else clean_up_tokenization_spaces
-        )
+        clean = clean_up_tokenization_spaces
+        clean = self.clean_up_tokenization_spaces if clean is None else clean
         if clean and not isinstance(self.backend_tokenizer.model, BPE):
             for pattern in _CLEAN_UP:
                 text = text.replace(pattern, pattern.strip())
@@ -363,29 +349,15 @@ class DistilBertTokenizer(Vocabulary):
         if return_tensors is None:
             return_tensors = array_kind(encoded_inputs["input_ids"])
         data = {key: as_lists(value) for key, value in encoded_inputs.items()}
-        wants_mask = return_attention_mask
-        if wants_mask is None:
-            wants_mask = "attention_mask" in self.model_input_names
         single = len(data["input_ids"]) > 0 and not isinstance(data["input_ids"][0], list | tuple)
         if single:
             data = {key: [value] for key, value in data.items()}
-        lengths = [len(row) for row in data["input_ids"]]
-        if wants_mask and "attention_mask" not in data:
-            data["attention_mask"] = [[1] * length for length in lengths]
-        if any(len(rows) != len(lengths) for rows in data.values()):
-            raise ValueError(f"batch sizes differ: { ({key: len(rows) for key, rows in data.items()}) }")
-
+        fill = {"input_ids": self.pad_token_id, "token_type_ids": 0, "special_tokens_mask": 1}
+        if "attention_mask" in self.model_input_names if return_attention_mask is None else return_attention_mask:
+            fill["attention_mask"] = 0
+            data.setdefault("attention_mask", [[1] * len(row) for row in data["input_ids"]])
         setting = settle(self, padding, False, max_length, multiple=pad_to_multiple_of, padding_side=padding_side)
-        if setting.padding:
-            target = setting.limit if setting.padding == "max_length" else max(lengths, default=0)
-            target += -target % (pad_to_multiple_of or 1)
-            fill = {"input_ids": self.pad_token_id, "token_type_ids": 0, "special_tokens_mask": 1}
-            if wants_mask:
-                fill["attention_mask"] = 0
-            for key in fill.keys() & data.keys():
-                blanks = [[fill[key]] * (target - length) for length in lengths]
-                first, last = (data[key], blanks) if setting.padding_side == "right" else (blanks, data[key])
-                data[key] = [[*start, *end] for start, end in zip(first, last, strict=True)]
+        data = padded(data, fill, setting)
         if single:
             data = {key: rows[0] for key, rows in data.items()}
         return BatchEncoding(data if return_tensors is None else as_tensors(data, return_tensors))

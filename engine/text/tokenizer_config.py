@@ -95,15 +95,10 @@ _FIELDS: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
 
 
 def class_name(source: Source) -> str:
-    """The class that a checkpoint's files name for its tokenizer, without "Fast" at its end; "" where they name none.
-
-    Raises:
-        OSError: no such folder or repository.
-        CheckpointError: a file is not what its name says.
-    """
+    """The class that a checkpoint's files name for its tokenizer, without "Fast" at its end; "": they name none."""
     for file in ("tokenizer_config.json", "config.json"):
         path = source.file(file)
-        name = _read(path).get("tokenizer_class")
+        name = read_object(path).get("tokenizer_class") if path else None
         _require(name is None or isinstance(name, str), path, "tokenizer_class", "the name of a class", name)
         if name:
             return str(name).removesuffix("Fast")
@@ -111,14 +106,9 @@ def class_name(source: Source) -> str:
 
 
 def read(source: Source, as_it_stands: bool) -> tuple[dict[str, int] | Tokenizer, dict[str, Any]]:
-    """Read the tokenizer of a checkpoint.
+    """The vocabulary of a checkpoint, and the keywords of the constructor that its files set.
 
-    Args:
-        source: where the files are.
-        as_it_stands: whether to take the Rust tokenizer of `tokenizer.json`, or only its vocabulary.
-
-    Returns:
-        The vocabulary or the Rust tokenizer, and the keywords of the constructor that the files set.
+    With `as_it_stands`, the Rust tokenizer of `tokenizer.json` takes the vocabulary's place.
 
     Raises:
         OSError: no such folder or repository, or it has no vocabulary.
@@ -126,7 +116,7 @@ def read(source: Source, as_it_stands: bool) -> tuple[dict[str, int] | Tokenizer
     """
     names = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt")
     paths = {name: source.file(name) for name in names}
-    saved, config, tokens_map, legacy = (_read(paths[name]) for name in names[:4])
+    saved, config, tokens_map, legacy = (read_object(path) if path else {} for path in map(paths.get, names[:4]))
     _check_fields(paths["tokenizer_config.json"], config)
     _check_fields(paths["special_tokens_map.json"], tokens_map)
     for text, index in legacy.items():
@@ -191,13 +181,7 @@ def _check_fields(path: Path | None, config: Mapping[str, Any]) -> None:
 
 
 def _check_tokenizer_json(path: Path | None, saved: Mapping[str, Any], wordpiece: bool) -> None:
-    """Check those fields of `tokenizer.json` that are read here and not by the Rust library.
-
-    Args:
-        path: the file.
-        saved: what it holds.
-        wordpiece: whether its model must be WordPiece, whose vocabulary is read here.
-    """
+    """Check those fields of `tokenizer.json` that are read here: the vocabulary too, where that must be `wordpiece`."""
     added = saved.get("added_tokens", [])
     fits = isinstance(added, list) and all(
         isinstance(token, dict) and _is_token(token) and _is_id(token.get("id")) for token in added
@@ -228,10 +212,6 @@ def _require(fits: bool, path: Path | None, name: str, allowed: str, found: Any)
         raise CheckpointError(f"{path}: {reprlib.repr(name)[1:-1]} must be {allowed}, found {reprlib.repr(found)}")
 
 
-def _read(path: Path | None) -> dict[str, Any]:
-    return {} if path is None else read_object(path)
-
-
 def _read_rust(path: Path | None) -> Tokenizer:
     """The Rust tokenizer of a `tokenizer.json`, without its padding and truncation."""
     try:
@@ -247,13 +227,7 @@ def _read_rust(path: Path | None) -> Tokenizer:
 
 
 def read_vocab(vocab: Any) -> dict[str, int]:
-    """The ids of a vocabulary that is given as a mapping or as the path of a `vocab.txt`.
-
-    Raises:
-        OSError: there is no such file.
-        TypeError: it is neither of the two.
-        CheckpointError: the file is not a vocabulary.
-    """
+    """The ids of a vocabulary that is given as a mapping or as the path of a `vocab.txt`."""
     if isinstance(vocab, Mapping):
         return dict(vocab)
     if not isinstance(vocab, str | PathLike):
@@ -268,16 +242,10 @@ def read_vocab(vocab: Any) -> dict[str, int]:
 def write(
     folder: str | PathLike[str], class_name: str, options: Mapping[str, Any], backend: Tokenizer
 ) -> tuple[str, ...]:
-    """Write the files of a tokenizer.
+    """Write the files of a tokenizer, which transformers shall read with the class of that name; return their paths.
 
-    Args:
-        folder: made where it does not exist.
-        class_name: the class that transformers shall read them with.
-        options: what `tokenizer_config.json` shall hold.
-        backend: the Rust tokenizer, of which `tokenizer.json` and for a DistilBERT tokenizer `vocab.txt` are made.
-
-    Returns:
-        The paths written.
+    `options` go to `tokenizer_config.json`, and `backend` to `tokenizer.json`, for a DistilBERT tokenizer also to
+    `vocab.txt`.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -62,13 +62,7 @@ class Vocabulary:
         extra: Sequence[AddedToken],
         added: Mapping[int, AddedToken],
     ) -> None:
-        """Add the tokens that `base` lacks, and take it.
-
-        Args:
-            base: a Rust tokenizer that nobody else uses.
-            named, extra: special tokens by their names, and those without a name.
-            added: tokens by their ids, of which only the order counts.
-        """
+        """Add the tokens that `base` lacks, and take it; of the ids in `added` only the order counts."""
         there = {str(token): repr(token) for token in base.get_added_tokens_decoder().values()}
         fresh = {str(token): token for _, token in sorted(added.items()) if there.get(str(token)) != repr(token)}
         for token in (*named.values(), *extra):
@@ -123,14 +117,11 @@ class Vocabulary:
             )
 
     def add_tokens(self, new_tokens: Token | Sequence[Token], special_tokens: bool = False) -> int:
-        """Add tokens to the end of the vocabulary; a model needs an embedding for each.
+        """Add tokens to the end of the vocabulary, and return how many; a model needs an embedding for each.
 
         Args:
             new_tokens: one token or several; those that are there already stay.
             special_tokens: whether they are never normalized and are left out by `decode(skip_special_tokens=True)`.
-
-        Returns:
-            How many were added.
 
         Raises:
             TypeError: a token is neither a str nor an AddedToken.
@@ -146,15 +137,12 @@ class Vocabulary:
     def add_special_tokens(
         self, special_tokens_dict: Mapping[str, Any], replace_extra_special_tokens: bool = True
     ) -> int:
-        """Name special tokens, and add those that the vocabulary lacks.
+        """Name special tokens, add those that the vocabulary lacks, and return how many that were.
 
         Args:
             special_tokens_dict: a token for each of `cls_token` and the other names, a list for `extra_special_tokens`
                 (or `additional_special_tokens`, which is the same).
             replace_extra_special_tokens: whether such a list takes the place of the former one, or is added to it.
-
-        Returns:
-            How many tokens were added to the vocabulary.
 
         Raises:
             ValueError: a key is not the name of a special token.
@@ -272,11 +260,7 @@ class Vocabulary:
 
 
 def as_token(value: Any, **override: bool) -> AddedToken:
-    """A token that is given as a str (special then), as an object or as the dict of a JSON file.
-
-    Args:
-        value: the token.
-        override: flags that win over those of a dict.
+    """A token that is given as a str (special then), as an object or as the dict of a JSON file, with flags that win.
 
     Raises:
         TypeError: it is none of these.
