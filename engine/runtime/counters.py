@@ -7,6 +7,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 SECONDS = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 TOKENS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
@@ -39,6 +40,15 @@ def _seconds() -> Histogram:
     return Histogram(SECONDS)
 
 
+class Timing(NamedTuple):
+    """Where a request's time went, in seconds, and its size."""
+
+    tokenize: float
+    queue: float  # neither tokenized nor computed, until the start of its first batch
+    compute: float  # from there to the end of its last
+    tokens: int
+
+
 @dataclass
 class Counters:
     """The numbers of one engine. Change them with `lock` held; to read one number needs no lock.
@@ -61,10 +71,15 @@ class Counters:
     padding_avoided: int = 0  # tokens that padding every batch to its longest sequence would have added
     failed_batches: int = 0
 
-    def request(self, task: str, outcome: str) -> None:
-        """Count a request that ended."""
+    def request(self, task: str, outcome: str, timing: Timing | None = None) -> None:
+        """Count a request that ended, with its timing if it was answered."""
         with self.lock:
             self.requests[task, outcome] += 1
+            if timing is not None:
+                self.tokenize_seconds.observe(timing.tokenize)
+                self.queue_seconds.observe(timing.queue)
+                self.compute_seconds.observe(timing.compute)
+                self.request_seconds.observe(timing.tokenize + timing.queue + timing.compute)
 
     def batch(self, lengths: Sequence[int], seconds: float) -> None:
         """Count a computed batch by the tokens of its sequences."""

@@ -5,19 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, NamedTuple
+from typing import Any
 
 from distilrt.runtime.batcher import Batcher, Waiting
+from distilrt.runtime.counters import Timing
 from distilrt.runtime.reading import Ids, Reading
-
-
-class Timing(NamedTuple):
-    """Where a request's time went, in seconds, and its size."""
-
-    tokenize: float
-    queue: float  # neither tokenized nor computed, until the start of its first batch
-    compute: float  # from there to the end of its last
-    tokens: int
 
 
 class Request(Waiting, Future[Any]):

@@ -14,9 +14,9 @@ from typing import Any
 
 from distilrt.errors import BackendError, DeadlineExceeded, InvalidInput, NotReady, detached
 from distilrt.runtime.batcher import Batcher
-from distilrt.runtime.counters import Counters
+from distilrt.runtime.counters import Counters, Timing
 from distilrt.runtime.queues import Kind, Queues
-from distilrt.runtime.request import Request, Timing
+from distilrt.runtime.request import Request
 
 _log = logging.getLogger("distilrt")
 
@@ -237,15 +237,8 @@ class Worker:
             request.set_exception(error)
 
     def _count(self, request: Request, outcome: str) -> None:
-        if not request.reading.task:
-            return
-        with self.counters.lock:
-            self.counters.requests[request.reading.task, outcome] += 1
-            if outcome == "answered" and request.timing is not None:
-                self.counters.tokenize_seconds.observe(request.timing.tokenize)
-                self.counters.queue_seconds.observe(request.timing.queue)
-                self.counters.compute_seconds.observe(request.timing.compute)
-                self.counters.request_seconds.observe(sum(request.timing[:3]))
+        if request.reading.task:
+            self.counters.request(request.reading.task, outcome, request.timing if outcome == "answered" else None)
 
 
 def because(what: str, cause: Exception) -> BackendError:

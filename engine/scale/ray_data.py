@@ -80,8 +80,7 @@ class Predictor:
         self._params = dict(params or {})
         if chosen.name == _EMBEDDING:
             self._params = _pooled(self._params, sentence)
-            settled = self._task.settle(self._params)
-            self._width = self._task.width(settled)
+            self._width = self._task.width(self._task.settle(self._params))
         self._flat = _FLAT.get(self._task.name, {})
         if "top_k" in self._params and (self._task.name, self._params["top_k"]) != ("question-answering", 1):
             self._flat = {}
@@ -100,7 +99,7 @@ class Predictor:
         for name in names:
             if name not in batch:
                 raise ValueError(f"there is no column {name!r}; there are {', '.join(batch)}; choose with column=")
-        columns = [_values(batch[name]) for name in names]
+        columns = [[_plain(value) for value in batch[name]] for name in names]
         inputs = columns[0] if isinstance(self._column, str) else [
             dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)
         ]  # fmt: skip
@@ -142,10 +141,6 @@ def _pooled(params: dict[str, Any], sentence: SentenceEncoder | None) -> dict[st
     return params
 
 
-def _values(column: Any) -> list[Any]:
-    """A column's values as Python's own objects, lists in place of arrays."""
-    return [_plain(value) for value in column]
-
-
 def _plain(value: Any) -> Any:
+    """A column's value as Python's own object, a list in place of an array."""
     return value.tolist() if isinstance(value, np.generic | np.ndarray) else value

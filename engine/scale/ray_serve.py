@@ -74,36 +74,18 @@ def app(
                          f"{model!r}")  # fmt: skip
     if name is not None and not isinstance(model, str):
         raise ValueError("name is for a single model; several have theirs in the mapping")
-    if autoscaling is not None and num_replicas is not None:
-        raise ValueError("give num_replicas or autoscaling, not both")
     if type(num_threads) is not int or num_threads < 1:
         raise ValueError(f"num_threads must be an integer of at least 1, found {num_threads!r}")
     Settings(**dict(settings or {}))  # here and now, not in every replica's log
-    scaling: dict[str, Any] = {"num_replicas": 1 if num_replicas is None else num_replicas}
-    if autoscaling is not None:
-        given = {"target_ongoing_requests": max(1, max_ongoing_requests // 4), **autoscaling}
-        if unknown := given.keys() - AutoscalingConfig.model_fields.keys():
-            raise ValueError(f"autoscaling has no {', '.join(sorted(unknown))}; it has "
-                             f"{', '.join(AutoscalingConfig.model_fields)}")  # fmt: skip
-        scaling = {"autoscaling_config": AutoscalingConfig(**given)}
+    scaling = _scaling(num_replicas, autoscaling, max_ongoing_requests)
     options = {
         "dtype": dtype, "revision": revision, "max_batch_tokens": max_batch_tokens,
         "max_queue_tokens": max_queue_tokens, "backend": "cuda" if num_gpus else "cpu",
         "num_threads": num_threads,
     }  # fmt: skip
 
-    class Ingress(Replica):
-        """A class of its own for each application: Ray keeps the limit in the decorator."""
-
-        @serve.multiplexed(max_num_models_per_replica=max_models)  # type: ignore[untyped-decorator]
-        async def resident(self, name: str) -> Any:
-            return await asyncio.to_thread(self.load, name)
-
-        async def __del__(self) -> None:  # Ray's last call
-            await self.close()
-
     deployment = serve.deployment(
-        serve.ingress()(Ingress),
+        serve.ingress()(_replica(max_models)),
         name="distilrt",
         ray_actor_options={"num_cpus": num_threads, "num_gpus": num_gpus},
         max_ongoing_requests=max_ongoing_requests,
@@ -114,6 +96,32 @@ def app(
         **scaling,
     )
     return deployment.bind(models, options)
+
+
+def _scaling(num_replicas: int | None, autoscaling: Mapping[str, Any] | None, ongoing: int) -> dict[str, Any]:
+    """The deployment's arguments that say how many replicas there are."""
+    if autoscaling is None:
+        return {"num_replicas": 1 if num_replicas is None else num_replicas}
+    if num_replicas is not None:
+        raise ValueError("give num_replicas or autoscaling, not both")
+    known = AutoscalingConfig.model_fields
+    if unknown := autoscaling.keys() - known.keys():
+        raise ValueError(f"autoscaling has no {', '.join(sorted(unknown))}; it has {', '.join(known)}")
+    return {"autoscaling_config": AutoscalingConfig(**{"target_ongoing_requests": max(1, ongoing // 4), **autoscaling})}
+
+
+def _replica(max_models: int) -> type[Replica]:
+    """The class of an application's replicas: one for each, since Ray keeps the limit in the decorator."""
+
+    class Ingress(Replica):
+        @serve.multiplexed(max_num_models_per_replica=max_models)  # type: ignore[untyped-decorator]
+        async def resident(self, name: str) -> Any:
+            return await asyncio.to_thread(self.load, name)
+
+        async def __del__(self) -> None:  # Ray's last call
+            await self.close()
+
+    return Ingress
 
 
 def build_app(args: dict[str, Any]) -> serve.Application:

@@ -142,11 +142,7 @@ class Replica(ABC):
         await found(scope, receive, send)
 
     async def _chosen(self, scope: Scope, receive: Receive) -> Resident:
-        """The model that a request names, or the first.
-
-        Raises:
-            UnknownModel, Unauthorized: likewise.
-        """
+        """The model that a request names, or the first; UnknownModel or Unauthorized where it is not to have it."""
         name = _named(scope)
         if name in (None, self._first.engine.name):
             return self._first

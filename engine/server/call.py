@@ -18,9 +18,10 @@ from starlette.types import Receive, Scope
 
 from distilrt import tasks
 from distilrt.errors import DeadlineExceeded, NotReady
+from distilrt.runtime.counters import Timing
 from distilrt.runtime.engine import Engine
 from distilrt.runtime.reading import Limits
-from distilrt.runtime.request import Request, Timing
+from distilrt.runtime.request import Request
 from distilrt.server import json_bodies, statuses
 from distilrt.server.body_reader import MOST_DIGITS, SMALL, BodyReader
 from distilrt.server.json_bodies import Bounds

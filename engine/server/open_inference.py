@@ -29,15 +29,29 @@ _LENGTH = "inference-header-content-length"
 _VERSION = "1"
 _MODEL = "/v2/models/{model:path}"
 _MODEL_VERSION = _MODEL + "/versions/{version}"
-_SWITCHES = ("binary_data_output", "truncation")
-_LEVELS = 21  # of priority: 1 is the first to go
+
+
+class Parameters(msgspec.Struct, forbid_unknown_fields=True):
+    """What a request may say beside its tensors: Triton's priority, of which 1 goes first, its timeout in microseconds,
+    whether outputs are in binary, and whether texts are cut. The headers count where priority or timeout is 0."""
+
+    priority: Annotated[int, Meta(ge=0, le=len(PRIORITIES))] = 0
+    timeout: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
+    binary_data_output: bool = False
+    truncation: bool | None = None
+
+
+class OutputParameters(msgspec.Struct, forbid_unknown_fields=True):
+    """Whether an output is in binary, where that is not as for all."""
+
+    binary_data: bool | None = None
 
 
 class Wanted(msgspec.Struct, forbid_unknown_fields=True):
     """An output that is wanted."""
 
     name: str
-    parameters: dict[str, Any] | None = None
+    parameters: OutputParameters | None = None
 
 
 class Infer(msgspec.Struct, forbid_unknown_fields=True):
@@ -45,7 +59,7 @@ class Infer(msgspec.Struct, forbid_unknown_fields=True):
 
     inputs: list[Tensor]
     id: Annotated[str, Meta(max_length=1024)] | None = None
-    parameters: dict[str, Any] | None = None
+    parameters: Parameters | None = None
     outputs: list[Wanted] | None = None
 
 
@@ -168,14 +182,13 @@ async def _infer(call: Call) -> Response:
     signature = Signature(engine)
     header, rest = _split(call, await call.body.read())
     body = call.decode(header, _DECODER)
-    parameters = dict(body.parameters or {})
-    call.priority = _priority(parameters.pop("priority", 0))
-    call.timeout = _seconds(parameters.pop("timeout", 0))
-    switches = _checked(parameters, "parameter", _SWITCHES)
-    binary = _wanted(body, signature.names, switches.get("binary_data_output", False))
+    parameters = body.parameters or Parameters()
+    call.priority = PRIORITIES[-1] + 1 - parameters.priority if parameters.priority else None
+    call.timeout = parameters.timeout / 1e6 or None
+    binary = _wanted(body.outputs or [], signature.names, parameters.binary_data_output)
     asked = await call.aside(len(header) + len(rest), partial(_asked, signature, body.inputs, rest))
     signature.check_size(asked, all(binary.values()))
-    params = {"rows": signature.rows, "truncation": switches.get("truncation")}
+    params = {"rows": signature.rows, "truncation": parameters.truncation}
     rows = await call.answer(engine, "outputs", asked.items, params)
     arrays = await call.aside(sum(row.nbytes for row in rows), partial(signature.arrays, asked, rows))
     return await _respond(call, engine, body.id, arrays, binary)
@@ -189,34 +202,15 @@ def _asked(signature: Signature, inputs: list[Tensor], rest: bytes) -> Asked:
     return signature.asked(tensors)
 
 
-def _priority(level: Any) -> int | None:
-    """Triton's level as an engine's priority; 0 is the header's."""
-    if type(level) is not int or not 0 <= level <= _LEVELS:
-        raise Unprocessable(
-            f"parameter 'priority' must be an integer from 0, the default, and 1, the first to go, to "
-            f"{_LEVELS}, found {level!r:.40}"
-        )
-    return PRIORITIES[-1] + 1 - level if level else None
-
-
-def _seconds(timeout: Any) -> float | None:
-    """A timeout in microseconds as seconds; 0 is the header's."""
-    if type(timeout) is not int or not 0 <= timeout < 2**63:
-        raise Unprocessable(f"parameter 'timeout' must be an integer of microseconds, found {timeout!r:.40}")
-    return timeout / 1e6 or None
-
-
-def _wanted(body: Infer, names: tuple[str, ...], binary: bool) -> dict[str, bool]:
-    """The outputs that are wanted, each in binary or not; `binary` where that isn't said."""
-    for wanted in body.outputs or []:
+def _wanted(outputs: list[Wanted], names: tuple[str, ...], binary: bool) -> dict[str, bool]:
+    """The outputs that are wanted, all where none is named, each in binary or not; `binary` where that isn't said."""
+    found = {}
+    for wanted in outputs or map(Wanted, names):
         if wanted.name not in names:
             raise Unprocessable(f"the model has the outputs {' and '.join(names)}, found {wanted.name!r}")
-    return {
-        wanted.name: _checked(wanted.parameters or {}, f"output {wanted.name!r}: parameter", ("binary_data",)).get(
-            "binary_data", binary
-        )
-        for wanted in body.outputs or map(Wanted, names)
-    }
+        own = wanted.parameters.binary_data if wanted.parameters else None
+        found[wanted.name] = binary if own is None else own
+    return found
 
 
 def _split(call: Call, body: bytes) -> tuple[bytes, bytes]:
@@ -227,15 +221,6 @@ def _split(call: Call, body: bytes) -> tuple[bytes, bytes]:
     if not (text.isascii() and text.isdigit() and len(text) < 16 and int(text) <= len(body)):
         raise Malformed(f"{_LENGTH} must be an integer of at most the body's {len(body)} bytes, found {text!r:.40}")
     return body[: int(text)], body[int(text) :]
-
-
-def _checked(given: dict[str, Any], what: str, known: tuple[str, ...]) -> dict[str, bool]:
-    for name, value in given.items():
-        if name not in known:
-            raise Unprocessable(f"{what} {name!r} is not served; there is {', '.join(known)}")
-        if type(value) is not bool:
-            raise Unprocessable(f"{what} {name!r} must be true or false, found {value!r:.40}")
-    return given
 
 
 async def _respond(call: Call, engine: Engine, number: str | None, arrays: Arrays, binary: dict[str, bool]) -> Response:
