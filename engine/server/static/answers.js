@@ -2,10 +2,9 @@
 
 import { element, number } from "./dom.js";
 
-/** text-classification and zero-shot-classification: `[{label, score}]`, that of one text possibly in a list. */
-export function labels(answer) {
-  const rows = Array.isArray(answer[0]) ? answer[0] : answer;
-  return bars(rows.map((row) => ({ name: row.label, value: row.score })));
+/** Classification and multiple-choice: `[{label or choice, score}]`, that of one text possibly in a list. */
+export function scores(answer) {
+  return bars(answer.flat().map((row) => ({ name: row.label ?? row.choice, value: row.score })));
 }
 
 /** fill-mask: candidates of each mask; the chosen ones stand in the sentence. */
@@ -46,11 +45,6 @@ export function entities(answer, values) {
   });
   const legend = element("ul", { class: "legend", "aria-label": "Labels" }, ...counts);
   return element("div", {}, passage, answer.length ? legend : element("p", { class: "muted" }, "No entities found."));
-}
-
-/** multiple-choice: choices by falling probability. */
-export function choices(answer) {
-  return bars(answer.map((each) => ({ name: each.choice, value: each.score })));
 }
 
 /** sentence-similarity: sentences by falling cosine. */

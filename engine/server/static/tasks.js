@@ -1,20 +1,25 @@
 // What a person fills in for each task, and the body of the request that it makes.
 
-import { choices, cosines, entities, labels, masks, spans, vectors } from "./answers.js";
+import { cosines, entities, masks, scores, spans, vectors } from "./answers.js";
 
-const text = (name, label, value, more) => ({ name, label, value, kind: "area", ...more });
-const line = (name, label, value, more) => ({ name, label, value, kind: "line", ...more });
-const count = (name, label, usual) => ({ name, label, value: "", kind: "count", placeholder: usual });
-const flag = (name, label) => ({ name, label, value: false, kind: "flag" });
-/** Options are `[text, value]`; a value that is undefined is not sent. The first is the default. */
-const choice = (name, label, ...options) => ({ name, label, value: 0, kind: "choice", options });
+// A field: its name, label, kind, first value, and what is sent of a value; undefined is not sent.
+const text = (name, label, value) => ({ name, label, value, kind: "area", sent: (now) => now || undefined });
+const line = (name, label, value, more) => ({ ...text(name, label, value), kind: "line", ...more });
+const flag = (name, label) => ({ ...text(name, label, false), kind: "flag" });
+const count = (name, label, usual) => line(name, label, "", {
+  kind: "count", placeholder: usual, sent: (now) => (now === "" ? undefined : Number(now)),
+});
+/** Options are `[text, value]`; the first is the default. */
+const choice = (name, label, ...options) => ({ name, label, value: 0, kind: "choice", options, sent: (now) => options[now][1] });
 
+const parts = (value, separator) => value.split(separator).filter((each) => each.trim());
+const lines = (value) => parts(value, "\n");
+const words = (value) => parts(value, ",").map((each) => each.trim());
 const truncation = flag("truncation", "Cut texts that are too long");
-const lines = (value) => value.split("\n").filter((each) => each.trim());
 
 /**
  * By name: a title, a hint, `fields` of the inputs and of `params`, either a list or a function of the model;
- * `inputs(values)`; what else is a parameter, `extra(values)`; and `show(answer, values, model)`, a node.
+ * `inputs(values)`, if they are not the text alone; and `show(answer, values, model)`, a node.
  */
 export const TASKS = {
   "text-classification": {
@@ -31,34 +36,30 @@ export const TASKS = {
       truncation,
     ],
     inputs: (values) => (values.text_pair ? { text: values.text, text_pair: values.text_pair } : values.text),
-    show: labels,
+    show: scores,
   },
   "zero-shot-classification": {
     title: "Zero-shot",
     hint: "How well labels of your own fit a text.",
-    fields: [
-      text("text", "Text", "The central bank raised its key rate by a quarter of a point on Thursday."),
-      line("candidate_labels", "Labels, with commas between", "economy, sport, cooking"),
-    ],
+    fields: [text("text", "Text", "The central bank raised its key rate by a quarter of a point on Thursday.")],
     params: [
+      line("candidate_labels", "Labels, with commas between", "economy, sport, cooking", { sent: words }),
       line("hypothesis_template", "Hypothesis", "", { placeholder: "This example is {}." }),
       flag("multi_label", "Each label by itself"),
     ],
-    inputs: (values) => values.text,
-    extra: (values) => ({
-      candidate_labels: values.candidate_labels.split(",").map((each) => each.trim()).filter(Boolean),
-    }),
     // Only models of natural language inference can do it.
     serves: (model) => model.labels.some((label) => label.toLowerCase().startsWith("entail")),
-    show: labels,
+    show: scores,
   },
   "fill-mask": {
     title: "Fill mask",
     hint: "Which tokens fit where the mask stands.",
     fields: (model) => [text("text", `Text with ${model.mask_token}`, `The ship sailed into the ${model.mask_token} at dawn.`)],
-    params: [count("top_k", "Candidates", "5"), line("targets", "Only these tokens", "", { placeholder: "harbour, storm" }), truncation],
-    inputs: (values) => values.text,
-    extra: (values) => (values.targets ? { targets: values.targets.split(",").map((each) => each.trim()) } : {}),
+    params: [
+      count("top_k", "Candidates", "5"),
+      line("targets", "Only these tokens", "", { placeholder: "harbour, storm", sent: (now) => (now ? words(now) : undefined) }),
+      truncation,
+    ],
     show: masks,
   },
   "question-answering": {
@@ -85,7 +86,6 @@ export const TASKS = {
       choice("aggregation_strategy", "Join tokens", ["of one label", "simple"], ["not at all", "none"],
         ["to words, by the first piece", "first"], ["to words, by the average", "average"], ["to words, by the surest", "max"]),
     ],
-    inputs: (values) => values.text,
     show: entities,
   },
   "sentence-similarity": {
@@ -108,7 +108,7 @@ export const TASKS = {
     ],
     params: [truncation],
     inputs: (values) => ({ prompt: values.prompt, choices: lines(values.choices) }),
-    show: choices,
+    show: scores,
   },
   "feature-extraction": {
     title: "Features",
@@ -120,7 +120,6 @@ export const TASKS = {
       ...(model.pooling ? [] : [flag("normalize", "Scale to length 1")]),
       truncation,
     ],
-    inputs: (values) => values.text,
     show: vectors,
   },
 };
@@ -138,19 +137,7 @@ export function fieldsOf(task, model) {
 
 /** The body of a request. What is left as it was is not sent. */
 export function bodyOf(task, values, params) {
-  const parameters = {};
-  for (const field of params) {
-    const value = values[field.name];
-    if (field.kind === "choice") {
-      const [, option] = field.options[value];
-      if (option !== undefined) parameters[field.name] = option;
-    } else if (field.kind === "count") {
-      if (value !== "") parameters[field.name] = Number(value);
-    } else if (value) {
-      parameters[field.name] = value;
-    }
-  }
-  Object.assign(parameters, TASKS[task].extra?.(values));
-  const inputs = TASKS[task].inputs(values);
-  return Object.keys(parameters).length ? { inputs, parameters } : { inputs };
+  const sent = params.map((field) => [field.name, field.sent(values[field.name])]).filter(([, value]) => value !== undefined);
+  const inputs = TASKS[task].inputs?.(values) ?? values.text;
+  return sent.length ? { inputs, parameters: Object.fromEntries(sent) } : { inputs };
 }
