@@ -60,20 +60,13 @@ class CpuBackend(HostBackend):
         if isinstance(num_threads, bool) or not isinstance(num_threads, int) or num_threads < 1:
             raise InvalidParameter(f"num_threads must be an integer of at least 1, found {num_threads!r}")
         isa = env.force_isa() or ""
-        if isa and isa not in _C.available_isas():
-            raise BackendError(
-                f"DISTILRT_FORCE_ISA={isa} is not available; this machine and build have "
-                f"{', '.join(_C.available_isas())}"
-            )
-        own = weights.dtype if isinstance(weights, PackedWeights) else None
-        self.dtype = own or "float32" if dtype == "auto" else dtype
-        if own not in (None, self.dtype):
-            raise BackendError(f"the folder is packed in {own}, found dtype {dtype!r}; use 'auto', or pack it in that")
-        if self.dtype not in _C.dtypes(isa):
-            raise BackendError(
-                f"backend 'cpu' has dtype {', '.join(_C.dtypes(isa))} (auto: float32) with instruction set "
-                f"{isa or _C.available_isas()[0]}, found {self.dtype!r}"
-            )
+        self.dtype = _dtype(dtype, isa, weights.dtype if isinstance(weights, PackedWeights) else None)
+        self.kept: tuple[str, ...] = ()  # linear layers in higher precision
+        self.calibration: str | None = None
+        if isinstance(weights, PackedWeights):
+            self.kept, self.calibration, calibration = weights.packing.kept, weights.packing.calibration, None
+        elif calibration is not None and self.dtype == "int8":
+            self.kept, self.calibration = calibration.kept, calibration.source
         # Borrowed by the encoder: a memory-mapped file's pages load as tokens need them.
         words, positions = (_plain(weights[f"embeddings.{kind}_embeddings.weight"]) for kind in ("word", "position"))
         self._encoder = _C.Encoder(
@@ -89,15 +82,7 @@ class CpuBackend(HostBackend):
             dtype=self.dtype,
             num_threads=num_threads,
         )
-        self.kept: tuple[str, ...] = ()  # linear layers in higher precision
-        self.calibration: str | None = None
-        if isinstance(weights, PackedWeights):
-            self.kept, self.calibration = weights.packing.kept, weights.packing.calibration
-        if isinstance(weights, PackedWeights) or self.dtype != "int8":
-            calibration = None
-        if calibration is not None:
-            self.kept, self.calibration = calibration.kept, calibration.source
-        self._pack(config, weights, calibration)
+        self._pack(config, weights, calibration if self.dtype == "int8" else None)
 
     def _pack(
         self, config: DistilBertConfig, weights: Mapping[str, npt.NDArray[Any]], calibration: Calibration | None
@@ -172,6 +157,22 @@ class CpuBackend(HostBackend):
             "packed_bytes": self._encoder.packed_bytes,
             "workspace_bytes": self._encoder.workspace_bytes,
         }
+
+
+def _dtype(wanted: str, isa: str, packed: str | None) -> str:
+    """The dtype that `wanted` means with an instruction set ("": the best), for a folder packed in `packed`."""
+    isas = _C.available_isas()
+    if isa and isa not in isas:
+        raise BackendError(f"DISTILRT_FORCE_ISA={isa} is not available; this machine and build have {', '.join(isas)}")
+    dtype = packed or "float32" if wanted == "auto" else wanted
+    if packed not in (None, dtype):
+        raise BackendError(f"the folder is packed in {packed}, found dtype {wanted!r}; use 'auto', or pack it in that")
+    if dtype not in (dtypes := _C.dtypes(isa)):
+        raise BackendError(
+            f"backend 'cpu' has dtype {', '.join(dtypes)} (auto: float32) with instruction set {isa or isas[0]}, "
+            f"found {dtype!r}"
+        )
+    return dtype
 
 
 def _plain(array: npt.NDArray[Any]) -> FloatArray:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 
 from distilrt import env
-from distilrt.backends.cuda.devices import DTYPES, tf32_wanted
+from distilrt.backends.cuda.devices import chosen_dtype, tf32_wanted
 from distilrt.backends.cuda.encoder import DeviceEncoder, Rows, Stage
 from distilrt.backends.cuda.graphs import Bucket, Graphs, pick
 from distilrt.backends.cuda.inputs import Errors, Padded, check
@@ -72,13 +72,7 @@ class CudaBackend:
         Raises:
             BackendError: another dtype, or the device has too little free memory.
         """
-        if dtype == "auto":
-            own = getattr(weights, "dtype", "float32")
-            dtype = own if own in DTYPES else "float32"
-        if dtype not in DTYPES:
-            raise BackendError(
-                f"backend 'cuda' has dtype {', '.join(DTYPES)} (auto: the checkpoint's own), found {dtype!r}"
-            )
+        dtype = chosen_dtype(dtype, weights)
         self.dtype, self.device = dtype, str(device)
         self._device, self._turns = device, Turns(device)
         self.config, self.head, self._torch_dtype = config, head, getattr(torch, dtype)
@@ -91,12 +85,8 @@ class CudaBackend:
                 )
                 self._errors = Errors(device)
                 self._numbers = torch.arange(self.encoder.buckets[-1].tokens, device=device)
-                self._graphs = None
-                if self._turns.on_gpu:
-                    self.encoder.workspace.fill(0)  # an empty batch for the captures
-                    forms = (False, True) if self._captured is None else (head.reads == "first",)
-                    keys = [(bucket, few) for bucket in self.encoder.buckets[::-1] for few in forms]
-                    self._graphs = Graphs(keys, self._launch)
+                self._graphs = self._capture() if self._turns.on_gpu else None
+                if self._graphs is not None:
                     warm_up(self)
         except RuntimeError as error:  # torch's allocator has a class for it, CUDA and Triton only say so
             if not isinstance(error, torch.OutOfMemoryError) and "out of memory" not in str(error).lower():
@@ -106,6 +96,12 @@ class CudaBackend:
                 f"{device} has too little free memory to load this model: {error}. Free some, lower "
                 "DISTILRT_GPU_MEMORY, take a narrower dtype, or use backend='cpu'"
             ) from None
+
+    def _capture(self) -> Graphs:
+        self.encoder.workspace.fill(0)  # an empty batch for the captures
+        forms = (False, True) if self._captured is None else (self._captured.reads == "first",)
+        keys = [(bucket, few) for bucket in self.encoder.buckets[::-1] for few in forms]
+        return Graphs(keys, self._launch)
 
     def forward(self, batch: Batch, all_layers: bool = False, wanted: IndexArray | None = None) -> torch.Tensor:
         """The last hidden states `[total_tokens, hidden_size]`, all layers' with one axis more, or the wanted rows.

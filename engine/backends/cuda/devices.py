@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from distilrt.errors import BackendError
@@ -63,6 +64,20 @@ def cuda_device() -> Any:
             "backend 'cuda' is not available: torch is not installed: pip install 'distilrt[cuda]'"
         ) from None
     return torch.device("cpu") if interpreting() else torch.device("cuda", torch.cuda.current_device())
+
+
+def chosen_dtype(name: str, weights: Mapping[str, Any]) -> str:
+    """The dtype that `name` means for `weights`: "auto" is what the checkpoint has.
+
+    Raises:
+        BackendError: another than `DTYPES`.
+    """
+    if name == "auto":
+        name = getattr(weights, "dtype", "float32")
+        return name if name in DTYPES else "float32"
+    if name not in DTYPES:
+        raise BackendError(f"backend 'cuda' has dtype {', '.join(DTYPES)} (auto: the checkpoint's own), found {name!r}")
+    return name
 
 
 def tf32_wanted() -> bool:
