@@ -40,31 +40,25 @@ class Pages {
   size_t bytes_ = 0;
 };
 
-// One allocation handed out front to back. It only grows, so a model that has seen its largest batch allocates no more.
+// One block that only grows, so a model that has seen its largest batch allocates no more.
 class Arena {
  public:
-  // Starts over with room for `bytes`, each block rounded up by padded(); earlier contents are lost if it must grow.
-  void reserve(int64_t bytes) {
+  // Room for `bytes`; earlier contents are lost if the block must grow.
+  char* reserve(int64_t bytes) {
     if (bytes > pages_.bytes()) {
       pages_ = Pages();  // give the old block back before asking for the new one
       pages_ = Pages(bytes);
     }
-    used_ = 0;
+    return pages_.data();
   }
+  // What a part of `bytes` takes, so that the next begins at a cache line.
   static int64_t padded(int64_t bytes) { return (bytes + 63) / 64 * 64; }
-  template <typename T>
-  T* take(int64_t bytes) {
-    char* p = pages_.data() + used_;
-    used_ += padded(bytes);
-    return reinterpret_cast<T*>(p);
-  }
   int64_t bytes() const { return pages_.bytes(); }
   // For tests: a value that shows up in the result if anything reads what it did not write.
   void fill(unsigned char value) { std::memset(pages_.data(), value, static_cast<size_t>(bytes())); }
 
  private:
   Pages pages_;
-  int64_t used_ = 0;
 };
 
 }  // namespace distilrt

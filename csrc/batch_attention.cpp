@@ -59,10 +59,7 @@ class Scratch {
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
 
-  char* reserve(int64_t bytes) {
-    arena_.reserve(bytes);
-    return arena_.take<char>(bytes);
-  }
+  char* reserve(int64_t bytes) { return arena_.reserve(bytes); }
 
  private:
   struct Spare {

@@ -88,7 +88,7 @@ void batch_attention(const py::array& query, const py::array& key, const py::arr
 
 void bind_attention(py::module_& m) {
   m.def("attention", &batch_attention, py::arg("query"), py::arg("key"), py::arg("value"), py::kw_only(),
-        py::arg("out"), py::arg("scale"), py::arg("key_mask").noconvert() = py::none(), py::arg("isa") = "",
+        py::arg("out"), py::arg("scale"), array_arg("key_mask") = py::none(), py::arg("isa") = "",
         py::arg("num_threads") = 1, "softmax(scale * query key^T) value over the keys whose mask is True; see _C.pyi.");
 }
 

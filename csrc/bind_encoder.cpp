@@ -28,6 +28,8 @@ class PyEncoder {
                   .intermediate_size = intermediate_size,
                   .vocab_size = rows_of(word_, hidden_size),
                   .max_positions = rows_of(position_, hidden_size),
+                  .word_embeddings = word_.data(),
+                  .position_embeddings = position_.data(),
                   .activation = epilogue_named(activation),
                   .eps = eps},
                  find_kernels(isa), find_dtype(find_kernels(isa), dtype), threads) {
@@ -36,7 +38,6 @@ class PyEncoder {
     require(num_heads >= 1 && hidden_size % num_heads == 0, "hidden_size must be divisible by num_heads");
     require(std::isfinite(eps) && eps > 0, "eps must be finite and above 0");
     require_threads(threads);
-    encoder_.set_embeddings(word_.data(), position_.data());
   }
 
   void add_linear(const std::string& name, const std::vector<Floats>& weights, const std::vector<Floats>& biases,
@@ -101,8 +102,6 @@ class PyEncoder {
     encoder_.add_layer_norm(name, gamma.data(), beta.data(), hidden_size_);
   }
 
-  void finish() { encoder_.finish(); }
-
   Floats forward(const std::optional<Ints>& input_ids, const std::optional<Floats>& inputs_embeds,
                  const Ints& position_ids, const Ints& cu_seqlens, const Ints& key_lengths, bool all_layers,
                  const std::optional<Ints>& wanted) {
@@ -156,12 +155,7 @@ class PyEncoder {
     return out;
   }
 
-  std::string isa() const { return encoder_.kernels().isa; }
-  int threads() const { return encoder_.threads(); }
-  int64_t packed_bytes() const { return encoder_.packed_bytes(); }
-  int64_t workspace_bytes() const { return encoder_.workspace_bytes(); }
-  std::string dtype() const { return encoder_.dtype().dtype; }
-  void poison_workspace() { encoder_.fill_workspace(0xFF); }  // NaN in float32 and bfloat16
+  Encoder& encoder() { return encoder_; }
 
  private:
   static void require_scales(const std::string& name, const std::optional<Floats>& scales, int64_t size,
@@ -191,30 +185,30 @@ void bind_encoder(py::module_& m) {
       .def(py::init<int64_t, int64_t, int64_t, int64_t, const std::string&, float, Floats, Floats, const std::string&,
                     const std::string&, int>(),
            py::kw_only(), py::arg("hidden_size"), py::arg("num_heads"), py::arg("num_layers"),
-           py::arg("intermediate_size"), py::arg("activation"), py::arg("eps"), py::arg("word_embeddings").noconvert(),
-           py::arg("position_embeddings").noconvert(), py::arg("isa") = "", py::arg("dtype") = "float32",
+           py::arg("intermediate_size"), py::arg("activation"), py::arg("eps"), array_arg("word_embeddings"),
+           array_arg("position_embeddings"), py::arg("isa") = "", py::arg("dtype") = "float32",
            py::arg("num_threads") = 1)
-      .def("add_linear", &PyEncoder::add_linear, py::arg("name"), py::arg("weights").noconvert(),
-           py::arg("biases").noconvert(), py::arg("dtype") = "float32",
-           py::arg("input_scales").noconvert() = py::none(), py::arg("column_scales").noconvert() = py::none())
-      .def("add_packed_linear", &PyEncoder::add_packed_linear, py::arg("name"), py::arg("k"),
-           py::arg("panels").noconvert(), py::arg("column_scales").noconvert(), py::arg("offsets").noconvert(),
-           py::arg("bias").noconvert(), py::arg("dtype") = "float32", py::arg("input_scales").noconvert() = py::none())
+      .def("add_linear", &PyEncoder::add_linear, py::arg("name"), array_arg("weights"), array_arg("biases"),
+           py::arg("dtype") = "float32", array_arg("input_scales") = py::none(),
+           array_arg("column_scales") = py::none())
+      .def("add_packed_linear", &PyEncoder::add_packed_linear, py::arg("name"), py::arg("k"), array_arg("panels"),
+           array_arg("column_scales"), array_arg("offsets"), array_arg("bias"), py::arg("dtype") = "float32",
+           array_arg("input_scales") = py::none())
       .def("linear_parts", &PyEncoder::linear_parts, py::arg("name"))
-      .def("add_layer_norm", &PyEncoder::add_layer_norm, py::arg("name"), py::arg("gamma").noconvert(),
-           py::arg("beta").noconvert())
-      .def("finish", &PyEncoder::finish)
-      .def("forward", &PyEncoder::forward, py::arg("input_ids").noconvert(), py::arg("inputs_embeds").noconvert(),
-           py::arg("position_ids").noconvert(), py::arg("cu_seqlens").noconvert(), py::arg("key_lengths").noconvert(),
-           py::arg("all_layers") = false, py::arg("wanted").noconvert() = py::none())
-      .def("linear", &PyEncoder::linear, py::arg("name"), py::arg("rows").noconvert(), py::arg("activation") = "")
-      .def("layer_norm", &PyEncoder::layer_norm, py::arg("name"), py::arg("rows").noconvert())
-      .def("poison_workspace", &PyEncoder::poison_workspace)
-      .def_property_readonly("isa", &PyEncoder::isa)
-      .def_property_readonly("dtype", &PyEncoder::dtype)
-      .def_property_readonly("num_threads", &PyEncoder::threads)
-      .def_property_readonly("packed_bytes", &PyEncoder::packed_bytes)
-      .def_property_readonly("workspace_bytes", &PyEncoder::workspace_bytes);
+      .def("add_layer_norm", &PyEncoder::add_layer_norm, py::arg("name"), array_arg("gamma"), array_arg("beta"))
+      .def("finish", [](PyEncoder& self) { self.encoder().finish(); })
+      .def("forward", &PyEncoder::forward, array_arg("input_ids"), array_arg("inputs_embeds"),
+           array_arg("position_ids"), array_arg("cu_seqlens"), array_arg("key_lengths"), py::arg("all_layers") = false,
+           array_arg("wanted") = py::none())
+      .def("linear", &PyEncoder::linear, py::arg("name"), array_arg("rows"), py::arg("activation") = "")
+      .def("layer_norm", &PyEncoder::layer_norm, py::arg("name"), array_arg("rows"))
+      // NaN in float32 and bfloat16.
+      .def("poison_workspace", [](PyEncoder& self) { self.encoder().fill_workspace(0xFF); })
+      .def_property_readonly("isa", [](PyEncoder& self) { return self.encoder().kernels().isa; })
+      .def_property_readonly("dtype", [](PyEncoder& self) { return self.encoder().dtype().dtype; })
+      .def_property_readonly("num_threads", [](PyEncoder& self) { return self.encoder().threads(); })
+      .def_property_readonly("packed_bytes", [](PyEncoder& self) { return self.encoder().packed_bytes(); })
+      .def_property_readonly("workspace_bytes", [](PyEncoder& self) { return self.encoder().workspace_bytes(); });
 }
 
 }  // namespace distilrt

@@ -122,17 +122,15 @@ class PyKernels {
 void bind_kernels(py::module_& m) {
   py::class_<PyKernels>(m, "Kernels")
       .def(py::init<const std::string&, const std::string&>(), py::arg("isa"), py::arg("dtype") = "float32")
-      .def("linear", &PyKernels::linear, py::arg("x").noconvert(), py::arg("weight").noconvert(),
-           py::arg("bias").noconvert(), py::arg("activation") = "", py::kw_only(),
-           py::arg("residual").noconvert() = py::none(), py::arg("narrow") = false,
-           py::arg("input_scales").noconvert() = py::none(), py::arg("out").noconvert())
-      .def("attention", &PyKernels::attention, py::arg("q").noconvert(), py::arg("k").noconvert(),
-           py::arg("v").noconvert(), py::kw_only(), py::arg("out").noconvert())
-      .def("layer_norm", &PyKernels::layer_norm, py::arg("x").noconvert(), py::arg("gamma").noconvert(),
-           py::arg("beta").noconvert(), py::arg("eps"), py::kw_only(), py::arg("out").noconvert())
-      .def("embed", &PyKernels::embed, py::arg("word").noconvert(), py::arg("position").noconvert(),
-           py::arg("gamma").noconvert(), py::arg("beta").noconvert(), py::arg("eps"), py::kw_only(),
-           py::arg("out").noconvert());
+      .def("linear", &PyKernels::linear, array_arg("x"), array_arg("weight"), array_arg("bias"),
+           py::arg("activation") = "", py::kw_only(), array_arg("residual") = py::none(), py::arg("narrow") = false,
+           array_arg("input_scales") = py::none(), array_arg("out"))
+      .def("attention", &PyKernels::attention, array_arg("q"), array_arg("k"), array_arg("v"), py::kw_only(),
+           array_arg("out"))
+      .def("layer_norm", &PyKernels::layer_norm, array_arg("x"), array_arg("gamma"), array_arg("beta"), py::arg("eps"),
+           py::kw_only(), array_arg("out"))
+      .def("embed", &PyKernels::embed, array_arg("word"), array_arg("position"), array_arg("gamma"), array_arg("beta"),
+           py::arg("eps"), py::kw_only(), array_arg("out"));
 }
 
 }  // namespace distilrt

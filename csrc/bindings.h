@@ -19,6 +19,9 @@ using Floats = py::array_t<float, py::array::c_style>;
 using Ints = py::array_t<int32_t, py::array::c_style>;
 using Bytes = py::array_t<uint8_t, py::array::c_style>;
 
+// An argument that is such an array.
+inline py::arg array_arg(const char* name) { return py::arg(name).noconvert(); }
+
 // Throw std::invalid_argument, which Python sees as ValueError.
 void require(bool condition, const std::string& message);
 void require_threads(int threads);

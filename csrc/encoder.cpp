@@ -14,11 +14,6 @@ constexpr int64_t kPackRows = 64;
 Encoder::Encoder(const ModelShape& shape, const Kernels& kernels, const DtypeKernels& dtype, int threads)
     : shape_(shape), kernels_(kernels), dtype_(dtype), threads_(threads) {}
 
-void Encoder::set_embeddings(const float* word, const float* position) {
-  word_ = word;
-  position_ = position;
-}
-
 void Encoder::add_linear(const std::string& name, const std::vector<LinearPart>& parts, int64_t k,
                          const DtypeKernels& dtype, const float* input_scales, const float* column_scales) {
   Linear linear;
@@ -101,7 +96,6 @@ void Encoder::finish() {
     if (static_cast<int64_t>(found.gamma.size()) != hidden) throw std::logic_error("'" + name + "' has another width");
     return &found;
   };
-  if (word_ == nullptr || position_ == nullptr) throw std::logic_error("this model has no embeddings");
   embedding_norm_ = norm("embeddings");
   layers_.clear();
   for (int64_t i = 0; i < shape_.num_layers; ++i) {

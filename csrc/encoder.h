@@ -15,10 +15,13 @@ namespace distilrt {
 
 class Worker;
 
+// Sizes of a model, and its embedding tables, which it borrows.
 struct ModelShape {
   int64_t hidden_size, num_heads, num_layers, intermediate_size;
   int64_t vocab_size, max_positions;
-  Epilogue activation;  // kBiasGelu and so on
+  const float* word_embeddings;      // [vocab_size, hidden_size]
+  const float* position_embeddings;  // [max_positions, hidden_size]
+  Epilogue activation;               // kBiasGelu and so on
   float eps;
 };
 
@@ -67,8 +70,6 @@ class Encoder {
   // `dtype` is that of attention and activations, and what the layers' linears usually have.
   Encoder(const ModelShape& shape, const Kernels& kernels, const DtypeKernels& dtype, int threads);
 
-  // Borrows both tables, [vocab_size, hidden_size] and [max_positions, hidden_size].
-  void set_embeddings(const float* word, const float* position);
   // Packs the parts, laid under one another, for `dtype` as the linear called `name`. A layer has linears
   // "layer.<i>.qkv", ".out_proj", ".ffn_in", ".ffn_out"; a head's are called as in the checkpoint. Throws
   // std::logic_error where there is one of this name. For int8, `input_scales` [k] multiply the columns of the input,
@@ -143,8 +144,6 @@ class Encoder {
   const Kernels& kernels_;
   const DtypeKernels& dtype_;
   const int threads_;
-  const float* word_ = nullptr;
-  const float* position_ = nullptr;
   std::map<std::string, Linear> linears_;
   std::map<std::string, LayerNorm> norms_;
   std::vector<Layer> layers_;

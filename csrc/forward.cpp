@@ -75,8 +75,7 @@ void Encoder::forward(const BatchView& batch, bool all_layers, float* out) {
   for (const Run& run : schedule_.alone) alone_bytes = std::max(alone_bytes, lay_out(nullptr, batch, run, 1).bytes);
   const int64_t together_bytes = lay_out(nullptr, batch, schedule_.together, threads_).bytes;
   // A thread that is through with its runs starts on what is done together while others still work alone.
-  arena_.reserve(threads_ * alone_bytes + together_bytes);
-  char* base = arena_.take<char>(threads_ * alone_bytes + together_bytes);
+  char* base = arena_.reserve(threads_ * alone_bytes + together_bytes);
   const Workspace together = lay_out(base + threads_ * alone_bytes, batch, schedule_.together, threads_);
   std::atomic<size_t> taken{0};
   ThreadPool::run(threads_, [&](Worker& worker) {
@@ -177,9 +176,9 @@ void Encoder::run_layers(Worker& worker, const BatchView& batch, const Run& run,
   rows_phase(worker, total, [&](int64_t r0, int64_t r1) {
     for (int64_t r = r0; r < r1; ++r) {
       const int64_t row = run.first_row + r;
-      const float* word =
-          batch.input_ids != nullptr ? word_ + batch.input_ids[row] * hidden : batch.inputs_embeds + row * hidden;
-      kernels_.embed(word, position_ + batch.position_ids[row] * hidden, embedding_norm_->gamma.data(),
+      const float* word = batch.input_ids != nullptr ? shape_.word_embeddings + batch.input_ids[row] * hidden
+                                                     : batch.inputs_embeds + row * hidden;
+      kernels_.embed(word, shape_.position_embeddings + batch.position_ids[row] * hidden, embedding_norm_->gamma.data(),
                      embedding_norm_->beta.data(), shape_.eps, hidden, stage(0) + r * hidden);
     }
     convert(*layers_[0].qkv, stage(0), r0, r1);
