@@ -34,7 +34,7 @@ def test_kernel(benchmark: Any, add_result: Any, name: str, dtype: str, tokens: 
     for example in made:
         found = time_example(example, clock)
         benchmark.extra_info[example.label] = found
-        add_result(device=torch.cuda.get_device_name(device), tokens=tokens, dtype=dtype, **found)
+        add_result(device=torch.cuda.get_device_name(device), op=example.label, tokens=tokens, dtype=dtype, **found)
     replays = [clock.graph(example.launch) for example in made]
 
     def run() -> None:

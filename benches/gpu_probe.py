@@ -19,4 +19,4 @@ if __name__ == "__main__":
     with runpy.run_path(str(SUITE))["package"]():
         from distilrt.bench.gpu import probe
 
-        sys.exit(probe.main(root=SUITE.parents[1]))
+        sys.exit(probe.main())

@@ -1,9 +1,8 @@
 """Correctness and speed of distilrt on a GPU: `python benches/gpu_suite.py [--out DIR] [--self-test]`.
 
-Needs a Python with torch, triton, numpy, safetensors, tokenizers and transformers, and this checkout; nothing is
-installed. It ends within 8 minutes and prints a short table last; exit code 1: something is wrong, 2: no CUDA device.
-`--self-test` runs the same flow at a tiny scale on the CPU, in Triton's interpreter. What it does:
-`distilrt.bench.gpu.suite`.
+Needs a Python with torch, triton, numpy, safetensors, tokenizers, transformers and pytest, and this checkout; nothing
+is installed. It ends within 8 minutes; exit code 1: a test of tests/gpu failed, 2: no CUDA device. `--self-test`
+measures at a tiny scale on the CPU, in Triton's interpreter. What it does: `distilrt.bench.gpu.suite`.
 """
 
 from __future__ import annotations
@@ -40,4 +39,4 @@ if __name__ == "__main__":
     with package():
         from distilrt.bench.gpu import suite
 
-        sys.exit(suite.main(root=ROOT))
+        sys.exit(suite.main(ROOT))

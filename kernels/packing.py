@@ -362,7 +362,9 @@ def _pack_example(a: Arrays, batch_size: int, seq_len: int, keep: str = "keys", 
         if name == "index":
             return np.arange(size) if layout.index is None else layout.index
         if name == "blocks":
-            return query_blocks(batch.cu_seqlens, batch.key_lengths, _EXAMPLE_ROWS)
+            blocks = query_blocks(batch.cu_seqlens, batch.key_lengths, _EXAMPLE_ROWS)
+            blocks[0, 1:] = -77  # of the first entry, only the count is written
+            return blocks
         if name == "first_rows":
             return np.array([*layout.first_rows, -77, -77, batch_size])
         values = getattr(batch, name)

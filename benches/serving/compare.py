@@ -28,6 +28,7 @@ from distilrt.bench.verbs import CACHE
 
 RESULTS = Path(__file__).parents[1] / "results" / "serving.csv"
 DEFAULT = "distilrt,onnx-threads,infinity-optimum,pipeline-bfloat16"
+SHAPES = ("1x16", "1x128")  # of requests alone
 ENGINE = "engine"  # after a server's name: its engine alone
 
 
@@ -82,10 +83,8 @@ def compare(
                  for name, server in running.items()]  # fmt: skip
         engines = [Spec(peers.OURS, server.kind.dtype, server.engine, threads=threads, title=f"{name} {ENGINE}")
                    for name, server in running.items() if server.engine is not None]  # fmt: skip
-        short, mixed = (
-            [samples.make(name, str(folder)) for name in ("1x16", "1x128")],
-            samples.make("mixed", str(folder)),
-        )
+        short = [samples.make(shape, str(folder)) for shape in SHAPES]
+        mixed = samples.make("mixed", str(folder))
         for plan, specs, loads in zip(plans, ([*asked, *engines], engines, asked), (short, [mixed], [mixed]),
                                       strict=True):  # fmt: skip
             if specs:

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from distilrt.backends.cuda.devices import why_not_cuda
-from distilrt.bench.gpu.kernel_checks import checked
 from distilrt.bench.gpu.ops import examples, time_example
 from distilrt.bench.gpu.timing import Clock
 from distilrt.kernels.op import all_ops
 from distilrt.model.config import DistilBertConfig
+from tests.gpu.checks import checked
 
 ROOT = Path(__file__).parents[2]
 CONFIG = DistilBertConfig(dim=32, n_heads=2, n_layers=1, hidden_dim=64, vocab_size=50, max_position_embeddings=16)
@@ -38,8 +38,8 @@ def test_bytes_and_operations() -> None:
     assert linear.nbytes == 4 * (40 * 32 + 40 * 64 + 64 * 32)
     assert attention.flops == 4 * 40 * 40 * 32
     row = time_example(attention, Clock(torch.device("cpu"), 0.01))
-    assert row["gb_per_s"] == pytest.approx(attention.nbytes / row["us"] * 1e-3)
-    assert row["low"] <= row["us"] <= row["high"]
+    assert row["gb_per_s"] == pytest.approx(attention.nbytes / row["p50_ms"] * 1e-6)
+    assert row["p25_ms"] <= row["p50_ms"] <= row["p75_ms"]
 
 
 @pytest.mark.skipif(why_not_cuda() is None, reason="there is a GPU")

@@ -112,9 +112,10 @@ def test_missing_program(classifier: str, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.whole
-def test_a_comparison_and_its_rows(folder_of: Any) -> None:
+def test_a_comparison_and_its_rows(folder_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server of this package beside its engine; one that is not installed is named."""
     folder = folder_of("DistilBertForSequenceClassification")
+    monkeypatch.setattr(compare, "SHAPES", ("1x8", "1x16"))
     plans = Plan("single", 0.2), Plan("offline", 0.2), Plan("peak", 0.3, 5, slo=parse_slo("p99=10s"))
     found = Findings(findings.facts(1, str(folder)), {})
     compare.compare(["distilrt-float32", "infinity-torch"], plans, folder, 1, Path("/nowhere"), found, lambda *_: None)

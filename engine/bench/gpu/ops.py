@@ -45,14 +45,13 @@ def examples(
 
 
 def time_example(example: Example, clock: Clock) -> dict[str, Any]:
-    """Microseconds of one launch from a captured graph, with GB/s and TFLOP/s."""
+    """Milliseconds of one launch from a captured graph, with GB/s and TFLOP/s."""
     times = clock.back_to_back(clock.graph(example.launch))
     us = times.median / example.count
     return {
-        "op": example.label,
-        "us": us,
-        "low": times.low / example.count,
-        "high": times.high / example.count,
+        "p50_ms": us / 1e3,
+        "p25_ms": times.low / example.count / 1e3,
+        "p75_ms": times.high / example.count / 1e3,
         "gb_per_s": example.nbytes / us * 1e-3,
         "tflop_per_s": example.flops / us * 1e-6,
     }

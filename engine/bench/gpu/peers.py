@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from distilrt.bench.gpu.runs import Workload, padded
+from distilrt.bench.gpu.runs import Workload, padded, row
 from distilrt.bench.gpu.timing import Clock
 from distilrt.model.config import DistilBertConfig
 
@@ -31,7 +30,7 @@ def load(checkpoint: Path, dtype: str, device: torch.device) -> Any:
 def time_sdpa(
     model: Any, config: DistilBertConfig, dtype: str, clock: Clock, loads: Sequence[Workload]
 ) -> Iterator[dict[str, Any]]:
-    """Two rows a workload, eager and captured in a graph; a row without times says why a capture failed."""
+    """Rows of a workload, eager, by the wall and captured in a graph; a row without times says why a capture failed."""
     for load in loads:
         lengths = load.lengths
         ids, mask = padded(config, lengths, clock.device)
@@ -39,25 +38,23 @@ def time_sdpa(
         def work(ids: Any = ids, mask: Any = mask) -> None:
             model(ids, attention_mask=mask)
 
-        yield _row("transformers-sdpa", load, dtype, clock, work, wall=True)
+        yield row("transformers", "eager", load, dtype, clock.back_to_back(work))
+        yield row("transformers", "tensors", load, dtype, clock.one_by_one(work))
         try:
             graph = clock.graph(work)
         except RuntimeError as error:
-            yield _failed("transformers-sdpa-graph", load, dtype, error)
+            yield _failed("transformers", "graph", load, dtype, error)
             clock.wait()
             continue
-        yield _row("transformers-sdpa-graph", load, dtype, clock, graph)
+        yield row("transformers", "graph", load, dtype, clock.back_to_back(graph))
 
 
 @torch.inference_mode()
 def time_compiled(
-    model: Any, config: DistilBertConfig, dtype: str, clock: Clock, loads: Sequence[Workload],
-    enough: Callable[[], bool],
-) -> Iterator[dict[str, Any]]:  # fmt: skip
-    """A row a workload, each compiled for its own shape, until `enough`; the most telling ones first."""
+    model: Any, config: DistilBertConfig, dtype: str, clock: Clock, loads: Sequence[Workload]
+) -> Iterator[dict[str, Any]]:
+    """A row a workload, each compiled for its own shape; the most telling ones first."""
     for load in sorted(loads, key=lambda load: COMPILE_ORDER.index(load.name)):
-        if enough():
-            return
         lengths = load.lengths
         ids, mask = padded(config, lengths, clock.device)
         torch.compiler.reset()
@@ -70,20 +67,11 @@ def time_compiled(
             compiled(ids, attention_mask=mask)
 
         try:
-            yield _row("torch.compile-max-autotune", load, dtype, clock, work, wall=True)
+            yield row("torch.compile", "max-autotune", load, dtype, clock.back_to_back(work))
         except Exception as error:  # whatever a compiler raises, the other shapes still count
-            yield _failed("torch.compile-max-autotune", load, dtype, error)
+            yield _failed("torch.compile", "max-autotune", load, dtype, error)
 
 
-def _row(
-    engine: str, load: Workload, dtype: str, clock: Clock, work: Callable[[], None], *, wall: bool = False
-) -> dict[str, Any]:
-    row: dict[str, Any] = {"engine": engine, "workload": load.name, "dtype": dtype, "tokens": load.tokens}
-    row["gpu_us"] = asdict(clock.back_to_back(work))
-    if wall:
-        row["wall_tensors_us"] = asdict(clock.one_by_one(work))
-    return row
-
-
-def _failed(engine: str, load: Workload, dtype: str, error: Exception) -> dict[str, Any]:
-    return {"engine": engine, "workload": load.name, "dtype": dtype, "failed": str(error).strip().split("\n")[0][:300]}
+def _failed(target: str, form: str, load: Workload, dtype: str, error: Exception) -> dict[str, Any]:
+    return {"target": target, "form": form, "dtype": dtype, "scenario": "device", "workload": load.name,
+            "failed_with": str(error).strip().split("\n")[0][:300]}  # fmt: skip

@@ -8,8 +8,6 @@ on each multiprocessor, in both forms of spinning.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -18,8 +16,9 @@ from typing import Any
 
 import torch
 
-from distilrt.backends.cuda.devices import cuda_device, describe_cuda
-from distilrt.bench.gpu.report import environment, file_name
+from distilrt.backends.cuda.devices import cuda_device
+from distilrt.bench.findings import Findings
+from distilrt.bench.gpu.suite import device_facts, write
 from distilrt.bench.gpu.timing import Clock, Times, ceilings
 from distilrt.kernels.launch import chip_of, launch_options
 from distilrt.kernels.probes import barrier_kernel, read_kernel, touch_kernel
@@ -29,12 +28,11 @@ CHAIN = 200  # kernels of a captured chain
 ROUNDS = 1000  # barriers of one kernel
 
 
-def main(arguments: Sequence[str] | None = None, *, root: Path | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print a table and keep it.
 
     Args:
         arguments: of the command line; None: the process's own.
-        root: of the checkout, for the commit.
 
     Returns:
         0; 2: no CUDA device.
@@ -43,28 +41,16 @@ def main(arguments: Sequence[str] | None = None, *, root: Path | None = None) ->
     parser.add_argument("--out", type=Path, help="folder for the JSON file")
     parser.add_argument("--self-test", action="store_true", help="a tiny scale on the CPU, in Triton's interpreter")
     options = parser.parse_args(arguments)
-    facts = describe_cuda()
-    if options.self_test:
-        os.environ["TRITON_INTERPRET"] = "1"
-    elif facts["device"] is None:
-        print(f"no CUDA device: {facts['reason']}")
+    about = device_facts(self_test=options.self_test)
+    if about is None:
         return 2
-    about = environment(facts, root)
-    print(" ".join(f"{key}={value}" for key, value in about.items()))
-    if options.self_test:
-        print("SELF-TEST in Triton's interpreter on the CPU: the figures mean nothing")
-    rows = []
+    found = Findings(about, {"scenario": "probe", "self_test": options.self_test})
     for row in measure(cuda_device(), tiny=options.self_test):
-        rows.append(row)
+        found.rows.append(row)
         spread = f" ({row['low']:.4g} to {row['high']:.4g})" if "low" in row else ""
         print(f"{row['what']:52}{row['value']:10.4g} {row['unit']}{spread}", flush=True)
-    if options.out is not None:
-        options.out.mkdir(parents=True, exist_ok=True)
-        path = options.out / file_name("gpu_probe", facts)
-        path.write_text(
-            json.dumps({"environment": about, "self_test": options.self_test, "rows": rows}, indent=1) + "\n"
-        )
-        print(f"wrote {path}")
+    found.complete = True
+    write(found, "gpu_probe", options.out)
     return 0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from distilrt.backends.cuda.backend import CudaBackend
 from distilrt.backends.cuda.parts import divide
 from distilrt.batch import Batch, pack
 from distilrt.bench import roofline, samples
-from distilrt.bench.gpu.timing import Ceilings, Clock, Work, floor_us
+from distilrt.bench.gpu.timing import Ceilings, Clock, Times, Work, floor_us
 from distilrt.model.config import DistilBertConfig
 
 SHAPES = ("1x8", "1x16", "1x128", "1x512", "8x128", "32x128", "256x128", "32x512", "mixed")
@@ -60,6 +60,13 @@ def padded(config: DistilBertConfig, lengths: Sequence[int], device: torch.devic
     return ids.to(device), None if len(set(lengths)) == 1 else mask.to(device)
 
 
+def row(target: str, form: str, load: Workload, dtype: str, times: Times) -> dict[str, Any]:
+    """A row of findings; times in ms."""
+    return {"target": target, "form": form, "dtype": dtype, "scenario": "device", "workload": load.name,
+            "batch": len(load.lengths), "p50_ms": round(times.median / 1e3, 6), "p25_ms": round(times.low / 1e3, 6),
+            "p75_ms": round(times.high / 1e3, 6), "tokens_per_s": round(1e6 * load.tokens / times.median)}  # fmt: skip
+
+
 def enqueue(model: Any, batch: Batch) -> tuple[Work, torch.Tensor]:
     """All launches of one classification of a packed batch, from ids on the device to logits, and where these go.
 
@@ -87,7 +94,7 @@ def enqueue(model: Any, batch: Batch) -> tuple[Work, torch.Tensor]:
 
 
 def time_all(model: Any, clock: Clock, most: Ceilings, loads: Sequence[Workload]) -> Iterator[dict[str, Any]]:
-    """A row for each workload: GPU time from a graph, wall time with tensors and with arrays, and the floor."""
+    """Rows of each workload: GPU time from a graph and its share of the floor, wall time with tensors and arrays."""
     config, backend = model.config, model.backend
     for load in loads:
         lengths = load.lengths
@@ -98,12 +105,11 @@ def time_all(model: Any, clock: Clock, most: Ceilings, loads: Sequence[Workload]
         arrays = clock.one_by_one(partial(model, ids.cpu().numpy(), None if mask is None else mask.cpu().numpy()))
         flops = roofline.flops(config, lengths)
         least = floor_us(flops, backend.describe()["weight_bytes"] - _embedding_bytes(model), backend.dtype, most)
-        yield {
-            "engine": "distilrt", "workload": load.name, "dtype": backend.dtype, "tokens": load.tokens,
-            "gpu_us": asdict(gpu), "wall_tensors_us": asdict(tensors), "wall_arrays_us": asdict(arrays),
-            "flops": flops, "floor_us": least, "share_of_floor": least / gpu.median,
-            "share_of_matmul": flops / (gpu.median * 1e-6) / most.matmul[backend.dtype],
+        yield row("distilrt", "graph", load, backend.dtype, gpu) | {
+            "peak_gflops": round(most.matmul[backend.dtype] / 1e9), "peak_share": round(least / gpu.median, 4)
         }  # fmt: skip
+        yield row("distilrt", "tensors", load, backend.dtype, tensors)
+        yield row("distilrt", "arrays", load, backend.dtype, arrays)
 
 
 def without_dependent_launch(model: Any, clock: Clock, loads: Sequence[Workload]) -> Iterator[dict[str, Any]]:
@@ -116,8 +122,7 @@ def without_dependent_launch(model: Any, clock: Clock, loads: Sequence[Workload]
         for load in loads:
             work, _ = enqueue(model, pack(model.config, token_ids(model.config, load.lengths)))
             times = clock.back_to_back(clock.graph(work))
-            yield {"engine": "distilrt-no-dependent-launch", "workload": load.name, "dtype": model.dtype,
-                   "tokens": load.tokens, "gpu_us": asdict(times)}  # fmt: skip
+            yield row("distilrt", "no-dependent-launch", load, model.dtype, times)
     finally:
         encoder.pdl = True
 
@@ -129,8 +134,12 @@ def _embedding_bytes(model: Any) -> int:
     return int(rows * config.hidden_size * getattr(torch, model.dtype).itemsize)
 
 
-def same_answers(checkpoint: Path, model: Any, device: torch.device) -> dict[str, Any]:
-    """The timed model's logits against transformers in float64, bounded by transformers in the same dtype."""
+def relative_error(checkpoint: Path, model: Any, device: torch.device) -> float:
+    """How far the timed model's logits are from transformers' in float64, relative to the largest.
+
+    Raises:
+        ArithmeticError: further than twice transformers in the same dtype: no speed of a wrong model.
+    """
     from distilrt.bench.gpu import peers
 
     longest = min(128, model.config.max_position_embeddings)
@@ -140,4 +149,6 @@ def same_answers(checkpoint: Path, model: Any, device: torch.device) -> dict[str
                         for dtype in ("float64", model.dtype))  # fmt: skip
     size, error = float(exact.abs().max()), float((model(ids, mask).logits.double() - exact).abs().max())
     bound = 2 * max(float((plain - exact).abs().max()), size * torch.finfo(getattr(torch, model.dtype)).eps)
-    return {"name": f"logits of the timed model {model.dtype}", "error": error, "bound": bound, "ok": error <= bound}
+    if not error <= bound:
+        raise ArithmeticError(f"logits of the timed model in {model.dtype} are off by {error:.1e}, allowed {bound:.1e}")
+    return float(f"{error / size:.1e}")

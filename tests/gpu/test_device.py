@@ -7,22 +7,39 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from distilrt.bench.artefacts import last_line, worker_environment
-from distilrt.bench.gpu.head_checks import short_ladder
 from distilrt.bench.gpu.runs import padded
 from distilrt.errors import BackendError
+from distilrt.model import models
+from tests.gpu.checks import short_ladder
 
-TOOLS = ("memcheck", "racecheck")
+pytestmark = [pytest.mark.gpu, pytest.mark.whole]
 
 
-def steady(model: Any, device: torch.device, calls: int = 200) -> bool:
-    """Whether the same batches give the same bits however often and in whichever order: a race would show."""
+@pytest.fixture(scope="module")
+def make(checkpoint: Path) -> Callable[[], Any]:
+    """Loads the model again and again."""
+    make: Any = models.DistilBertForSequenceClassification.from_pretrained
+    return partial(make, checkpoint, backend="cuda", dtype="bfloat16")
+
+
+@pytest.fixture(scope="module")
+def model(make: Callable[[], Any]) -> Any:
+    """One of them."""
+    return make()
+
+
+def test_the_same_bits(model: Any, device: torch.device) -> None:
+    """The same batches give the same bits however often and in whichever order: a race would show."""
+    calls = 200
     longest = model.config.max_position_embeddings
     shapes: tuple[tuple[int, ...], ...] = ((4,), (90, 5, 33), (128,) * 8, (300,) * 4)
     if device.type != "cuda":
@@ -32,15 +49,13 @@ def steady(model: Any, device: torch.device, calls: int = 200) -> bool:
     rng = np.random.default_rng()
     for _ in range(calls):
         case = int(rng.integers(len(inputs)))
-        if not torch.equal(model(*inputs[case]).logits, first[case]):
-            return False
-    return True
+        assert torch.equal(model(*inputs[case]).logits, first[case])
 
 
-def allocations(model: Any, device: torch.device, calls: int = 50) -> dict[str, int]:
-    """What torch asked of the driver, and kept, over calls of several shapes after each was met once; 0 is right."""
-    if device.type != "cuda":
-        return {"num_device_alloc": 0, "reserved_bytes": 0}
+def test_no_allocation_after_warm_up(model: Any, device: torch.device, tiny: bool) -> None:
+    """Torch asks the driver for nothing, and keeps no more, over calls of several shapes after each was met once."""
+    if tiny:
+        pytest.skip("there is no driver")
     inputs = [padded(model.config, lengths, device) for lengths in ((16,), (128,) * 8, (5, 90, 33), (256,) * 40)]
 
     def counters() -> dict[str, int]:
@@ -52,20 +67,20 @@ def allocations(model: Any, device: torch.device, calls: int = 50) -> dict[str, 
         model(ids.cpu().numpy())
     torch.cuda.synchronize(device)
     before = counters()
-    for call in range(calls):
+    for call in range(50):
         model(*inputs[call % len(inputs)])
         model(inputs[call % len(inputs)][0].cpu().numpy())
     torch.cuda.synchronize(device)
-    return {name: value - before[name] for name, value in counters().items()}
+    assert counters() == before
 
 
-def shared_between_threads(make: Callable[[], Any], device: torch.device, threads: int = 4, calls: int = 20) -> bool:
-    """Whether two models used by several threads, on two streams and their own, answer as alone, to the bit.
+def test_two_models_in_four_threads(make: Callable[[], Any], device: torch.device, tiny: bool) -> None:
+    """Two models used by several threads, on two streams and their own, answer as alone, to the bit.
 
     The models are loaded by two threads at once, while a third uses another.
     """
-    if device.type != "cuda":
-        return True  # there are no streams, and the interpreter is not safe to call from many threads
+    if tiny:
+        pytest.skip("there are no streams, and the interpreter is not safe to call from many threads")
     both: list[Any] = [make()]
     ids, _ = padded(both[0].config, (16,), device)
     loading = [threading.Thread(target=lambda: both.append(make())) for _ in range(2)]
@@ -74,74 +89,77 @@ def shared_between_threads(make: Callable[[], Any], device: torch.device, thread
     while any(thread.is_alive() for thread in loading):
         both[0](ids)
     inputs = [padded(both[0].config, lengths, device) for lengths in ((16,), (90, 5, 33), (128,) * 6, (7,) * 9)]
-    models = both[1:]
-    if len(models) < 2:
-        return False  # a load failed
-    alone = [model(*given).logits.clone() for model in models for given in inputs]
+    loaded = both[1:]
+    assert len(loaded) == 2
+    alone = [model(*given).logits.clone() for model in loaded for given in inputs]
     torch.cuda.synchronize(device)
     streams = [torch.cuda.Stream(device) for _ in range(2)]  # type: ignore[no-untyped-call]
     wrong: list[int] = []
 
     def use(thread: int) -> None:
         rng = np.random.default_rng(thread)
-        for _ in range(calls):
+        for _ in range(20):
             stream = streams[int(rng.integers(len(streams)))]
             with torch.cuda.stream(stream):
                 case = int(rng.integers(len(alone)))
-                found = models[case // len(inputs)](*inputs[case % len(inputs)]).logits
+                found = loaded[case // len(inputs)](*inputs[case % len(inputs)]).logits
                 stream.synchronize()
                 if not torch.equal(found, alone[case]):
                     wrong.append(case)
 
-    workers = [threading.Thread(target=use, args=(i,)) for i in range(threads)]
+    workers = [threading.Thread(target=use, args=(i,)) for i in range(4)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
-    return not wrong
+    assert not wrong
 
 
-def no_memory(model: Any, make: Callable[[], Any], device: torch.device) -> bool:
-    """Whether a load without memory is refused with a clear error, and everything works before, after and again."""
-    if device.type != "cuda":
-        return True  # memory does not run out in the interpreter
+def test_a_load_without_memory(model: Any, make: Callable[[], Any], device: torch.device, tiny: bool) -> None:
+    """It is refused with a clear error, and everything works before, after and again."""
+    if tiny:
+        pytest.skip("memory does not run out in the interpreter")
     ids, _ = padded(model.config, (16,), device)
     expected = model(ids).logits.clone()
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info(device)
     hoard = torch.empty(max(1, free - (96 << 20)), dtype=torch.uint8, device=device)
-    try:
+    with pytest.raises(BackendError, match="too little free memory"):
         make()
-        refused = False
-    except BackendError as error:
-        refused = "too little free memory" in str(error)
-    same = torch.equal(model(ids).logits, expected)
+    assert torch.equal(model(ids).logits, expected)
     del hoard
     torch.cuda.empty_cache()
-    return refused and same and torch.equal(make()(ids).logits, expected)
+    assert torch.equal(make()(ids).logits, expected)
 
 
-def sanitized(tool: str, checkpoint: Path, seconds: float) -> tuple[bool, str]:
-    """Run a tiny model under one tool of NVIDIA's compute-sanitizer, if that is installed.
-
-    Returns:
-        Whether nothing was found; and the tool's last line, or why it did not run.
-    """
+@pytest.mark.parametrize("tool", ["memcheck", "racecheck"])
+def test_compute_sanitizer(small: Path, tool: str, tiny: bool) -> None:
+    """A tiny model under a tool of NVIDIA's, if that is installed; it may not finish in time."""
+    tiny_forward(small)  # compiles, which would take long under a tool
     program = shutil.which("compute-sanitizer")
-    if program is None:
-        return True, "not run: compute-sanitizer is not installed"
-    command = [program, "--tool", tool, "--error-exitcode", "9", sys.executable, "-m", __name__, str(checkpoint)]
+    if tiny or program is None:
+        pytest.skip("compute-sanitizer is not installed" if program is None else "there is no GPU")
+    command = [
+        program,
+        "--tool",
+        tool,
+        "--error-exitcode",
+        "9",
+        sys.executable,
+        "-m",
+        "tests.gpu.test_device",
+        str(small),
+    ]
     try:
-        done = subprocess.run(command, env=worker_environment(), capture_output=True, text=True, timeout=seconds)
+        done = subprocess.run(command, env=worker_environment(), capture_output=True, text=True, timeout=80)
     except subprocess.TimeoutExpired:
-        return True, f"not finished in {seconds:.0f} s"
-    return done.returncode == 0, last_line(done.stdout + done.stderr)
+        pytest.skip("not finished in 80 s")
+    assert done.returncode == 0, last_line(done.stdout + done.stderr)
 
 
 def tiny_forward(checkpoint: Path) -> None:
     """Both roads of a small model, for a sanitizer to watch."""
     from distilrt.backends.cuda.devices import cuda_device
-    from distilrt.model import models
 
     device = cuda_device()
     for dtype in ("float32", "bfloat16"):

@@ -1,4 +1,4 @@
-"""Every kernel on the device against float64, before anything is timed.
+"""What a kernel computes on the device against float64.
 
 The bound is twice the error of plain torch in the same dtype on the same device, and a rounding of the largest output
 (float32, where sums matter more: eight), for torch can be right by luck where numbers are few. Outputs hold NaN before,
@@ -8,39 +8,23 @@ and each kernel runs three times: an error that moves between runs is a race. Wh
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 
-from distilrt.kernels.op import Arrays, Example, Output, Sizes, all_ops
+from distilrt.kernels.op import Example, Output, Sizes
 
 Check = dict[str, Any]  # name, error, bound, ok
 
-REAL = Sizes(
+SIZES = Sizes(
     768, 3072, (1, 2, 16, 17, 63, 64, 65, 127, 511, 512), (1, 2, 63, 64, 65, 127, 511, 512),
     (16, 18, 32, 64, 80, 100, 128),
 )  # fmt: skip
 TINY = Sizes(32, 64, (1, 5), (1, 2, 6), (16,))
-
-
-def kernels(device: torch.device, dtype: str, sizes: Sizes, seed: int, only: str = "") -> Iterator[Check]:
-    """Check every op in one dtype. Each check comes as it is done, so that a time limit loses only what is left.
-
-    Args:
-        device: where kernels and plain torch run.
-        dtype: of rows and matrices, as `distilrt.kernels.tiles` calls it; vectors are float32, as in the model.
-        sizes: of the inputs.
-        seed: of the inputs.
-        only: one op alone, by name.
-    """
-    for op in all_ops():
-        for number, arguments in enumerate(op.odd(sizes, dtype) if only in ("", op.name) else ()):
-            example = op.example(Arrays(device, dtype, seed=seed + number), **arguments)
-            for name, check in checked(example).items():
-                label = example.label if len(example.outputs) == 1 else f"{example.label} {name}"
-                yield {"name": f"{label} {dtype}", **check}
 
 
 def checked(example: Example, runs: int = 3) -> dict[str, Check]:
@@ -75,3 +59,16 @@ def _compared(output: Output, runs: list[torch.Tensor]) -> Check:
         "untouched": untouched,
         "ok": error <= bound and steady and untouched,
     }
+
+
+@contextmanager
+def short_ladder(mib: int) -> Iterator[None]:
+    """Within, models have so much workspace: each bucket of a new shape takes seconds to compile."""
+    before = os.environ.get("DISTILRT_GPU_MEMORY")
+    os.environ["DISTILRT_GPU_MEMORY"] = str(mib)
+    try:
+        yield
+    finally:
+        del os.environ["DISTILRT_GPU_MEMORY"]
+        if before is not None:
+            os.environ["DISTILRT_GPU_MEMORY"] = before
