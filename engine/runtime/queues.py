@@ -49,7 +49,8 @@ class Queues:
         self._pid = os.getpid()
         self._closing = False
         self._lock = threading.Lock()
-        self._turns = {kind: threading.Condition(self._lock) for kind in ("tokens", "texts")}
+        self._queues: dict[Kind, Batcher[Request]] = {"tokens": self.tokens, "texts": self.texts}
+        self._turns = {kind: threading.Condition(self._lock) for kind in self._queues}
 
     @property
     def open(self) -> bool:
@@ -117,7 +118,7 @@ class Queues:
         """The requests that expired, and the next batch, one of which is not empty; None when there will be no more. It
         waits for that.
         """
-        queue, turn = self._queue(kind), self._turns[kind]
+        queue, turn = self._queues[kind], self._turns[kind]
         with self._lock:
             while True:
                 now = time.monotonic()
@@ -166,12 +167,9 @@ class Queues:
         )
         return self.tokens.ahead(priority, client) + characters // CHARACTERS
 
-    def _queue(self, kind: Kind) -> Batcher[Request]:
-        return self.tokens if kind == "tokens" else self.texts
-
     def _put(self, request: Request, kind: Kind, lengths: list[int]) -> None:
         request.wait(lengths)
-        request.queue = self._queue(kind)
+        request.queue = self._queues[kind]
         request.queue.add(request, time.monotonic())
         self._turns[kind].notify()
 

@@ -41,12 +41,11 @@ def configure(form: str) -> None:
 
 def observe(call: Call, route: str, status: int) -> None:
     """Log a request that was answered; seconds are those of the timing headers."""
-    answered = call.answered
     fields: dict[str, Any] = {"method": call.method, "route": route, "status": status, "seconds": round(call.age(), 6)}
-    if answered:
+    if call.steps:
         fields["tokens"] = call.tokens
         for name in ("tokenize", "queue", "compute"):
-            fields[f"{name}_seconds"] = round(sum(getattr(timing, name) for timing in answered), 6)
+            fields[f"{name}_seconds"] = round(call.total(name), 6)
     _requests.info("request", extra={"json": fields})
 
 

@@ -36,9 +36,9 @@ async def _docs(call: Call) -> Response:
 
 def describe(serving: Serving) -> dict[str, Any]:
     """The OpenAPI document of a server's routes."""
-    used = {id(kind): kind for each in serving.operations for kind in _types(each)}
-    kinds = list(used.values())
-    found, components = msgspec.json.schema_components(kinds, ref_template=_ANY)
+    kinds_of = ((each.body, each.answer, _error(each)) for each in serving.operations)
+    used = {id(kind): kind for kinds in kinds_of for kind in kinds if kind is not None}
+    found, components = msgspec.json.schema_components(list(used.values()), ref_template=_ANY)
     schemas = dict(zip(used, found, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for each in serving.operations:
@@ -60,11 +60,6 @@ def describe(serving: Serving) -> dict[str, Any]:
     return document
 
 
-def _types(each: Operation) -> list[Any]:
-    kinds = [kind for kind in (each.body, each.answer) if kind is not None]
-    return [*kinds, _error(each)]
-
-
 def _error(each: Operation) -> Any:
     return get_type_hints(each.shape)["return"]
 
@@ -77,10 +72,9 @@ def _operation(each: Operation, schemas: dict[int, Any], key: bool) -> dict[str,
         {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
         for name in re.findall(r"\{(\w+)", each.path)
     ]
-    answer = {"description": "The answer."} | ({} if each.answer is None else {"content": content(each.answer)})
-    if each.answer is None:
-        answer["content"] = {each.media_type: {"schema": {"type": "string"}}}
-    responses: dict[str, Any] = {"200": answer}
+    text = {each.media_type: {"schema": {"type": "string"}}}
+    answer = text if each.answer is None else content(each.answer)
+    responses: dict[str, Any] = {"200": {"description": "The answer.", "content": answer}}
     statuses = _ERRORS + _BODY_ERRORS if each.body is not None else _ERRORS
     for status in statuses:
         responses[str(status)] = {"description": HTTPStatus(status).phrase, "content": content(_error(each))}

@@ -5,10 +5,10 @@ The files lie in `static/` and are sent as they are; the page asks for nothing f
 
 from __future__ import annotations
 
-import mimetypes
 import time
 from functools import cache
 from importlib import resources
+from pathlib import PurePath
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -26,15 +26,14 @@ _HEADERS = {
     "referrer-policy": "no-referrer",
     "cache-control": "no-cache",  # a new version's files must never meet an old one's
 }
-_TYPES = {".js": "text/javascript"}  # which the machine's own table may call something else
+_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 
-async def _page(call: Call) -> Response:
-    return _sent("index.html")
-
-
-async def _static(call: Call) -> Response:
-    return _sent(call.path["name"])
+async def _file(call: Call) -> Response:
+    name = call.path.get("name", "index.html")
+    if name not in _files():
+        raise HTTPException(404)
+    return Response(_files()[name], headers=_HEADERS, media_type=_TYPES[PurePath(name).suffix])
 
 
 async def _stats(call: Call) -> Response:
@@ -51,26 +50,11 @@ async def _stats(call: Call) -> Response:
     return response
 
 
-def _sent(name: str) -> Response:
-    if name not in _files():
-        raise HTTPException(404)
-    content, media_type = _files()[name]
-    return Response(content, headers=_HEADERS, media_type=media_type)
-
-
 @cache
-def _files() -> dict[str, tuple[bytes, str | None]]:
-    """The content and media type of each file of the page."""
-    return {
-        file.name: (file.read_bytes(), _media_type(file.name))
-        for file in (resources.files("distilrt.server") / "static").iterdir()
-        if file.is_file()
-    }
-
-
-def _media_type(name: str) -> str | None:
-    ending = name[name.rindex(".") :]
-    return _TYPES.get(ending) or mimetypes.guess_type(name)[0]
+def _files() -> dict[str, bytes]:
+    """The content of each file of the page."""
+    folder = resources.files("distilrt.server") / "static"
+    return {file.name: file.read_bytes() for file in folder.iterdir() if PurePath(file.name).suffix in _TYPES}
 
 
 def _of_engine(engine: Engine) -> dict[str, Any]:
@@ -95,7 +79,7 @@ def _of_engine(engine: Engine) -> dict[str, Any]:
 
 
 OPERATIONS = [
-    Operation("GET", "/", _page, "A page to try the models on", media_type="text/html", public=True),
-    Operation("GET", "/static/{name}", _static, "A file of the page", media_type="*/*", public=True),
+    Operation("GET", "/", _file, "A page to try the models on", media_type="text/html", public=True),
+    Operation("GET", "/static/{name}", _file, "A file of the page", media_type="*/*", public=True),
     Operation("GET", "/stats", _stats, "The numbers that the page draws", None, dict[str, Any], public=True),
 ]
