@@ -10,18 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from distilrt.dropin import accelerate
-    from distilrt.dropin.tensorflow import (
-        TFDistilBertForMaskedLM as TFDistilBertForMaskedLM,
-    )
-    from distilrt.dropin.tensorflow import (
-        TFDistilBertForQuestionAnswering as TFDistilBertForQuestionAnswering,
-    )
-    from distilrt.dropin.tensorflow import (
-        TFDistilBertForSequenceClassification as TFDistilBertForSequenceClassification,
-    )
-    from distilrt.dropin.tensorflow import (
-        TFDistilBertModel as TFDistilBertModel,
-    )
+    from distilrt.dropin import tensorflow as _tensorflow
     from distilrt.model.config import DistilBertConfig
     from distilrt.model.models import (
         DistilBertForMaskedLM,
@@ -35,6 +24,11 @@ if TYPE_CHECKING:
     from distilrt.runtime.engine import Engine
     from distilrt.text.tokenizer import DistilBertTokenizer
     from distilrt.verification import verify
+
+    TFDistilBertModel = _tensorflow.TFDistilBertModel
+    TFDistilBertForMaskedLM = _tensorflow.TFDistilBertForMaskedLM
+    TFDistilBertForSequenceClassification = _tensorflow.TFDistilBertForSequenceClassification
+    TFDistilBertForQuestionAnswering = _tensorflow.TFDistilBertForQuestionAnswering
 
 __version__ = "0.2.0"
 

@@ -101,9 +101,7 @@ class Layout:
 def pack(config: DistilBertConfig, sequences: Sequence[Any]) -> Batch:
     """Lay token-id sequences of any lengths end to end.
 
-    Args:
-        config: gives the vocabulary and the longest allowed sequence.
-        sequences: one list or 1-D integer array of token ids each, not empty.
+    Each is a list or a 1-D integer array of token ids of the config's vocabulary, not empty.
 
     Raises:
         InvalidInput: an id outside the vocabulary, an empty sequence, a wrong rank or dtype.
@@ -132,10 +130,7 @@ def pack(config: DistilBertConfig, sequences: Sequence[Any]) -> Batch:
 
 
 def check_padded(config: DistilBertConfig, inputs: PaddedInputs) -> tuple[int, int]:
-    """Check shapes and dtypes of a padded batch, of arrays or of tensors, without reading their values.
-
-    Returns:
-        batch_size and seq_len.
+    """The batch_size and seq_len of a padded batch, of arrays or of tensors, whose values are not read.
 
     Raises:
         InvalidInput: a wrong shape or dtype; the message names the argument.
@@ -174,8 +169,7 @@ def pack_padded(
     """Take the unmasked positions of a padded batch as packed rows.
 
     Args:
-        config: gives vocabulary, width and the longest allowed sequence.
-        inputs: lists, arrays or tensors.
+        inputs: of lists, arrays or tensors.
         keep_first: pack position 0 of every sequence even where it is masked, then as a query-only row.
         keep_masked: pack every masked position so.
 

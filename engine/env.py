@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar, get_args
 
 from distilrt.errors import InvalidParameter
@@ -14,17 +15,11 @@ _Value = TypeVar("_Value")
 
 @dataclass(frozen=True, slots=True)
 class Variable(Generic[_Value]):
-    """An environment variable.
-
-    Attributes:
-        name: as the environment has it.
-        parse: from name and text to the value; it raises an InvalidParameter for a text of another kind.
-        about: what it sets, as docs/environment.md says it.
-    """
+    """An environment variable."""
 
     name: str
-    parse: Callable[[str, str], _Value]
-    about: str
+    parse: Callable[[str, str], _Value]  # from name and text; raises an InvalidParameter for a text of another kind
+    about: str  # what it sets, as docs/environment.md says it
 
     def __call__(self) -> _Value | None:
         """The value; None where the variable is not set, or empty.
@@ -39,9 +34,8 @@ class Variable(Generic[_Value]):
 def options(types: Mapping[str, Any], may_be_empty: Collection[str] = ()) -> dict[str, Any]:
     """The values of those options that a variable sets. Its name is `DISTILRT_` and the option's in capitals.
 
-    Args:
-        types: of each option: str, int, float or bool, perhaps None too; or list, of words.
-        may_be_empty: options for which an empty variable is an empty text. Elsewhere it counts as not set.
+    A type is str, int, float or bool, perhaps None too; or list, of words. An empty variable counts as not set, unless
+    the option may be empty.
 
     Raises:
         InvalidParameter: a variable's text is not of the option's type. The option itself says which are allowed.
@@ -64,16 +58,13 @@ def _words(name: str, text: str) -> list[str]:
     return text.split()
 
 
-def _integer(name: str, text: str) -> int:
-    if not text.isascii() or not text.isdigit():
-        raise InvalidParameter(f"{name} must be an integer, found {text!r}")
+def _integer(name: str, text: str, least: int = 0) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < least:
+        raise InvalidParameter(f"{name} must be an integer of at least {least}, found {text!r}")
     return int(text)
 
 
-def _positive(name: str, text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise InvalidParameter(f"{name} must be an integer of at least 1, found {text!r}")
-    return int(text)
+_positive = partial(_integer, least=1)
 
 
 def _number(name: str, text: str) -> float:

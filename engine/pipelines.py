@@ -60,9 +60,7 @@ def pipeline(
     """A pipeline for one task; see `Pipeline` for how to call it.
 
     Args:
-        task: "text-classification" or "sentiment-analysis", "fill-mask", "question-answering", "token-classification"
-            or "ner", "feature-extraction", "sentence-similarity", "zero-shot-classification", "multiple-choice",
-            "sparse-embedding".
+        task: a key of `distilrt.tasks.TASKS`, such as "text-classification" or "fill-mask".
         model: folder or hub id of a checkpoint, or a loaded model of `distilrt`.
         tokenizer: the same for the tokenizer; None: the model's.
         backend, dtype, num_threads: how to compute, as in the models' `from_pretrained`; not for a loaded model.
@@ -125,11 +123,7 @@ class Pipeline:
         batch_size: int | None = None,
         max_tokens: int = tasks.MAX_TOKENS,
     ) -> None:
-        """Check what a call without inputs can check.
-
-        Raises:
-            ValueError, TypeError: as `pipeline`.
-        """
+        """Check what a call without inputs can check."""
         self.task, self.model, self.tokenizer = task.name, model, tokenizer
         self._kind, self._sentence = task, sentence
         self.params = _unfolded(task, params)
@@ -196,12 +190,12 @@ class Pipeline:
 
     @property
     def device(self) -> Any:
-        """Where the model computes, as its own attribute says."""
+        """Where the model computes."""
         return self.model.device
 
     @property
     def dtype(self) -> Any:
-        """What the model computes in, as its own attribute says."""
+        """What the model computes in."""
         return self.model.dtype
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -258,11 +252,7 @@ def _questions(question: Any, context: Any) -> Any:
 
 
 def _place(device: Any, device_map: Any) -> str | None:
-    """The device that a caller asks for, as torch names it; None: any.
-
-    Raises:
-        ValueError: two devices, or none that there is a backend for.
-    """
+    """The one device that a caller asks for, as torch names it; None: any."""
     if device_map not in (None, "auto"):
         named = set(device_map.values()) if isinstance(device_map, Mapping) else {device_map}
         if device is not None or len(named) != 1:
@@ -279,8 +269,7 @@ def _place(device: Any, device_map: Any) -> str | None:
 
 
 def _unfolded(task: type[tasks.Task], params: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters without the folds that transformers has for those of the tokenizer, and without those that mean
-    nothing here; all names known.
+    """The parameters with all names known, without folds and without those that mean nothing here.
 
     Raises:
         ValueError: an unknown name, one that is called otherwise here, or one given twice.
@@ -290,9 +279,9 @@ def _unfolded(task: type[tasks.Task], params: Mapping[str, Any]) -> dict[str, An
     for name, value in [*params.items(), *(pair for fold in folds for pair in (params[fold] or {}).items())]:
         if name in folds or (name in _WITHOUT_EFFECT and name not in task.params):
             continue
-        if name in _ELSEWHERE and value:
-            raise ValueError(f"{task.name} has no parameter {name!r}: {_ELSEWHERE[name]}")
         if name in _ELSEWHERE:
+            if value:
+                raise ValueError(f"{task.name} has no parameter {name!r}: {_ELSEWHERE[name]}")
             continue
         if name in unfolded:
             raise ValueError(f"{name} is given twice, by itself and in {folds[0]}")

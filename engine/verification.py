@@ -22,8 +22,9 @@ from distilrt.checkpoint.source import Source
 from distilrt.errors import InvalidInput, InvalidParameter
 from distilrt.model import models
 from distilrt.model.architecture import architecture_of
+from distilrt.model.array_kinds import as_numpy
 from distilrt.model.config import DistilBertConfig
-from distilrt.model.heads import ENCODER, HEADS
+from distilrt.model.heads import ENCODER, HEADS, Head
 from distilrt.runtime.loading import find
 from distilrt.text.auto_tokenizer import load_tokenizer
 from distilrt.text.tokenizer import DistilBertTokenizer
@@ -58,41 +59,25 @@ TOKEN_TEXTS = (
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One output compared with the exact one.
+    """One output compared with the exact one."""
 
-    Attributes:
-        output: its name; of the hidden states also the layer.
-        max_abs_difference, mean_abs_difference: over all its numbers.
-        relative: the largest difference relative to the largest number.
-        cosine: the smallest cosine between a vector (last axis) and the exact one; 1 for two of zeros.
-        bound: what the largest difference may be; for a dtype narrower than float32, the mean difference.
-        ok: whether that holds.
-    """
-
-    output: str
+    output: str  # its name; of the hidden states also the layer
     max_abs_difference: float
     mean_abs_difference: float
-    relative: float
-    cosine: float
-    bound: float
-    ok: bool
+    relative: float  # the largest difference relative to the largest number
+    cosine: float  # the smallest between a vector (last axis) and the exact one; 1 for two of zeros
+    bound: float  # what the largest difference may be; for a dtype narrower than float32, the mean difference
+    ok: bool  # whether that holds
 
 
 @dataclass(frozen=True, slots=True)
 class _Reference:
-    """The outputs that are right.
+    """The outputs that are right."""
 
-    Attributes:
-        name: of the implementation.
-        narrow: the bound of the mean difference, relative to the mean size, where `plain` gives none; else None.
-        exact: in float64.
-        plain: in the dtype whose own error is allowed twice.
-    """
-
-    name: str
-    narrow: float | None
-    exact: Outputs
-    plain: Outputs
+    name: str  # of the implementation
+    narrow: float | None  # bound of the mean difference, relative to the mean size, where `plain` gives none
+    exact: Outputs  # in float64
+    plain: Outputs  # in the dtype whose own error is allowed twice
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +171,7 @@ def verify(
         reference.name,
         ours.backend.describe(),
         tuple(_compare(name, array, reference) for name, array in actual.items()),
-        _agreement(actual, reference.exact, mask),
+        _agreement(HEADS[architecture], actual, reference.exact, mask),
         _other_tokens(tokenizer, right, texts) if has_transformers else None,
     )
 
@@ -244,18 +229,17 @@ def _shape(config: DistilBertConfig) -> str:
     return f"{architecture} with {config.num_layers} layers of {config.hidden_size} and {config.vocab_size} tokens"
 
 
-def _agreement(actual: Outputs, exact: Outputs, mask: Mask) -> float | None:
-    """Share of equal best labels over all scores: the last axis of `logits`, the tokens of a text of start and end."""
-    if "logits" in exact:
-        if exact["logits"].shape[-1] == 1:  # a number, or one label by itself
+def _agreement(head: Head, actual: Outputs, exact: Outputs, mask: Mask) -> float | None:
+    """Share of equal best labels, along the last axis of a head's scores; the tokens of a text where that has these."""
+    same: Any = True
+    for name, dimensions in head.fields.items():
+        if dimensions[-1] == "hidden_size" or exact[name].shape[-1] == 1:  # vectors, numbers, or one label by itself
             return None
-        same = actual["logits"].argmax(axis=-1) == exact["logits"].argmax(axis=-1)
-    elif "start_logits" in exact:
-        keys = ("start_logits", "end_logits")
-        starts, ends = (_best_tokens(actual[key], mask) == _best_tokens(exact[key], mask) for key in keys)
-        same = starts & ends
-    else:
-        return None
+        ours, theirs = (
+            _best_tokens(each[name], mask) if dimensions[-1] == "seq_len" else each[name].argmax(axis=-1)
+            for each in (actual, exact)
+        )
+        same = same & (ours == theirs)
     return float(np.mean(same))
 
 
@@ -285,7 +269,7 @@ def _flat(output: Any, mask: Mask) -> Outputs:
     for name, value in output.items():
         layers = {f"{name}[{i}]": layer for i, layer in enumerate(value)} if isinstance(value, tuple) else {name: value}
         for key, array in layers.items():
-            array = np.asarray(array)
+            array = np.asarray(as_numpy(array))
             found[key] = array[mask] if array.shape[:2] == mask.shape else array
     return found
 
@@ -324,13 +308,7 @@ def _transformers(
         with torch.inference_mode():
             result = theirs.to(precision)(**tensors, output_hidden_states=True)
         # A BERT also pools; a DistilBERT does not.
-        fields = {key: _as_numpy(value) for key, value in result.items() if key != "pooler_output"}
+        fields = {key: value for key, value in result.items() if key != "pooler_output"}
         outputs.append(_flat(fields, mask))
     narrow = NARROW_BOUNDS["int8"] if dtype == "int8" else None
     return _Reference(f"transformers {transformers.__version__} {name} float64", narrow, *outputs)
-
-
-def _as_numpy(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return tuple(map(_as_numpy, value))
-    return value.float().numpy() if value.dtype.itemsize < 4 else value.numpy()
