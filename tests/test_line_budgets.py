@@ -13,12 +13,12 @@ KINDS = {".py", ".pyi", ".cpp", ".h", ".c", ".js", ".css", ".html"}
 # number whenever a folder shrinks; never raise it without saying why in docs/design.md.
 BUDGETS: dict[str, tuple[int, int | None]] = {
     "engine/*": (1500, 1861),
-    "engine/model": (1500, 2302),
+    "engine/model": (1500, 2252),
     "engine/checkpoint": (1600, 2098),
     "engine/text": (1050, 1511),
     "engine/runtime": (1000, 1626),
     "engine/backends": (1700, 1840),
-    "engine/tasks": (1450, 1641),
+    "engine/tasks": (1450, 1613),
     "engine/dropin": (1750, 2087),
     "engine/scale": (520, 567),
     "engine/server": (3200, 4606),

@@ -44,11 +44,7 @@ _HEAD_LINEARS = {layer.name: None for head in HEADS.values() for layer in head.l
 
 
 def head_of(architecture: str) -> Head:
-    """The head of an architecture.
-
-    Raises:
-        ValueError: an unknown architecture.
-    """
+    """The head of an architecture; a ValueError for one that is unknown."""
     if architecture not in HEADS:
         raise ValueError(f"architecture must be one of {', '.join(HEADS)}, found {architecture!r}")
     return HEADS[architecture]
@@ -90,10 +86,7 @@ def expected_shapes(config: DistilBertConfig, architecture: str) -> dict[str, Sh
 def linears(num_layers: int, names: Container[str], dtype: str) -> dict[str, tuple[str, tuple[str, ...]]]:
     """The linear layers as backends compute them: by the native encoder's name, the dtype and the canonical layers.
 
-    Args:
-        num_layers: of the encoder.
-        names: canonical names of the model's parameters, which tell its head.
-        dtype: the model's; a head is float32 in any.
+    The canonical names of the model's parameters tell its head, which is float32 in any dtype.
     """
     found = {
         f"layer.{i}.{name}": (dtype, tuple(f"transformer.layer.{i}.{part}" for part in parts))

@@ -47,10 +47,7 @@ class BaseModel(Pretrained, Generic[_Output]):
 
         The tuple is not part of the type: few callers ask for it, and all others would have to test for it.
 
-        Args:
-            inputs: as the caller gave them.
-            output_hidden_states, output_attentions, return_dict: None: what the config says.
-            labels: the arguments that the head's `labels` names; there is a loss if none of them is None.
+        The config says what arguments of None mean. There is a loss if none of `labels`, which the head names, is None.
         """
         config, head = self.config, self._head
         states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
@@ -89,12 +86,8 @@ class BaseModel(Pretrained, Generic[_Output]):
     ) -> Encoded:
         """Run the encoder and the head over a padded batch, on the road that its inputs allow.
 
-        Args:
-            inputs: `[batch_size, seq_len]` and so on.
-            want_states: as the caller's `output_hidden_states`.
-            want_attentions: return attention probabilities.
-            labels: of a loss, which is computed on the host.
-            first_only: return only position 0 of each sequence, also where the head reads all.
+        `want_states` is the caller's `output_hidden_states`. With `labels` there will be a loss, computed on the host.
+        With `first_only` only position 0 of each sequence is returned, also where the head reads all.
         """
         first_only = first_only or self._head.reads == "first"
         if not (labels or want_attentions or self.masked_outputs) and self.backend.packs(inputs):

@@ -38,10 +38,7 @@ def counts_masked(labels: Any, attention_mask: Any) -> bool:
 def token_level(config: DistilBertConfig, logits: Array, labels: Any) -> float:
     """Mean cross entropy over the positions whose label is not -100 (masked LM, token classification).
 
-    Args:
-        config: not read.
-        logits: `[batch_size, seq_len, classes]`.
-        labels: `[batch_size, seq_len]` integers, 0 to classes - 1 or -100.
+    Logits are `[batch_size, seq_len, classes]`, labels `[batch_size, seq_len]` integers, 0 to classes - 1 or -100.
     """
     grid, shape = _integers(labels, "labels"), logits.shape[:2]
     if grid.shape != shape:
@@ -55,10 +52,7 @@ def sequence_classification(config: DistilBertConfig, logits: Array, labels: Any
     regression (one label): mean squared error. single_label_classification (integers): cross entropy.
     multi_label_classification (floats): binary cross entropy with logits.
 
-    Args:
-        config: gives `problem_type` and `num_labels`.
-        logits: `[batch_size, num_labels]`.
-        labels: `[batch_size]` for a single label or number, `[batch_size, num_labels]` otherwise.
+    Logits are `[batch_size, num_labels]`, labels `[batch_size]` for a single label or number, else as the logits.
     """
     array = _numbers(labels, "labels")
     kind = config.problem_type
@@ -81,10 +75,8 @@ def sequence_classification(config: DistilBertConfig, logits: Array, labels: Any
 def question_answering(config: DistilBertConfig, logits: Array, start_positions: Any, end_positions: Any) -> float:
     """Mean of the cross entropies of both ends of the answer.
 
-    Args:
-        config: not read.
-        logits: `[batch_size, seq_len, 2]`, of the start and of the end.
-        start_positions, end_positions: `[batch_size]` integers, clamped to 0 to seq_len; seq_len leaves a sequence out.
+    Logits are `[batch_size, seq_len, 2]`, of the start and of the end. Positions are `[batch_size]` integers, clamped
+    to 0 to seq_len; seq_len leaves a sequence out.
     """
     total, (batch_size, seq_len) = 0.0, logits.shape[:2]
     for end, (name, value) in enumerate({"start_positions": start_positions, "end_positions": end_positions}.items()):
@@ -101,10 +93,7 @@ def multiple_choice(config: DistilBertConfig, logits: Array, labels: Any) -> flo
 def of_each_sequence(logits: Array, labels: Any, name: str = "labels") -> Array:
     """The cross entropy of every sequence, `[batch_size]`, as TensorFlow's classes return it; none is left out.
 
-    Args:
-        logits: `[batch_size, classes]`.
-        labels: `[batch_size]` integers, 0 to classes - 1.
-        name: what the caller's argument is called.
+    Logits are `[batch_size, classes]`, labels `[batch_size]` integers, 0 to classes - 1, called `name`.
 
     Raises:
         InvalidInput: wrong shape, dtype or range.
@@ -124,12 +113,7 @@ def squares_of_each_sequence(logits: Array, labels: Any) -> Array:
 def cross_entropy(logits: Array, labels: Array, ignored: int = IGNORED) -> float:
     """Mean of `log(sum(exp(x))) - x[label]` over the rows whose label is not `ignored`.
 
-    Args:
-        logits: `[n, classes]`.
-        labels: `[n]` integers, 0 to classes - 1 or `ignored`.
-
-    Raises:
-        InvalidInput: a label out of range.
+    Logits are `[n, classes]`, labels `[n]` integers, 0 to classes - 1 or `ignored`.
     """
     counted = labels != ignored
     return _mean(_cross_entropies(logits[counted], labels[counted], "labels", f", or {ignored} to be left out"))

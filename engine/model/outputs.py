@@ -12,14 +12,10 @@ from distilrt.errors import InvalidInput
 
 
 def selected_states(states: tuple[Any, ...], wanted: bool | int | Iterable[int]) -> tuple[Any, ...]:
-    """Hidden states with None in the place of those that are not wanted, as in transformers 5.
+    """Hidden states, of the embeddings and of each layer, with None in the place of those that are not wanted.
 
-    Args:
-        states: of the embeddings, then of each layer.
-        wanted: True for all of them, or indices; negative ones count from the end, those of no state are ignored.
-
-    Raises:
-        InvalidInput: `wanted` is something else.
+    `wanted` is True for all, or as in transformers 5 indices: negative ones count from the end, those of no state are
+    ignored. Something else is an InvalidInput.
     """
     if isinstance(wanted, bool):
         return states

@@ -175,9 +175,7 @@ class Pretrained(Placed):
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
         """How many numbers the model has, as transformers counts them; a tied vocabulary projection counts once.
 
-        Args:
-            only_trainable: makes no difference, for all of them are what training made.
-            exclude_embeddings: leave the tables of words and positions out.
+        `only_trainable` makes no difference; `exclude_embeddings` leaves the tables of words and positions out.
         """
         shapes = expected_shapes(self.config, self.architecture)
         if self.config.tie_word_embeddings:
@@ -226,11 +224,7 @@ class Settled(NamedTuple):
 
 
 def settled(model: Any, backend: str, dtype: Any, token: str | bool | None, arguments: Mapping[str, Any]) -> Settled:
-    """Follow, drop or refuse what transformers' `from_pretrained` takes beyond this package's own arguments.
-
-    Args:
-        model, backend, dtype, token: as given by this package's names, which win.
-        arguments: all others.
+    """Follow, drop or refuse what transformers' `from_pretrained` takes beyond this package's own arguments, which win.
 
     Raises:
         TypeError: an unknown argument, or one that can't be followed; the message says what to do.

@@ -92,17 +92,11 @@ class Normalize:
 
 @dataclass(frozen=True, slots=True)
 class Splade:
-    """From a language model's logits to weights of the words of the vocabulary.
+    """From a language model's logits to weights of the words of the vocabulary."""
 
-    Attributes:
-        total: whether a word's weights at all positions are added; else the largest counts.
-        twice: whether the logarithm is taken twice ("log1p_relu").
-        most: how many words keep their weight; None: all.
-    """
-
-    total: bool = False
-    twice: bool = False
-    most: int | None = None
+    total: bool = False  # whether a word's weights at all positions are added; else the largest counts
+    twice: bool = False  # whether the logarithm is taken twice ("log1p_relu")
+    most: int | None = None  # how many words keep their weight; None: all
 
     def keep(self, logits: Rows) -> Rows:
         """What `weights` needs of logits `[positions, vocabulary]`, in one row."""
@@ -154,13 +148,9 @@ class SentenceEncoder:
     similarity: str = "cosine"
 
     def vector(self, rows: Rows, before: int = 0, dimensions: int | None = None, normalize: bool = False) -> Vector:
-        """The vector of a text.
+        """The vector of a text from the rows `[tokens, hidden_size]` to pool, with `before` tokens of it before them.
 
-        Args:
-            rows: of the tokens to pool, `[tokens, hidden_size]`.
-            before: how many tokens of the text lie before them.
-            dimensions: how many numbers to keep, the first; None: as the checkpoint says.
-            normalize: scale what is left to length 1.
+        The first `dimensions` numbers are kept, None: as the checkpoint says, and with `normalize` scaled to length 1.
         """
         pooled = [POOLING[mode](rows, before) for mode in self.pooling]
         vector = pooled[0] if len(pooled) == 1 else np.concatenate(pooled)

@@ -52,11 +52,7 @@ TASKS |= {"sentiment-analysis": TextClassification, "ner": TokenClassification}
 
 
 def find(name: str) -> type[Task]:
-    """The task of that name, or for "outputs" the one that engines of any model have.
-
-    Raises:
-        InvalidParameter: there is none.
-    """
+    """The task of that name, or for "outputs" the one of engines of any model; an InvalidParameter for others."""
     if name == HeadOutputs.name:
         return HeadOutputs
     if name not in TASKS:

@@ -95,11 +95,7 @@ class FillMask(Task):
         return candidates
 
     def _ids(self, targets: list[str]) -> npt.NDArray[np.int64]:
-        """The ids of tokens, or of those that the tokenizer makes of texts, as of `"Paris"` where it lowers the case.
-
-        Raises:
-            InvalidInput: a target is no single token.
-        """
+        """The ids of tokens, or of what the tokenizer makes of texts, as of `"Paris"` where it lowers the case."""
         ids = [self.tokenizer.backend_tokenizer.token_to_id(target) for target in targets]
         known = [found for found in ids if found is not None]
         others = [target for target, found in zip(targets, ids, strict=True) if found is None]

@@ -58,10 +58,8 @@ def run(
     """Answer inputs in their order, as `task.answer` describes the answers.
 
     Args:
-        model: a model of the class that `task.architecture` names.
-        task: made with the model's tokenizer and config.
+        model: a model of the class that `task.architecture` names, with whose tokenizer and config `task` was made.
         inputs: they are read as answers are taken, about four batches ahead.
-        params: the task's parameters.
         max_tokens: the most tokens of a batch; a longer sequence gets a batch of its own.
         batch_size: the most sequences of a batch; None: as many as fit. Answers do not depend on either.
         return_errors: yield the InvalidInput of a bad input in its answer's place, and go on.

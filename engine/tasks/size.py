@@ -42,13 +42,8 @@ def check_windows(
 ) -> None:
     """Refuse texts whose windows would have more than `max_tokens` tokens together, before the windows are made.
 
-    Args:
-        texts: strings or lists of words; of a pair of texts, only the second is divided among windows.
-        max_length: tokens of a window, special tokens included.
-        stride: tokens of text that a window shares with the next.
-
-    Raises:
-        TooLarge: they would.
+    A window has `max_length` tokens, special ones included, and shares `stride` tokens of text with the next. A text is
+    a string or a list of words; of a pair, only the second is divided among windows.
     """
     # A token seldom has less than a character, so that most requests are let through without counting their tokens.
     total = _window_tokens(tokenizer, texts, max_length, stride, lambda some: [characters(text) for text in some])

@@ -112,13 +112,8 @@ class Task(ABC):
     ) -> list[Prepared | InvalidInput]:
         """Check and tokenize inputs, in one call of the tokenizer. In the place of a bad input is its error.
 
-        Args:
-            inputs: any number.
-            params: settled.
-            max_tokens: how many tokens the windows of all texts may have; None: any number.
-
         Raises:
-            TooLarge: there are more, which is known before the windows are made.
+            TooLarge: the windows of all texts would have more than `max_tokens`, which is known before they are made.
         """
         texts = [attempt(self.texts, item, params) for item in inputs]
         groups = [found for found in texts if isinstance(found, list) and not isinstance(found, TokenIds)]

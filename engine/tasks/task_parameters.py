@@ -18,21 +18,13 @@ MOST_ENTRIES = 2**15  # of a parameter that is a list of labels or tokens
 
 @dataclass(frozen=True, slots=True)
 class Param:
-    """One parameter of a task.
+    """One parameter of a task."""
 
-    Attributes:
-        about: what it does.
-        default: its value where a caller gives none.
-        allowed: the values that it may have, in words that complete "… must be".
-        accepts: whether a value is one of them.
-        read: from an accepted value to the one that the task reads.
-    """
-
-    about: str
-    default: Any
-    allowed: str
-    accepts: Callable[[Any], bool]
-    read: Callable[[Any], Any] = lambda value: value
+    about: str  # what it does
+    default: Any  # its value where a caller gives none
+    allowed: str  # the values that it may have, in words that complete "… must be"
+    accepts: Callable[[Any], bool]  # whether a value is one of them
+    read: Callable[[Any], Any] = lambda value: value  # from an accepted value to the one that the task reads
 
     def value(self, name: str, given: Any) -> Any:
         """What the task reads where a caller gives this. None is the default, unless it is a value of its own.
