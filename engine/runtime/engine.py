@@ -62,7 +62,7 @@ class Engine:
 
     Raises:
         OSError, CheckpointError, BackendError, TypeError: as `distilrt.pipeline`.
-        ValueError: a number that is not allowed.
+        InvalidParameter: a number that is not allowed.
     """
 
     def __init__(
@@ -85,9 +85,9 @@ class Engine:
     ) -> None:
         for limit, value in (("max_batch_tokens", max_batch_tokens), ("max_queue_tokens", max_queue_tokens)):
             if value is not None and (type(value) is not int or value < 1):
-                raise ValueError(f"{limit} must be None or an integer of at least 1, found {value!r}")
+                raise InvalidParameter(f"{limit} must be None or an integer of at least 1, found {value!r}")
         if not _is_seconds(max_delay) and max_delay != 0:
-            raise ValueError(f"max_delay must be a number of seconds of at least 0, found {max_delay!r}")
+            raise InvalidParameter(f"max_delay must be a number of seconds of at least 0, found {max_delay!r}")
         self.model, self.tokenizer, self.sentence = load(
             model, tokenizer, None, backend=backend, dtype=dtype, num_threads=num_threads, revision=revision,
             subfolder=subfolder, token=token, cache_dir=cache_dir, local_files_only=local_files_only,
