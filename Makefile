@@ -10,7 +10,7 @@ PYTHON_FILES := engine kernels tests benches setup.py
 CXX_FILES := $(wildcard csrc/*.cpp csrc/*.h csrc/isas/*.h)
 
 .PHONY: demo test test-all test-whole test-tensorflow test-ray test-browser test-transformers4 dev lint format type bench bench-all \
-  bench-serving claims loadgen soak test-soak sanitize \
+  bench-serving claims soak test-soak sanitize \
   sanitize-threads ptx loc clean
 
 demo: .venv/core.stamp .venv/model.stamp
@@ -77,10 +77,6 @@ claims: .venv/core.stamp
 bench-serving: .venv/bench.stamp .venv/model.stamp .venv-infinity/stamp
 	$(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt fastapi uvicorn
 	$(BIN)/python -m benches.serving.compare
-
-# MLPerf's load generator beside distilrt bench, on one engine.
-loadgen: .venv/loadgen.stamp .venv/model.stamp
-	$(BIN)/python -m benches.loadgen --model $$($(BIN)/python -c 'from benches.serving.compare import texts; print(texts())')
 
 # The short form: three minutes of load, twenty seconds of overload. Times are shown, and fail nothing.
 test-soak: .venv/test.stamp .venv/model.stamp

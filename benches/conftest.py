@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import csv
-import platform
-import subprocess
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +10,9 @@ import numpy as np
 import pytest
 
 from distilrt import _C
+from distilrt.bench.findings import facts
+from distilrt.cpu_count import usable_cores
 
-ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 _rows: list[dict[str, Any]] = []
 _results: list[dict[str, Any]] = []
@@ -25,27 +22,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--record", action="store_true", help="append the rows to benches/results/*.csv")
 
 
-def _cpu_model() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
-
-
-def _commit() -> str:
-    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    return done.stdout.strip() or "none"
-
-
 def _where() -> dict[str, str]:
+    about = facts(usable_cores())
     return {
-        "date": date.today().isoformat(),
-        "commit": _commit(),
-        "cpu": _cpu_model(),
+        **{name: about[name] for name in ("date", "commit", "cpu")},
         "isa": _C.available_isas()[0],
-        "numpy": version("numpy"),
-        "torch": version("torch"),
-        "transformers": version("transformers"),
+        **{name: about["versions"][name] for name in ("numpy", "torch", "transformers")},
     }
 
 
