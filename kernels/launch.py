@@ -101,11 +101,6 @@ def chip_of(tensor: torch.Tensor) -> Chip:
     return _chip(tensor.device.index or 0) if tensor.is_cuda else stand_in
 
 
-def current_chip() -> Chip:
-    """torch's current GPU."""
-    return _chip(torch.cuda.current_device())
-
-
 @cache
 def _chip(index: int) -> Chip:
     properties = torch.cuda.get_device_properties(index)

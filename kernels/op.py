@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
 
@@ -137,12 +136,6 @@ class Arrays:
         """NaN, so that what is not written is seen; of integers -77."""
         kind = dtype or self.dtype
         return torch.full(shape, torch.nan if kind.is_floating_point else -77, dtype=kind, device=self.device)
-
-    def sequences(self, lengths: Iterable[int], spare: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-        """`cu_seqlens` and `key_lengths`, with `spare` empty sequences behind."""
-        ends = np.cumsum([0, *lengths]).tolist()
-        keys = [*np.diff(ends).tolist(), *[0] * spare]
-        return self.ints(*ends, *[ends[-1]] * spare), self.ints(*keys)
 
 
 def given(**arguments: Any) -> Arguments:
