@@ -166,7 +166,7 @@ def bench(context: typer.Context) -> None:
 
     try:
         command.run(context.args)
-    except ValueError as error:  # of an option
+    except InvalidInput as error:
         raise typer.BadParameter(str(error)) from error
 
 

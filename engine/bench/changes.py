@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from distilrt.bench import statistics
 from distilrt.bench.findings import Findings, Row, named
 from distilrt.bench.statistics import Estimate
+from distilrt.errors import InvalidParameter
 
 _Key = tuple[str, str]  # scenario, workload and rate; target and dtype
 _Pair = tuple[Row, Row]  # a target's and the peer's
@@ -48,7 +49,7 @@ def changes(before: Sequence[Findings], after: Sequence[Findings], peer: str) ->
     """Every target but `peer`, named as in the tables (`onnxruntime int8`), where all runs have valid rows of both.
 
     Raises:
-        ValueError: the runs have no such rows in common.
+        InvalidParameter: the runs have no such rows in common.
     """
     runs = [_rows(findings) for findings in (*before, *after)]
     found = []
@@ -60,7 +61,9 @@ def changes(before: Sequence[Findings], after: Sequence[Findings], peer: str) ->
             found.append(Change(f"{place}, {target}", factor))
     if not found:
         known = sorted({target for run in runs for _, target in run})
-        raise ValueError(f"the runs have no target beside {peer!r} in common; they have {', '.join(known) or 'none'}")
+        raise InvalidParameter(
+            f"the runs have no target beside {peer!r} in common; they have {', '.join(known) or 'none'}"
+        )
     return found
 
 

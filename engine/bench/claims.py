@@ -14,6 +14,7 @@ from textwrap import fill
 
 from distilrt.bench.distillation import parameters
 from distilrt.bench.peers import OURS
+from distilrt.errors import InvalidParameter
 from distilrt.model.config import DistilBertConfig
 
 _Row = dict[str, str]
@@ -28,14 +29,14 @@ def render(page: str, results: Path) -> str:
     """`page` with every table made anew from the files in `results`.
 
     Raises:
-        ValueError: a table of an unknown name, or a page without tables.
+        InvalidParameter: a table of an unknown name, or a page without tables.
     """
     if not _BLOCK.search(page):
-        raise ValueError("the page has no <!-- claims: NAME --> … <!-- end of claims -->")
+        raise InvalidParameter("the page has no <!-- claims: NAME --> … <!-- end of claims -->")
 
     def made(match: re.Match[str]) -> str:
         if match[2] not in TABLES:
-            raise ValueError(f"tables of claims are {', '.join(TABLES)}; found {match[2]!r}")
+            raise InvalidParameter(f"tables of claims are {', '.join(TABLES)}; found {match[2]!r}")
         file, table = TABLES[match[2]]
         rows = _last_run(results / file)
         return f"{match[1]}{table(rows) if rows else _unmeasured(file)}\n{match[3]}"

@@ -20,6 +20,7 @@ from distilrt.checkpoint import packed
 from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.weights import load_weights, save_checkpoint
 from distilrt.cpu_count import usable_cores
+from distilrt.errors import InvalidParameter
 from distilrt.model.config import DistilBertConfig
 from distilrt.text.auto_tokenizer import load_tokenizer
 
@@ -67,21 +68,23 @@ def bench(
     if context.invoked_subcommand is not None:
         return
     if model is None:
-        raise ValueError("distilrt bench needs --model, or one of its sub-verbs; see distilrt bench --help")
+        raise InvalidParameter("distilrt bench needs --model, or one of its sub-verbs; see distilrt bench --help")
     plan = scenarios.Plan(scenario, duration, count, _rates(rate), statistics.parse_slo(slo) if slo else None, seed,
                           in_flight)  # fmt: skip
     if wire_format not in wire.FORMATS:
-        raise ValueError(f"--format must be one of {', '.join(wire.FORMATS)}, found {wire_format!r}")
+        raise InvalidParameter(f"--format must be one of {', '.join(wire.FORMATS)}, found {wire_format!r}")
     if packed.find(Source(model)) and not against:
-        raise ValueError(f"{model} is packed and has no float32 answers to compare with; give the checkpoint that it "
-                         "was packed from: --against CHECKPOINT")  # fmt: skip
+        raise InvalidParameter(
+            f"{model} is packed and has no float32 answers to compare with; give the checkpoint that it was packed "
+            "from: --against CHECKPOINT"
+        )
     for path in (json_file, csv_file, html_file):
         if path is not None and not path.resolve().parent.is_dir():
-            raise ValueError(f"there is no folder {path.resolve().parent} for {path.name}; make it first")
+            raise InvalidParameter(f"there is no folder {path.resolve().parent} for {path.name}; make it first")
     if png_folder is not None:
         plots.require()
     if source is not None and workload:
-        raise ValueError("give --workload or --input, not both")
+        raise InvalidParameter("give --workload or --input, not both")
     names = workload or ["mixed"]
     loads = [samples.make(name, model, file=source, batch=batch) for name in ([""] if source else names)]
     specs = [
@@ -91,7 +94,7 @@ def bench(
         for name, own, form in targets.parse(text, dtype, throughput=scenario == "offline")
     ]  # fmt: skip
     if len(set(specs)) < len(specs):
-        raise ValueError("a target is named twice; a target is told from another by name, dtype and form")
+        raise InvalidParameter("a target is named twice; a target is told from another by name, dtype and form")
     num_threads = threads or env.num_threads() or usable_cores()
     found = finding.Findings(finding.facts(num_threads, model), plan.describe())
     local = any(not spec.is_url for spec in specs)
@@ -113,7 +116,8 @@ def _rates(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(",")) if text else ()
     except ValueError:
-        raise ValueError(f"--rate takes queries per second, several with commas, as in 10,20; found {text!r}") from None
+        message = f"--rate takes queries per second, several with commas, as in 10,20; found {text!r}"
+        raise InvalidParameter(message) from None
 
 
 def _peaks(num_threads: int, wanted: bool) -> roofline.Roofline:
@@ -124,8 +128,10 @@ def _peaks(num_threads: int, wanted: bool) -> roofline.Roofline:
 def for_peers(model: str, loads: Sequence[samples.Samples]) -> str:
     """A copy of the checkpoint with standard names, to whose folder converters may add."""
     if loads[0].task != "text-classification":
-        raise ValueError(f"peers are measured as text classifiers, and {model} is for {loads[0].task}; "
-                         "leave them out or take another checkpoint")  # fmt: skip
+        raise InvalidParameter(
+            f"peers are measured as text classifiers, and {model} is for {loads[0].task}; leave them out or take "
+            "another checkpoint"
+        )
     config, architecture = DistilBertConfig.from_pretrained(model), "DistilBertForSequenceClassification"
     weights = Source(model).file("model.safetensors") or Source(model).file("config.json")
     assert weights is not None

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from distilrt import __version__
+from distilrt.errors import InvalidParameter
 from distilrt.model.config import DistilBertConfig
 
 Row = dict[str, Any]
@@ -85,14 +86,14 @@ def append(path: Path, new: Sequence[Row]) -> None:
     """Add rows of `recorded` to a CSV file.
 
     Raises:
-        ValueError: the file has other columns.
+        InvalidParameter: the file has other columns.
     """
     old = []
     if path.exists():
         with path.open(newline="") as file:
             reader = csv.DictReader(file)
             if unknown := set(reader.fieldnames or ()) - {*_FACTS, *COLUMNS}:
-                raise ValueError(f"{path} has columns that rows lack: {', '.join(sorted(unknown))}; move it away")
+                raise InvalidParameter(f"{path} has columns that rows lack: {', '.join(sorted(unknown))}; move it away")
             old = list(reader)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
@@ -109,7 +110,7 @@ def read(path: Path) -> Findings:
     """The findings in a JSON file.
 
     Raises:
-        ValueError: it holds something else.
+        InvalidParameter: it holds something else.
         OSError: it is not there.
     """
     try:
@@ -119,7 +120,7 @@ def read(path: Path) -> Findings:
             raise ValueError(f"its format is {version!r}, this distilrt reads {VERSION}")
         return Findings(**whole)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is no result of distilrt bench --json: {error}") from error
+        raise InvalidParameter(f"{path} is no result of distilrt bench --json: {error}") from error
 
 
 def facts(threads: int, model: str | None = None) -> Row:

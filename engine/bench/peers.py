@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distilrt.bench.artefacts import artefact, torch_model
+from distilrt.errors import InvalidParameter
 
 Ids = npt.NDArray[np.int64]
 Logits = npt.NDArray[np.float32]  # [batch_size, num_labels]
@@ -431,12 +432,12 @@ def create(name: str, form: str, dtype: str) -> Peer:
     """A peer of the table, not yet loaded.
 
     Raises:
-        ValueError: it is not in the table.
+        InvalidParameter: it is not in the table.
     """
     for what, found, known in (("an engine", name, ENGINES), (f"a form of {name}", form, ENGINES.get(name, {}))):
         if found not in known:
-            raise ValueError(f"{what} is one of {', '.join(known)}; found {found!r}")
+            raise InvalidParameter(f"{what} is one of {', '.join(known)}; found {found!r}")
     chosen = ENGINES[name][form]
     if dtype not in chosen.dtypes:
-        raise ValueError(f"{name} is measured in {', '.join(chosen.dtypes)}, found {dtype!r}")
+        raise InvalidParameter(f"{name} is measured in {', '.join(chosen.dtypes)}, found {dtype!r}")
     return chosen.make(dtype)

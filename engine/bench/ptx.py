@@ -18,6 +18,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from distilrt.bench.launches import CHIPS, DTYPES, POINTERS, Launch, launches
+from distilrt.errors import InvalidParameter
 from distilrt.kernels import tiles
 
 # Shared memory and threads that a multiprocessor has for all its programs; each takes 1 KiB more than it asks for.
@@ -64,7 +65,7 @@ def rows(capability: int, dtype: str, only: str = "") -> Iterator[Row]:
         only: leave out the launches whose label does not have this text.
 
     Raises:
-        ValueError: another chip or dtype, or Triton's interpreter is on.
+        InvalidParameter: another chip or dtype, or Triton's interpreter is on.
     """
     for launch_ in _launches(capability, dtype, only):
         cost = compile_for(launch_, capability)
@@ -140,10 +141,12 @@ is what they are when torch's own may be. No GPU was involved and no time was me
 
 def _launches(capability: int, dtype: str, only: str) -> list[Launch]:
     if capability not in CHIPS or dtype not in DTYPES:
-        raise ValueError(f"the chip must be one of {', '.join(map(str, CHIPS))} and the dtype one of "
-                         f"{', '.join(DTYPES)}, found {capability} and {dtype}")  # fmt: skip
+        raise InvalidParameter(
+            f"the chip must be one of {', '.join(map(str, CHIPS))} and the dtype one of {', '.join(DTYPES)}, found "
+            f"{capability} and {dtype}"
+        )
     if triton.knobs.runtime.interpret:
-        raise ValueError("the kernels are in Triton's interpreter: unset TRITON_INTERPRET to compile them")
+        raise InvalidParameter("the kernels are in Triton's interpreter: unset TRITON_INTERPRET to compile them")
     return [launch_ for launch_ in launches(capability, dtype) if only in launch_.label]
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from distilrt import tasks
 from distilrt.checkpoint.source import Source
-from distilrt.errors import InvalidInput
+from distilrt.errors import InvalidInput, InvalidParameter
 from distilrt.model.config import DistilBertConfig
 from distilrt.runtime.loading import find
 from distilrt.text.tokenizer import DistilBertTokenizer
@@ -91,8 +91,8 @@ def make(workload: str, model: str, *, file: Path | None = None, batch: int | No
         batch: texts of a query of `multi`; None: the shape's, or 8.
 
     Raises:
-        ValueError: a workload of another name, a length that the model cannot read, or a file that cannot be read, is
-            empty, not UTF-8 or has a line that the task does not take.
+        InvalidParameter: a workload of another name, a length that the model cannot read, or a file that cannot be
+            read, is empty, not UTF-8 or has a line that the task does not take.
         OSError: no such model.
     """
     place = find(Source(model))
@@ -109,7 +109,7 @@ def make(workload: str, model: str, *, file: Path | None = None, batch: int | No
     counts = []
     for index, each in enumerate(task.prepare(inputs, task.settle(params))):
         if isinstance(each, InvalidInput):
-            raise ValueError(f"{file or workload}: {each.at(index)}") from each
+            raise InvalidParameter(f"{file or workload}: {each.at(index)}") from each
         counts.append(sum(map(len, each.sequences)))
     labels = tuple(config.label_names()) if "classification" in task.name else ()
     return Samples(name, task.name, params, tuple(inputs), tuple(counts), batch or shape_batch, labels)
@@ -119,7 +119,7 @@ def make_ids(workload: str, config: DistilBertConfig, seed: int = 0) -> Samples:
     """The samples of a workload as random token ids, for engines without a tokenizer.
 
     Raises:
-        ValueError: as `make`.
+        InvalidParameter: as `make`.
     """
     lengths, batch = _lengths(workload, config.max_position_embeddings)
     random, chosen = np.random.default_rng(seed), lengths if workload not in MIXES else lengths[:MIX_IDS]
@@ -131,7 +131,7 @@ def _task(architecture: str) -> type[tasks.Task]:
     for name in PARAMS:
         if tasks.TASKS[name].architecture == architecture:
             return tasks.TASKS[name]
-    raise ValueError(f"no task is benchmarked for a {architecture}; take a checkpoint of another head")
+    raise InvalidParameter(f"no task is benchmarked for a {architecture}; take a checkpoint of another head")
 
 
 def _input(task: str, text: str, tokenizer: DistilBertTokenizer) -> Any:
@@ -144,11 +144,11 @@ def _read(file: Path) -> list[str]:
     try:
         texts = [line for line in file.read_bytes().decode().splitlines() if line.strip()]
     except OSError as error:
-        raise ValueError(f"--input {file} cannot be read: {error.strerror}") from None
+        raise InvalidParameter(f"--input {file} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file} must be UTF-8 text, one input a line; byte {error.start} is not") from None
+        raise InvalidParameter(f"{file} must be UTF-8 text, one input a line; byte {error.start} is not") from None
     if not texts:
-        raise ValueError(f"{file} has no texts; it must hold one a line")
+        raise InvalidParameter(f"{file} has no texts; it must hold one a line")
     return texts
 
 
@@ -157,10 +157,12 @@ def _lengths(workload: str, longest: int) -> tuple[npt.NDArray[np.int64], int]:
     if match := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", workload):
         batch, length = int(match[1]), int(match[2])
         if not _SHORTEST <= length <= longest:
-            raise ValueError(f"{workload}: this model takes lengths from {_SHORTEST} to {longest}")
+            raise InvalidParameter(f"{workload}: this model takes lengths from {_SHORTEST} to {longest}")
         return np.full(-(-_SAME_LENGTH // batch) * batch, length), batch
     if workload not in MIXES:
-        raise ValueError(f"a workload is BATCHxLENGTH, as in 8x128, or one of {', '.join(MIXES)}; found {workload!r}")
+        raise InvalidParameter(
+            f"a workload is BATCHxLENGTH, as in 8x128, or one of {', '.join(MIXES)}; found {workload!r}"
+        )
     mean, deviation = MIXES[workload]
     lengths = np.exp(np.random.default_rng(0).normal(mean, deviation, MIX_SIZE))
     return np.clip(np.round(lengths), _SHORTEST, longest).astype(np.int64), 8
@@ -170,6 +172,6 @@ def _texts(tokenizer: DistilBertTokenizer, lengths: Sequence[int] | npt.NDArray[
     """Random words that are one token each."""
     words = np.array(sorted(word for word in tokenizer.get_vocab() if re.fullmatch("[a-z]{2,}", word)))
     if not len(words):
-        raise ValueError("the vocabulary has no whole words to make texts of; give your own: --input FILE")
+        raise InvalidParameter("the vocabulary has no whole words to make texts of; give your own: --input FILE")
     random = np.random.default_rng(1)
     return [" ".join(random.choice(words, int(length) - 2)) for length in lengths]

@@ -23,6 +23,7 @@ from distilrt.bench.session import Session
 from distilrt.bench.statistics import Slo, Window
 from distilrt.bench.targets import Spec
 from distilrt.bench.turns import LEAD, SHORTEST, WINDOWS
+from distilrt.errors import InvalidParameter
 from distilrt.model.config import DistilBertConfig
 
 SCENARIOS = ("single", "multi", "server", "offline", "peak")
@@ -61,13 +62,15 @@ class Plan:
 
     def __post_init__(self) -> None:
         if self.scenario not in (*SCENARIOS, ALONE):
-            raise ValueError(f"a scenario is one of {', '.join(SCENARIOS)}; found {self.scenario!r}")
+            raise InvalidParameter(f"a scenario is one of {', '.join(SCENARIOS)}; found {self.scenario!r}")
         if (self.scenario == "server") != bool(self.rates):
-            raise ValueError("--scenario server needs --rate, queries per second, and no other scenario takes it")
+            raise InvalidParameter("--scenario server needs --rate, queries per second, and no other scenario takes it")
         if (self.scenario == "peak") != (self.slo is not None):
-            raise ValueError("--scenario peak needs --slo, as in p99=20ms, and no other scenario takes it")
+            raise InvalidParameter("--scenario peak needs --slo, as in p99=20ms, and no other scenario takes it")
         if not 0 < self.duration < 1e6 or self.count < 1 or any(not 0 < rate < 1e6 for rate in self.rates):
-            raise ValueError("durations, counts and rates must be above 0, and rates and durations below a million")
+            raise InvalidParameter(
+                "durations, counts and rates must be above 0, and rates and durations below a million"
+            )
 
     def describe(self) -> Row:
         """JSON-ready."""

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from distilrt.errors import InvalidParameter
+
 Seconds = npt.NDArray[np.float64]
 
 PERCENTILES = (50, 90, 95, 99, 99.9)
@@ -138,12 +140,13 @@ def parse_slo(text: str) -> Slo:
     """`p99=20ms`: a percentile and a bound in s, ms or us.
 
     Raises:
-        ValueError: written otherwise.
+        InvalidParameter: written otherwise.
     """
     match = re.fullmatch(r"p(\d+(?:\.\d+)?)=(\d+(?:\.\d+)?)(us|ms|s)", text.strip())
     if not match or not 0 < float(match[1]) < 100 or float(match[2]) <= 0:
-        raise ValueError(f"an SLO is a percentile between 0 and 100 and a time in s, ms or us, as in p99=20ms; "
-                         f"found {text!r}")  # fmt: skip
+        raise InvalidParameter(
+            f"an SLO is a percentile between 0 and 100 and a time in s, ms or us, as in p99=20ms; found {text!r}"
+        )
     return Slo(float(match[1]), float(match[2]) * {"us": 1e-6, "ms": 1e-3, "s": 1.0}[match[3]])
 
 

@@ -16,7 +16,7 @@ from distilrt.bench import peers, wire
 from distilrt.bench.load import TargetError
 from distilrt.bench.peers import OURS
 from distilrt.bench.samples import IDS, Samples
-from distilrt.errors import DistilrtError
+from distilrt.errors import DistilrtError, InvalidParameter
 
 PEERS = tuple(name for name in peers.ENGINES if name != OURS)
 DTYPES = ("auto", "float32", "float16", "bfloat16", "int8")
@@ -88,21 +88,26 @@ def parse(text: str, dtype: str, *, throughput: bool = False) -> list[tuple[str,
         throughput: which forms suit: those for throughput or those for latency.
 
     Raises:
-        ValueError: an unknown engine, form or dtype, one that the engine does not have, or a URL that is not http.
+        InvalidParameter: an unknown engine, form or dtype, one that the engine does not have, or a URL that is not
+            http.
     """
     if "://" in text:
         parts = urlsplit(text)
         if parts.scheme != "http" or not parts.hostname:
-            raise ValueError(f"a server's URL is http://HOST:PORT[/PATH], found {text!r}; put a proxy before https")
+            raise InvalidParameter(
+                f"a server's URL is http://HOST:PORT[/PATH], found {text!r}; put a proxy before https"
+            )
         return [(text, dtype, "")]
     name, _, rest = text.partition(":")
     own, _, form = rest.partition(":")
     if name not in peers.ENGINES:
-        raise ValueError(f"a target is {', '.join(peers.ENGINES)}, each with :DTYPE or :DTYPE:FORM if need be, or "
-                         f"http://…; found {text!r}")  # fmt: skip
+        raise InvalidParameter(
+            f"a target is {', '.join(peers.ENGINES)}, each with :DTYPE or :DTYPE:FORM if need be, or http://…; "
+            f"found {text!r}"
+        )
     dtype = own or dtype
     if dtype not in DTYPES:
-        raise ValueError(f"a dtype is one of {', '.join(DTYPES)}; found {dtype!r}")
+        raise InvalidParameter(f"a dtype is one of {', '.join(DTYPES)}; found {dtype!r}")
     if name == OURS and not form:
         return [(name, dtype, "")]
     dtype = "float32" if dtype == "auto" else dtype
@@ -232,8 +237,10 @@ class Server:
         """Write the requests, so that sending costs no more than it must."""
         form = wire.FORMATS[self._spec.wire]
         if samples.task not in form.paths:
-            raise ValueError(f"{self._spec.wire} is measured for {', '.join(form.paths)}, and this checkpoint is for "
-                             f"{samples.task}; take another --format or checkpoint")  # fmt: skip
+            raise InvalidParameter(
+                f"{self._spec.wire} is measured for {', '.join(form.paths)}, and this checkpoint is for "
+                f"{samples.task}; take another --format or checkpoint"
+            )
         self._form, self._task, self._samples = form, samples.task, samples
         self._single = [self._request([i]) for i in range(len(samples.inputs))]
         self.version = await self._client.server() or self._spec.wire

@@ -18,6 +18,7 @@ from distilrt.backends.cuda.graphs import ladder, top_tokens
 from distilrt.bench.gpu.timing import Clock
 from distilrt.bench.launches import measured
 from distilrt.bench.progress import Say
+from distilrt.errors import InvalidParameter
 from distilrt.kernels import tiles
 from distilrt.kernels.launch import chip_of
 from distilrt.kernels.op import Arguments, Arrays, Choice, Example, Op, all_ops
@@ -60,10 +61,10 @@ def tune(
 
     Raises:
         BackendError: there is no CUDA device.
-        ValueError: another dtype.
+        InvalidParameter: another dtype.
     """
     if dtype not in tiles.ITEM_SIZE:
-        raise ValueError(f"the dtype must be one of {', '.join(tiles.ITEM_SIZE)}, found {dtype!r}")
+        raise InvalidParameter(f"the dtype must be one of {', '.join(tiles.ITEM_SIZE)}, found {dtype!r}")
     device = cuda_device()
     clock, chip = Clock(device, SECONDS), _chip(device)
     for count in tokens:

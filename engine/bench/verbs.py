@@ -23,7 +23,7 @@ from distilrt.bench.findings import Findings
 from distilrt.bench.progress import Bar, Say
 from distilrt.bench.turns import WINDOWS
 from distilrt.cpu_count import usable_cores
-from distilrt.errors import BackendError
+from distilrt.errors import BackendError, InvalidParameter
 from distilrt.model.config import DistilBertConfig
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distilrt" / "bench"
@@ -94,7 +94,7 @@ def compare(
     checkpoint = str(make_checkpoint(cache / "distilbert-base"))
     try:
         chosen = [samples.make_ids(name, DistilBertConfig.from_pretrained(checkpoint)) for name in loads.split(",")]
-    except ValueError as error:
+    except InvalidParameter as error:
         raise typer.BadParameter(str(error)) from error
     engines = [specs(names, dtype, checkpoint, num_threads) for dtype in dtypes.split(",")]
     found = Findings(finding.facts(num_threads, checkpoint), plan.describe())
@@ -171,6 +171,13 @@ def roofline(threads: Threads = None, cache: Cache = CACHE) -> None:
     typer.echo(f"peaks: {', '.join(parts)}; memory read {read} GB/s")
 
 
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise InvalidParameter(f"whole numbers with commas between them are allowed here, found {text!r}") from None
+
+
 def tiles(
     dtypes: Dtypes = "bfloat16,float16",
     tokens: Annotated[str, typer.Option(help="Comma-separated counts of packed tokens; default: the ladder.")] = "",
@@ -186,7 +193,7 @@ def tiles(
     if self_test:
         config = DistilBertConfig(dim=32, n_heads=2, n_layers=1, hidden_dim=64, max_position_embeddings=16)
     try:
-        counts = [int(count) for count in tokens.split(",")] if tokens else tuning.buckets(config, cuda_device())
+        counts = _numbers(tokens) if tokens else tuning.buckets(config, cuda_device())
         found: dict[str, list[tuning.Found]] = {dtype: [] for dtype in dtypes.split(",")}
         seconds = len(found) * len(counts) * tuning.OPS * tuning.OP_SECONDS
         with Bar(seconds, Console(stderr=True), log=True) as bar:
@@ -195,7 +202,7 @@ def tiles(
         for dtype, rows in found.items():
             typer.echo(f"# {dtype}\n{tuning.table(rows)}")
         _end(bar)
-    except ValueError as error:
+    except InvalidParameter as error:
         raise typer.BadParameter(str(error)) from error
     except BackendError as error:
         typer.echo(str(error), err=True)
@@ -213,14 +220,14 @@ def ptx(
 
     found: list[compiling.Row] = []
     try:
-        wanted = [(int(chip), dtype) for chip in chips.split(",") for dtype in dtypes.split(",")]
+        wanted = [(chip, dtype) for chip in _numbers(chips) for dtype in dtypes.split(",")]
         seconds = compiling.SECONDS * sum(compiling.count(*each, only) for each in wanted)
         with Bar(seconds, Console(stderr=True), log=True) as bar:
             for chip, dtype in wanted:
                 for row in compiling.rows(chip, dtype, only):
                     found.append(row)
                     bar.step(f"sm_{chip} {dtype} {row.label}", compiling.SECONDS)
-    except ValueError as error:
+    except InvalidParameter as error:
         raise typer.BadParameter(str(error)) from error
     typer.echo(compiling.table(found))
     if out is not None and not bar.stopped:
@@ -261,7 +268,7 @@ def changes(
     try:
         runs = [[finding.read(Path(name)) for name in names.split(",")] for names in (before, after)]
         found = changing.changes(runs[0], runs[1], peer)
-    except (ValueError, OSError) as error:
+    except (InvalidParameter, OSError) as error:
         raise typer.BadParameter(str(error)) from error
     for change in found:
         typer.echo(str(change))

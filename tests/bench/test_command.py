@@ -105,7 +105,7 @@ def test_refused(
     assert bench("--model", classifier, *(str(empty) if word == "EMPTY" else word for word in arguments)) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert message in " ".join(printed.err.split())
+    assert message in " ".join(printed.err.replace("│", " ").split())
     assert "Traceback" not in printed.err
 
 
