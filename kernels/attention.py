@@ -28,7 +28,7 @@ import triton.language as tl
 
 from distilrt.kernels import tiles
 from distilrt.kernels.launch import FLOATS, begin, check, chip_of, dot, launch_options, product_name, rounded
-from distilrt.kernels.op import Arguments, Arrays, Choice, Entries, Example, Op, Output, Sizes, double, given, nbytes
+from distilrt.kernels.op import Arguments, Arrays, Choice, Entries, Example, Op, OpOutput, Sizes, double, given, nbytes
 from distilrt.model import functional
 from distilrt.model.config import DistilBertConfig
 
@@ -334,7 +334,7 @@ def _example(a: Arrays, heads: Heads) -> Example:
     return Example(
         f"attention {heads}",
         lambda: attention(*arrays, max_seqlen=heads.max_seqlen, tf32=a.tf32, pdl=a.pdl),
-        {"out": Output(out, p.exact, p.plain)},
+        {"out": OpOutput(out, p.exact, p.plain)},
         nbytes(p.qkv, out),
         4.0 * pairs * out.shape[1],
     )

@@ -15,7 +15,7 @@ import triton.language as tl
 from distilrt.kernels import tiles
 from distilrt.kernels.launch import FLOATS, begin, check, check_count, chip_of, count_rows, launch_options, rounded
 from distilrt.kernels.layer_norm import normalise, plain_norm
-from distilrt.kernels.op import Arguments, Arrays, Example, Op, Output, Sizes, double, given, nbytes
+from distilrt.kernels.op import Arguments, Arrays, Example, Op, OpOutput, Sizes, double, given, nbytes
 from distilrt.model import functional
 from distilrt.model.config import LAYER_NORM_EPS, DistilBertConfig
 
@@ -128,7 +128,7 @@ def _example(
     return Example(
         f"embed {tokens}x{width}" + ("" if by_id else " of embeddings"),
         lambda: embed(*arrays, eps=LAYER_NORM_EPS, num_tokens=count, pdl=a.pdl),
-        {"out": Output(out, exact, lambda: plain_norm(words() + numbered(), gamma, beta))},
+        {"out": OpOutput(out, exact, lambda: plain_norm(words() + numbered(), gamma, beta))},
         nbytes(out, ids, numbers) + 2 * out.nbytes,
     )
 

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from distilrt.kernels.launch import FLOATS, begin, check, check_count, count_rows, launch_options, rounded
-from distilrt.kernels.op import Arrays, Example, Op, Output, double, given
+from distilrt.kernels.op import Arrays, Example, Op, OpOutput, double, given
 
 
 @triton.jit(do_not_specialize=["num_rows_ptr", "max_rows"])
@@ -75,7 +75,7 @@ def _example(a: Arrays, tokens: int, count: int, width: int) -> Example:
     return Example(
         f"gather {count}x{width}",
         lambda: gather(out, rows, index, num_rows=num_rows, pdl=a.pdl),
-        {"out": Output(out, lambda: double(rows[: count * step : step]))},
+        {"out": OpOutput(out, lambda: double(rows[: count * step : step]))},
         2 * out.nbytes,
     )
 

@@ -15,7 +15,7 @@ import triton.language as tl
 
 from distilrt.kernels import tiles
 from distilrt.kernels.launch import FLOATS, begin, check, check_count, chip_of, count_rows, launch_options, rounded
-from distilrt.kernels.op import Arguments, Arrays, Choice, Example, Op, Output, Sizes, double, given, nbytes
+from distilrt.kernels.op import Arguments, Arrays, Choice, Example, Op, OpOutput, Sizes, double, given, nbytes
 from distilrt.model import functional
 from distilrt.model.config import LAYER_NORM_EPS, DistilBertConfig
 
@@ -145,7 +145,7 @@ def _example(a: Arrays, tokens: int, width: int, with_residual: bool = True, spa
     return Example(
         f"layer_norm {tokens}x{width}" + (" of a sum" if with_residual else ""),
         lambda: residual_layer_norm(*arrays, eps=LAYER_NORM_EPS, num_tokens=count, pdl=a.pdl),
-        {"out": Output(out, exact, plain)},
+        {"out": OpOutput(out, exact, plain)},
         nbytes(out, x) + (0 if residual is None else residual.nbytes),
     )
 

@@ -33,7 +33,7 @@ from distilrt.kernels.launch import (
 )
 from distilrt.kernels.layer_norm import plain_norm, residual_layer_norm
 from distilrt.kernels.narrow_linear import launch_narrow
-from distilrt.kernels.op import Arguments, Arrays, Choice, Entries, Example, Op, Output, Sizes, double, given, nbytes
+from distilrt.kernels.op import Arguments, Arrays, Choice, Entries, Example, Op, OpOutput, Sizes, double, given, nbytes
 from distilrt.model import functional
 from distilrt.model.config import LAYER_NORM_EPS, DistilBertConfig
 
@@ -260,7 +260,7 @@ def _example(
     return Example(
         f"linear {tokens}x{k}x{n} {activation}".rstrip(),
         launch,
-        {"out": Output(out, exact, plain, bound if a.tf32 else None)},
+        {"out": OpOutput(out, exact, plain, bound if a.tf32 else None)},
         nbytes(x, out, weights[0]) + (0 if residual is None else residual.nbytes),
         2.0 * tokens * n * k,
         len(weights),
@@ -337,7 +337,7 @@ def _split_example(a: Arrays, tokens: int, n: int, k: int, segments: int = 0) ->
     return Example(
         f"linear_split and layer norm {tokens}x{k}x{n}",
         launch,
-        {"out": Output(out, exact, plain)},
+        {"out": OpOutput(out, exact, plain)},
         nbytes(x, weights[0], residual, out) + 2 * parts.nbytes,
         2.0 * tokens * n * k,
         len(weights),

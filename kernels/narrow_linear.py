@@ -34,7 +34,7 @@ from distilrt.kernels.launch import (
     rounded,
 )
 from distilrt.kernels.layer_norm import plain_norm
-from distilrt.kernels.op import Arguments, Arrays, Choice, Example, Op, Output, Sizes, double, given, nbytes
+from distilrt.kernels.op import Arguments, Arrays, Choice, Example, Op, OpOutput, Sizes, double, given, nbytes
 from distilrt.model import functional
 from distilrt.model.config import LAYER_NORM_EPS, DistilBertConfig
 
@@ -220,7 +220,7 @@ def _example(a: Arrays, tokens: int, n: int, k: int, activation: str = "") -> Ex
     return Example(
         f"norm_linear {tokens}x{k}x{n} {activation}".rstrip(),
         launch,
-        {"out": Output(out, exact, plain), "normed": Output(normed, exact_norm, plain_normed)},
+        {"out": OpOutput(out, exact, plain), "normed": OpOutput(normed, exact_norm, plain_normed)},
         nbytes(x, out, normed, weights[0]),
         2.0 * tokens * n * k,
         len(weights),

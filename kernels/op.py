@@ -22,7 +22,7 @@ Entries = dict[tiles.Key, dict[int, tiles.Tile]]  # of `tiles.MEASURED`
 
 
 @dataclass(frozen=True, slots=True)
-class Output:
+class OpOutput:
     """A tensor that an op writes, and what must be in its first rows; the rows behind stay as they were.
 
     `plain` is torch's result in the same dtype, whose error is the measure; without one, every number must be exact.
@@ -45,7 +45,7 @@ class Example:
 
     label: str
     launch: Callable[[], None]
-    outputs: dict[str, Output]
+    outputs: dict[str, OpOutput]
     nbytes: int
     flops: float = 0.0
     count: int = 1

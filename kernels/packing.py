@@ -18,7 +18,7 @@ import triton.language as tl
 from distilrt.batch import PaddedInputs, pack_padded
 from distilrt.kernels.attention import BLOCK_FIELDS, max_query_blocks, query_blocks
 from distilrt.kernels.launch import FLOATS, begin, check, check_count, count_rows, launch_options, rounded
-from distilrt.kernels.op import Arguments, Arrays, Example, Op, Output, Sizes, double, given, nbytes
+from distilrt.kernels.op import Arguments, Arrays, Example, Op, OpOutput, Sizes, double, given, nbytes
 from distilrt.model.config import DistilBertConfig
 
 # Bits of the error flag.
@@ -378,7 +378,7 @@ def _pack_example(a: Arrays, batch_size: int, seq_len: int, keep: str = "keys", 
     return Example(
         f"pack {batch_size}x{seq_len} {keep}",
         lambda: pack(**found, errors=errors, block_m=_EXAMPLE_ROWS, padded_shape=shape, **padded, **limits, pdl=a.pdl),
-        {name: Output(tensor, partial(exact, name)) for name, tensor in found.items()},
+        {name: OpOutput(tensor, partial(exact, name)) for name, tensor in found.items()},
         nbytes(ids, ids if mask is None else mask) + 3 * 4 * size,
     )
 
@@ -397,7 +397,7 @@ def _unpack_example(a: Arrays, batch_size: int, seq_len: int, width: int, masked
     return Example(
         f"unpack {batch_size}x{seq_len}x{width}",
         lambda: unpack(out, rows, index, attention_mask=mask, num_tokens=count),
-        {"out": Output(out, exact)},
+        {"out": OpOutput(out, exact)},
         3 * out.nbytes,  # zeros are written first
     )
 

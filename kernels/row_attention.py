@@ -27,7 +27,7 @@ from distilrt.kernels.attention import (
     width_of_head,
 )
 from distilrt.kernels.launch import DTYPE_NAMES, FLOATS, begin, check, chip_of, launch_options, rounded
-from distilrt.kernels.op import Arrays, Example, Op, Output, double, nbytes
+from distilrt.kernels.op import Arrays, Example, Op, OpOutput, double, nbytes
 
 SEARCH_BLOCK = 1024  # sequences that the search looks at in one step
 
@@ -161,8 +161,8 @@ def _example(a: Arrays, heads: Heads) -> Example:
         f"row_attention {heads}",
         lambda: row_attention(*arrays, max_seqlen=heads.max_seqlen, pdl=a.pdl),
         {
-            "out": Output(out, lambda: p.exact()[firsts], lambda: p.plain()[firsts]),
-            "picked": Output(picked, lambda: double(rows[firsts])),
+            "out": OpOutput(out, lambda: p.exact()[firsts], lambda: p.plain()[firsts]),
+            "picked": OpOutput(picked, lambda: double(rows[firsts])),
         },
         2 * len(firsts) * nbytes(rows[0]) + p.qkv.nbytes * 2 // 3,
         4.0 * sum(p.keys) * width,

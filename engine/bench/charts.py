@@ -17,7 +17,7 @@ _INK, _LINE, _BOUND = "#3b4048", "#e4e6ea", "#b3261e"
 
 
 @dataclass(frozen=True, slots=True)
-class Bar:
+class ChartBar:
     """One bar of a group; a second number is drawn as the outline of a longer bar."""
 
     group: str
@@ -30,7 +30,7 @@ class Bars:
     """Horizontal bars in groups, in the order in which they come."""
 
     title: str
-    bars: Sequence[Bar]
+    bars: Sequence[ChartBar]
 
     @property
     def names(self) -> list[str]:

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from distilrt.bench import charts
-from distilrt.bench.charts import Bar, Bars, Curve, Curves
+from distilrt.bench.charts import Bars, ChartBar, Curve, Curves
 from distilrt.bench.findings import Findings, Row, named
 
 POINTS = 3  # that make a curve
@@ -45,12 +45,12 @@ def draw(findings: Findings) -> Figures:
             shown = [] if drawn and all(_shape(row) for row in shown) else shown
         if shown:
             figures[key] = Bars(title, [
-                Bar(_group(row), named(row), [scale * (row.get(value) or 0) for value in values]) for row in shown
+                ChartBar(_group(row), named(row), [scale * (row.get(value) or 0) for value in values]) for row in shown
             ])  # fmt: skip
     for key, value, title in _ONCE:  # one number of an engine, not of a workload
         once = {named(row): row[value] for row in reversed(findings.rows) if row.get(value)}
         if once:
-            figures[key] = Bars(title, [Bar("", name, [number]) for name, number in reversed(once.items())])
+            figures[key] = Bars(title, [ChartBar("", name, [number]) for name, number in reversed(once.items())])
     return figures
 
 

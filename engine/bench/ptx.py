@@ -45,7 +45,7 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class KernelRow:
     """One kernel compiled for one chip."""
 
     capability: int
@@ -56,7 +56,7 @@ class Row:
     faults: tuple[str, ...]
 
 
-def rows(capability: int, dtype: str, only: str = "") -> Iterator[Row]:
+def rows(capability: int, dtype: str, only: str = "") -> Iterator[KernelRow]:
     """Compile every variant that a forward on sm_`capability` in `dtype` can launch, one row each as it is done.
 
     Args:
@@ -80,7 +80,7 @@ def rows(capability: int, dtype: str, only: str = "") -> Iterator[Row]:
             faults.append("no wait for the kernel before")
         if launch_.options.get("launch_pdl") and cost.early and launch_.name not in _READ_EARLY:
             faults.append(f"{cost.early} loads before the wait for the kernel before")
-        yield Row(capability, dtype, launch_.label, launch_.options.get("num_warps", 4), cost, tuple(faults))
+        yield KernelRow(capability, dtype, launch_.label, launch_.options.get("num_warps", 4), cost, tuple(faults))
 
 
 def count(capability: int, dtype: str, only: str = "") -> int:
@@ -108,7 +108,7 @@ def compile_for(launched: Launch, capability: int) -> Cost:
     return _measure(compiled.asm["cubin"], compiled.metadata.shared, capability, warps)
 
 
-def table(found: list[Row]) -> str:
+def table(found: list[KernelRow]) -> str:
     """The rows as a Markdown table."""
     lines = [
         "| chip | dtype | kernel | warps | registers | spills | shared memory | programs | tensor cores | copies |",
@@ -123,7 +123,7 @@ def table(found: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def page(found: list[Row]) -> str:
+def page(found: list[KernelRow]) -> str:
     """The table as a page of the docs."""
     return f"""# What the GPU kernels compile to
 

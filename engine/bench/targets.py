@@ -117,7 +117,7 @@ def parse(text: str, dtype: str, *, throughput: bool = False) -> list[tuple[str,
     return [(name, dtype, each) for each in chosen]
 
 
-class Distilrt:
+class DistilrtTarget:
     """This package's `Engine`: what a program with many callers gets, from text to JSON-ready answer."""
 
     blocking = False
@@ -169,7 +169,7 @@ class Distilrt:
         await asyncio.to_thread(self._engine.close)
 
 
-class Peer:
+class PeerTarget:
     """A form of `peers`: a text classifier's logits, of texts behind this package's tokenizer."""
 
     blocking = True
@@ -280,7 +280,7 @@ class Server:
         return self._form.decode(body, self._samples.labels)
 
 
-def create(spec: Spec) -> Distilrt | Peer | Server:
+def create(spec: Spec) -> DistilrtTarget | PeerTarget | Server:
     """Load an engine, or get ready to connect.
 
     Raises:
@@ -289,6 +289,6 @@ def create(spec: Spec) -> Distilrt | Peer | Server:
     try:
         if spec.is_url:
             return Server(spec)
-        return Peer(spec) if spec.form else Distilrt(spec)
+        return PeerTarget(spec) if spec.form else DistilrtTarget(spec)
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"{error}; pip install 'distilrt[bench]'") from error

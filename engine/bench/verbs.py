@@ -218,7 +218,7 @@ def ptx(
     """Compile the GPU kernels ahead of time, no GPU needed, and show registers, spills and tensor-core instructions."""
     from distilrt.bench import ptx as compiling
 
-    found: list[compiling.Row] = []
+    found: list[compiling.KernelRow] = []
     try:
         wanted = [(chip, dtype) for chip in _numbers(chips) for dtype in dtypes.split(",")]
         seconds = compiling.SECONDS * sum(compiling.count(*each, only) for each in wanted)

@@ -14,7 +14,7 @@ from distilrt.backends.cuda.devices import why_not_cuda
 from distilrt.bench import tiles as tuning
 from distilrt.bench.gpu.timing import Clock
 from distilrt.kernels import tiles
-from distilrt.kernels.op import Choice, Example, Output
+from distilrt.kernels.op import Choice, Example, OpOutput
 from distilrt.kernels.tiles import H200, AttentionTile, LinearTile, NarrowTile, RowTile, Split
 from distilrt.model.config import DistilBertConfig
 
@@ -76,7 +76,7 @@ def test_a_tile_that_is_wrong_or_does_not_run_is_left_out() -> None:
                 raise RuntimeError("too many registers\nmore")
             out.fill_(2.0 if tile is wrong else 1.0)
 
-        return Example("", launch, {"out": Output(out, lambda: out.numpy())}, 12)
+        return Example("", launch, {"out": OpOutput(out, lambda: out.numpy())}, 12)
 
     found = tuning.best(Choice(key, 5, (good, wrong, broken)), make, clock, lambda words, seconds: said.append(words))
     assert found.tile is good

@@ -120,7 +120,7 @@ def by_distilrt(target: Any, given: Samples, wanted: Load) -> float:
 def apart(model: str, workload: str, seconds: float, rounds: int, allowed: float) -> list[str]:
     """Measure with both, print what they find, and say in words where they are apart."""
     given = samples.make(workload, model)
-    target = targets.Distilrt(Spec(OURS, "float32", model, backend="cpu", threads=1))
+    target = targets.DistilrtTarget(Spec(OURS, "float32", model, backend="cpu", threads=1))
     loop = load.new_loop()
     loop.run_until_complete(target.prepare(given))
     alone = loop.run_until_complete(load.measure(target, given.lengths, Load("single", 1.0, 10)))

@@ -12,7 +12,7 @@ import pytest
 
 from distilrt.__main__ import main
 from distilrt.bench import artefacts, child, findings, peers, ptx, roofline, scenarios, startup, verbs
-from distilrt.bench.ptx import Cost, Row
+from distilrt.bench.ptx import Cost, KernelRow
 from distilrt.bench.session import Session
 from distilrt.model.config import DistilBertConfig
 
@@ -93,8 +93,8 @@ def test_startup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_ptx(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stopped: bool
 ) -> None:
-    def rows(chip: int, dtype: str, only: str) -> Iterator[Row]:
-        yield Row(chip, dtype, "a kernel", 4, Cost(32, 0, 0, 0, "", "", True, 0, 8), ("no tensor cores",))
+    def rows(chip: int, dtype: str, only: str) -> Iterator[KernelRow]:
+        yield KernelRow(chip, dtype, "a kernel", 4, Cost(32, 0, 0, 0, "", "", True, 0, 8), ("no tensor cores",))
         if stopped:
             raise KeyboardInterrupt
 

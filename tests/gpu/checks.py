@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from distilrt.kernels.op import Example, Output, Sizes
+from distilrt.kernels.op import Example, OpOutput, Sizes
 
 Check = dict[str, Any]  # name, error, bound, ok
 
@@ -38,7 +38,7 @@ def checked(example: Example, runs: int = 3) -> dict[str, Check]:
     return {name: _compared(output, [result[name] for result in results]) for name, output in example.outputs.items()}
 
 
-def _compared(output: Output, runs: list[torch.Tensor]) -> Check:
+def _compared(output: OpOutput, runs: list[torch.Tensor]) -> Check:
     exact = torch.as_tensor(np.asarray(output.exact(), np.float64), device=runs[0].device)
     first, rest = runs[0][: len(exact)].double(), runs[0][len(exact) :]
     error = float((first - exact).abs().max())

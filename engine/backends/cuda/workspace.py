@@ -33,14 +33,14 @@ Place = Array | tuple[Array, ...]  # arrays of a tuple are never in use at the s
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class WorkspaceLayout:
     """Each array behind the byte where it begins, a multiple of 256, and how many bytes all take."""
 
     arrays: list[tuple[int, Array]]
     nbytes: int
 
 
-def lay_out(places: Sequence[Place]) -> Layout:
+def lay_out(places: Sequence[Place]) -> WorkspaceLayout:
     """Put arrays, whose names differ, behind one another in the order given."""
     arrays = []
     end = 0
@@ -48,7 +48,7 @@ def lay_out(places: Sequence[Place]) -> Layout:
         sharers = place if isinstance(place, tuple) else (place,)
         arrays += [(end, array) for array in sharers]
         end += -(-max(array.nbytes for array in sharers) // ALIGNMENT) * ALIGNMENT
-    return Layout(arrays, end)
+    return WorkspaceLayout(arrays, end)
 
 
 class Workspace:
@@ -66,7 +66,7 @@ class Workspace:
         self.nbytes = nbytes
         self._block = torch.empty(nbytes, dtype=torch.uint8, device=device)
 
-    def views(self, layout: Layout) -> dict[str, torch.Tensor]:
+    def views(self, layout: WorkspaceLayout) -> dict[str, torch.Tensor]:
         """The arrays of a layout of at most this size by name, tensors over the one allocation.
 
         Views of several layouts overlap: only those of one of them can be in use.
