@@ -114,6 +114,7 @@ def test_missing_program(classifier: str, tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.whole
 def test_a_comparison_and_its_rows(folder_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server of this package beside its engine; one that is not installed is named."""
+    pytest.importorskip("onnx", reason="needs the peers of make bench")
     folder = folder_of("DistilBertForSequenceClassification")
     monkeypatch.setattr(compare, "SHAPES", ("1x8", "1x16"))
     plans = Plan("single", 0.2), Plan("offline", 0.2), Plan("peak", 0.3, 5, slo=parse_slo("p99=10s"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,21 @@ def test_missing_peer(classifier: str, monkeypatch: pytest.MonkeyPatch) -> None:
         targets.create(Spec("transformers", "float32", classifier, form="sdpa"))
 
 
+@pytest.fixture
+def as_it_was() -> Iterator[None]:
+    """Peers set what is global in torch, since in a bench each has a process of its own."""
+    import torch
+    import torch._inductor.config
+
+    threads, settings = torch.get_num_threads(), torch._inductor.config.save_config_portable()
+    yield
+    torch.set_num_threads(threads)
+    torch._inductor.config.load_config(settings)
+    torch._dynamo.reset()
+
+
 @pytest.mark.whole
+@pytest.mark.usefixtures("as_it_was")
 @pytest.mark.parametrize(("name", "form", "dtype"), [
     (name, form, dtype) for name, of_it in peers.ENGINES.items() for form, each in of_it.items()
     for dtype in each.dtypes
