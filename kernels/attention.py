@@ -33,7 +33,7 @@ from distilrt.model import functional
 from distilrt.model.config import DistilBertConfig
 
 MIN_BLOCK_D = 16  # the smallest depth of a product on tensor cores; a narrower head is padded with zeros
-BLOCK_FIELDS = 4  # of an entry of the list of query blocks
+BLOCK_FIELDS = 4  # An entry of the list of query blocks has so many numbers.
 
 
 def max_query_blocks(max_tokens: int, max_seqs: int, block_m: int) -> int:
@@ -109,37 +109,6 @@ def _step(acc, top, total, q, q_ptr, rows, length, k_ptr, v_ptr, first_key, num_
 
 
 @triton.jit
-def _one_block(q, q_ptr, rows, length, k_ptr, v_ptr, num_keys, SCALE: tl.constexpr, ROW: tl.constexpr,
-               HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, DEPTH: tl.constexpr,
-               TF32: tl.constexpr):  # fmt: skip
-    """The weighted sum of the values and the sum of the weights where one block holds all keys."""
-    keys = tl.arange(0, BLOCK_N)
-    scores = _scores(q, q_ptr, rows, length, k_ptr, keys, num_keys, ROW, HEAD_DIM, BLOCK_D, DEPTH, TF32, True)
-    top = tl.max(scores, 1)
-    weights = tl.exp2(scores * SCALE - (top * SCALE)[:, None])
-    v = load_rows(v_ptr, keys, num_keys, tl.arange(0, BLOCK_D), ROW, HEAD_DIM, True)
-    return dot(rounded(weights, v.dtype), v, None, TF32), tl.sum(weights, 1)
-
-
-@triton.jit
-def _many_blocks(q, q_ptr, rows, length, k_ptr, v_ptr, num_keys, SCALE: tl.constexpr, ROW: tl.constexpr,
-                 HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-                 DEPTH: tl.constexpr, TF32: tl.constexpr):  # fmt: skip
-    """The same, block by block."""
-    acc = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
-    top = tl.full((BLOCK_M,), float("-inf"), tl.float32)
-    total = tl.zeros((BLOCK_M,), tl.float32)
-    whole = num_keys // BLOCK_N * BLOCK_N
-    for first_key in range(0, whole, BLOCK_N):
-        acc, top, total = _step(acc, top, total, q, q_ptr, rows, length, k_ptr, v_ptr, first_key, num_keys,
-                                SCALE, ROW, HEAD_DIM, BLOCK_D, BLOCK_N, DEPTH, TF32, False)  # fmt: skip
-    if whole < num_keys:
-        acc, top, total = _step(acc, top, total, q, q_ptr, rows, length, k_ptr, v_ptr, whole, num_keys,
-                                SCALE, ROW, HEAD_DIM, BLOCK_D, BLOCK_N, DEPTH, TF32, True)  # fmt: skip
-    return acc, total
-
-
-@triton.jit
 def _attention_kernel(
     out_ptr,  # [max_tokens, HEADS * HEAD_DIM]
     qkv_ptr,  # [max_tokens, 3 * HEADS * HEAD_DIM]
@@ -151,8 +120,7 @@ def _attention_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     DEPTH: tl.constexpr,
-    ONE_BLOCK: tl.constexpr,  # keys up to which a sequence's are one block; 0: of none
-    LONGER: tl.constexpr,  # whether there may be sequences with more
+    ONE_BLOCK: tl.constexpr,  # whether a block holds the keys of every sequence
     TF32: tl.constexpr,
     PDL: tl.constexpr,
 ):
@@ -174,18 +142,25 @@ def _attention_kernel(
         acc = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
         if num_keys > 0:
             q = load_rows(q_ptr, rows, length, dims, ROW, HEAD_DIM, True)
-            if not LONGER:
-                acc, total = _one_block(q, q_ptr, rows, length, k_ptr, v_ptr, num_keys, SCALE, ROW, HEAD_DIM, BLOCK_D,
-                                        ONE_BLOCK, DEPTH, TF32)  # fmt: skip
-            elif ONE_BLOCK == 0:
-                acc, total = _many_blocks(q, q_ptr, rows, length, k_ptr, v_ptr, num_keys, SCALE, ROW, HEAD_DIM, BLOCK_D,
-                                          BLOCK_M, BLOCK_N, DEPTH, TF32)  # fmt: skip
-            elif num_keys <= ONE_BLOCK:
-                acc, total = _one_block(q, q_ptr, rows, length, k_ptr, v_ptr, num_keys, SCALE, ROW, HEAD_DIM, BLOCK_D,
-                                        ONE_BLOCK, DEPTH, TF32)  # fmt: skip
+            if ONE_BLOCK:
+                keys = tl.arange(0, BLOCK_N)
+                scores = _scores(q, q_ptr, rows, length, k_ptr, keys, num_keys, ROW, HEAD_DIM, BLOCK_D, DEPTH, TF32,
+                                 True)  # fmt: skip
+                top = tl.max(scores, 1)
+                weights = tl.exp2(scores * SCALE - (top * SCALE)[:, None])
+                total = tl.sum(weights, 1)
+                v = load_rows(v_ptr, keys, num_keys, dims, ROW, HEAD_DIM, True)
+                acc = dot(rounded(weights, v.dtype), v, None, TF32)
             else:
-                acc, total = _many_blocks(q, q_ptr, rows, length, k_ptr, v_ptr, num_keys, SCALE, ROW, HEAD_DIM, BLOCK_D,
-                                          BLOCK_M, BLOCK_N, DEPTH, TF32)  # fmt: skip
+                top = tl.full((BLOCK_M,), float("-inf"), tl.float32)
+                total = tl.zeros((BLOCK_M,), tl.float32)
+                whole = num_keys // BLOCK_N * BLOCK_N
+                for first_key in range(0, whole, BLOCK_N):
+                    acc, top, total = _step(acc, top, total, q, q_ptr, rows, length, k_ptr, v_ptr, first_key, num_keys,
+                                            SCALE, ROW, HEAD_DIM, BLOCK_D, BLOCK_N, DEPTH, TF32, False)  # fmt: skip
+                if whole < num_keys:
+                    acc, top, total = _step(acc, top, total, q, q_ptr, rows, length, k_ptr, v_ptr, whole, num_keys,
+                                            SCALE, ROW, HEAD_DIM, BLOCK_D, BLOCK_N, DEPTH, TF32, True)  # fmt: skip
             acc = acc / total[:, None]
         out = out_ptr + start * WIDTH + head * HEAD_DIM
         inside = (rows < length)[:, None] & (dims < HEAD_DIM)[None, :]
@@ -229,12 +204,11 @@ def attention(
     block_d = max(MIN_BLOCK_D, triton.next_power_of_2(head_dim))
     name = product_name(out.dtype, tf32)
     tile = tiles.attention_tile(max_seqlen, head_dim, name, chip_of(out))
-    one_block = tile.block_n if max_seqlen <= tile.block_n else tile.one_block
     _attention_kernel[(min(max_blocks * num_heads, tile.programs),)](
         out, qkv, blocks,
         SCALE=math.log2(math.e) / math.sqrt(head_dim), HEADS=num_heads, HEAD_DIM=head_dim,
         BLOCK_D=block_d, BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, DEPTH=min(tile.depth, block_d),
-        ONE_BLOCK=one_block, LONGER=max_seqlen > one_block, TF32=name == "tf32",
+        ONE_BLOCK=max_seqlen <= tile.block_n, TF32=name == "tf32",
         num_warps=tile.num_warps, num_stages=tile.num_stages, maxnreg=tile.max_registers, **launch_options(pdl),
     )  # fmt: skip
 

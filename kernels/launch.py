@@ -122,10 +122,8 @@ def product_name(dtype: torch.dtype, tf32: bool) -> str:
     return "tf32" if tf32 and dtype == torch.float32 else DTYPE_NAMES[dtype]
 
 
-def check(name: str, tensor: torch.Tensor | None, shape: Sequence[int | None], dtypes: Sequence[torch.dtype]) -> None:
-    """Raise ValueError unless `tensor` is None, or contiguous, of one of `dtypes` and of `shape`; None is any size."""
-    if tensor is None:
-        return
+def check(name: str, tensor: torch.Tensor, shape: Sequence[int | None], dtypes: Sequence[torch.dtype]) -> None:
+    """Raise ValueError unless `tensor` is contiguous, of one of `dtypes` and of `shape`, where None is any size."""
     if (
         tensor.dim() != len(shape)
         or any(want is not None and have != want for have, want in zip(tensor.shape, shape, strict=True))
@@ -141,6 +139,14 @@ def check(name: str, tensor: torch.Tensor | None, shape: Sequence[int | None], d
         )
 
 
+def check_given(
+    name: str, tensor: torch.Tensor | None, shape: Sequence[int | None], dtypes: Sequence[torch.dtype]
+) -> None:
+    """`check` of a tensor that may be left out."""
+    if tensor is not None:
+        check(name, tensor, shape, dtypes)
+
+
 def check_count(num_tokens: torch.Tensor | None) -> None:
     """Raise ValueError unless `num_tokens` is None or one int32."""
-    check("num_tokens", num_tokens, [1], [torch.int32])
+    check_given("num_tokens", num_tokens, [1], [torch.int32])

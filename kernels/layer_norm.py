@@ -14,7 +14,17 @@ import triton
 import triton.language as tl
 
 from distilrt.kernels import tiles
-from distilrt.kernels.launch import FLOATS, begin, check, check_count, chip_of, count_rows, launch_options, rounded
+from distilrt.kernels.launch import (
+    FLOATS,
+    begin,
+    check,
+    check_count,
+    check_given,
+    chip_of,
+    count_rows,
+    launch_options,
+    rounded,
+)
 from distilrt.kernels.op import Arguments, Arrays, Choice, Example, Op, OpOutput, Sizes, double, given, nbytes
 from distilrt.model import functional
 from distilrt.model.config import LAYER_NORM_EPS, DistilBertConfig
@@ -95,9 +105,9 @@ def residual_layer_norm(
     check("out", out, [None, None], FLOATS)
     max_tokens, width = out.shape
     check("x", x, [max_tokens, width] if x.dim() == 2 else [None, max_tokens, width], FLOATS)
-    check("residual", residual, [max_tokens, width], FLOATS)
+    check_given("residual", residual, [max_tokens, width], FLOATS)
     for name, vector in (("gamma", gamma), ("beta", beta), ("bias", bias)):
-        check(name, vector, [width], FLOATS)
+        check_given(name, vector, [width], FLOATS)
     check_count(num_tokens)
     if not max_tokens:
         return

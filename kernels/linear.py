@@ -23,6 +23,7 @@ from distilrt.kernels.launch import (
     await_previous,
     check,
     check_count,
+    check_given,
     chip_of,
     count_rows,
     dot,
@@ -156,8 +157,8 @@ def linear(
         launch_narrow(out, x, weight, bias, residual, num_tokens, activation, pdl)
         return
     check("out", out, [max_tokens, n], [x.dtype, torch.float32])
-    check("bias", bias, [n], FLOATS)
-    check("residual", residual, [max_tokens, n], [x.dtype])
+    check_given("bias", bias, [n], FLOATS)
+    check_given("residual", residual, [max_tokens, n], [x.dtype])
     _launch(out, x, weight, bias, residual, num_tokens, 1, activation, tf32, pdl)
 
 

@@ -26,6 +26,7 @@ from distilrt.kernels.launch import (
     await_previous,
     check,
     check_count,
+    check_given,
     chip_of,
     count_rows,
     dot,
@@ -177,8 +178,8 @@ def launch_narrow(
     if max_tokens > tiles.NARROW_ROWS:
         raise ValueError(f"x must have at most {tiles.NARROW_ROWS} rows, found {max_tokens}; use linear.linear")
     check("out", out, [max_tokens, n], [weight.dtype, torch.float32])
-    check("bias", bias, [n], FLOATS)
-    check("residual", residual, [max_tokens, n], [weight.dtype])
+    check_given("bias", bias, [n], FLOATS)
+    check_given("residual", residual, [max_tokens, n], [weight.dtype])
     check_count(num_tokens)
     if not max_tokens:
         return

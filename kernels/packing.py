@@ -1,6 +1,6 @@
-"""Padded batches to packed rows and back, on the device, without reading anything back.
+"""Padded batches to packed rows, on the device, without reading anything back.
 
-Reference: `distilrt.batch.pack_padded` and `Layout.unpack`. What the host would raise as an error is a bit of a flag
+Reference: `distilrt.batch.pack_padded`. What the host would raise as an error is a bit of a flag
 here, and whatever could lead outside a table is held within it, so a bad id never faults. Bytes moved: the padded batch
 twice, the packed rows once.
 """
@@ -17,8 +17,8 @@ import triton.language as tl
 
 from distilrt.batch import PaddedInputs, pack_padded
 from distilrt.kernels.attention import BLOCK_FIELDS, max_query_blocks, query_blocks
-from distilrt.kernels.launch import FLOATS, begin, check, check_count, count_rows, launch_options, rounded
-from distilrt.kernels.op import Arguments, Arrays, Example, Op, OpOutput, Sizes, double, given, nbytes
+from distilrt.kernels.launch import begin, check, check_given, launch_options
+from distilrt.kernels.op import Arguments, Arrays, Example, Op, OpOutput, Sizes, given, nbytes
 from distilrt.model.config import DistilBertConfig
 
 # Bits of the error flag.
@@ -29,7 +29,7 @@ BAD_MASK = 4
 KEEP = ("keys", "first", "all")
 INTEGERS = (torch.int32, torch.int64)
 BLOCK = 1024
-_EXAMPLE_ROWS = 64  # of a block of queries
+_EXAMPLE_ROWS = 64  # A block of queries of the example has so many.
 # One compiled kernel for all shapes and any alignment: a new batch must not wait for a compiler.
 _ANY = ["ids_ptr", "mask_ptr", "positions_ptr", "batch_size", "seq_len", "ids_stride", "ids_step", "mask_stride",
         "mask_step", "positions_stride", "positions_step", "vocab_size", "max_positions"]  # fmt: skip
@@ -176,30 +176,6 @@ def _pack_kernel(
             tl.atomic_or(errors_ptr, errors)
 
 
-@triton.jit(do_not_specialize=["mask_ptr", "num_tokens_ptr", "max_tokens"])
-def _scatter_kernel(
-    out_ptr,  # [positions, WIDTH]
-    rows_ptr,  # [max_tokens, WIDTH]
-    index_ptr,  # [max_tokens]
-    mask_ptr,  # [positions] or None
-    num_tokens_ptr,  # [1] or None
-    max_tokens,
-    WIDTH: tl.constexpr,
-    BLOCK: tl.constexpr,
-    PDL: tl.constexpr,
-):
-    begin(PDL)
-    row = tl.program_id(0)
-    cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    if row < count_rows(num_tokens_ptr, max_tokens):
-        position = tl.load(index_ptr + row).to(tl.int64)
-        inside = cols < WIDTH
-        if mask_ptr is not None:
-            inside = inside & (tl.load(mask_ptr + position + tl.zeros_like(cols)).to(tl.float32) == 1.0)
-        x = tl.load(rows_ptr + row.to(tl.int64) * WIDTH + cols, inside, other=0.0)
-        tl.store(out_ptr + position * WIDTH + cols, rounded(x.to(tl.float32), out_ptr.dtype.element_ty), inside)
-
-
 def pack(
     input_ids: torch.Tensor | None,
     position_ids: torch.Tensor,
@@ -264,7 +240,7 @@ def pack(
         ("input_ids", input_ids, max_tokens), ("index", index, max_tokens), ("cu_seqlens", cu_seqlens, max_seqs + 1),
         ("key_lengths", key_lengths, max_seqs), ("first_rows", first_rows, max_seqs + 1), ("errors", errors, 1),
     ):  # fmt: skip
-        check(name, tensor, [size], [torch.int32])
+        check_given(name, tensor, [size], [torch.int32])
     check("blocks", blocks, [None, BLOCK_FIELDS], [torch.int32])
     if len(blocks) <= (most := max_query_blocks(max_tokens, max_seqs, block_m)):
         raise ValueError(f"blocks must have more than the {most} entries that there may be, found {len(blocks)}")
@@ -285,43 +261,6 @@ def pack(
         num_warps=8, maxnreg=128,
         **launch_options(pdl),
     )  # fmt: skip
-
-
-def unpack(
-    out: torch.Tensor,
-    rows: torch.Tensor,
-    index: torch.Tensor,
-    *,
-    attention_mask: torch.Tensor | None = None,
-    num_tokens: torch.Tensor | None = None,
-) -> None:
-    """Spread packed rows over the padded grid, with zeros everywhere else.
-
-    Args:
-        out: `[batch_size, seq_len, H]` or `[batch_size, seq_len]` to write.
-        rows: `[T, H]` or `[T]`, float32, float16 or bfloat16.
-        index: `[T]` int32, flat padded position of each row.
-        attention_mask: `[batch_size, seq_len]`, contiguous; rows of masked positions, which only ask, are then left
-            out. None: every packed row is shown.
-        num_tokens: `[1]` int32 on the device; None: all T rows.
-
-    Raises:
-        ValueError: a shape or dtype that does not fit.
-    """
-    check("out", out, [None, None, *rows.shape[1:]], FLOATS)
-    check("rows", rows, [None] if rows.dim() == 1 else [None, None], FLOATS)
-    max_tokens = rows.shape[0]
-    check("index", index, [max_tokens], [torch.int32])
-    check_count(num_tokens)
-    if attention_mask is not None:
-        check("attention_mask", attention_mask, out.shape[:2], [attention_mask.dtype])
-    width = 1 if rows.dim() == 1 else rows.shape[1]
-    out.zero_()
-    if max_tokens:
-        block = min(BLOCK, triton.next_power_of_2(width))
-        _scatter_kernel[max_tokens, triton.cdiv(width, block)](
-            out, rows, index, attention_mask, num_tokens, max_tokens, WIDTH=width, BLOCK=block, **launch_options(False)
-        )
 
 
 def _strides(
@@ -383,50 +322,20 @@ def _pack_example(a: Arrays, batch_size: int, seq_len: int, keep: str = "keys", 
     )
 
 
-def _unpack_example(a: Arrays, batch_size: int, seq_len: int, width: int, masked: bool = True) -> Example:
-    """Every row is there, as where masked positions ask; those are not shown."""
-    size = batch_size * seq_len
-    rows, index, count = a.random(size, width), a.ints(*range(size)), a.ints(size)
-    mask = a.below(2, batch_size, seq_len).long() if masked else None
-    out = a.empty(batch_size, seq_len, width)
-
-    def exact() -> Any:
-        grid = double(rows).reshape(batch_size, seq_len, width)
-        return grid if mask is None else grid * double(mask)[:, :, None]
-
-    return Example(
-        f"unpack {batch_size}x{seq_len}x{width}",
-        lambda: unpack(out, rows, index, attention_mask=mask, num_tokens=count),
-        {"out": OpOutput(out, exact)},
-        3 * out.nbytes,  # zeros are written first
-    )
-
-
 def _in_model(config: DistilBertConfig, tokens: int, dtype: str) -> list[Arguments]:
     length = min(tokens, 128)
     kinds = (("keys", False), ("keys", True), ("first", True), ("all", True))
     return [given(batch_size=tokens // length, seq_len=length, keep=keep, masked=masked) for keep, masked in kinds]
 
 
-def _unpack_in_model(config: DistilBertConfig, tokens: int, dtype: str) -> list[Arguments]:
-    length = min(tokens, 128)
-    return [given(batch_size=tokens // length, seq_len=length, width=config.hidden_size)]
-
-
-def _odd_grids(sizes: Sizes, dtype: str) -> list[Arguments]:
+def odd_grids(sizes: Sizes, dtype: str) -> list[Arguments]:
+    """Padded batches of odd sizes."""
     grids = ((1, 1), (3, max(sizes.lengths)), (17, 7)) if dtype == "float32" else ()
     return [given(batch_size=batch_size, seq_len=seq_len) for batch_size, seq_len in grids]
 
 
 def _odd(sizes: Sizes, dtype: str) -> list[Arguments]:
-    return [grid | {"keep": keep} for grid in _odd_grids(sizes, dtype) for keep in KEEP]
+    return [grid | {"keep": keep} for grid in odd_grids(sizes, dtype) for keep in KEEP]
 
 
-def _unpack_odd(sizes: Sizes, dtype: str) -> list[Arguments]:
-    return [grid | {"width": 5, "masked": masked} for grid in _odd_grids(sizes, dtype) for masked in (True, False)]
-
-
-OPS = (
-    Op("pack", _pack_example, _in_model, _odd),
-    Op("unpack", _unpack_example, _unpack_in_model, _unpack_odd),
-)
+OPS = (Op("pack", _pack_example, _in_model, _odd),)

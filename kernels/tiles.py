@@ -91,7 +91,7 @@ class AttentionTile:
     """Queries of one program of `attention`, keys of one step, how it is compiled, and how many programs at most.
 
     Scores are summed over `depth` dims of a head at a time. `max_registers` of a thread: untold, the assembler may
-    spill to fit more programs. Sequences of up to `one_block` keys take one step of so many, without rescaling.
+    spill to fit more programs.
     """
 
     block_m: int
@@ -101,7 +101,6 @@ class AttentionTile:
     programs: int
     depth: int = 128
     max_registers: int | None = None
-    one_block: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +260,7 @@ def attention_tile(max_seqlen: int, head_dim: int, dtype: str, chip: Chip) -> At
     if longest <= 128:
         block_m = min(longest, 64)
         return AttentionTile(block_m, longest, 4 if block_m == 64 else 2, 2, 4 * chip.num_sms)
-    return AttentionTile(128, 64, 8, 3, 2 * chip.num_sms, max_registers=168 if head_dim <= 32 else None, one_block=64)
+    return AttentionTile(128, 64, 8, 3, 2 * chip.num_sms, max_registers=168 if head_dim <= 32 else None)
 
 
 def row_attention_tile(max_seqlen: int, head_dim: int, dtype: str, chip: Chip) -> AttentionTile:

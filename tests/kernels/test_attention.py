@@ -76,7 +76,7 @@ def test_head_dims(head_dim: int, max_seqlen: int, normal: Normal, assert_close:
 
 @pytest.mark.parametrize("length", [1, 63, 64, 65, 127, 128, 129])
 def test_short_and_long_sequences_in_one_launch(length: int, normal: Normal, assert_close: Close) -> None:
-    """A sequence of up to 64 keys is one block of them, also where others are longer."""
+    """Blocks of keys that are whole, begun and missing."""
     _check(normal, assert_close, torch.bfloat16, [length, 200], 1, 16, 512, asking=(0,))
 
 

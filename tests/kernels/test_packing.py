@@ -12,7 +12,7 @@ import torch
 from distilrt import batch
 from distilrt.kernels import packing
 from distilrt.kernels.attention import max_query_blocks, query_blocks
-from distilrt.kernels.packing import pack, unpack
+from distilrt.kernels.packing import pack
 from distilrt.model.config import DistilBertConfig
 from tests.kernels.conftest import empty, ints
 
@@ -173,22 +173,6 @@ def test_bad_values_at_masked_positions_do_not_matter() -> None:
     buffers = Buffers(8, 2)
     buffers.pack(ids, mask)
     assert buffers.errors.item() == 0
-
-
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("width", [None, 1, 7, 1030])
-def test_unpack(masked: bool, width: int | None, rng: np.random.Generator, dtype: torch.dtype) -> None:
-    ids, mask = _grid(rng, 3, 6)
-    buffers = Buffers(20, 4)
-    buffers.pack(torch.from_numpy(ids), torch.from_numpy(mask), keep="first")
-    packed, layout = batch.pack_padded(CONFIG, batch.PaddedInputs(ids, mask), keep_first=True)
-    inner = [] if width is None else [width]
-    rows = torch.from_numpy(rng.standard_normal([20, *inner])).to(dtype)
-    out = empty(3, 6, *inner, dtype=dtype)
-    unpack(out, rows, buffers.index, attention_mask=None if masked else torch.from_numpy(mask),
-           num_tokens=buffers.cu_seqlens[4:])  # fmt: skip
-    expected = layout.unpack(rows[: packed.total_tokens].float().numpy(), masked=masked)
-    assert (out.float().numpy() == expected).all()
 
 
 @pytest.mark.parametrize(

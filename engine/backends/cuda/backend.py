@@ -31,7 +31,7 @@ from distilrt.errors import BackendError
 from distilrt.kernels.gather import gather
 from distilrt.kernels.layer_norm import layer_norm
 from distilrt.kernels.linear import linear
-from distilrt.kernels.packing import unpack
+from distilrt.kernels.unpacking import unpack
 from distilrt.model.config import LAYER_NORM_EPS, DistilBertConfig
 from distilrt.model.heads import ENCODER, Head
 

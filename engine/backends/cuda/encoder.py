@@ -30,7 +30,7 @@ from distilrt.model.architecture import linears
 from distilrt.model.config import LAYER_NORM_EPS, DistilBertConfig
 
 _WORDS = "embeddings.word_embeddings.weight"
-# Of a bucket, as they lie.
+# The integers of a bucket, in the order in which they lie in its workspace.
 _INTEGERS = ("cu_seqlens", "key_lengths", "wanted", "query_blocks", "input_ids", "position_ids", "index")
 
 
@@ -40,7 +40,7 @@ class Rows:
 
     values: torch.Tensor  # [most, width]
     num_tokens: torch.Tensor  # [1] int32: the first so many
-    pdl: bool = False  # whether a kernel wrote them, which the next may start before the end of
+    pdl: bool = False  # whether a kernel wrote them, so that the next kernel may start before it ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,8 +258,8 @@ class DeviceEncoder:
             visit(0, stage.hidden)
         for i in range(config.num_layers):
             name, source = f"layer.{i}", f"transformer.layer.{i}"
-            # Its form may depend on the bucket and on the sequence itself, never on others: batch mates must not
-            # matter. What `visit` enqueued may be a copy, on which no kernel can depend early.
+            # Its form may depend on the bucket, never on the sequences in it: batch mates must not matter. What `visit`
+            # enqueued may be a copy, on which no kernel can depend early.
             if few and i == last:
                 stage = b.few
                 row_attention(stage.context, stage.hidden, b.qkv, b.all.hidden, b.wanted, b.cu_seqlens, b.key_lengths,

@@ -153,7 +153,7 @@ def _captured(graph: Any, pool: Any, launch: Callable[[Any], Any], key: Any) -> 
         try:
             returned = launch(key)
         except BaseException:
-            with suppress(RuntimeError):  # which would hide why
+            with suppress(RuntimeError):  # An error of the end would hide the one that came first.
                 graph.capture_end()
             raise
         graph.capture_end()
@@ -162,7 +162,7 @@ def _captured(graph: Any, pool: Any, launch: Callable[[Any], Any], key: Any) -> 
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """Another object's `__del__` may call what a stream in capture must not, as a wait for an event."""
+    """Hold the garbage collector off: a `__del__` that waits for an event of the device would spoil a capture."""
     enabled = gc.isenabled()
     gc.disable()
     try:
