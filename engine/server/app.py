@@ -127,6 +127,10 @@ class _Endpoint:
 def _shape(serving: Serving, path: str) -> statuses.Shape:
     """The shape of the error for a path that no route takes, or that is asked with another method."""
     exact = (each.shape for each in serving.operations if each.path == path)
-    first = path.split("/")[1]
-    beside = (each.shape for each in serving.operations if each.path.split("/")[1] == first)
+    beside = (each.shape for each in serving.operations if _first_word(each.path) == _first_word(path))
     return next(exact, next(beside, statuses.plain))
+
+
+def _first_word(path: str) -> str:
+    """What stands between a path's first two slashes; a client may send a path without any, as in `OPTIONS *`."""
+    return path.partition("/")[2].partition("/")[0]

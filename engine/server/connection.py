@@ -126,7 +126,7 @@ class Connection(HttpToolsProtocol):
         if there > most + MOST_REFUSED:
             transport.abort()
         elif there > most:
-            self._arriving = "head"  # as it will be
+            self._arriving = "head"  # A request is about to begin.
             self._send(Refusal(503, "Overloaded", f"the server has {most} connections, and takes no more; try again"))
         else:
             self._headers_alarm.set(self._give_up)

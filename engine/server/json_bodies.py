@@ -64,7 +64,11 @@ def _members(body: bytes) -> int:
 
 
 def _outside_strings(body: bytes, most: int) -> bytes:
-    """The body without its strings, which may be so many."""
+    """The body without its strings.
+
+    Raises:
+        TooLarge: there are more than `most` of them.
+    """
     if b"\\" in body:
         body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
     _check("strings", body.count(b'"') // 2, most)

@@ -122,7 +122,11 @@ class ModelSettings(_Options):
 
 @dataclass(frozen=True)
 class Settings(_Options):
-    """How to serve. Limits are of one request; `options(Settings)` says what each field means and what it may be."""
+    """How to serve. Limits are of one request; `options(Settings)` says what each field means and what it may be.
+
+    Raises:
+        InvalidParameter: a value that is not allowed.
+    """
 
     host: str = _option("127.0.0.1", "Address to listen on.")
     port: int = _option(8080, "Port to listen on; 0 takes any free one.", most=65535)
