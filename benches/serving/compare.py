@@ -28,7 +28,7 @@ from distilrt.bench.verbs import CACHE
 
 RESULTS = Path(__file__).parents[1] / "results" / "serving.csv"
 DEFAULT = "distilrt,onnx-threads,infinity-optimum,pipeline-bfloat16"
-SHAPES = ("1x16", "1x128")  # of requests alone
+SHAPES = ("1x16", "1x128")  # Requests alone have these sizes.
 ENGINE = "engine"  # after a server's name: its engine alone
 
 

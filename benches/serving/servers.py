@@ -158,16 +158,17 @@ class Server:
         self.url = f"http://127.0.0.1:{port}"
         known = {"folder": folder, "port": port, "threads": threads, "python": sys.executable,
                  "infinity": infinity.absolute()}  # fmt: skip
+        program = Path(kind.command[0].format(**known))
+        if not program.exists():
+            raise RuntimeError(f"{name} is not installed: there is no {program}; make .venv-infinity/stamp")
         words = " ".join(kind.command)
         if "{onnx}" in words or kind.beside:
             known["onnx"] = artefact(folder, "onnx-int8-channels") / "model.onnx"
         if "{packed}" in words:
             known["packed"] = _packed(folder)
         command = [word.format(**known) for word in kind.command]
-        if not Path(command[0]).exists():
-            raise RuntimeError(f"{name} is not installed: there is no {command[0]}; make .venv-infinity/stamp")
         self.engine = None if kind.engine is None else kind.engine.format(**known)
-        self.version = _versions(Path(command[0]).with_name("python"), kind.packages)
+        self.version = _versions(program.with_name("python"), kind.packages)
         folder_of_work = _beside(folder, Path(known["onnx"])) if kind.beside else None
         environment = worker_environment(threads) | {key: value.format(**known) for key, value in kind.environment}
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close)

@@ -34,7 +34,7 @@ class Bars:
 
     @property
     def names(self) -> list[str]:
-        """Of what is measured, each once."""
+        """The names of what is measured, each once."""
         return list(dict.fromkeys(bar.name for bar in self.bars))
 
 
@@ -59,7 +59,7 @@ class Curves:
 
     @property
     def names(self) -> list[str]:
-        """Of what is measured, each once."""
+        """The names of what is measured, each once."""
         return list(dict.fromkeys(curve.name for curves in self.panels.values() for curve in curves))
 
 

@@ -88,7 +88,7 @@ def _heads(rows: Sequence[Row]) -> list[str]:
     """The number of each target that the scenario is about: of the first workload and the highest valid rate."""
     heads = []
     first = [row for row in rows if row["workload"] == rows[0]["workload"]]
-    shown = {named(row): row for row in first}  # in their order
+    shown = {named(row): row for row in first}  # The dict keeps the rows' order.
     for row in (shown | {named(row): row for row in first if row["valid"]}).values():
         name = escape(named(row))
         if not row["valid"]:

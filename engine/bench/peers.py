@@ -1,16 +1,13 @@
-"""The engines behind one small interface, and the table of their names, forms and dtypes.
+"""The engines as peers, and the table of their names, forms and dtypes.
 
-A peer takes token ids without padding and gives a classifier's logits: of one batch where latency counts, of many
-sequences where throughput does. A *form* is one way to run an engine that a careful user of it would choose; where
+A *form* is one way to run an engine that a careful user of it would choose; where
 several could be the best, each is a form, and a claim is against the best form of the best peer. Libraries load only
 when their engine does, and nothing here measures.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
@@ -18,86 +15,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from distilrt.bench.artefacts import artefact, torch_model
+from distilrt.bench.peer import BATCH, Ids, Lanes, Logits, Peer, longest_first, padded, reordered
 from distilrt.errors import InvalidParameter
 
-Ids = npt.NDArray[np.int64]
-Logits = npt.NDArray[np.float32]  # [batch_size, num_labels]
-BATCH = 32  # sequences of similar length, for forms that pad
-PACKED_TOKENS = 4096  # of a batch of distilrt's
+PACKED_TOKENS = 4096  # One of our batches has at most so many.
 DTYPES = ("float32", "bfloat16", "int8")
-
-
-@dataclass
-class Peer:
-    """One engine in one form, computing in one dtype.
-
-    Attributes:
-        dtype: of the table.
-        version: of the engine; known after `load`.
-    """
-
-    dtype: str
-    version: str = ""
-
-    def load(self, checkpoint: Path, num_threads: int) -> None:
-        """Get ready. Raises whatever the engine raises where it is missing or lacks the dtype."""
-        raise NotImplementedError
-
-    def batch(self, sequences: Sequence[Ids]) -> Logits:
-        """Logits of one batch."""
-        raise NotImplementedError
-
-    def many(self, sequences: Sequence[Ids]) -> Logits:
-        """Logits of many sequences, in their order; without a better way, batches of similar length, longest first."""
-        order = longest_first(sequences)
-        parts = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
-        return reordered([self.batch([sequences[i] for i in part]) for part in parts], order)
-
-
-def longest_first(sequences: Sequence[Ids]) -> list[int]:
-    """Indices of the sequences by length."""
-    return sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
-
-
-def reordered(found: Sequence[Logits], order: Sequence[int]) -> Logits:
-    """Logits of batches, whose sequences were taken in `order`, in the sequences' own order."""
-    rows = np.concatenate(found)
-    logits = np.empty_like(rows)
-    logits[list(order)] = rows
-    return logits
-
-
-def padded(sequences: Sequence[Ids]) -> tuple[Ids, Ids]:
-    """Ids, with 0 after each sequence, and mask, both `[batch_size, longest]`."""
-    mask = np.arange(max(map(len, sequences))) < np.array([len(each) for each in sequences])[:, None]
-    ids = np.zeros(mask.shape, np.int64)
-    ids[mask] = np.concatenate(sequences)
-    return ids, mask.astype(np.int64)
-
-
-class Lanes:
-    """Single sequences, longest first, on threads of which each has a worker of its own."""
-
-    def __init__(self, workers: Sequence[Callable[[Sequence[Ids]], Logits]]) -> None:
-        self._workers, self._threads = workers, ThreadPoolExecutor(len(workers))
-
-    def run(self, sequences: Sequence[Ids]) -> Logits:
-        """Logits of all of them."""
-        left, lock, found = iter(longest_first(sequences)), threading.Lock(), dict[int, Logits]()
-
-        def work(worker: Callable[[Sequence[Ids]], Logits]) -> None:
-            while True:
-                with lock:
-                    i = next(left, None)
-                if i is None:
-                    return
-                found[i] = worker([sequences[i]])
-
-        list(self._threads.map(work, self._workers))
-        return np.concatenate([found[i] for i in range(len(sequences))])
 
 
 class Distilrt(Peer):

@@ -55,7 +55,7 @@ def draw(findings: Findings) -> Figures:
 
 
 def colours(findings: Findings) -> dict[str, str]:
-    """Of every engine."""
+    """The colour of every engine."""
     return charts.colours(dict.fromkeys(map(named, findings.rows)))
 
 

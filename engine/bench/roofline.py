@@ -18,8 +18,8 @@ from pathlib import Path
 from distilrt.model.config import DistilBertConfig
 
 TRIES = 9
-SECONDS = 3.0  # of measuring, roughly
-BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}  # of a weight
+SECONDS = 3.0  # Measuring takes about so many.
+BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}  # A weight takes so many.
 
 
 @dataclass(frozen=True, slots=True)

@@ -168,7 +168,7 @@ class Estimate:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Of the ratio."""
+        """The ends of the ratio's interval of 95 %."""
         return math.exp(self.log - self.half), math.exp(self.log + self.half) if self.half < 700 else math.inf
 
     @property

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from distilrt.bench import peers, wire
 from distilrt.bench.load import TargetError
+from distilrt.bench.peer import Ids, Logits
 from distilrt.bench.peers import OURS
 from distilrt.bench.samples import IDS, Samples
 from distilrt.errors import DistilrtError, InvalidParameter
@@ -201,7 +202,7 @@ class PeerTarget:
         """As the form does with many."""
         return self._scored(self._peer.many(self._sequences(indices)))
 
-    def _sequences(self, indices: Sequence[int]) -> list[peers.Ids]:
+    def _sequences(self, indices: Sequence[int]) -> list[Ids]:
         import numpy as np
 
         inputs = [self._samples.inputs[i] for i in indices]
@@ -209,7 +210,7 @@ class PeerTarget:
             return inputs
         return [np.asarray(ids, np.int64) for ids in self._tokenizer(inputs, truncation=True)["input_ids"]]
 
-    def _scored(self, logits: peers.Logits) -> list[Any]:
+    def _scored(self, logits: Logits) -> list[Any]:
         return [
             [{"label": label, "score": float(score)} for label, score in zip(self._labels, row, strict=True)]
             for row in logits

@@ -139,10 +139,8 @@ def apart(model: str, workload: str, seconds: float, rounds: int, allowed: float
                 clocks += [theirs_at / percentile(seen, at) - 1 for at, theirs_at in reported.percentiles.items()]
             if not turn % 2:
                 ours.append(by_distilrt(target, given, wanted))
-        ratio, clock = (
-            beside(theirs, ours),
-            statistics.median(clocks or [0.0]),
-        )  # above 1: ours are longer
+        ratio = beside(theirs, ours)  # above 1: ours are longer
+        clock = statistics.median(clocks or [0.0])
         low, high = (each - 1 for each in ratio.interval)
         print(f"{scenario:<8} LoadGen {1e3 * statistics.median(theirs):.4g} ms, distilrt bench "
                    f"{1e3 * statistics.median(ours):.4g} ms: {ratio.ratio - 1:+.1%} (95 %: {low:+.1%} to {high:+.1%})"

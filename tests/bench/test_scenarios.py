@@ -278,6 +278,17 @@ def test_wrong_plans(given: dict[str, Any], words: str) -> None:
         Plan(**given)
 
 
+@pytest.mark.parametrize("measured", [(1e12, 2e12), (2e12, 1e12)])
+def test_the_higher_of_two_peaks_counts(measured: tuple[float, float], monkeypatch: pytest.MonkeyPatch) -> None:
+    Sessions(monkeypatch, one=lambda wanted: window(5, wanted))
+    monkeypatch.setattr(scenarios, "_shares", lambda row, spec, given, most: {"peak_gflops": most.flops["float32"]})
+    plan, peaks = Plan("single", duration=3.0, count=30), iter(measured)
+    found = Findings({}, plan.describe())
+    scenarios.run([ONE], [given()], plan, found, exact_model="m", say=lambda *_: None,
+                  peaks=lambda: roofline.Roofline({"float32": next(peaks)}, None))  # fmt: skip
+    assert [row["peak_gflops"] for row in found.rows] == [2e12]
+
+
 def test_shares_of_peaks(classifier: str) -> None:
     made = samples.make("1x16", classifier)
     row = {"dtype": "float32", "version": "1 cpu", "samples_per_s": 1000.0, "batch": 1, "scenario": "single",

@@ -106,7 +106,8 @@ def test_a_server_that_drops_requests_at_its_end(server: Any, classifier: str) -
 
 
 def test_missing_program(classifier: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(servers, "artefact", lambda folder, kind: tmp_path)
+    """It is noticed before anything is converted for it."""
+    monkeypatch.setattr(servers, "artefact", lambda folder, kind: pytest.fail("converted"))
     with pytest.raises(RuntimeError, match=r"infinity-torch is not installed: .*make .venv-infinity/stamp"):
         Server("infinity-torch", Path(classifier), 1, tmp_path)
 
@@ -114,7 +115,6 @@ def test_missing_program(classifier: str, tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.whole
 def test_a_comparison_and_its_rows(folder_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server of this package beside its engine; one that is not installed is named."""
-    pytest.importorskip("onnx", reason="needs the peers of make bench")
     folder = folder_of("DistilBertForSequenceClassification")
     monkeypatch.setattr(compare, "SHAPES", ("1x8", "1x16"))
     plans = Plan("single", 0.2), Plan("offline", 0.2), Plan("peak", 0.3, 5, slo=parse_slo("p99=10s"))

@@ -23,7 +23,7 @@ from tests.gpu.checks import short_ladder
 
 pytestmark = [pytest.mark.gpu, pytest.mark.whole]
 SEED = int.from_bytes(os.urandom(4), "little")
-FEW = ("DistilBertForTokenClassification", "DistilBertForMultipleChoice")  # of the interpreter
+FEW = ("DistilBertForTokenClassification", "DistilBertForMultipleChoice")  # The interpreter runs these alone.
 
 
 @pytest.mark.parametrize("architecture", HEADS)

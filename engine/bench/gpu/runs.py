@@ -31,7 +31,7 @@ class Workload:
 
     @property
     def tokens(self) -> int:
-        """Of the batch."""
+        """The number of tokens of the batch."""
         return sum(self.lengths)
 
 

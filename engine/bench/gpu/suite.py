@@ -21,7 +21,7 @@ from distilrt.bench.artefacts import make_checkpoint
 from distilrt.bench.findings import Findings, Row, facts
 from distilrt.model.config import DistilBertConfig
 
-SECONDS = 300.0  # of measuring
+SECONDS = 300.0  # Measuring ends after so many.
 CHECKS = 170.0  # seconds of the tests on the device
 TINY = DistilBertConfig(dim=32, n_heads=2, n_layers=1, hidden_dim=64, vocab_size=50, max_position_embeddings=16)
 
