@@ -47,7 +47,11 @@ def of_machine(num_threads: int | None) -> dict[str, Mapping[str, Any]]:
 
 
 def of_checkpoint(model: str, *, backend: str, dtype: str, num_threads: int | None) -> dict[str, Any]:
-    """What a checkpoint is and takes, loaded as the arguments of `from_pretrained` say, JSON-ready."""
+    """What a checkpoint is and takes, loaded as the arguments of `from_pretrained` say, JSON-ready.
+
+    Raises:
+        OSError, CheckpointError, BackendError: as `from_pretrained`.
+    """
     place = find(Source(model))
     architecture = place.architecture()
     loaded = getattr(models, architecture).from_pretrained(

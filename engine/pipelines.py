@@ -60,7 +60,9 @@ def pipeline(
     """A pipeline for one task; see `Pipeline` for how to call it.
 
     Args:
-        task: a key of `distilrt.tasks.TASKS`, such as "text-classification" or "fill-mask".
+        task: "text-classification" or "sentiment-analysis", "fill-mask", "question-answering", "token-classification"
+            or "ner", "feature-extraction", "sentence-similarity", "zero-shot-classification", "multiple-choice",
+            "sparse-embedding".
         model: folder or hub id of a checkpoint, or a loaded model of `distilrt`.
         tokenizer: the same for the tokenizer; None: the model's.
         backend, dtype, num_threads: how to compute, as in the models' `from_pretrained`; not for a loaded model.

@@ -137,11 +137,11 @@ def listed(path: Path, source: Source) -> list[Module]:
     Raises:
         CheckpointError: it lists none, or one that is not supported.
     """
-    listed = read_value(path)
-    if not isinstance(listed, list) or not listed:
-        raise CheckpointError(f"{path} must hold a list of at least one module, found {listed!r:.80}")
+    entries = read_value(path)
+    if not isinstance(entries, list) or not entries:
+        raise CheckpointError(f"{path} must hold a list of at least one module, found {entries!r:.80}")
     found = []
-    for index, entry in enumerate(listed):
+    for index, entry in enumerate(entries):
         kind, folder = (entry.get("type"), entry.get("path")) if isinstance(entry, dict) else (None, None)
         if not isinstance(kind, str) or not isinstance(folder, str):
             raise CheckpointError(

@@ -114,6 +114,9 @@ def cross_entropy(logits: Array, labels: Array, ignored: int = IGNORED) -> float
     """Mean of `log(sum(exp(x))) - x[label]` over the rows whose label is not `ignored`.
 
     Logits are `[n, classes]`, labels `[n]` integers, 0 to classes - 1 or `ignored`.
+
+    Raises:
+        InvalidInput: a label out of range.
     """
     counted = labels != ignored
     return _mean(_cross_entropies(logits[counted], labels[counted], "labels", f", or {ignored} to be left out"))

@@ -44,6 +44,9 @@ def check_windows(
 
     A window has `max_length` tokens, special ones included, and shares `stride` tokens of text with the next. A text is
     a string or a list of words; of a pair, only the second is divided among windows.
+
+    Raises:
+        TooLarge: they would.
     """
     # A token seldom has less than a character, so that most requests are let through without counting their tokens.
     total = _window_tokens(tokenizer, texts, max_length, stride, lambda some: [characters(text) for text in some])

@@ -95,7 +95,12 @@ _FIELDS: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
 
 
 def class_name(source: Source) -> str:
-    """The class that a checkpoint's files name for its tokenizer, without "Fast" at its end; "": they name none."""
+    """The class that a checkpoint's files name for its tokenizer, without "Fast" at its end; "": they name none.
+
+    Raises:
+        OSError: no such folder or repository.
+        CheckpointError: a file is not what its name says.
+    """
     for file in ("tokenizer_config.json", "config.json"):
         path = source.file(file)
         name = read_object(path).get("tokenizer_class") if path else None
@@ -227,7 +232,13 @@ def _read_rust(path: Path | None) -> Tokenizer:
 
 
 def read_vocab(vocab: Any) -> dict[str, int]:
-    """The ids of a vocabulary that is given as a mapping or as the path of a `vocab.txt`."""
+    """The ids of a vocabulary that is given as a mapping or as the path of a `vocab.txt`.
+
+    Raises:
+        OSError: there is no such file.
+        TypeError: it is neither of the two.
+        CheckpointError: the file is not a vocabulary.
+    """
     if isinstance(vocab, Mapping):
         return dict(vocab)
     if not isinstance(vocab, str | PathLike):
