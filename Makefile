@@ -22,7 +22,8 @@ test: .venv/test.stamp .venv/model.stamp lint type
 # What is too heavy for `make test`; run both.
 test-all: sanitize sanitize-threads test-tensorflow test-ray test-browser test-transformers4 test-whole test-soak
 
-test-whole: .venv/loadgen.stamp .venv/model.stamp
+# With the peers, whose every form must answer right.
+test-whole: .venv/loadgen.stamp .venv/bench.stamp .venv/model.stamp
 	$(BIN)/python -m pytest -m whole -k "not (python_block and dropin)"
 
 # The drop-in with the last transformers 4 and what it needs, found before .venv's.
