@@ -54,11 +54,11 @@ def specs(names: str, dtype: str, model: str, threads: int) -> list[targets.Spec
     """Every form of these engines in a dtype, those for latency and those for throughput, ours first.
 
     Raises:
-        typer.BadParameter: an unknown name or dtype.
+        InvalidParameter: an unknown name or dtype.
     """
     for found, known in ((names.split(","), tuple(peers.ENGINES)), ((dtype,), peers.DTYPES)):
         if unknown := [name for name in found if name not in known]:
-            raise typer.BadParameter(f"choose from {', '.join(known)}; found {', '.join(unknown)}")
+            raise InvalidParameter(f"choose from {', '.join(known)}; found {', '.join(unknown)}")
     return [targets.Spec(name, dtype, model, form=form, threads=threads)
             for name in names.split(",") for form, each in peers.ENGINES[name].items()
             if dtype in each.dtypes and (each.latency or each.throughput)]  # fmt: skip
@@ -92,10 +92,7 @@ def compare(
     num_threads = threads or usable_cores()
     plan = scenarios.Plan(scenarios.ALONE, duration, count=3 * WINDOWS, most_windows=WINDOWS)
     checkpoint = str(make_checkpoint(cache / "distilbert-base"))
-    try:
-        chosen = [samples.make_ids(name, DistilBertConfig.from_pretrained(checkpoint)) for name in loads.split(",")]
-    except InvalidParameter as error:
-        raise typer.BadParameter(str(error)) from error
+    chosen = [samples.make_ids(name, DistilBertConfig.from_pretrained(checkpoint)) for name in loads.split(",")]
     engines = [specs(names, dtype, checkpoint, num_threads) for dtype in dtypes.split(",")]
     found = Findings(finding.facts(num_threads, checkpoint), plan.describe())
 
@@ -202,8 +199,6 @@ def tiles(
         for dtype, rows in found.items():
             typer.echo(f"# {dtype}\n{tuning.table(rows)}")
         _end(bar)
-    except InvalidParameter as error:
-        raise typer.BadParameter(str(error)) from error
     except BackendError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from error
@@ -219,16 +214,13 @@ def ptx(
     from distilrt.bench import ptx as compiling
 
     found: list[compiling.KernelRow] = []
-    try:
-        wanted = [(chip, dtype) for chip in _numbers(chips) for dtype in dtypes.split(",")]
-        seconds = compiling.SECONDS * sum(compiling.count(*each, only) for each in wanted)
-        with Bar(seconds, Console(stderr=True), log=True) as bar:
-            for chip, dtype in wanted:
-                for row in compiling.rows(chip, dtype, only):
-                    found.append(row)
-                    bar.step(f"sm_{chip} {dtype} {row.label}", compiling.SECONDS)
-    except InvalidParameter as error:
-        raise typer.BadParameter(str(error)) from error
+    wanted = [(chip, dtype) for chip in _numbers(chips) for dtype in dtypes.split(",")]
+    seconds = compiling.SECONDS * sum(compiling.count(*each, only) for each in wanted)
+    with Bar(seconds, Console(stderr=True), log=True) as bar:
+        for chip, dtype in wanted:
+            for row in compiling.rows(chip, dtype, only):
+                found.append(row)
+                bar.step(f"sm_{chip} {dtype} {row.label}", compiling.SECONDS)
     typer.echo(compiling.table(found))
     if out is not None and not bar.stopped:
         out.write_text(compiling.page(found))
@@ -265,11 +257,8 @@ def changes(
     """
     from distilrt.bench import changes as changing
 
-    try:
-        runs = [[finding.read(Path(name)) for name in names.split(",")] for names in (before, after)]
-        found = changing.changes(runs[0], runs[1], peer)
-    except (InvalidParameter, OSError) as error:
-        raise typer.BadParameter(str(error)) from error
+    runs = [[finding.read(Path(name)) for name in names.split(",")] for names in (before, after)]
+    found = changing.changes(runs[0], runs[1], peer)
     for change in found:
         typer.echo(str(change))
     verdicts = {change.verdict for change in found}
