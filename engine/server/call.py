@@ -222,27 +222,32 @@ class Call:
     async def _await(self, request: Request) -> Any:
         """Wait for a request, note its timing, and cancel it when the client hangs up."""
         future = asyncio.wrap_future(request)
-        try:
-            await asyncio.wait([future], timeout=_HANG_UP_SECONDS)
-            if not future.done():
-                hanging_up = asyncio.create_task(self._hanging_up())
-                try:
-                    await asyncio.wait([future, hanging_up], return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    hanging_up.cancel()
-                if not future.done():
-                    raise statuses.Gone
-            answer = future.result()
-        finally:
-            future.cancel()  # which takes what still waits out of the queues
-        if request.timing is not None:
-            self.steps.append((self.age(), request.timing))
-        return answer
+        listening: list[asyncio.Task[None]] = []
+        gone = False
 
-    async def _hanging_up(self) -> None:
-        """Wait until the client hangs up."""
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
+        async def listen() -> None:
+            nonlocal gone
+            while (await self._receive())["type"] != "http.disconnect":
+                pass
+            gone = True
+            future.cancel()
+
+        timer = asyncio.get_running_loop().call_later(
+            _HANG_UP_SECONDS, lambda: listening.append(asyncio.create_task(listen()))
+        )
+        try:
+            answer = await future
+            if request.timing is not None:
+                self.steps.append((self.age(), request.timing))
+            return answer
+        except asyncio.CancelledError:
+            if gone:
+                raise statuses.Gone from None
+            raise
+        finally:
+            timer.cancel()
+            for task in listening:
+                task.cancel()
 
 
 def _network(address: str) -> str:
