@@ -18,7 +18,7 @@ import typer
 
 from distilrt import tasks
 from distilrt.checkpoint import packed
-from distilrt.checkpoint.int8 import calibration_of, read_texts
+from distilrt.checkpoint.int8 import calibration_of, texts_of
 from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.weights import load_weights
 from distilrt.errors import InvalidInput
@@ -65,13 +65,13 @@ def run(
 
     failed = 0
     with ExitStack() as files:
-        lines = texts or files.enter_context(_opened(source or "-", "rb"))
+        lines = texts or files.enter_context(_opened(source or "-", "rb", "--input"))
         loaded, tokenizer, sentence = load(
             model, None, chosen.architecture, backend=backend, dtype=dtype, num_threads=threads
         )
         bound = chosen(tokenizer, loaded.config, sentence)
         answers = tasks.run(loaded, bound, map(_item, lines), params, max_tokens=max_tokens, return_errors=True)
-        out = files.enter_context(_opened(output or "-", "wb"))
+        out = files.enter_context(_opened(output or "-", "wb", "--output"))
         # tqdm shows nothing in the first second, and without a terminal never.
         for number, answer in enumerate(tqdm(answers, unit=" inputs", disable=None, delay=1), 1):
             failed += isinstance(answer, InvalidInput)
@@ -104,7 +104,7 @@ def info(
 
 def verify(
     model: Checkpoint,
-    texts: Annotated[str | None, typer.Option(help="File of texts, one a line; else built-in ones.")] = None,
+    texts: Annotated[str | None, typer.Option(help="File of texts, one a line; -: stdin; none: built-in.")] = None,
     backend: Backend = "auto",
     dtype: Dtype = "auto",
     against: Annotated[
@@ -116,7 +116,10 @@ def verify(
     """Compare a checkpoint's answers with the reference's; the exit code is 1 where they differ too much."""
     from distilrt import verification
 
-    lines = None if texts is None else read_texts("/dev/stdin" if texts == "-" else texts)
+    lines = None
+    if texts is not None:
+        with _opened(texts, "rb", "--texts") as file:
+            lines = texts_of(file.read(), texts)
     report = verification.verify(model, texts=lines, backend=backend, dtype=dtype, against=against)
     if as_json:
         print(json.dumps(report.to_dict()))
@@ -139,10 +142,10 @@ def pack_model(
         raise typer.BadParameter(f"--calibration is for --dtype int8, found {dtype}")
     start = time.perf_counter()
     place = find(Source(model))
-    architecture = place.architecture()
     if texts is None:
-        loaded = getattr(models, architecture).from_pretrained(place.source, backend="cpu", dtype=dtype)
+        loaded = place.model(backend="cpu", dtype=dtype)
     else:
+        architecture = place.architecture()
         config = DistilBertConfig.from_pretrained(place.source)
         weights = load_weights(place.source, architecture, config)
         calibration = calibration_of(place.source, config, weights, texts)
@@ -151,7 +154,7 @@ def pack_model(
     facts = loaded.backend.describe()
     report = {
         "folder": out,
-        "architecture": architecture,
+        "architecture": loaded.architecture,
         "dtype": loaded.dtype,
         **{name: facts[name] for name in ("calibration", "kept") if name in facts},
         "bytes": size,
@@ -206,14 +209,13 @@ def _item(line: str | bytes) -> Any:
     return line
 
 
-def _opened(path: str, mode: str) -> AbstractContextManager[IO[bytes]]:
-    """A file, or for - stdin or stdout, which stay open."""
+def _opened(path: str, mode: str, option: str) -> AbstractContextManager[IO[bytes]]:
+    """A file, or for - stdin or stdout, which stay open; `option` is where the path was given."""
     if path != "-":
         return open(path, mode)
     stream = sys.stdin if mode == "rb" else sys.stdout
     if stream is None:
-        name, option = ("stdin", "--input") if mode == "rb" else ("stdout", "--output")
-        raise OSError(f"{name} is closed; give {option} FILE")
+        raise OSError(f"{'stdin' if mode == 'rb' else 'stdout'} is closed; give {option} FILE")
     return nullcontext(stream.buffer)
 
 

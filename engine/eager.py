@@ -18,18 +18,10 @@ def eager(function: _Function) -> _Function:
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         nonlocal disabled
-        if not _compiling():
+        if "torch._dynamo" not in sys.modules:  # a program that compiles has loaded it; loading it takes a second
             return function(*args, **kwargs)
         if disabled is None:
             disabled = sys.modules["torch"].compiler.disable(function, reason=_REASON)
         return disabled(*args, **kwargs)
 
     return call  # type: ignore[return-value]  # it has the signature of `function`
-
-
-def _compiling() -> bool:
-    """Whether torch compiles the caller, or would compile what the caller calls."""
-    if "torch._dynamo" not in sys.modules:  # a program that compiles has loaded it; loading it takes a second
-        return False
-    torch = sys.modules["torch"]
-    return torch.compiler.is_dynamo_compiling() or bool(torch._C._dynamo.eval_frame.get_eval_frame_callback())

@@ -16,7 +16,6 @@ from distilrt.batch import pack
 from distilrt.checkpoint.source import Source
 from distilrt.cpu_count import usable_cores
 from distilrt.faster_dtypes import faster_dtypes
-from distilrt.model import models
 from distilrt.model.heads import HEADS
 from distilrt.runtime.loading import find
 
@@ -53,10 +52,7 @@ def of_checkpoint(model: str, *, backend: str, dtype: str, num_threads: int | No
         OSError, CheckpointError, BackendError: as `from_pretrained`.
     """
     place = find(Source(model))
-    architecture = place.architecture()
-    loaded = getattr(models, architecture).from_pretrained(
-        place.source, backend=backend, dtype=dtype, num_threads=num_threads
-    )
+    loaded = place.model(backend=backend, dtype=dtype, num_threads=num_threads)
     config, limit = loaded.config, loaded.config.max_position_embeddings
     with suppress(OSError):  # there is no tokenizer
         limit = tasks.longest(place.tokenizer(), config)
@@ -65,11 +61,11 @@ def of_checkpoint(model: str, *, backend: str, dtype: str, num_threads: int | No
     facts = loaded.backend.describe()
     return {
         "name": model,
-        "architecture": architecture,
+        "architecture": loaded.architecture,
         "parameters": loaded.num_parameters(),
         **{name: getattr(config, name) for name in _SIZES},
         "max_input_tokens": limit,
-        "labels": config.label_names() if HEADS[architecture].has_labels else [],
+        "labels": config.label_names() if HEADS[loaded.architecture].has_labels else [],
         **facts,
         "faster_dtypes": faster_dtypes(facts),
     }

@@ -12,6 +12,7 @@ from typing import Any
 
 from distilrt import tasks
 from distilrt.errors import InvalidInput
+from distilrt.model.placement import device_of
 from distilrt.model.sentence_encoder import SentenceEncoder
 from distilrt.runtime.loading import load
 from distilrt.text.tokenizer import DistilBertTokenizer
@@ -81,7 +82,11 @@ def pipeline(
     """
     chosen = tasks.find(task)
     _unfolded(chosen, params)
-    place = _place(device, device_map)
+    if device is not None and device_map is not None:
+        raise ValueError(f"a pipeline is on one device; give device={device!r} or device_map={device_map!r}, not both")
+    place = device_of(device_map if device is None else device)
+    if place and place.partition(":")[0] not in ("cpu", "cuda"):
+        raise ValueError(f"device must be 'cpu', -1, 'cuda' or the number of a CUDA device, found {place!r}")
     if place and backend == "auto" and isinstance(model, str | Path):
         backend = place.partition(":")[0]
     loaded, tokenizer, sentence = load(
@@ -179,7 +184,9 @@ class Pipeline:
             return answers(_iterated(inputs))
         if given.get("is_split_into_words") is True and not all(isinstance(item, list | tuple) for item in inputs):
             inputs = [inputs]
-        found = list(_with_progress(answers(inputs), len(inputs)))
+        from tqdm import tqdm  # which huggingface_hub needs too; it shows nothing without a terminal
+
+        found = list(tqdm(answers(inputs), total=len(inputs), unit=" inputs", disable=None, delay=1))
         return found[0] if len(found) == 1 and name in ("fill-mask", "question-answering") else found
 
     def predict(self, X: Any) -> Any:  # noqa: N803, the name of scikit-learn, whose interface this is
@@ -253,23 +260,6 @@ def _questions(question: Any, context: Any) -> Any:
     return [{"question": one, "context": other} for one, other in zip(question, contexts, strict=True)]
 
 
-def _place(device: Any, device_map: Any) -> str | None:
-    """The one device that a caller asks for, as torch names it; None: any."""
-    if device_map not in (None, "auto"):
-        named = set(device_map.values()) if isinstance(device_map, Mapping) else {device_map}
-        if device is not None or len(named) != 1:
-            found = f"found device={device!r} and device_map={device_map!r}"
-            raise ValueError(f"a pipeline is on one device; give it as device, {found}")
-        [device] = named
-    if device is None:
-        return None
-    if type(device) is int:
-        device = "cpu" if device < 0 else f"cuda:{device}"
-    if str(device).partition(":")[0] not in ("cpu", "cuda"):
-        raise ValueError(f"device must be 'cpu', -1, 'cuda' or the number of a CUDA device, found {device!r}")
-    return str(device)
-
-
 def _unfolded(task: type[tasks.Task], params: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters with all names known, without folds and without those that mean nothing here.
 
@@ -304,15 +294,6 @@ def _iterated(inputs: Any) -> Iterable[Any]:
             f"inputs must be one input, a list of them or an iterable, found {type(inputs).__name__}"
         ) from None
     return items
-
-
-def _with_progress(answers: Iterator[Any], total: int) -> Iterator[Any]:
-    """The same with a progress bar after a second, on a terminal and where tqdm is installed."""
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        return answers
-    return iter(tqdm(answers, total=total, unit=" inputs", disable=None, delay=1))
 
 
 def _as_tensor(answer: Any) -> Any:

@@ -58,7 +58,7 @@ TOKEN_TEXTS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class Comparison:
     """One output compared with the exact one."""
 
     output: str  # its name; of the hidden states also the layer
@@ -94,7 +94,7 @@ class Report:
     architecture: str
     reference: str
     backend: Mapping[str, Any]
-    rows: tuple[Row, ...]
+    rows: tuple[Comparison, ...]
     agreement: float | None = None
     other_tokens: tuple[str, ...] | None = None
 
@@ -104,7 +104,7 @@ class Report:
         return all(row.ok for row in self.rows) and not self.other_tokens
 
     @property
-    def largest(self) -> Row:
+    def largest(self) -> Comparison:
         """The row that is relatively worst."""
         return max(self.rows, key=lambda row: row.relative)
 
@@ -203,7 +203,7 @@ def _other_tokens(tokenizer: DistilBertTokenizer, source: str | Path, texts: Seq
     )
 
 
-def _compare(name: str, actual: npt.NDArray[Any], reference: _Reference) -> Row:
+def _compare(name: str, actual: npt.NDArray[Any], reference: _Reference) -> Comparison:
     exact, plain = reference.exact[name], reference.plain[name]
     largest, mean = _largest(actual - exact), float(np.abs(actual - exact).mean())
     size = _largest(exact)
@@ -213,7 +213,7 @@ def _compare(name: str, actual: npt.NDArray[Any], reference: _Reference) -> Row:
     else:
         bound = reference.narrow * float(np.abs(exact).mean())
         ok = mean <= bound
-    return Row(name, largest, mean, largest / size if size else 0.0, smallest_cosine(actual, exact), bound, ok)
+    return Comparison(name, largest, mean, largest / size if size else 0.0, smallest_cosine(actual, exact), bound, ok)
 
 
 def _check_against(against: str | Path, config: DistilBertConfig) -> None:

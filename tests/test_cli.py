@@ -225,11 +225,22 @@ def test_info(folder: str) -> None:
         assert words in table.stdout
 
 
-def test_verify(folder: str, tmp_path: Path) -> None:
-    texts = tmp_path / "texts"
-    texts.write_text("The cat sat.\n\nIt snowed.\n")
-    result = invoke("verify", folder, "--texts", str(texts))
+@pytest.mark.parametrize("source", ["file", "stdin"])
+def test_verify(folder: str, tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    verify = verification.verify
+
+    def noted(model: str, *, texts: Any, **options: Any) -> Any:
+        seen.extend(texts)
+        return verify(model, texts=texts, **options)
+
+    monkeypatch.setattr(verification, "verify", noted)
+    texts = "The cat sat.\n\nIt snowed.\n"
+    (tmp_path / "texts").write_text(texts)
+    path = str(tmp_path / "texts") if source == "file" else "-"
+    result = invoke("verify", folder, "--texts", path, given=texts)
     assert result.exit_code == 0
+    assert seen == ["The cat sat.", "It snowed."]
     for words in ("logits", "hidden_states[1]", "ok: compared with transformers"):
         assert words in result.stdout
 

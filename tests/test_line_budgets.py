@@ -12,14 +12,14 @@ KINDS = {".py", ".pyi", ".cpp", ".h", ".c", ".js", ".css", ".html"}
 # Folder: the budget, and the number that the test holds the folder to where the budget is not met yet. Lower the second
 # number whenever a folder shrinks; never raise it without saying why in docs/design.md.
 BUDGETS: dict[str, tuple[int, int | None]] = {
-    "engine/*": (1500, 1867),
-    "engine/model": (1500, 2255),
-    "engine/checkpoint": (1600, 2098),
+    "engine/*": (1500, 1838),
+    "engine/model": (1500, 2254),
+    "engine/checkpoint": (1600, 2096),
     "engine/text": (1050, 1522),
-    "engine/runtime": (1000, 1626),
+    "engine/runtime": (1000, 1610),
     "engine/backends": (1700, 1840),
     "engine/tasks": (1450, 1616),
-    "engine/dropin": (1750, 2087),
+    "engine/dropin": (1750, 2086),
     "engine/scale": (520, 567),
     "engine/server": (3200, 4623),
     "kernels": (1900, 2733),

@@ -16,7 +16,7 @@ from distilrt import _C, env
 from distilrt.backends.base import HostBackend
 from distilrt.batch import Batch, IndexArray
 from distilrt.checkpoint.packed import PackedWeights
-from distilrt.checkpoint.tensor_files import from_bfloat16, to_bfloat16
+from distilrt.checkpoint.tensor_files import as_float32, to_bfloat16
 from distilrt.checkpoint.weights import Weights
 from distilrt.cpu_count import usable_cores
 from distilrt.errors import BackendError, InvalidParameter
@@ -102,7 +102,7 @@ class CpuBackend(HostBackend):
             else:
                 rows = [_plain(weights[f"{source}.weight"]) for source in sources]
                 if kept:
-                    rows = [from_bfloat16(to_bfloat16(each)) for each in rows]
+                    rows = [as_float32(to_bfloat16(each), "bfloat16") for each in rows]
                 self._encoder.add_linear(name, rows, biases, higher if kept else dtype)
             if isinstance(weights, Weights):
                 weights.release()  # pages of a file that were read stay, and count as this process's memory

@@ -118,15 +118,14 @@ def round_weight(weight: FloatArray, gram: FloatArray) -> tuple[npt.NDArray[np.i
     return np.ascontiguousarray(columns.T), scales
 
 
-def read_texts(path: str | Path) -> list[str]:
+def texts_of(content: bytes, path: str | Path) -> list[str]:
     """The lines of a UTF-8 file that are not blank.
 
     Raises:
         InvalidInput: it has none, or is not UTF-8.
-        OSError: it can't be read.
     """
     try:
-        texts = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+        texts = [line.strip() for line in content.decode().splitlines() if line.strip()]
     except UnicodeDecodeError as error:
         raise InvalidInput(f"{path} must be UTF-8, one text a line: {error}") from error
     if not texts:
@@ -151,13 +150,25 @@ def calibrate(
         InvalidInput: a bad file, or a tokenizer with ids that the model has no embedding for.
         OSError: the file can't be read.
     """
-    texts = read_texts(path or BUILT_IN)
+    file = Path(path or BUILT_IN)
+    texts = texts_of(file.read_bytes(), file)
     ids = tokenizer(texts, truncation=True, max_length=config.max_position_embeddings)["input_ids"]
     ids = [each for each, total in zip(ids, accumulate(map(len, ids)), strict=True) if total <= MAX_TOKENS] or ids[:1]
     errors: dict[str, float] = {}
     found: dict[str, Int8Linear] = {}
+    from tqdm import tqdm  # which huggingface_hub needs too
+
+    layers = tqdm(
+        _linears(config, weights, ids),
+        desc="calibrating int8",
+        total=4 * config.num_layers,
+        unit=" layers",
+        disable=None,  # without a terminal
+        delay=2,
+        leave=False,
+    )
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows in a broken model stays in higher precision
-        for name, rows, weight, product in _progress(_linears(config, weights, ids), 4 * config.num_layers):
+        for name, rows, weight, product in layers:
             errors[name], linear = _quantize(rows, weight, product)
             if errors[name] <= THRESHOLD and linear is not None:
                 found[name] = linear
@@ -234,12 +245,3 @@ def _linears(
         product = inner @ weight.T
         yield f"{at}.ffn_out", inner, weight, product
         x = norm(f"{source}.output_layer_norm", x + product + bias)
-
-
-def _progress(items: Iterator[Any], total: int) -> Iterator[Any]:
-    """The items, with a bar on a terminal where they take longer than two seconds and tqdm is there."""
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        return items
-    return iter(tqdm(items, desc="calibrating int8", total=total, unit=" layers", disable=None, delay=2, leave=False))

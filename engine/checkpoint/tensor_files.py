@@ -51,7 +51,7 @@ class TensorFile(ABC):
 
     def load(self, name: str) -> FloatArray:
         """The numbers as float32; a view of the file where it holds aligned float32."""
-        return _as_float32(self.raw(name), self.specs[name][0])
+        return as_float32(self.raw(name), self.specs[name][0])
 
     def release(self) -> None:  # noqa: B027  # not abstract, since most formats map nothing
         """Give the file's mapped pages back to the operating system, if there are any; the next access reads them."""
@@ -125,7 +125,7 @@ class SafetensorsFile(TensorFile):
     def load(self, name: str) -> FloatArray:
         """The numbers as float32; the pages of numbers that were converted are given back."""
         raw = self.raw(name)
-        array = _as_float32(raw, self.specs[name][0])
+        array = as_float32(raw, self.specs[name][0])
         if array is not raw:
             start, end = self._span[name]
             self._drop(start - start % mmap.PAGESIZE, end)
@@ -157,12 +157,8 @@ def to_bfloat16(array: FloatArray) -> npt.NDArray[np.uint16]:
     return np.where(np.isnan(array), 0x7FC0, rounded).astype(np.uint16)
 
 
-def from_bfloat16(bits: npt.NDArray[np.uint16]) -> FloatArray:
-    """The numbers that bits of bfloat16 stand for."""
-    return _as_float32(bits, "bfloat16")
-
-
-def _as_float32(raw: npt.NDArray[Any], dtype: str) -> FloatArray:
+def as_float32(raw: npt.NDArray[Any], dtype: str) -> FloatArray:
+    """Numbers as stored, of bfloat16 the bits, as float32; aligned float32 itself."""
     if dtype == "bfloat16":
         wide = raw.astype(np.uint32, order="C")
         wide <<= 16

@@ -312,6 +312,6 @@ def save_checkpoint(
             del tensors[PROJECTOR]
         else:
             config = config.replace(tie_word_embeddings=False)
-    named = {name if name in head.tensors else head.encoder_prefix + name: tensor for name, tensor in tensors.items()}
+    named = {head.name_in_files(name): tensor for name, tensor in tensors.items()}
     write_safetensors(target / "model.safetensors", named)
     config.replace(architectures=(architecture,), dtype=held.dtype).save_pretrained(target)

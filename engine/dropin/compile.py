@@ -23,7 +23,7 @@ from distilrt import env
 from distilrt.backends import base as backends
 from distilrt.batch import PaddedInputs, pack_padded
 from distilrt.dropin import ops
-from distilrt.dropin.graph_match import FoundEncoder, FoundHead, encoders, head_of, takes_first
+from distilrt.dropin.graph_match import FoundEncoder, FoundHead, encoders, head_behind, takes_first
 from distilrt.dropin.graph_nodes import method_of
 from distilrt.dropin.watch import Watch
 from distilrt.errors import InvalidInput
@@ -88,7 +88,7 @@ def _rewritten(module: GraphModule, inputs: Sequence[Any]) -> tuple[GraphModule,
     places = {node: i for i, node in enumerate(node for node in graph.nodes if node.op == "placeholder")}
     packed = []
     for found in encoders(graph):
-        head = head_of(found)
+        head = head_behind(found)
         weights = found.weights | (head.weights if head else {})
         encoder = _PackedEncoder(
             found.config, {name: places[node] for name, node in weights.items()}, head.head if head else ENCODER

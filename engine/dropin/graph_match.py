@@ -77,7 +77,7 @@ def encoders(graph: torch.fx.Graph) -> Iterator[FoundEncoder]:
             yield encoder
 
 
-def head_of(encoder: FoundEncoder) -> FoundHead | None:
+def head_behind(encoder: FoundEncoder) -> FoundHead | None:
     """The head of an encoder; None where other nodes than one of a head read its states, or in another way."""
     states = {alias for aliases in encoder.states for alias in aliases}
     readers = {user for alias in states for user in alias.users} - encoder.inner - states

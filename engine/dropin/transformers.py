@@ -22,6 +22,7 @@ import torch
 from transformers import modeling_outputs
 
 from distilrt import env
+from distilrt.batch import PaddedInputs
 from distilrt.checkpoint.weights import assemble, check_architecture
 from distilrt.dropin import ops
 from distilrt.dropin.copies import WAY_OUT, Accelerated, Namespace, accelerated_copy, frozen, refuse_change
@@ -30,6 +31,7 @@ from distilrt.dropin.output_fields import flat, nested, output_shapes
 from distilrt.dropin.watch import Watch
 from distilrt.eager import eager
 from distilrt.model import models
+from distilrt.model.base_model import compute_fields
 from distilrt.model.config import DistilBertConfig
 from distilrt.model.heads import ENCODER, HEADS
 from distilrt.model.outputs import selected_states
@@ -38,6 +40,7 @@ from distilrt.model.outputs import selected_states
 _ARCHITECTURES = {name: name for name in HEADS} | {head.bert: name for name, head in HEADS.items()}
 
 _IGNORED = frozenset({"num_items_in_batch", "use_cache"})  # by these classes of transformers
+_fields = eager(compute_fields)  # without the output class of ours, which would take microseconds
 _attribute = object.__getattribute__  # The __getattribute__ of transformers' configs takes microseconds.
 
 
@@ -173,7 +176,7 @@ class AcceleratedModel(Accelerated):
         else:
             fields = self._compute(kwargs, bool(states), attentions)
         if self._dtype is not torch.float32:
-            fields = {name: _mapped(value, self._cast) for name, value in fields.items()}
+            fields = {name: _mapped(value, lambda tensor: tensor.to(self._dtype)) for name, value in fields.items()}
         if self._trainable and torch.is_grad_enabled() and not compiling:
             fields = _with_history(fields)
         if states and states is not True:
@@ -185,9 +188,8 @@ class AcceleratedModel(Accelerated):
     def _compute(self, tensors: dict[str, Any], hidden_states: bool, attentions: bool) -> dict[str, Any]:
         """The fields of the output in float32."""
         engine, started = self.engine, time.perf_counter()
-        fields: dict[str, Any] = engine.forward(
-            **tensors, output_hidden_states=hidden_states, output_attentions=attentions, return_dict=True
-        )
+        labels = [tensors.pop(name, None) for name in HEADS[engine.architecture].labels]
+        fields: dict[str, Any] = _fields(engine, PaddedInputs(**tensors), hidden_states, attentions, labels)
         if self._pools:
             # Position 0 is computed even where it is masked, and hence zero in the hidden states.
             first, mask = fields["last_hidden_state"][:, 0], tensors.get("attention_mask")
@@ -195,7 +197,7 @@ class AcceleratedModel(Accelerated):
                 first = engine.first_hidden_state(**tensors)
             with torch.no_grad():
                 pooled = self.pooler(first[:, None].to(self._dtype))  # type: ignore[attr-defined]
-            fields = {**fields, "pooler_output": pooled.float()}
+            fields["pooler_output"] = pooled.float()
         self._watch.computed(time.perf_counter() - started)
         return fields
 
@@ -211,9 +213,6 @@ class AcceleratedModel(Accelerated):
     def compute(self, tensors: dict[str, torch.Tensor], outputs: list[str]) -> list[torch.Tensor]:
         """The outputs of those names; for `ops.compute`."""
         return flat(self._compute(tensors, "hidden_states.0" in outputs, "attentions.0" in outputs))
-
-    def _cast(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.to(self._dtype)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, torch.nn.Module | torch.nn.Parameter):

@@ -49,31 +49,12 @@ class BaseModel(Pretrained, Generic[_Output]):
 
         The config says what arguments of None mean. There is a loss if none of `labels`, which the head names, is None.
         """
-        config, head = self.config, self._head
+        config = self.config
         states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         attentions = config.output_attentions if output_attentions is None else output_attentions
-        choices = None
-        if head.has_choices:
-            choices, inputs = _flattened(inputs)
-        if any(label is None for label in labels):
-            labels = ()
-        run = self._encode(inputs, states, attentions, labels)
-        scores = run.scores if choices is None else run.scores.reshape(choices)
-        fields = {"hidden_states": run.hidden_states, "attentions": run.attentions}
-        for column, name in enumerate(head.fields):
-            fields[name] = scores if len(head.fields) == 1 else _column(scores, column)
-        if labels:
-            every = run.with_masked if choices is None else scores
-            fields["loss"] = scores.dtype.type(self._loss(every, *map(as_numpy, labels)))
-        if run.device is not None:
-            fields = {name: as_tensor(value, run.device) for name, value in fields.items()}
-        output: Any = head.output(**fields)
         as_dict = config.return_dict if return_dict is None else return_dict
-        return cast(_Output, output if as_dict else output.to_tuple())
-
-    def _loss(self, scores: Array, *labels: Any) -> Any:
-        assert self._head.loss is not None
-        return self._head.loss(self.config, scores, *labels)
+        fields = compute_fields(self, inputs, states, attentions, labels)
+        return cast(_Output, self._head.output(**fields) if as_dict else tuple(fields.values()))
 
     def _encode(
         self,
@@ -160,6 +141,34 @@ class Encoded:
         if self.rows is self.scores or self.layout.masked_rows is None:
             return self.scores
         return self.layout.unpack(self.rows, masked=True)
+
+
+def compute_fields(
+    model: BaseModel[Any],
+    inputs: PaddedInputs,
+    states: bool | int | list[int],
+    attentions: bool,
+    labels: Sequence[Any],
+) -> dict[str, Any]:
+    """The fields of the head's output that are not None, in order, in the caller's kind of array."""
+    head = model._head
+    choices = None
+    if head.has_choices:
+        choices, inputs = _flattened(inputs)
+    if any(label is None for label in labels):
+        labels = ()
+    run = model._encode(inputs, states, attentions, labels)
+    scores = run.scores if choices is None else run.scores.reshape(choices)
+    fields: dict[str, Any] = {}
+    if labels and head.loss is not None:
+        every = run.with_masked if choices is None else scores
+        fields["loss"] = scores.dtype.type(head.loss(model.config, every, *map(as_numpy, labels)))
+    for column, name in enumerate(head.fields):
+        fields[name] = scores if len(head.fields) == 1 else _column(scores, column)
+    fields |= {"hidden_states": run.hidden_states, "attentions": run.attentions}
+    if run.device is not None:
+        fields = {name: as_tensor(value, run.device) for name, value in fields.items()}
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _flattened(inputs: PaddedInputs) -> tuple[tuple[int, int], PaddedInputs]:

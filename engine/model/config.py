@@ -66,11 +66,7 @@ _RULES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
         lambda value: isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf,
     ),
     (("activation",), f"one of {', '.join(ACTIVATIONS)}", lambda value: value in [*ACTIVATIONS]),
-    (
-        ("problem_type",),
-        f"one of {', '.join(PROBLEM_TYPES)}, or None",
-        lambda value: value in [None, *PROBLEM_TYPES],
-    ),
+    (("problem_type",), f"one of {', '.join(PROBLEM_TYPES)}, or None", lambda value: value in [None, *PROBLEM_TYPES]),
     (("dtype",), "None or the name of a dtype", lambda value: value is None or value.isidentifier()),
     (
         ("architectures",),

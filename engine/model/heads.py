@@ -107,10 +107,9 @@ class Head:
         """The name and dimensions of each parameter, in the order of files."""
         return {name: dimensions for layer in self.layers for name, dimensions in layer.tensors.items()}
 
-    @cached_property
-    def encoder_prefix(self) -> str:
-        """What stands before the names of the encoder's tensors in files of this architecture."""
-        return "distilbert." if self.layers else ""
+    def name_in_files(self, name: str) -> str:
+        """What files of this architecture call a tensor: the encoder's have a prefix where it has a head."""
+        return f"distilbert.{name}" if self.layers and name not in self.tensors else name
 
     @cached_property
     def has_labels(self) -> bool:

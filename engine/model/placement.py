@@ -7,6 +7,7 @@ module does not import torch.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
     from distilrt.backends.base import Backend
 
 
-class _TorchName(str):
-    """A name that also equals the object of torch that has it."""
+class DtypeName(str):
+    """The name of a dtype, which equals torch's dtype of that name; `getattr(torch, name)` is that dtype."""
 
     __slots__ = ()
 
@@ -29,13 +30,7 @@ class _TorchName(str):
     __hash__ = str.__hash__
 
 
-class DtypeName(_TorchName):
-    """The name of a dtype, which equals torch's dtype of that name; `getattr(torch, name)` is that dtype."""
-
-    __slots__ = ()
-
-
-class DeviceName(_TorchName):
+class DeviceName(DtypeName):
     """The name of a device, which equals torch's device of that name, and which `tensor.to` takes."""
 
     __slots__ = ()
@@ -50,6 +45,17 @@ class DeviceName(_TorchName):
         """The number of the device; None: there is only one."""
         number = self.partition(":")[2]
         return int(number) if number else None
+
+
+def device_of(device_map: Any) -> str | None:
+    """The one device of a device map, such as "cpu" or "cuda:1", or all that it has; None: any."""
+    named = set(device_map.values() if isinstance(device_map, Mapping) else [device_map])
+    device = named.pop() if len(named) == 1 else ", ".join(sorted(map(str, named)))
+    if device in (None, "auto", "balanced", "balanced_low_0", "sequential"):
+        return None
+    if type(device) is int:
+        return "cpu" if device < 0 else f"cuda:{device}"
+    return str(device)
 
 
 class Placed:

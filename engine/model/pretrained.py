@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy.typing as npt
 
@@ -23,7 +23,7 @@ from distilrt.model.architecture import expected_shapes
 from distilrt.model.config import DistilBertConfig
 from distilrt.model.heads import HEADS
 from distilrt.model.input_embeddings import InputEmbeddings
-from distilrt.model.placement import Placed
+from distilrt.model.placement import Placed, device_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -56,10 +56,7 @@ _REFUSED = {
     "variant": "rename the file of this variant to model.safetensors, in a folder of its own",
     "adapter_name": "merge the adapter into the model and save that",
     "key_mapping": "rename the tensors and save them",
-    "tp_plan": "a model computes on one device",
-    "tp_size": "a model computes on one device",
-    "device_mesh": "a model computes on one device",
-    "distributed_config": "a model computes on one device",
+    **dict.fromkeys(("tp_plan", "tp_size", "device_mesh", "distributed_config"), "a model computes on one device"),
     "force_download": "fetch the files anew with `hf download --force-download`, and load them then",
     "proxies": "set the environment variable HTTPS_PROXY",
     "mirror": "set the environment variable HF_ENDPOINT",
@@ -186,9 +183,8 @@ class Pretrained(Placed):
 
     def state_dict(self) -> dict[str, Array]:
         """The weights as float32 arrays by the reference's names."""
-        head = HEADS[self.architecture]
         names = expected_shapes(self.config, self.architecture)
-        return {name if name in head.tensors else head.encoder_prefix + name: self.weights[name] for name in names}
+        return {self._head.name_in_files(name): self.weights[name] for name in names}
 
     def get_input_embeddings(self) -> InputEmbeddings:
         """The word embeddings, which look up what the model takes as `inputs_embeds`."""
@@ -213,18 +209,12 @@ class Pretrained(Placed):
         return made
 
 
-class Settled(NamedTuple):
-    """What the arguments come to."""
-
-    model: Any
-    backend: str
-    dtype: str
-    token: str | bool | None
-    changes: dict[str, Any]  # of the config
-
-
-def settled(model: Any, backend: str, dtype: Any, token: str | bool | None, arguments: Mapping[str, Any]) -> Settled:
+def settled(
+    model: Any, backend: str, dtype: Any, token: str | bool | None, arguments: Mapping[str, Any]
+) -> tuple[Any, str, str, str | bool | None, dict[str, Any]]:
     """Follow, drop or refuse what transformers' `from_pretrained` takes beyond this package's own arguments, which win.
+
+    Returns the first four, as they are then meant, and the changes of the config.
 
     Raises:
         TypeError: an unknown argument, or one that can't be followed; the message says what to do.
@@ -252,16 +242,15 @@ def settled(model: Any, backend: str, dtype: Any, token: str | bool | None, argu
             )
     if model is None:
         raise TypeError("from_pretrained needs a folder or a hub id as its first argument")
-    return Settled(model, backend, "auto" if dtype is None else str(dtype).removeprefix("torch."), token, changes)
+    return model, backend, "auto" if dtype is None else str(dtype).removeprefix("torch."), token, changes
 
 
 def _backend_of(device_map: Any, backend: str) -> str:
     """The backend that computes on the one device of a map."""
-    devices = {str(device) for device in device_map.values()} if isinstance(device_map, Mapping) else {str(device_map)}
-    device = devices.pop() if len(devices) == 1 else None
-    if device in ("None", "auto", "balanced", "balanced_low_0", "sequential"):
+    device = device_of(device_map)
+    if device is None:
         return backend
-    found = {"cpu": "cpu", "cuda": "cuda", "cuda:0": "cuda", "0": "cuda"}.get(device or "")
+    found = {"cpu": "cpu", "cuda": "cuda", "cuda:0": "cuda"}.get(device)
     if found is None:
         raise ValueError(
             f"device_map must name one device, 'cpu' or 'cuda', or be 'auto', found {device_map!r}; "

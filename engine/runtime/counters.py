@@ -7,6 +7,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 SECONDS = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
@@ -36,10 +37,6 @@ class Histogram:
         self.total += value
 
 
-def _seconds() -> Histogram:
-    return Histogram(SECONDS)
-
-
 class Timing(NamedTuple):
     """Where a request's time went, in seconds, and its size."""
 
@@ -61,13 +58,13 @@ class Counters:
 
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     requests: Counter[tuple[str, str]] = field(default_factory=Counter)
-    tokenize_seconds: Histogram = field(default_factory=_seconds)
-    queue_seconds: Histogram = field(default_factory=_seconds)
-    compute_seconds: Histogram = field(default_factory=_seconds)
-    request_seconds: Histogram = field(default_factory=lambda: Histogram(FINE_SECONDS))
-    batch_seconds: Histogram = field(default_factory=_seconds)
-    batch_tokens: Histogram = field(default_factory=lambda: Histogram(TOKENS))
-    batch_sequences: Histogram = field(default_factory=lambda: Histogram(SEQUENCES))
+    tokenize_seconds: Histogram = field(default_factory=partial(Histogram, SECONDS))
+    queue_seconds: Histogram = field(default_factory=partial(Histogram, SECONDS))
+    compute_seconds: Histogram = field(default_factory=partial(Histogram, SECONDS))
+    request_seconds: Histogram = field(default_factory=partial(Histogram, FINE_SECONDS))
+    batch_seconds: Histogram = field(default_factory=partial(Histogram, SECONDS))
+    batch_tokens: Histogram = field(default_factory=partial(Histogram, TOKENS))
+    batch_sequences: Histogram = field(default_factory=partial(Histogram, SEQUENCES))
     padding_avoided: int = 0  # tokens that padding every batch to its longest sequence would have added
     failed_batches: int = 0
 

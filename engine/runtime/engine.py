@@ -11,8 +11,7 @@ import asyncio
 import math
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -149,11 +148,7 @@ class Engine:
             Overloaded: the queue is full; nothing was tokenized.
             NotReady: the engine is closed, or belongs to the process that this one was forked from.
         """
-        found, end = self._find(task), _checked(priority, deadline)
-        with self._refusals(found.name):
-            request = Request(TaskReading(found, inputs, params or {}, limits), client, priority, end, engine=self)
-            self._worker.submit(request)
-        return request
+        return self._queue(task, inputs, params, client, priority, deadline, limits, most=math.inf)
 
     def enqueue(
         self,
@@ -171,12 +166,7 @@ class Engine:
         Arguments, result and errors are those of `submit`, but of long inputs InvalidInput, TooLong and TooLarge are
         raised by the result. Cancelling that ends tokenizing, too.
         """
-        found, end = self._find(task), _checked(priority, deadline)
-        with self._refusals(found.name):
-            request = Request(TaskReading(found, inputs, params or {}, limits), client, priority, end, engine=self)
-            send = self._worker.submit if request.reading.cost <= _INLINE else self._worker.enqueue
-            send(request)
-        return request
+        return self._queue(task, inputs, params, client, priority, deadline, limits, most=_INLINE)
 
     def read(
         self,
@@ -330,32 +320,40 @@ class Engine:
     def __repr__(self) -> str:
         return f"Engine(name={self.name!r}, tasks={', '.join(self.tasks)}, dtype={self.model.dtype!r})"
 
-    def _find(self, name: str) -> tasks.Task:
-        """A task of this engine. Raises InvalidParameter where it is none."""
-        kind = tasks.find(name)
-        task = self._tasks.get(kind.name)
-        if task is None:
+    def _queue(
+        self,
+        task: str,
+        inputs: Any,
+        params: Mapping[str, Any] | None,
+        client: str,
+        priority: int,
+        deadline: float | None,
+        limits: Limits | None,
+        most: float,
+    ) -> Request:
+        """Queue a request, here tokenized if that takes no longer than that of so many characters."""
+        kind, end = tasks.find(task), _checked(priority, deadline)
+        found = self._tasks.get(kind.name)
+        if found is None:
             raise InvalidParameter(
                 f"{kind.name} needs a {kind.architecture}, and {self.name} is a {self.model.architecture}, "
                 f"which serves {', '.join(self.tasks)}"
             )
-        return task
-
-    @contextmanager
-    def _refusals(self, task: str) -> Iterator[None]:
-        """Count requests that are refused, and tell the caller's fault from ours."""
         try:
-            yield
+            request = Request(TaskReading(found, inputs, params or {}, limits), client, priority, end, engine=self)
+            send = self._worker.submit if request.reading.cost <= most else self._worker.enqueue
+            send(request)
+            return request
         except Overloaded:
-            self.counters.request(task, "shed")
+            self.counters.request(found.name, "shed")
             raise
         except InvalidInput:
-            self.counters.request(task, "invalid")
+            self.counters.request(found.name, "invalid")
             raise
         except DistilrtError:
             raise
         except Exception as cause:
-            self.counters.request(task, "failed")
+            self.counters.request(found.name, "failed")
             raise because("the inputs could not be tokenized", cause) from cause
 
 

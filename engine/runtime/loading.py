@@ -40,6 +40,10 @@ class Checkpoint(NamedTuple):
             return self.sentence.architecture
         return architecture_of(config) or ENCODER.architecture
 
+    def model(self, architecture: str | None = None, **how: Any) -> Any:
+        """Its model, as an architecture or as its files say; `how` are arguments of `from_pretrained`."""
+        return getattr(models, architecture or self.architecture()).from_pretrained(self.source, **how)
+
     def tokenizer(self) -> DistilBertTokenizer:
         """Its tokenizer, with the length and the lower case that the sentence-transformers files say.
 
@@ -108,9 +112,7 @@ def load(
     found = None
     if isinstance(model, str | Path):
         found = find(Source(model, **where), architecture)
-        model = getattr(models, architecture or found.architecture()).from_pretrained(
-            found.source, backend=backend, dtype=dtype, num_threads=num_threads
-        )
+        model = found.model(architecture, backend=backend, dtype=dtype, num_threads=num_threads)
         if found.sentence and found.sentence.architecture == ENCODER.architecture:
             found.sentence.width(model.config.hidden_size)  # which refuses layers of another width
     elif not isinstance(getattr(model, "config", None), DistilBertConfig):

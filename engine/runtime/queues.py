@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-from typing import Literal
 
 from distilrt.errors import NotReady, Overloaded
 from distilrt.runtime.batcher import PRIORITIES, Batcher
@@ -22,17 +21,13 @@ LEAST_QUEUE = 2**15  # tokens that the default bound allows on any machine
 QUEUE_MEMORY = 2**20  # tokens, about 130 MB; where so many wait, each client may hold its share of them and no more
 CHARACTERS = 4  # of a token, about, as long as a text is not tokenized
 
-Kind = Literal["texts", "tokens"]
-
 
 class Queues:
     """The queues, who may enter them, and the next batch of each. Safe to call from many threads.
 
     Args:
         tokens: the queue of sequences, empty.
-        max_queue_tokens: how many tokens may wait before a request that is let in; None: what is computed in
-            `QUEUE_SECONDS` as measured, from `LEAST_QUEUE` to `QUEUE_MEMORY`. A client that has less than its share of
-            these in the queue is let in all the same.
+        max_queue_tokens: as in `Engine`.
 
     Attributes:
         tokens, texts: the queues; `texts` counts characters.
@@ -49,8 +44,7 @@ class Queues:
         self._pid = os.getpid()
         self._closing = False
         self._lock = threading.Lock()
-        self._queues: dict[Kind, Batcher[Request]] = {"tokens": self.tokens, "texts": self.texts}
-        self._turns = {kind: threading.Condition(self._lock) for kind in self._queues}
+        self._turns = {queue: threading.Condition(self._lock) for queue in (self.tokens, self.texts)}
 
     @property
     def open(self) -> bool:
@@ -88,7 +82,7 @@ class Queues:
             self.reading.add(request)
             if request.parts:
                 costs = request.reading.costs
-                self._put(request, "texts", [sum(costs[part.start : part.stop]) for part in request.parts])
+                self._put(request, self.texts, [sum(costs[part.start : part.stop]) for part in request.parts])
 
     def tokenized(self, request: Request, seconds: float) -> bool:
         """Note that a part of a request took so long; True with the last part of a request that has not ended."""
@@ -102,7 +96,7 @@ class Queues:
         with self._lock:
             if request.open:
                 self._read(request)
-                self._put(request, "tokens", [len(ids) for ids in request.sequences])
+                self._put(request, self.tokens, [len(ids) for ids in request.sequences])
 
     def settle(self, request: Request) -> bool:
         """Take what waits of a request out of the queues; True for the first caller, who decides how it ends."""
@@ -114,11 +108,12 @@ class Queues:
                     request.queue.discard(request)
             return first
 
-    def next(self, kind: Kind) -> tuple[list[Request], list[tuple[Request, int]]] | None:
-        """The requests that expired, and the next batch, one of which is not empty; None when there will be no more. It
-        waits for that.
+    def next(self, queue: Batcher[Request]) -> tuple[list[Request], list[tuple[Request, int]]] | None:
+        """Wait for the next batch of a queue, or for requests in it that expired; None when there will be no more.
+
+        Returns the expired requests and the batch, of which one may be empty.
         """
-        queue, turn = self._queues[kind], self._turns[kind]
+        turn = self._turns[queue]
         with self._lock:
             while True:
                 now = time.monotonic()
@@ -167,11 +162,11 @@ class Queues:
         )
         return self.tokens.ahead(priority, client) + characters // CHARACTERS
 
-    def _put(self, request: Request, kind: Kind, lengths: list[int]) -> None:
+    def _put(self, request: Request, queue: Batcher[Request], lengths: list[int]) -> None:
         request.wait(lengths)
-        request.queue = self._queues[kind]
-        request.queue.add(request, time.monotonic())
-        self._turns[kind].notify()
+        request.queue = queue
+        queue.add(request, time.monotonic())
+        self._turns[queue].notify()
 
     def _read(self, request: Request) -> None:
         """Note that a request is not tokenized any more, if it was."""

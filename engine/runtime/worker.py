@@ -15,7 +15,7 @@ from typing import Any
 from distilrt.errors import BackendError, DeadlineExceeded, InvalidInput, NotReady, detached
 from distilrt.runtime.batcher import Batcher
 from distilrt.runtime.counters import Counters, Timing
-from distilrt.runtime.queues import Kind, Queues
+from distilrt.runtime.queues import Queues
 from distilrt.runtime.request import Request
 
 _log = logging.getLogger("distilrt")
@@ -99,15 +99,7 @@ class Worker:
         return False
 
     def close(self, drain: bool = True, timeout: float | None = None) -> bool:
-        """Take no more requests, and return when those taken have ended.
-
-        Args:
-            drain: compute what waits; else it fails with NotReady.
-            timeout: seconds to wait for what runs; None: any number.
-
-        Returns:
-            Whether nothing runs any more.
-        """
+        """See `Engine.close`."""
         if not self.queues.here:
             return True  # the threads are the parent's
         for request in self.queues.close(drain):
@@ -118,9 +110,9 @@ class Worker:
                 thread.join(None if end is None else max(0.0, end - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
-    def _step(self, kind: Kind, run: Callable[[list[tuple[Request, int]]], None]) -> bool:
+    def _step(self, batcher: Batcher[Request], run: Callable[[list[tuple[Request, int]]], None]) -> bool:
         """One batch; False when there will be no more. A function of its own, so that its variables end with it."""
-        found = self.queues.next(kind)
+        found = self.queues.next(batcher)
         if found is None:
             return False
         expired, batch = found
@@ -133,7 +125,7 @@ class Worker:
         return True
 
     def _read(self) -> None:
-        while self._step("texts", self._tokenize):
+        while self._step(self.queues.texts, self._tokenize):
             pass
 
     def _tokenize(self, batch: list[tuple[Request, int]]) -> None:
@@ -163,7 +155,7 @@ class Worker:
             self._finish(request)
 
     def _work(self) -> None:
-        while self._step("tokens", self._run):
+        while self._step(self.queues.tokens, self._run):
             pass
         self._computed.put(None)
 

@@ -14,7 +14,7 @@ import distilrt
 from distilrt import _C
 from distilrt.batch import pack
 from distilrt.checkpoint import int8, packed
-from distilrt.checkpoint.int8 import THRESHOLD, Calibration, calibrate, calibration_of, read_texts
+from distilrt.checkpoint.int8 import THRESHOLD, Calibration, calibrate, calibration_of, texts_of
 from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.weights import load_weights, random_weights, save_checkpoint
 from distilrt.errors import InvalidInput
@@ -54,7 +54,7 @@ def names() -> list[str]:
 def test_every_linear_layer_by_what_it_sees(tokenizer: DistilBertTokenizer) -> None:
     weights = made()
     found = calibrate(CONFIG, weights, tokenizer)
-    texts = read_texts(int8.BUILT_IN)
+    texts = texts_of(int8.BUILT_IN.read_bytes(), "")
     assert found.source == f"{len(texts)} built-in texts"
     assert sorted(found.errors) == sorted(found.linears) == sorted(names())
     assert found.kept == ()
@@ -75,7 +75,7 @@ def test_every_linear_layer_by_what_it_sees(tokenizer: DistilBertTokenizer) -> N
 
 def test_the_same_texts_give_the_same_outcome(tokenizer: DistilBertTokenizer, tmp_path: Path) -> None:
     (tmp_path / "texts").write_text("\n  One text.  \n\nAnd another one,\u00a0longer.\r\n", encoding="utf-8")
-    assert read_texts(tmp_path / "texts") == ["One text.", "And another one,\u00a0longer."]
+    assert texts_of((tmp_path / "texts").read_bytes(), "") == ["One text.", "And another one,\u00a0longer."]
     first, second = (calibrate(CONFIG, made(), tokenizer, tmp_path / "texts") for _ in range(2))
     assert first.source == "2 of 2 texts of texts"
     assert first.errors == second.errors

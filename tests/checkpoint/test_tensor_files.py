@@ -22,7 +22,7 @@ from distilrt.checkpoint.tensor_files import (
     FLOAT_DTYPES,
     SafetensorsFile,
     Stored,
-    from_bfloat16,
+    as_float32,
     to_bfloat16,
     write_safetensors,
 )
@@ -226,6 +226,6 @@ def test_bfloat16_is_rounded_as_torch_does() -> None:
     ties = (bits[:1000] & 0xFFFF0000) | 0x8000
     values = np.concatenate([bits, ties, np.array([0, 2**31, 0x7F7FFFFF, 0x7FFFFFFF, 0xFFFFFFFF], np.uint32)])
     values = values.view(np.float32)
-    rounded = from_bfloat16(to_bfloat16(values))
+    rounded = as_float32(to_bfloat16(values), "bfloat16")
     np.testing.assert_array_equal(rounded, torch.from_numpy(values).bfloat16().float().numpy())
-    np.testing.assert_array_equal(from_bfloat16(to_bfloat16(rounded)), rounded)
+    np.testing.assert_array_equal(as_float32(to_bfloat16(rounded), "bfloat16"), rounded)

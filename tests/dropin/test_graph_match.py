@@ -11,7 +11,7 @@ import transformers
 from torch import nn
 from torch.nn import functional
 
-from distilrt.dropin.graph_match import FoundEncoder, FoundHead, encoders, head_of
+from distilrt.dropin.graph_match import FoundEncoder, FoundHead, encoders, head_behind
 from distilrt.model.architecture import expected_shapes
 from distilrt.model.config import DistilBertConfig
 
@@ -148,7 +148,7 @@ def head_in(program: Callable[..., Any]) -> FoundHead | None:
 
     def keep(module: torch.fx.GraphModule, _: Any) -> Any:
         (encoder,) = encoders(module.graph)
-        heads.append(head_of(encoder))
+        heads.append(head_behind(encoder))
         return module.forward
 
     with torch.no_grad():
