@@ -13,7 +13,7 @@ KINDS = {".py", ".pyi", ".cpp", ".h", ".c", ".js", ".css", ".html"}
 # number whenever a folder shrinks; never raise it without saying why in docs/design.md.
 BUDGETS: dict[str, tuple[int, int | None]] = {
     "engine/*": (1500, 1838),
-    "engine/model": (1500, 2254),
+    "engine/model": (1500, 2250),
     "engine/checkpoint": (1600, 2096),
     "engine/text": (1050, 1522),
     "engine/runtime": (1000, 1610),

@@ -56,6 +56,10 @@ class BaseModel(Pretrained, Generic[_Output]):
         fields = compute_fields(self, inputs, states, attentions, labels)
         return cast(_Output, self._head.output(**fields) if as_dict else tuple(fields.values()))
 
+    def _loss(self, scores: Array, *labels: Any) -> Any:
+        assert self._head.loss is not None
+        return self._head.loss(self.config, scores, *labels)
+
     def _encode(
         self,
         inputs: PaddedInputs,
@@ -160,9 +164,9 @@ def compute_fields(
     run = model._encode(inputs, states, attentions, labels)
     scores = run.scores if choices is None else run.scores.reshape(choices)
     fields: dict[str, Any] = {}
-    if labels and head.loss is not None:
+    if labels:
         every = run.with_masked if choices is None else scores
-        fields["loss"] = scores.dtype.type(head.loss(model.config, every, *map(as_numpy, labels)))
+        fields["loss"] = scores.dtype.type(model._loss(every, *map(as_numpy, labels)))
     for column, name in enumerate(head.fields):
         fields[name] = scores if len(head.fields) == 1 else _column(scores, column)
     fields |= {"hidden_states": run.hidden_states, "attentions": run.attentions}

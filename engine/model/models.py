@@ -22,22 +22,14 @@ from typing import Any, TypeVar
 
 from distilrt.batch import PaddedInputs
 from distilrt.eager import eager
+from distilrt.model import outputs
 from distilrt.model.array_kinds import as_tensor
 from distilrt.model.base_model import BaseModel
-from distilrt.model.outputs import (
-    BaseModelOutput,
-    MaskedLMOutput,
-    ModelOutput,
-    MultipleChoiceModelOutput,
-    QuestionAnsweringModelOutput,
-    SequenceClassifierOutput,
-    TokenClassifierOutput,
-)
 
-_Output = TypeVar("_Output", bound=ModelOutput)
+_Output = TypeVar("_Output", bound=outputs.ModelOutput)
 
 
-class DistilBertModel(BaseModel[BaseModelOutput]):
+class DistilBertModel(BaseModel[outputs.BaseModelOutput]):
     """The bare encoder. `last_hidden_state` is zero at masked positions, a masked first one included."""
 
     architecture = "DistilBertModel"
@@ -54,7 +46,7 @@ class DistilBertModel(BaseModel[BaseModelOutput]):
         output_hidden_states: bool | int | list[int] | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
-    ) -> BaseModelOutput:
+    ) -> outputs.BaseModelOutput:
         """Hidden states `[batch_size, seq_len, hidden_size]`; see the module for the arguments."""
         inputs = PaddedInputs(input_ids, attention_mask, inputs_embeds, position_ids, token_type_ids)
         return self._forward(inputs, output_hidden_states, output_attentions, return_dict)
@@ -109,7 +101,7 @@ class LabelledModel(HeadModel[_Output]):
     __call__ = forward
 
 
-class DistilBertForMaskedLM(LabelledModel[MaskedLMOutput]):
+class DistilBertForMaskedLM(LabelledModel[outputs.MaskedLMOutput]):
     """The encoder with a score for each word of the vocabulary at every position.
 
     Logits are `[batch_size, seq_len, vocab_size]`. `labels` `[batch_size, seq_len]` are word ids, or -100 where none
@@ -119,7 +111,7 @@ class DistilBertForMaskedLM(LabelledModel[MaskedLMOutput]):
     architecture = "DistilBertForMaskedLM"
 
 
-class DistilBertForSequenceClassification(LabelledModel[SequenceClassifierOutput]):
+class DistilBertForSequenceClassification(LabelledModel[outputs.SequenceClassifierOutput]):
     """The encoder with scores for a whole sequence, read at position 0 even where that is masked.
 
     Logits are `[batch_size, num_labels]`. `labels` are `[batch_size]` label ids or numbers, or
@@ -129,7 +121,7 @@ class DistilBertForSequenceClassification(LabelledModel[SequenceClassifierOutput
     architecture = "DistilBertForSequenceClassification"
 
 
-class DistilBertForTokenClassification(LabelledModel[TokenClassifierOutput]):
+class DistilBertForTokenClassification(LabelledModel[outputs.TokenClassifierOutput]):
     """The encoder with scores for each label at every position.
 
     Logits are `[batch_size, seq_len, num_labels]`. `labels` `[batch_size, seq_len]` are label ids, or -100 where none
@@ -139,7 +131,7 @@ class DistilBertForTokenClassification(LabelledModel[TokenClassifierOutput]):
     architecture = "DistilBertForTokenClassification"
 
 
-class DistilBertForMultipleChoice(LabelledModel[MultipleChoiceModelOutput]):
+class DistilBertForMultipleChoice(LabelledModel[outputs.MultipleChoiceModelOutput]):
     """The encoder with one score for each choice, read at position 0 even where that is masked.
 
     Inputs have num_choices before seq_len, and logits are `[batch_size, num_choices]`. `labels` `[batch_size]` are the
@@ -150,7 +142,7 @@ class DistilBertForMultipleChoice(LabelledModel[MultipleChoiceModelOutput]):
     architecture = "DistilBertForMultipleChoice"
 
 
-class DistilBertForQuestionAnswering(HeadModel[QuestionAnsweringModelOutput]):
+class DistilBertForQuestionAnswering(HeadModel[outputs.QuestionAnsweringModelOutput]):
     """The encoder with a score for each position to be the first and the last of the answer."""
 
     architecture = "DistilBertForQuestionAnswering"
@@ -169,7 +161,7 @@ class DistilBertForQuestionAnswering(HeadModel[QuestionAnsweringModelOutput]):
         output_hidden_states: bool | int | list[int] | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
-    ) -> QuestionAnsweringModelOutput:
+    ) -> outputs.QuestionAnsweringModelOutput:
         """Start and end logits, each `[batch_size, seq_len]`; see the module for the arguments.
 
         `start_positions`, `end_positions` `[batch_size]`: both or no loss; one outside the sequence is left out.
