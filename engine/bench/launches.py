@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
@@ -86,6 +86,11 @@ def launches(capability: int, dtype: str) -> list[Launch]:
             for arguments, entries in op.variants(config, dtype, chip):
                 with measured(entries):
                     op.example(arrays, **arguments).launch()
+    return distinct(found)
+
+
+def distinct(found: Iterable[Launch]) -> list[Launch]:
+    """One launch of each that compiles to something else."""
     return list({launch_.variant: launch_ for launch_ in found}.values())
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
 
 import torch
 from triton.runtime.errors import OutOfResources
@@ -17,17 +18,21 @@ from distilrt.backends.cuda.devices import cuda_device
 from distilrt.backends.cuda.graphs import ladder, top_tokens
 from distilrt.bench.gpu.timing import Clock
 from distilrt.bench.launches import measured
-from distilrt.bench.progress import Say
 from distilrt.errors import InvalidParameter
 from distilrt.kernels import tiles
 from distilrt.kernels.launch import chip_of
 from distilrt.kernels.op import Arguments, Arrays, Choice, Example, Op, all_ops
 from distilrt.model.config import DistilBertConfig
 
+if TYPE_CHECKING:  # the GPU hour runs where rich is not installed
+    from distilrt.bench.progress import Say
+
 WEIGHT_BYTES = 256 << 20  # of all copies of a weight that one graph reads in turn: more than any L2
 SECONDS = 0.05  # for one candidate
 # A search tries about 8 ops for each number of tokens, and spends about 20 s on one, mostly on compiling.
 OPS, OP_SECONDS = 8, 20.0
+
+Candidates = tuple[Op, Arguments, Choice]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +71,22 @@ def tune(
     if dtype not in tiles.ITEM_SIZE:
         raise InvalidParameter(f"the dtype must be one of {', '.join(tiles.ITEM_SIZE)}, found {dtype!r}")
     device = cuda_device()
-    clock, chip = Clock(device, SECONDS), _chip(device)
+    clock = Clock(device, SECONDS)
+    for op, arguments, choice in choices(config, tokens, dtype, device, 2 if tiny else None):
+        say(f"{dtype}, {choice.size}: {_quoted(choice.key)}", OP_SECONDS)
+        found = best(choice, maker(op, arguments, dtype, tiny=tiny), clock, say)
+        say(f"{choice.size}, {_quoted(choice.key)}: {found.us:.1f} us, usual {found.usual_us:.1f} us", 0)
+        yield found
+
+
+def choices(
+    config: DistilBertConfig, tokens: Iterable[int], dtype: str, device: torch.device, most: int | None = None
+) -> Iterator[Candidates]:
+    """Each op of a layer for each count of tokens, with its arguments and at most `most` candidates, the likely ones.
+
+    Likely are products with a low estimate, and of other ops tiles that differ little from the usual one.
+    """
+    chip = _chip(device)
     for count in tokens:
         seen: set[tiles.Key] = set()
         for op in all_ops():
@@ -75,16 +95,26 @@ def tune(
                 if choice is None or choice.key in seen:
                     continue
                 seen.add(choice.key)
-                if tiny:
-                    choice = replace(choice, candidates=choice.candidates[:2])
+                yield op, arguments, replace(choice, candidates=_likely(choice, dtype, chip)[:most])
 
-                def make(op: Op = op, arguments: Arguments = arguments) -> Example:
-                    return op.example(Arrays(device, dtype, weight_bytes=0 if tiny else WEIGHT_BYTES), **arguments)
 
-                say(f"{dtype}, {count} tokens: {_quoted(choice.key)}", OP_SECONDS)
-                found = best(choice, make, clock, say)
-                say(f"{count} tokens, {_quoted(choice.key)}: {found.us:.1f} us, usual {found.usual_us:.1f} us", 0)
-                yield found
+def maker(op: Op, arguments: Arguments, dtype: str, *, tiny: bool = False) -> Callable[[], Example]:
+    """What makes an op's example on the current device, each time with the same numbers."""
+    return lambda: op.example(Arrays(cuda_device(), dtype, weight_bytes=0 if tiny else WEIGHT_BYTES), **arguments)
+
+
+def _likely(choice: Choice, dtype: str, chip: tiles.Chip) -> tuple[tiles.Tile, ...]:
+    """The candidates, the usual one first and then the likely ones, each once."""
+    usual, *others = dict.fromkeys(choice.candidates)
+
+    def rank(tile: tiles.Tile) -> float:
+        inner, segments = (tile.tile, tile.segments) if isinstance(tile, tiles.Split) else (tile, 1)
+        if isinstance(inner, tiles.LinearTile):
+            n, k = (int(part) for part in choice.key[-2:])
+            return tiles.linear_cycles(inner, choice.size, n, k, dtype, chip, segments)
+        return float(sum(getattr(tile, field.name) != getattr(usual, field.name) for field in fields(tile)))
+
+    return (usual, *sorted(others, key=rank))
 
 
 def best(choice: Choice, make: Callable[[], Example], clock: Clock, say: Say) -> Found:
@@ -101,7 +131,7 @@ def best(choice: Choice, make: Callable[[], Example], clock: Clock, say: Say) ->
     """
     times: dict[tiles.Tile, float] = {}
     expected: torch.Tensor | None = None
-    for tile in dict.fromkeys(choice.candidates):
+    for tile in choice.candidates:
         with measured({choice.key: {choice.size: tile}}):
             try:
                 example = make()

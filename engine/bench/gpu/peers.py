@@ -12,9 +12,6 @@ from distilrt.bench.gpu.runs import Workload, padded, row
 from distilrt.bench.gpu.timing import Clock
 from distilrt.model.config import DistilBertConfig
 
-# What torch.compile gets time for first; it takes up to a minute a shape.
-COMPILE_ORDER = ("1x16", "1x128", "32x128", "8x128", "256x128", "mixed", "32x512", "1x512", "1x8", "1x4")
-
 
 def load(checkpoint: Path, dtype: str, device: torch.device) -> Any:
     """transformers' classifier of the checkpoint, returning tuples."""
@@ -53,8 +50,8 @@ def time_sdpa(
 def time_compiled(
     model: Any, config: DistilBertConfig, dtype: str, clock: Clock, loads: Sequence[Workload]
 ) -> Iterator[dict[str, Any]]:
-    """A row a workload, each compiled for its own shape; the most telling ones first."""
-    for load in sorted(loads, key=lambda load: COMPILE_ORDER.index(load.name)):
+    """A row a workload, each compiled for its own shape."""
+    for load in loads:
         lengths = load.lengths
         ids, mask = padded(config, lengths, clock.device)
         torch.compiler.reset()

@@ -7,18 +7,12 @@ on each multiprocessor, in both forms of spinning.
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from distilrt.backends.cuda.devices import cuda_device
-from distilrt.bench.findings import Findings
-from distilrt.bench.gpu.suite import device_facts, write
 from distilrt.bench.gpu.timing import Clock, Times, ceilings
 from distilrt.kernels.launch import chip_of, launch_options
 from distilrt.kernels.probes import barrier_kernel, read_kernel, touch_kernel
@@ -26,32 +20,6 @@ from distilrt.kernels.probes import barrier_kernel, read_kernel, touch_kernel
 L2_BYTES = 40 << 20  # about the weights of the linear layers of DistilBERT-base in 8 bits; less than the L2 of a Hopper
 CHAIN = 200  # kernels of a captured chain
 ROUNDS = 1000  # barriers of one kernel
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print a table and keep it.
-
-    Args:
-        arguments: of the command line; None: the process's own.
-
-    Returns:
-        0; 2: no CUDA device.
-    """
-    parser = argparse.ArgumentParser(description="What this GPU can do, whatever the model.")
-    parser.add_argument("--out", type=Path, help="folder for the JSON file")
-    parser.add_argument("--self-test", action="store_true", help="a tiny scale on the CPU, in Triton's interpreter")
-    options = parser.parse_args(arguments)
-    about = device_facts(self_test=options.self_test)
-    if about is None:
-        return 2
-    found = Findings(about, {"scenario": "probe", "self_test": options.self_test})
-    for row in measure(cuda_device(), tiny=options.self_test):
-        found.rows.append(row)
-        spread = f" ({row['low']:.4g} to {row['high']:.4g})" if "low" in row else ""
-        print(f"{row['what']:52}{row['value']:10.4g} {row['unit']}{spread}", flush=True)
-    found.complete = True
-    write(found, "gpu_probe", options.out)
-    return 0
 
 
 def measure(device: torch.device, *, tiny: bool = False) -> Iterator[dict[str, Any]]:
@@ -104,7 +72,3 @@ def _barrier(count: torch.Tensor, programs: int, rounds: int, by_load: bool, *, 
 def _row(what: str, times: Times, share: float) -> dict[str, Any]:
     return {"what": what, "value": times.median * share, "unit": "us", "low": times.low * share,
             "high": times.high * share}  # fmt: skip
-
-
-if __name__ == "__main__":
-    sys.exit(main())

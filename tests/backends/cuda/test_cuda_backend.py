@@ -1,7 +1,7 @@
 """engine/backends/cuda/backend.py and device_encoder.py: the GPU backend's own launches, under Triton's interpreter.
 
 Every kernel, buffer and branch is that of a GPU but for graphs, streams and pinned memory, which are left to
-`benches/gpu_suite.py`. Shapes are tiny, for the interpreter takes milliseconds for each row.
+`benches/gpu_hour.py`. Shapes are tiny, for the interpreter takes milliseconds for each row.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Correctness and speed of distilrt on a GPU: `python benches/gpu_suite.py [--out DIR] [--self-test]`.
+"""The first hour on a GPU in under ten minutes: `python benches/gpu_hour.py --out DIR [--self-test]`.
 
-Needs a Python with torch, triton, numpy, safetensors, tokenizers, transformers and pytest, and this checkout; nothing
-is installed. It ends within 8 minutes; exit code 1: a test of tests/gpu failed, 2: no CUDA device. `--self-test`
-measures at a tiny scale on the CPU, in Triton's interpreter. What it does: `distilrt.bench.gpu.suite`.
+Needs a Python with torch, triton, numpy, safetensors, tokenizers and transformers, and this checkout; nothing is
+installed. Exit code 1: a check failed, 2: no CUDA device. `--self-test` runs all of it at a tiny scale on the CPU, in
+Triton's interpreter. What it does: `distilrt.bench.gpu.hour`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @contextmanager
-def package() -> Iterator[None]:
-    """Make this checkout's `distilrt` importable, here and in child processes, by links in a temporary folder.
+def package() -> Iterator[Path]:
+    """Make this checkout's `distilrt` and `tests` importable, here and in child processes, by links in a folder.
 
     Never by a path to the checkout itself: transformers would take its folder `kernels` for a package of that name.
     """
@@ -29,14 +29,15 @@ def package() -> Iterator[None]:
         for entry in (ROOT / "engine").iterdir():
             (target / entry.name).symlink_to(entry)
         (target / "kernels").symlink_to(ROOT / "kernels")
+        (Path(folder) / "tests").symlink_to(ROOT / "tests")
         sys.path.insert(0, folder)
         before = os.environ.get("PYTHONPATH")
         os.environ["PYTHONPATH"] = folder + (os.pathsep + before if before else "")
-        yield
+        yield Path(folder)
 
 
 if __name__ == "__main__":
-    with package():
-        from distilrt.bench.gpu import suite
+    with package() as work:
+        from distilrt.bench.gpu import hour
 
-        sys.exit(suite.main(ROOT))
+        sys.exit(hour.main(ROOT, work))
