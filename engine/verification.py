@@ -164,7 +164,8 @@ def verify(
     if has_transformers and importlib.util.find_spec("torch"):
         reference = _transformers(right, architecture, inputs, mask, ours.dtype)
     else:
-        reference = _numpy(ours if against is None else against, architecture, inputs, mask, ours.dtype)
+        other = ours if against is None else type(ours).from_pretrained(against, backend="reference")
+        reference = _numpy(other, inputs, mask, ours.dtype)
     return Report(
         str(model),
         architecture,
@@ -274,14 +275,11 @@ def _flat(output: Any, mask: Mask) -> Outputs:
     return found
 
 
-def _numpy(model: Any, architecture: str, inputs: Mapping[str, Any], mask: Mask, dtype: str) -> _Reference:
-    """The NumPy reference of a model, or of the checkpoint in a folder."""
-    kind = getattr(models, architecture)
-    if isinstance(model, str | Path):
-        model = kind.from_pretrained(model, backend="reference")
+def _numpy(model: Any, inputs: Mapping[str, Any], mask: Mask, dtype: str) -> _Reference:
+    """The NumPy reference of a model."""
     outputs = []
     for precision in ("float64", "float32"):
-        reference = kind(model.config, model.weights, backend="reference", dtype=precision)
+        reference = type(model)(model.config, model.weights, backend="reference", dtype=precision)
         outputs.append(_flat(reference(**inputs, output_hidden_states=True), mask))
     return _Reference("NumPy float64", NARROW_BOUNDS.get(dtype), *outputs)
 

@@ -20,7 +20,7 @@ from distilrt.checkpoint.tensor_files import as_float32, to_bfloat16
 from distilrt.checkpoint.weights import Weights
 from distilrt.cpu_count import usable_cores
 from distilrt.errors import BackendError, InvalidParameter
-from distilrt.model.architecture import linears
+from distilrt.model.architecture import POSITIONS, WORDS, linears
 from distilrt.model.config import LAYER_NORM_EPS, DistilBertConfig
 from distilrt.model.heads import ENCODER, Head, Norm
 
@@ -68,7 +68,6 @@ class CpuBackend(HostBackend):
         elif calibration is not None and self.dtype == "int8":
             self.kept, self.calibration = calibration.kept, calibration.source
         # Borrowed by the encoder: a memory-mapped file's pages load as tokens need them.
-        words, positions = (_plain(weights[f"embeddings.{kind}_embeddings.weight"]) for kind in ("word", "position"))
         self._encoder = _C.Encoder(
             hidden_size=config.hidden_size,
             num_heads=config.num_heads,
@@ -76,8 +75,8 @@ class CpuBackend(HostBackend):
             intermediate_size=config.intermediate_size,
             activation=config.activation,
             eps=LAYER_NORM_EPS,
-            word_embeddings=words,
-            position_embeddings=positions,
+            word_embeddings=_plain(weights[WORDS]),
+            position_embeddings=_plain(weights[POSITIONS]),
             isa=isa,
             dtype=self.dtype,
             num_threads=num_threads,

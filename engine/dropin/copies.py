@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, NoReturn
 
+HOOKS = ("_forward_hooks", "_forward_pre_hooks")  # attributes of a module
 WAY_OUT = "use .to_transformers(), which gives the original back"
 
 
@@ -76,7 +77,7 @@ def frozen(modules: Mapping[str, Any]) -> dict[str, Any]:
         if module is not None and module._modules:
             module = shallow_copy(module, type(module))
             parts = {"_modules": Frozen(frozen(module._modules))}
-            hooks = {kind: FrozenHooks(vars(module)[kind]) for kind in ("_forward_hooks", "_forward_pre_hooks")}
+            hooks = {kind: FrozenHooks(vars(module)[kind]) for kind in HOOKS}
             vars(module).update(parts | hooks)
         made[name] = module
     return made
@@ -86,6 +87,11 @@ def refuse_change(_: Any, name: Any = None, *__: Any, **___: Any) -> NoReturn:
     """A method, or an item's setter, that would change parameters which are packed already; `name` is what."""
     what = f"{name}: " if isinstance(name, str) else ""
     raise TypeError(f"{what}an accelerated model can't be changed; {WAY_OUT}, change that, then accelerate again")
+
+
+def notes_outputs(hook: Any) -> bool:
+    """Whether a hook is one by which transformers itself notes outputs."""
+    return str(getattr(hook, "__module__", "")).startswith("transformers.")
 
 
 class Frozen(dict[Any, Any]):
@@ -102,7 +108,7 @@ class FrozenHooks(Frozen):
     """Hooks of a module that is never run, of which only those by which transformers notes outputs may come."""
 
     def __setitem__(self, number: int, hook: Any) -> None:
-        if not str(getattr(hook, "__module__", "")).startswith("transformers."):
+        if not notes_outputs(hook):
             refuse_change(self)
         dict.__setitem__(self, number, hook)
 

@@ -35,12 +35,11 @@ from distilrt.dropin.graph_nodes import (
     value_of,
 )
 from distilrt.dropin.padding_masks import padding_mask
-from distilrt.model.architecture import expected_shapes
+from distilrt.model.architecture import POSITIONS, WORDS, expected_shapes
 from distilrt.model.config import DistilBertConfig
 from distilrt.model.heads import HEADS, Head, Norm, Projection
 
 _Setting = tuple[Node | None, int, str]  # the mask as attention sees it, number of heads, activation
-_WORDS, _POSITIONS = "embeddings.word_embeddings.weight", "embeddings.position_embeddings.weight"
 
 
 @dataclass
@@ -125,13 +124,13 @@ def _encoder(last: Node) -> FoundEncoder:
     inputs = {"inputs_embeds": words, "position_ids": position_ids}
     grid = shape_of(words)[:2]
     if words.target is functional.embedding:
-        ids, weights[_WORDS] = embedding_of(words)
+        ids, weights[WORDS] = embedding_of(words)
         inputs = {"input_ids": ids, "position_ids": position_ids}
         if not same_shape(shape_of(ids), grid):
             raise Different
     config = DistilBertConfig(
-        vocab_size=shape_of(weights[_WORDS])[0] if _WORDS in weights else 1,
-        max_position_embeddings=shape_of(weights[_POSITIONS])[0],
+        vocab_size=shape_of(weights[WORDS])[0] if WORDS in weights else 1,
+        max_position_embeddings=shape_of(weights[POSITIONS])[0],
         n_layers=len(layers),
         n_heads=num_heads,
         dim=shape_of(words)[2],
@@ -164,7 +163,7 @@ def _embeddings(state: Node) -> tuple[dict[str, Node], Node, Node]:
     position_ids, table = embedding_of(place)
     if len(shape_of(words)) != 3:
         raise Different
-    return norm | {_POSITIONS: table}, words, position_ids
+    return norm | {POSITIONS: table}, words, position_ids
 
 
 def _layer(state: Node) -> tuple[dict[str, Node], Node, _Setting]:

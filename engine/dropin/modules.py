@@ -11,8 +11,7 @@ import torch
 from distilrt import _C
 from distilrt.checkpoint.pickle_file import stored_numbers
 from distilrt.checkpoint.tensor_files import TensorFile
-
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+from distilrt.dropin.copies import HOOKS, notes_outputs
 
 
 class Structure:
@@ -38,7 +37,7 @@ class Structure:
         self._parameters = tuple(each._parameters for each in every if each._parameters)
         self._tables = self._children + self._parameters
         self._kept = [dict(table) for table in self._tables]  # so that no other object takes an address
-        self._sizes = tuple(table for each in inner for table in (vars(each), *(vars(each)[kind] for kind in _HOOKS)))
+        self._sizes = tuple(table for each in inner for table in (vars(each), *(vars(each)[kind] for kind in HOOKS)))
         self.tensors = self._held()
         self._all = _C.table_states(self._sizes, self._tables)
         self._modules = _C.table_states(self._sizes, self._children)
@@ -78,7 +77,7 @@ def check(model: Any, reference: Any) -> None:
             found = "has a forward of its own"
         elif type(module).forward is not expected.get(name, type(module).forward):
             found = f"is a {kind}, which computes another thing than what belongs there"
-        elif any(not _is_transformers(hook) for hooks in _HOOKS for hook in vars(module)[hooks].values()):
+        elif any(not notes_outputs(hook) for hooks in HOOKS for hook in vars(module)[hooks].values()):
             found = "has a hook, which would not run"
         elif hasattr(module, "parametrizations"):
             found = "has a parametrization"
@@ -87,11 +86,6 @@ def check(model: Any, reference: Any) -> None:
                 f"{name} of this {reference.__name__} {found}; merge an adapter (PEFT: merge_and_unload()), take away "
                 "what was added, or call the transformers model itself"
             )
-
-
-def _is_transformers(hook: Any) -> bool:
-    """Whether a hook is one by which transformers itself notes outputs."""
-    return str(getattr(hook, "__module__", "")).startswith("transformers.")
 
 
 class ModuleFile(TensorFile):

@@ -13,6 +13,7 @@ from distilrt import tasks
 from distilrt.errors import InvalidInput
 from distilrt.model.sentence_encoder import SentenceEncoder
 from distilrt.runtime.loading import load
+from distilrt.text.encoding import as_lists
 from distilrt.text.tokenizer import DistilBertTokenizer
 
 Columns = dict[str, npt.NDArray[Any]]
@@ -72,10 +73,8 @@ class Predictor:
         self._column, self._max_tokens = column, max_tokens
         if not isinstance(model, str | Path):
             num_threads = None  # the model has its own
-        self._model, self._tokenizer, sentence = load(
-            model, tokenizer, chosen.architecture, backend=backend, dtype=dtype, num_threads=num_threads,
-            revision=revision,
-        )  # fmt: skip
+        how: dict[str, Any] = {"backend": backend, "dtype": dtype, "num_threads": num_threads, "revision": revision}
+        self._model, self._tokenizer, sentence = load(model, tokenizer, chosen.architecture, **how)
         self._task = chosen(self._tokenizer, self._model.config, sentence)
         self._params = dict(params or {})
         if chosen.name == _EMBEDDING:
@@ -99,10 +98,10 @@ class Predictor:
         for name in names:
             if name not in batch:
                 raise ValueError(f"there is no column {name!r}; there are {', '.join(batch)}; choose with column=")
-        columns = [[_plain(value) for value in batch[name]] for name in names]
-        inputs = columns[0] if isinstance(self._column, str) else [
-            dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)
-        ]  # fmt: skip
+        columns = [list(map(as_lists, batch[name])) for name in names]
+        inputs = columns[0]
+        if not isinstance(self._column, str):
+            inputs = [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
         answers = self._run(inputs)
         failed = [isinstance(answer, InvalidInput) for answer in answers]
         found = {name: np.asarray(values) for name, values in batch.items()} | self._formed(answers)
@@ -122,8 +121,7 @@ class Predictor:
             return {"embedding": vectors}
         if self._flat:
             rows = [self._flat if isinstance(answer, InvalidInput) else answer for answer in answers]
-            return {name: np.array([row[name] for row in rows], dtype=type(missing))
-                    for name, missing in self._flat.items()}  # fmt: skip
+            return {name: np.array([row[name] for row in rows], type(empty)) for name, empty in self._flat.items()}
         column = np.empty(len(answers), object)
         for i, answer in enumerate(answers):
             column[i] = None if isinstance(answer, InvalidInput) else answer
@@ -136,11 +134,8 @@ def _pooled(params: dict[str, Any], sentence: SentenceEncoder | None) -> dict[st
         own = {"normalize": True} if sentence is not None else {}
         return {**own, **params, "pooling": tasks.SENTENCE}
     if params["pooling"] is None:
-        raise ValueError("pooling must be 'sentence' or a mode such as 'mean': a column has one vector of each text; "
-                         "for the vectors of tokens there is distilrt.pipeline")  # fmt: skip
+        raise ValueError(
+            "pooling must be 'sentence' or a mode such as 'mean': a column has one vector of each text; for the "
+            "vectors of tokens there is distilrt.pipeline"
+        )
     return params
-
-
-def _plain(value: Any) -> Any:
-    """A column's value as Python's own object, a list in place of an array."""
-    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
