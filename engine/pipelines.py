@@ -82,11 +82,11 @@ def pipeline(
     """
     chosen = tasks.find(task)
     _unfolded(chosen, params)
-    if device is not None and device_map is not None:
+    if device is not None and device_map not in (None, "auto"):
         raise ValueError(f"a pipeline is on one device; give device={device!r} or device_map={device_map!r}, not both")
     place = device_of(device_map if device is None else device)
-    if place and place.partition(":")[0] not in ("cpu", "cuda"):
-        raise ValueError(f"device must be 'cpu', -1, 'cuda' or the number of a CUDA device, found {place!r}")
+    if (place or device) and str(place).partition(":")[0] not in ("cpu", "cuda"):
+        raise ValueError(f"device must be 'cpu', -1, 'cuda' or the number of a CUDA device, found {place or device!r}")
     if place and backend == "auto" and isinstance(model, str | Path):
         backend = place.partition(":")[0]
     loaded, tokenizer, sentence = load(

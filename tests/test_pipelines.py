@@ -256,7 +256,7 @@ def test_what_callers_of_transformers_pass_and_read(folder_of: Folders, device: 
     assert_same(ours.transform(TEXTS), theirs(TEXTS))
     assert_same(pipeline("text-classification", ours.model, ours.tokenizer, device_map="cpu")("a"), theirs("a"))
     ours.save_pretrained(tmp_path)
-    assert_same(pipeline("text-classification", tmp_path, device_map="auto")(TEXTS), theirs(TEXTS))
+    assert_same(pipeline("text-classification", tmp_path, device="cpu", device_map="auto")(TEXTS), theirs(TEXTS))
 
 
 def test_zero_shot_texts_by_the_name_of_transformers(pipes: Any) -> None:
@@ -365,6 +365,8 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"tokenizer": 7}, TypeError, "tokenizer must be .* found int"),
     ({"topk": 3}, ValueError, "no parameter 'topk': it is called top_k"),
     ({"device": "meta"}, ValueError, "device must be 'cpu', -1, 'cuda' or .*, found 'meta'"),
+    ({"device": "auto"}, ValueError, "device must be 'cpu', -1, 'cuda' or .*, found 'auto'"),
+    ({"device_map": {"a": "cpu", "b": "cuda"}}, ValueError, "device must be .*, found 'cpu, cuda'"),
     ({"device": "cpu", "device_map": "cpu"}, ValueError, "one device"),
     ({"backend": "cpu", "device": "cuda:0"}, ValueError, "can't be moved to 'cuda:0'"),
     ({"model_kwargs": {"x": 1}}, ValueError, "pass them to from_pretrained"),
