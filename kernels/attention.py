@@ -53,15 +53,14 @@ def query_blocks(cu_seqlens: npt.NDArray[np.int32], key_lengths: npt.NDArray[np.
         `[n + 1, 4]` int32. The first entry begins with n. The others are the sequence's first row, the block's first
         query in the sequence, the sequence's rows, and its keys.
     """
-    lengths = np.diff(cu_seqlens)
-    counts = -(-lengths // block_m)
-    ends = np.cumsum(counts)
-    seqs = np.repeat(np.arange(len(counts)), counts)
-    numbers = np.arange(len(seqs)) - (ends - counts)[seqs]
-    found = np.zeros((len(seqs) + 1, BLOCK_FIELDS), np.int32)
-    found[0, 0] = len(seqs)
-    for field, values in enumerate((cu_seqlens[seqs], block_m * numbers, lengths[seqs], key_lengths[seqs])):
-        found[1:, field] = values
+    starts, lengths = cu_seqlens[:-1], cu_seqlens[1:] - cu_seqlens[:-1]
+    counts = (lengths + (block_m - 1)) // block_m
+    before = counts.cumsum() - counts
+    found = np.zeros((int(counts.sum()) + 1, BLOCK_FIELDS), np.int32)
+    found[0, 0] = total = len(found) - 1
+    for field, values in ((0, starts), (1, before), (2, lengths), (3, key_lengths)):
+        found[1:, field] = values.repeat(counts)
+    found[1:, 1] = block_m * (np.arange(total) - found[1:, 1])
     return found
 
 

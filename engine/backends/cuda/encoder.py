@@ -17,7 +17,7 @@ import torch
 
 from distilrt.backends.cuda.graphs import Bucket, ladder, top_tokens, within
 from distilrt.backends.cuda.workspace import Array, Place, Workspace, lay_out
-from distilrt.batch import Batch, IndexArray, IntArray
+from distilrt.batch import Batch, IndexArray
 from distilrt.kernels import tiles
 from distilrt.kernels.attention import BLOCK_FIELDS, attention, max_query_blocks, query_blocks
 from distilrt.kernels.embedding import embed
@@ -72,6 +72,7 @@ class Buffers:
     index: torch.Tensor  # [tokens]: wanted rows that are too many for `wanted`; padded positions of a batch packed here
     num_tokens: torch.Tensor  # [1], the total in cu_seqlens
     block_rows: int  # queries of a block
+    places: Mapping[str, int]  # where in `block` each array begins, and where the number of wanted rows is: "count"
     qkv: torch.Tensor  # [tokens, 3 * hidden_size]
     all: Stage
     few: Stage  # of at most as many rows as a bucket has sequences
@@ -89,28 +90,26 @@ class Buffers:
             pinned: whether the device is a GPU.
         """
         start, stop = int(batch.cu_seqlens[first]), int(batch.cu_seqlens[end])
-        rows = None if wanted is None else (wanted - start).astype(np.int32)
         cu_seqlens, key_lengths = batch.cu_seqlens[first : end + 1] - start, batch.key_lengths[first:end]
-        fields: list[tuple[torch.Tensor, IntArray | None]] = [
-            (self.cu_seqlens, cu_seqlens),
-            (self.key_lengths, key_lengths),
-            (self.wanted, rows if few else None),
-            (self.query_blocks, query_blocks(cu_seqlens, key_lengths, self.block_rows).ravel()),
-            (self.input_ids, None if batch.input_ids is None else batch.input_ids[start:stop]),
-            (self.position_ids, batch.position_ids[start:stop]),
-            (self.index, None if few else rows),
+        fields: list[tuple[str, IndexArray | None]] = [
+            ("cu_seqlens", cu_seqlens),
+            ("key_lengths", key_lengths),
+            ("wanted", wanted - start if few and wanted is not None else None),
+            ("query_blocks", query_blocks(cu_seqlens, key_lengths, self.block_rows).ravel()),
+            ("input_ids", None if batch.input_ids is None else batch.input_ids[start:stop]),
+            ("position_ids", batch.position_ids[start:stop]),
+            ("index", None if few or wanted is None else wanted - start),
         ]
-        origin = self.block.storage_offset()
-        offset, last = next((view.storage_offset() - origin, part) for view, part in fields[::-1] if part is not None)
-        block = torch.empty(offset + len(last), dtype=torch.int32, device="cpu", pin_memory=pinned)
+        last = next(self.places[name] + len(part) for name, part in fields[::-1] if part is not None)
+        block = torch.empty(last, dtype=torch.int32, device="cpu", pin_memory=pinned)
         host = block.numpy()
-        for view, part in fields:
+        for name, part in fields:
             if part is not None:
-                host[view.storage_offset() - origin :][: len(part)] = part
-        host[end - first : self.cu_seqlens.numel()] = stop - start  # the end of the last sequence, repeated
+                host[self.places[name] :][: len(part)] = part
+        host[end - first : self.places["key_lengths"]] = stop - start  # the end of the last sequence, repeated
         if few:
-            host[self.wanted[-1:].storage_offset() - origin] = 0 if rows is None else len(rows)
-        self.block[: len(host)].copy_(block, non_blocking=True)
+            host[self.places["count"]] = 0 if wanted is None else len(wanted)
+        self.block[:last].copy_(block, non_blocking=True)
 
 
 class DeviceEncoder:
@@ -319,10 +318,12 @@ def _buffers(views: Mapping[str, torch.Tensor], block_rows: int) -> Buffers:
     first, last = views[_INTEGERS[0]], views[_INTEGERS[-1]]
     size = last.storage_offset() + last.numel() - first.storage_offset()
     num_tokens, count, most = first[-1:], views["wanted"][-1:], len(views["few_hidden"])
+    arrays, origin = {**integers, "count": count}, int(first.storage_offset())
+    places = {name: int(view.storage_offset()) - origin for name, view in arrays.items()}
     context, product, ffn = (views[name] for name in ("context", "product", "ffn"))
     return Buffers(
         block=first.as_strided((size,), (1,)), **integers, num_tokens=num_tokens, block_rows=block_rows,
-        qkv=views["qkv"],
+        places=places, qkv=views["qkv"],
         all=Stage(num_tokens, views["hidden"], context, product, views["partials"], ffn),
         few=Stage(count, views["few_hidden"], context[:most], product[:most], views["few_partials"], ffn[:most]),
     )  # fmt: skip

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from distilrt.backends.cuda.graphs import Bucket, cut, pick
 from distilrt.batch import Batch, IndexArray
 from distilrt.errors import TooLong
@@ -40,19 +38,20 @@ def divide(
         ValueError: wanted rows that do not rise or are not there.
         TooLong: a sequence has more rows than the largest bucket.
     """
-    longest, most, total = int(np.diff(batch.cu_seqlens).max(initial=0)), buckets[-1].tokens, batch.total_tokens
+    longest, most, total = batch.max_seqlen, buckets[-1].tokens, batch.total_tokens
     if longest > most:
         raise TooLong(
             f"a sequence has {longest} tokens, and the workspace of this model on {device} holds {most}; split it, "
             "raise or unset DISTILRT_GPU_MEMORY, or use backend='cpu'"
         )
-    if wanted is not None and (np.diff(wanted, prepend=-1, append=total) <= 0).any():
+    outside = wanted is not None and wanted.size and (wanted[0] < 0 or wanted[-1] >= total)
+    if wanted is not None and (outside or (wanted[1:] <= wanted[:-1]).any()):
         raise ValueError(f"wanted rows must rise and be 0 to {total - 1}, found {wanted.tolist()}")
     ends, parts = batch.cu_seqlens.tolist(), []
     for first, end in cut(ends, buckets[-1]):
         start, stop = ends[first], ends[end]
         bucket = pick(buckets, stop - start, end - first)
-        low, high = (start, stop) if wanted is None else np.searchsorted(wanted, (start, stop)).tolist()
+        low, high = (start, stop) if wanted is None else wanted.searchsorted((start, stop)).tolist()
         part_few = few and wanted is not None and high - low <= bucket.seqs
         parts.append(Part(first, end, slice(start, stop), slice(low, high), bucket, part_few))
     return parts
