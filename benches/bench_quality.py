@@ -1,17 +1,13 @@
 """What a narrow dtype does to a trained model's answers: sentence vectors against float32 on 500 real sentences.
 
 The sentences are the standard library's own docstrings, so that nothing has to be downloaded; which 500 depends on the
-Python version. ONNX Runtime's dynamic int8 runs beside, where it is installed.
+Python version. `distilrt bench compare --model` shows the errors of other engines beside their speed.
 """
 
 from __future__ import annotations
 
-import ast
 import importlib.util
-import re
-import sysconfig
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +16,7 @@ import numpy.typing as npt
 import pytest
 
 from distilrt import _C, DistilBertModel, DistilBertTokenizer
-from distilrt.bench.artefacts import artefact
+from distilrt.bench import samples
 
 Vectors = npt.NDArray[np.float32]  # [sentences, hidden_size], of length 1
 Encode = Callable[[Any, Any], Any]  # input_ids and attention_mask to hidden states, [batch_size, seq_len, hidden_size]
@@ -29,16 +25,10 @@ Encode = Callable[[Any, Any], Any]  # input_ids and attention_mask to hidden sta
 BOUNDS = {"float32": 0.999999, "bfloat16": 0.9999, "int8": 0.995}
 
 
-def sentences(count: int = 500) -> list[str]:
-    """A fixed sample of sentences of 30 to 400 characters."""
-    found = set()
-    for path in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8", errors="replace"))):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-                text = " ".join((ast.get_docstring(node) or "").split())
-                found |= {part for part in re.split(r"(?<=[.!?])\s+", text) if 30 < len(part) < 400}
-    chosen = np.random.default_rng(0).choice(len(found), count, replace=False)
-    return [sorted(found)[i] for i in chosen]
+def chosen(count: int = 500) -> list[str]:
+    """A fixed sample of sentences."""
+    texts = samples.sentences()
+    return [texts[i] for i in np.random.default_rng(0).choice(len(texts), count, replace=False)]
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +47,7 @@ def exact(folder: Path) -> Vectors:
 
 def vectors(folder: Path, encode: Encode) -> Vectors:
     """Mean-pooled and normalized."""
-    tokenizer, texts, parts = DistilBertTokenizer.from_pretrained(folder), sentences(), []
+    tokenizer, texts, parts = DistilBertTokenizer.from_pretrained(folder), chosen(), []
     for start in range(0, len(texts), 50):
         encoded = tokenizer(texts[start : start + 50], padding=True, return_tensors="np")
         mask = encoded["attention_mask"][..., None]
@@ -94,23 +84,3 @@ def test_sentence_vectors(benchmark: Any, folder: Path, exact: Vectors, add_resu
     quality = _quality(exact, benchmark.pedantic(vectors, args=(folder, encode), rounds=1))
     add_result(model=folder.parent.name, engine="distilrt", dtype=dtype, **quality)
     assert quality["smallest_cosine"] >= BOUNDS[dtype]
-
-
-def test_onnxruntime_int8(
-    benchmark: Any, folder: Path, exact: Vectors, add_result: Any, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    """Of the same weights, as the DistilBERT that they are folded into."""
-    pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnx")
-    runtime: Any = import_module("onnxruntime")
-    folded = tmp_path_factory.mktemp("folded")
-    DistilBertModel.from_pretrained(folder).save_pretrained(folded)
-    session = runtime.InferenceSession(
-        artefact(folded, "onnx-int8-channels") / "model.onnx", providers=["CPUExecutionProvider"]
-    )
-
-    def encode(ids: Any, mask: Any) -> Any:
-        return session.run(["last_hidden_state"], {"input_ids": ids, "attention_mask": mask})[0]
-
-    quality = _quality(exact, benchmark.pedantic(vectors, args=(folder, encode), rounds=1))
-    add_result(model=folder.parent.name, engine=f"onnxruntime {runtime.__version__}", dtype="int8", **quality)

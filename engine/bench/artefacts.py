@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
@@ -17,9 +18,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from distilrt.checkpoint.weights import random_weights, save_checkpoint
+import numpy as np
+
+from distilrt.checkpoint.source import Source
+from distilrt.checkpoint.weights import load_weights, random_weights, save_checkpoint
 from distilrt.model.architecture import architecture_of
 from distilrt.model.config import DistilBertConfig
+from distilrt.text.tokenizer import DistilBertTokenizer
 
 ARCHITECTURE = "DistilBertForSequenceClassification"
 CALIBRATION_SEQUENCES = 64
@@ -30,6 +35,36 @@ def make_checkpoint(folder: Path, config: DistilBertConfig | None = None, seed: 
     if not (folder / "config.json").exists():
         config = config or DistilBertConfig()
         save_checkpoint(folder, config, random_weights(config, ARCHITECTURE, seed=seed), ARCHITECTURE)
+    return folder
+
+
+def classifier_of(model: Path, cache: Path, seed: int = 0) -> Path:
+    """Write a trained checkpoint's encoder under the head of a classifier, with its tokenizer, unless it is there.
+
+    The folder in `cache` has a name of its own for each path and time of `config.json`.
+
+    The head's matrices are random and orthogonal, so that the logits, as many as hidden units, tell what a dtype does
+    to the hidden states of the first token. Weights that were never trained say nothing of that.
+
+    Raises:
+        OSError: `model` has no checkpoint.
+        CheckpointError: it cannot be read.
+    """
+    written = f"{model.resolve()} {(model / 'config.json').stat().st_mtime_ns}"
+    folder = cache / f"trained-{zlib.crc32(written.encode()):08x}"
+    if not (folder / "config.json").exists():
+        source = Source(str(model))
+        config = DistilBertConfig.from_pretrained(source)
+        encoder, random = load_weights(source, "DistilBertModel", config), np.random.default_rng(seed)
+        size = config.hidden_size
+        head = {
+            f"{name}.{part}": np.linalg.qr(random.standard_normal((size, size)))[0].astype(np.float32) if square
+            else np.zeros(size, np.float32)
+            for name in ("pre_classifier", "classifier") for part, square in (("weight", True), ("bias", False))
+        }  # fmt: skip
+        labelled = config.replace(num_labels=size, id2label=None, label2id=None)
+        save_checkpoint(folder, labelled, {name: encoder[name] for name in encoder} | head, ARCHITECTURE)
+        DistilBertTokenizer.from_pretrained(model).save_pretrained(folder)
     return folder
 
 
@@ -156,13 +191,12 @@ def _openvino(checkpoint: Path, target: Path) -> None:
 
 
 def _openvino_int8(checkpoint: Path, target: Path) -> None:
-    """Static quantization, calibrated on sequences of the mixed lengths with other ids than any bench runs."""
+    """Static quantization, calibrated on sequences of mixed lengths, other ones than any bench runs."""
     from distilrt.bench import samples
 
     openvino: Any = import_module("openvino")
     nncf: Any = import_module("nncf")
-    config = DistilBertConfig.from_pretrained(checkpoint)
-    given = samples.make_ids("mixed", config, seed=1).inputs[:CALIBRATION_SEQUENCES]
+    given = samples.make_ids("mixed", checkpoint, seed=1).inputs[:CALIBRATION_SEQUENCES]
     inputs = [[ids[None], ids[None] ** 0] for ids in given]
     quantized = nncf.quantize(
         openvino.Core().read_model(artefact(checkpoint, "openvino") / "model.xml"),

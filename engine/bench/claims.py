@@ -104,6 +104,18 @@ def _shares(rows: Sequence[_Row]) -> str:
             f"{_and(ours)} of them at 8x128, the best peer {_and(peers)}.")  # fmt: skip
 
 
+def _trained(rows: Sequence[_Row]) -> str:
+    """Errors of an engine's dtypes on trained weights beside the rates of its best form, a line for each."""
+    lines = _heads(("engine and its form", "dtype", "tok/s", "mean error", "largest error", "cosine"))
+    for (dtype, target), of_it in sorted(
+        _by(rows, "dtype", "target").items(), key=lambda each: DTYPES.index(each[0][0])
+    ):
+        row = max((row for row in of_it if row["form"] != "all-rows"), key=_speed)
+        lines.append(f"| {target} {row['form']} | {dtype} | {_speed(row):,.0f} | {float(row['mean_difference']):.1e} "
+                     f"| {float(row['max_difference']):.1e} | {float(row['cosine']):.5f} |")  # fmt: skip
+    return "\n".join([*lines, "", _where(rows)])
+
+
 def _distillation(rows: Sequence[_Row]) -> str:
     """Both models on this engine."""
     ours, theirs = parameters(DistilBertConfig())
@@ -191,4 +203,5 @@ TABLES: dict[str, tuple[str, Callable[[Sequence[_Row]], str]]] = {
     "distillation": ("distillation.csv", _distillation),
     "serving": ("serving.csv", _serving),
     "startup": ("startup.csv", _startup),
+    "trained": ("trained.csv", _trained),
 }

@@ -51,11 +51,10 @@ def measure(
     Raises:
         PeerError: a model cannot be loaded.
     """
-    config = DistilBertConfig()
-    deeper = config.replace(n_layers=BERT_LAYERS)
+    deeper = DistilBertConfig().replace(n_layers=BERT_LAYERS)
     folders = {"DistilBERT": make_checkpoint(cache / "distilbert-base"),
                "BERT-base": make_checkpoint(cache / "bert-base-folded", deeper)}  # fmt: skip
-    loads = [samples.make_ids(name, config) for name in names]
+    loads = [samples.make_ids(name, folders["DistilBERT"]) for name in names]
     exact = {title: scenarios.exact_answers(str(folder), loads) for title, folder in folders.items()}
     found.workloads += [each.describe() for each in loads]
     for dtype in dtypes:

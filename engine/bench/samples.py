@@ -5,7 +5,9 @@ Every target gets the same texts, so that each tokenizes, pads and answers as it
 
 from __future__ import annotations
 
+import ast
 import re
+import sysconfig
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +40,9 @@ PARAMS: dict[str, dict[str, Any]] = {
     "question-answering": {},
     "fill-mask": {},
 }
+
+
+_Ids = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +108,7 @@ def make(workload: str, model: str, *, file: Path | None = None, batch: int | No
         name, texts, shape_batch = file.name, _read(file), 8
     else:
         name = workload
-        lengths, shape_batch = _lengths(workload, tasks.longest(tokenizer, config))
+        lengths, shape_batch = lengths_of(workload, tasks.longest(tokenizer, config))
         texts = _texts(tokenizer, lengths)
     inputs = [_input(task.name, text, tokenizer) for text in texts]
     counts = []
@@ -115,16 +120,42 @@ def make(workload: str, model: str, *, file: Path | None = None, batch: int | No
     return Samples(name, task.name, params, tuple(inputs), tuple(counts), batch or shape_batch, labels)
 
 
-def make_ids(workload: str, config: DistilBertConfig, seed: int = 0) -> Samples:
-    """The samples of a workload as random token ids, for engines without a tokenizer.
+def make_ids(workload: str, checkpoint: Path, seed: int = 0) -> Samples:
+    """The samples of a workload as token ids, for engines without a tokenizer.
+
+    They are random, or where the folder of the checkpoint has a vocabulary, those of English sentences.
 
     Raises:
         InvalidParameter: as `make`.
     """
-    lengths, batch = _lengths(workload, config.max_position_embeddings)
-    random, chosen = np.random.default_rng(seed), lengths if workload not in MIXES else lengths[:MIX_IDS]
-    inputs = tuple(random.integers(1, config.vocab_size, length) for length in chosen)  # 0 is the padding
-    return Samples(workload, IDS, {}, inputs, tuple(map(int, chosen)), batch)
+    config, random = DistilBertConfig.from_pretrained(checkpoint), np.random.default_rng(seed)
+    lengths, batch = lengths_of(workload, config.max_position_embeddings)
+    chosen = [int(length) for length in (lengths if workload not in MIXES else lengths[:MIX_IDS])]
+    if (checkpoint / "vocab.txt").exists():
+        inputs = _english(DistilBertTokenizer.from_pretrained(checkpoint), chosen, random)
+    else:
+        inputs = [random.integers(1, config.vocab_size, length) for length in chosen]  # 0 is the padding
+    return Samples(workload, IDS, {}, tuple(inputs), tuple(chosen), batch)
+
+
+def sentences() -> list[str]:
+    """English sentences of 30 to 400 characters: the standard library's docstrings, so nothing has to be downloaded."""
+    found = set()
+    for path in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8", errors="replace"))):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                text = " ".join((ast.get_docstring(node) or "").split())
+                found |= {part for part in re.split(r"(?<=[.!?])\s+", text) if 30 < len(part) < 400}
+    return sorted(found)
+
+
+def _english(tokenizer: DistilBertTokenizer, lengths: Sequence[int], random: np.random.Generator) -> list[_Ids]:
+    """Sentences in random order, one after the other, cut into texts of these lengths."""
+    texts = [str(text) for text in random.permutation(sentences())]
+    words = np.concatenate(tokenizer(texts, add_special_tokens=False)["input_ids"])
+    ends = np.cumsum([length - 2 for length in lengths])
+    parts = np.split(np.resize(words, ends[-1]), ends[:-1])
+    return [np.concatenate([[tokenizer.cls_token_id], part, [tokenizer.sep_token_id]]) for part in parts]
 
 
 def _task(architecture: str) -> type[tasks.Task]:
@@ -152,8 +183,12 @@ def _read(file: Path) -> list[str]:
     return texts
 
 
-def _lengths(workload: str, longest: int) -> tuple[npt.NDArray[np.int64], int]:
-    """Tokens of each text, and texts of a batch."""
+def lengths_of(workload: str, longest: int) -> tuple[npt.NDArray[np.int64], int]:
+    """Tokens of each text of a workload, and texts of a batch.
+
+    Raises:
+        InvalidParameter: an unknown workload, or one longer than `longest` tokens.
+    """
     if match := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", workload):
         batch, length = int(match[1]), int(match[2])
         if not _SHORTEST <= length <= longest:

@@ -18,7 +18,7 @@ from distilrt.bench import claims as claiming
 from distilrt.bench import findings as finding
 from distilrt.bench import page, peers, samples, scenarios, targets, terminal
 from distilrt.bench import roofline as rooflines
-from distilrt.bench.artefacts import make_checkpoint
+from distilrt.bench.artefacts import classifier_of, make_checkpoint
 from distilrt.bench.findings import Findings
 from distilrt.bench.progress import Bar, Say
 from distilrt.bench.turns import WINDOWS
@@ -29,6 +29,7 @@ from distilrt.model.config import DistilBertConfig
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distilrt" / "bench"
 RESULTS = Path("benches/results")
 NAMES, DTYPES = ",".join(peers.ENGINES), ",".join(peers.DTYPES)
+_RANDOM = "distilbert-base"  # of random weights, in the cache
 LOADS = "1x16,1x128,8x128,mixed"
 
 Dtypes = Annotated[str, typer.Option(help="Comma-separated.")]
@@ -80,6 +81,10 @@ def compare(
     dtypes: Dtypes = DTYPES,
     names: Names = NAMES,
     loads: Loads = LOADS,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="Folder of a trained checkpoint, whose encoder answers English; default: random weights."),
+    ] = None,
     duration: Annotated[float, typer.Option(help="Least seconds of an engine on a workload.")] = 3.0,
     threads: Threads = None,
     record: Record = False,
@@ -91,8 +96,8 @@ def compare(
     """Time every engine in its best forms from token ids to logits, in turns, beside the peaks of the machine."""
     num_threads = threads or usable_cores()
     plan = scenarios.Plan(scenarios.ALONE, duration, count=3 * WINDOWS, most_windows=WINDOWS)
-    checkpoint = str(make_checkpoint(cache / "distilbert-base"))
-    chosen = [samples.make_ids(name, DistilBertConfig.from_pretrained(checkpoint)) for name in loads.split(",")]
+    made = classifier_of(model, cache) if model else make_checkpoint(cache / _RANDOM)
+    checkpoint, chosen = str(made), [samples.make_ids(name, made) for name in loads.split(",")]
     engines = [specs(names, dtype, checkpoint, num_threads) for dtype in dtypes.split(",")]
     found = Findings(finding.facts(num_threads, checkpoint), plan.describe())
 
@@ -104,7 +109,7 @@ def compare(
 
     seconds = sum(4.0 + len(each) * (4.0 + len(chosen) * plan.seconds) for each in engines)
     try:
-        _measure(found, seconds, work, results / "cpu.csv" if record else None)
+        _measure(found, seconds, work, results / ("trained.csv" if model else "cpu.csv") if record else None)
     finally:
         if json_file is not None:
             json_file.write_text(found.to_json(), encoding="utf-8")
@@ -125,7 +130,7 @@ def startup(
     from distilrt.bench import startup as starting
 
     num_threads = threads or usable_cores()
-    checkpoint = str(make_checkpoint(cache / "distilbert-base"))
+    checkpoint = str(make_checkpoint(cache / _RANDOM))
     chosen: dict[tuple[str, str], targets.Spec] = {}
     for dtype in dtypes.split(","):
         for spec in specs(names, dtype, checkpoint, num_threads):

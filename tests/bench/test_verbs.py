@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from distilrt.__main__ import main
-from distilrt.bench import artefacts, child, findings, peers, ptx, roofline, scenarios, startup, verbs
+from distilrt.bench import artefacts, child, findings, peers, ptx, roofline, samples, scenarios, startup, verbs
 from distilrt.bench.ptx import Cost, KernelRow
 from distilrt.bench.session import Session
 from distilrt.model.config import DistilBertConfig
+from distilrt.text.tokenizer import DistilBertTokenizer
 
 LITTLE = ["--dtypes", "float32", "--peers", "distilrt,transformers", "--threads", "1", "--record"]
 SHAPE = ["--workloads", "1x8"]
@@ -52,6 +53,22 @@ def test_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert all(float(row["max_difference"]) < 1e-4 and float(row["peak_share"]) > 0 for row in rows)
     assert [bool(row["read_share"]) for row in rows] == [True] * 3 + [False] * 3
     assert "<svg" in page.read_text()
+
+
+def test_compare_trained_weights(tmp_path: Path, sentence_encoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On English, with rows of their own; another encoder's classifier is not taken for this one's."""
+    folders = ["--cache", str(tmp_path / "cache"), "--results", str(tmp_path)]
+    little = ["--dtypes", "float32", "--peers", "distilrt", "--workloads", "1x8", "--duration", "0.1", "--record"]
+    assert bench("compare", *little, *folders, "--model", str(sentence_encoder)) == 0
+    rows = list(csv.DictReader((tmp_path / "trained.csv").open(newline="")))
+    assert all(0 < float(row["mean_difference"]) < 1e-5 for row in rows)
+    made = artefacts.classifier_of(sentence_encoder, tmp_path / "cache")
+    assert [made] == list((tmp_path / "cache").glob("trained-*"))
+    ids = samples.make_ids("1x8", made).inputs[0]
+    words = DistilBertTokenizer.from_pretrained(made).convert_ids_to_tokens(list(ids))
+    assert (words[0], words[-1], len(words)) == ("[CLS]", "[SEP]", 8)
+    assert bench("compare", *little, *folders, "--model", str(tmp_path)) == 2
+    assert "config.json" in capsys.readouterr().err
 
 
 def test_what_ctrl_c_leaves(
