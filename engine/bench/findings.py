@@ -27,7 +27,7 @@ _LIBRARIES = ("numpy", "tokenizers", "torch", "triton", "transformers", "onnxrun
 # Columns of the CSV; the first ones say what was measured, the others what came out.
 COLUMNS = (
     "target", "form", "dtype", "version", "scenario", "workload", "mean_tokens", "padding", "batch", "rate", "slo",
-    "valid", "steady", "ratio", "ratio_low", "ratio_high", "queries", "failed", "seconds", "samples_per_s",
+    "busy", "valid", "steady", "ratio", "ratio_low", "ratio_high", "queries", "failed", "seconds", "samples_per_s",
     "tokens_per_s", "p50_ms", "p90_ms", "p95_ms", "p99_ms", "p99.9_ms", "mean_ms", "max_ms", "lag_p99_ms",
     "saturated_per_s", "saturated_tokens_per_s", "peak_gflops", "peak_share", "read_share", "start_s", "peak_mb",
     "max_difference", "mean_difference", "cosine", "agreement",

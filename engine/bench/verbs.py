@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,7 @@ from distilrt.bench import findings as finding
 from distilrt.bench import page, peers, samples, scenarios, targets, terminal
 from distilrt.bench import roofline as rooflines
 from distilrt.bench.artefacts import classifier_of, make_checkpoint
+from distilrt.bench.busy import MOST_BUSY, busy
 from distilrt.bench.findings import Findings
 from distilrt.bench.progress import Bar, Say
 from distilrt.bench.turns import WINDOWS
@@ -85,6 +87,9 @@ def compare(
         Path | None,
         typer.Option(help="Folder of a trained checkpoint, whose encoder answers English; default: random weights."),
     ] = None,
+    neighbours: Annotated[
+        str, typer.Option("--busy", help="Comma-separated numbers of busy processes beside the engines.")
+    ] = "0",
     duration: Annotated[float, typer.Option(help="Least seconds of an engine on a workload.")] = 3.0,
     threads: Threads = None,
     record: Record = False,
@@ -99,22 +104,38 @@ def compare(
     made = classifier_of(model, cache) if model else make_checkpoint(cache / _RANDOM)
     checkpoint, chosen = str(made), [samples.make_ids(name, made) for name in loads.split(",")]
     engines = [specs(names, dtype, checkpoint, num_threads) for dtype in dtypes.split(",")]
+    counts = _counts(neighbours)
+    file = "contended.csv" if any(counts) else "trained.csv" if model else "cpu.csv"
     found = Findings(finding.facts(num_threads, checkpoint), plan.describe())
 
     def work(say: Say) -> None:
-        for each in engines:
-            scenarios.run(each, chosen, plan, found, exact_model=checkpoint, peaks=partial(peaks, num_threads, cache),
-                          say=say)  # fmt: skip
-            found.complete = each is engines[-1]
+        for count, each in product(counts, engines):
+            before = len(found.rows)
+            of_machine = partial(peaks, num_threads, cache) if not count else partial(rooflines.Roofline, {}, None)
+            with busy(count):
+                scenarios.run(each, chosen, plan, found, exact_model=checkpoint, peaks=of_machine, say=say)
+            for row in found.rows[before:]:
+                row["busy"] = count
+            found.complete = (count, each) == (counts[-1], engines[-1])
 
-    seconds = sum(4.0 + len(each) * (4.0 + len(chosen) * plan.seconds) for each in engines)
+    seconds = len(counts) * sum(4.0 + len(each) * (4.0 + len(chosen) * plan.seconds) for each in engines)
     try:
-        _measure(found, seconds, work, results / ("trained.csv" if model else "cpu.csv") if record else None)
+        _measure(found, seconds, work, results / file if record else None)
     finally:
         if json_file is not None:
             json_file.write_text(found.to_json(), encoding="utf-8")
         if html_file is not None:
             html_file.write_text(page.page(found), encoding="utf-8")
+
+
+def _counts(text: str) -> list[int]:
+    try:
+        counts = [int(count) for count in text.split(",")]
+    except ValueError:
+        counts = [-1]
+    if not all(0 <= count <= MOST_BUSY for count in counts):
+        raise InvalidParameter(f"--busy takes numbers of processes from 0 to {MOST_BUSY}, as in 0,1,2; found {text!r}")
+    return counts
 
 
 def startup(

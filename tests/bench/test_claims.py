@@ -143,6 +143,18 @@ def test_trained_table(tmp_path: Path) -> None:
     assert "padded" not in page
 
 
+def test_contended_table(tmp_path: Path) -> None:
+    row = {**RUN, "dtype": "int8", "scenario": "multi", "workload": "1x16"}
+    times = (("distilrt", "first-rows", 2), ("distilrt", "all-rows", 3), ("other", "static", 4))
+    rows = [row | {"target": target, "form": form, "busy": busy, "p50_ms": ms * (1 + busy), "p99_ms": 9 + busy}
+            for busy in (0, 1) for target, form, ms in times]  # fmt: skip
+    findings.append(tmp_path / "contended.csv", rows)
+    page = claims.render(_page("contended"), tmp_path)
+    assert "| p50 / p99 ms beside none | p50 / p99 ms beside 1 |" in page
+    assert "| 1x16 | int8 | distilrt first-rows | 2.0 / 9.0 | 4.0 / 10.0 | 2.00 |" in page
+    assert "all-rows" not in page
+
+
 def test_committed_rows_have_the_columns_of_rows() -> None:
     for file, _ in claims.TABLES.values():
         with (ROOT / "benches" / "results" / file).open(newline="") as rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -69,6 +70,21 @@ def test_compare_trained_weights(tmp_path: Path, sentence_encoder: Path, capsys:
     assert (words[0], words[-1], len(words)) == ("[CLS]", "[SEP]", 8)
     assert bench("compare", *little, *folders, "--model", str(tmp_path)) == 2
     assert "config.json" in capsys.readouterr().err
+
+
+def test_compare_beside_busy_processes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Rows say beside how many; the processes are gone afterwards."""
+    folders = ["--cache", str(tmp_path / "cache"), "--results", str(tmp_path)]
+    little = ["--dtypes", "float32", "--peers", "distilrt", *SHAPE, "--duration", "0.1", "--record"]
+    assert bench("compare", *little, *folders, "--busy", "0,1") == 0
+    rows = list(csv.DictReader((tmp_path / "contended.csv").open(newline="")))
+    assert [(row["busy"], row["form"]) for row in rows] == [
+        (count, form) for count in "01" for form in ("first-rows", "all-rows")
+    ]
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    assert not any("os.getppid" in Path(f"/proc/{child}/cmdline").read_text() for child in children)
+    assert bench("compare", *little, *folders, "--busy", "1,-1") == 2
+    assert "--busy takes numbers of processes" in capsys.readouterr().err
 
 
 def test_what_ctrl_c_leaves(

@@ -140,8 +140,19 @@ def test_compute_sanitizer(small: Path, tool: str, tiny: bool) -> None:
     if tiny or program is None:
         pytest.skip("compute-sanitizer is not installed" if program is None else "there is no GPU")
     # torch's own failed queries of a device would count as errors, which "--report-api-errors no" prevents.
-    options = f"--tool {tool} --report-api-errors no --error-exitcode 9".split()
-    command = [program, *options, sys.executable, "-m", "tests.gpu.test_device", str(small)]
+    queries = ["--report-api-errors", "no"] if tool == "memcheck" else []
+    command = [
+        program,
+        "--tool",
+        tool,
+        *queries,
+        "--error-exitcode",
+        "9",
+        sys.executable,
+        "-m",
+        "tests.gpu.test_device",
+        str(small),
+    ]
     try:
         done = subprocess.run(command, env=worker_environment(), capture_output=True, text=True, timeout=80)
     except subprocess.TimeoutExpired:
