@@ -78,11 +78,8 @@ def _transformers(architecture: str, config: DistilBertConfig, weights: Mapping[
     import transformers
 
     model: Any = getattr(transformers, architecture)(transformers.DistilBertConfig(**config.to_dict())).eval()
-    prefix = HEADS[architecture].encoder_prefix
-    model.load_state_dict({
-        (prefix if name.startswith(("embeddings.", "transformer.")) else "") + name: torch.from_numpy(array)
-        for name, array in weights.items()
-    })  # fmt: skip
+    called = HEADS[architecture].name_in_files
+    model.load_state_dict({called(name): torch.from_numpy(array) for name, array in weights.items()})
     return model
 
 
