@@ -38,7 +38,7 @@ def make_checkpoint(folder: Path, config: DistilBertConfig | None = None, seed: 
     return folder
 
 
-def classifier_of(model: Path, cache: Path, seed: int = 0) -> Path:
+def classifier_of(model: Path, cache: Path) -> Path:
     """Write a trained checkpoint's encoder under the head of a classifier, with its tokenizer, unless it is there.
 
     The folder in `cache` has a name of its own for each path and time of `config.json`.
@@ -55,7 +55,7 @@ def classifier_of(model: Path, cache: Path, seed: int = 0) -> Path:
     if not (folder / "config.json").exists():
         source = Source(str(model))
         config = DistilBertConfig.from_pretrained(source)
-        encoder, random = load_weights(source, "DistilBertModel", config), np.random.default_rng(seed)
+        encoder, random = load_weights(source, "DistilBertModel", config), np.random.default_rng(0)
         size = config.hidden_size
         head = {
             f"{name}.{part}": np.linalg.qr(random.standard_normal((size, size)))[0].astype(np.float32) if square
@@ -63,8 +63,9 @@ def classifier_of(model: Path, cache: Path, seed: int = 0) -> Path:
             for name in ("pre_classifier", "classifier") for part, square in (("weight", True), ("bias", False))
         }  # fmt: skip
         labelled = config.replace(num_labels=size, id2label=None, label2id=None)
-        save_checkpoint(folder, labelled, {name: encoder[name] for name in encoder} | head, ARCHITECTURE)
         DistilBertTokenizer.from_pretrained(model).save_pretrained(folder)
+        # The checkpoint comes last, since its config.json says that all is there.
+        save_checkpoint(folder, labelled, {name: encoder[name] for name in encoder} | head, ARCHITECTURE)
     return folder
 
 

@@ -107,9 +107,7 @@ def _shares(rows: Sequence[_Row]) -> str:
 def _trained(rows: Sequence[_Row]) -> str:
     """Errors of an engine's dtypes on trained weights beside the rates of its best form, a line for each."""
     lines = _heads(("engine and its form", "dtype", "tok/s", "mean error", "largest error", "cosine"))
-    for (dtype, target), of_it in sorted(
-        _by(rows, "dtype", "target").items(), key=lambda each: DTYPES.index(each[0][0])
-    ):
+    for (dtype, target), of_it in _by(rows, "dtype", "target").items():
         row = max((row for row in of_it if row["form"] != "all-rows"), key=_speed)
         lines.append(f"| {target} {row['form']} | {dtype} | {_speed(row):,.0f} | {float(row['mean_difference']):.1e} "
                      f"| {float(row['max_difference']):.1e} | {float(row['cosine']):.5f} |")  # fmt: skip

@@ -10,6 +10,7 @@ import re
 import sysconfig
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distilrt import tasks
+from distilrt.bench.peer import Ids
 from distilrt.checkpoint.source import Source
 from distilrt.errors import InvalidInput, InvalidParameter
 from distilrt.model.config import DistilBertConfig
@@ -40,9 +42,6 @@ PARAMS: dict[str, dict[str, Any]] = {
     "question-answering": {},
     "fill-mask": {},
 }
-
-
-_Ids = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +137,8 @@ def make_ids(workload: str, checkpoint: Path, seed: int = 0) -> Samples:
     return Samples(workload, IDS, {}, tuple(inputs), tuple(chosen), batch)
 
 
-def sentences() -> list[str]:
+@cache
+def sentences() -> tuple[str, ...]:
     """English sentences of 30 to 400 characters: the standard library's docstrings, so nothing has to be downloaded."""
     found = set()
     for path in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py")):
@@ -146,10 +146,10 @@ def sentences() -> list[str]:
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
                 text = " ".join((ast.get_docstring(node) or "").split())
                 found |= {part for part in re.split(r"(?<=[.!?])\s+", text) if 30 < len(part) < 400}
-    return sorted(found)
+    return tuple(sorted(found))
 
 
-def _english(tokenizer: DistilBertTokenizer, lengths: Sequence[int], random: np.random.Generator) -> list[_Ids]:
+def _english(tokenizer: DistilBertTokenizer, lengths: Sequence[int], random: np.random.Generator) -> list[Ids]:
     """Sentences in random order, one after the other, cut into texts of these lengths."""
     texts = [str(text) for text in random.permutation(sentences())]
     words = np.concatenate(tokenizer(texts, add_special_tokens=False)["input_ids"])

@@ -31,7 +31,7 @@ from distilrt.model.config import DistilBertConfig
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distilrt" / "bench"
 RESULTS = Path("benches/results")
 NAMES, DTYPES = ",".join(peers.ENGINES), ",".join(peers.DTYPES)
-_RANDOM = "distilbert-base"  # of random weights, in the cache
+_RANDOM = "distilbert-base"  # The checkpoint with random weights has this name in the cache.
 LOADS = "1x16,1x128,8x128,mixed"
 
 Dtypes = Annotated[str, typer.Option(help="Comma-separated.")]

@@ -156,7 +156,7 @@ def calibrate(
     ids = [each for each, total in zip(ids, accumulate(map(len, ids)), strict=True) if total <= MAX_TOKENS] or ids[:1]
     errors: dict[str, float] = {}
     found: dict[str, Int8Linear] = {}
-    from tqdm import tqdm  # which huggingface_hub needs too
+    from tqdm import tqdm  # The package is there, because huggingface_hub needs it.
 
     layers = tqdm(
         _linears(config, weights, ids),

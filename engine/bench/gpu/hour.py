@@ -20,7 +20,7 @@ from typing import Any
 
 from distilrt.bench.artefacts import worker_environment
 
-SECONDS = 580.0  # of the whole
+SECONDS = 580.0  # The whole run ends after so many.
 WORKERS = 14  # processes that compile side by side
 
 
@@ -30,7 +30,7 @@ class Step:
 
     name: str
     seconds: float  # limit
-    processes: int = 1  # which share its work
+    processes: int = 1  # So many share the work of the step.
 
 
 STEPS = (
@@ -53,7 +53,7 @@ class Folders:
     """Where a step finds and leaves things."""
 
     root: Path  # the checkout
-    work: Path  # of things that nobody wants to keep
+    work: Path  # Temporary files lie here, which are removed at the end.
     out: Path  # rows and logs
 
     def keep(self, step: str, row: dict[str, Any]) -> None:

@@ -46,7 +46,7 @@ class Hour:
     """What a step is given."""
 
     folders: Folders
-    word: str  # of the step's name, after the hyphen
+    word: str  # The part of the step's name after the hyphen says on what it works.
     part: int
     parts: int
 
@@ -63,7 +63,7 @@ class Hour:
 
     @property
     def config(self) -> DistilBertConfig:
-        """Of the model that is timed."""
+        """The config of the model that is timed."""
         return TINY if self.tiny else DistilBertConfig()
 
     def checkpoint(self) -> Path:
@@ -225,7 +225,8 @@ def describe_cpu(hour: Hour) -> Iterator[Row]:
         yield {"what": "native extension", "left_out": f"this machine has no {', '.join(missing)}"}
         return
     build, root = hour.folders.work / "build", hour.folders.root
-    shutil.copytree(root, build, ignore=shutil.ignore_patterns(".*", "build", "shared"))  # which writes beside sources
+    # The build writes beside its sources, so it gets a copy of them.
+    shutil.copytree(root, build, ignore=shutil.ignore_patterns(".*", "build", "shared"))
     subprocess.run([sys.executable, "setup.py", "-q", "build", "--build-base", "made"], cwd=build, check=True)
     (library,) = (build / "made").glob("lib*")
     environment = os.environ | {"PYTHONPATH": str(library)}
