@@ -84,15 +84,13 @@ bench-serving: .venv/bench.stamp .venv/model.stamp .venv-infinity/stamp
 	$(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt fastapi uvicorn
 	$(BIN)/python -m benches.serving.compare
 
-# The short form: three minutes of load, twenty seconds of overload. Times are shown, and fail nothing.
+# The short form, three minutes of load: times are shown, and fail nothing.
 test-soak: .venv/test.stamp .venv/model.stamp
-	$(BIN)/python -m benches.serving.soak --no-times --minutes 3
-	$(BIN)/python -m benches.serving.soak --no-times --minutes 0.33 --overload
+	SOAK_MINUTES=3 $(BIN)/python -m pytest -s tests/server/test_soak.py
 
-# An hour of load, five minutes of overload.
-soak: .venv/bench.stamp .venv/model.stamp
-	$(BIN)/python -m benches.serving.soak --minutes 60
-	$(BIN)/python -m benches.serving.soak --minutes 5 --overload
+# An hour of load and six minutes of overload, with times.
+soak: .venv/test.stamp .venv/model.stamp
+	SOAK_MINUTES=60 SOAK_TIMES=1 $(BIN)/python -m pytest -s tests/server/test_soak.py
 
 # The extension built with AddressSanitizer and UndefinedBehaviorSanitizer runs the native tests. Python itself is not
 # instrumented, hence the preload; it frees nothing at exit, hence no leak check. One test preloads an allocator itself.

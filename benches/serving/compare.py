@@ -18,7 +18,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from benches.serving.servers import INFINITY, KINDS, Server, model
+from benches.serving.servers import INFINITY, KINDS, Server, model, serving
 from distilrt.bench import findings, peers, roofline, samples, scenarios, terminal
 from distilrt.bench.findings import Findings
 from distilrt.bench.progress import Bar, Say
@@ -76,7 +76,7 @@ def compare(
         for name in chosen:
             say(f"starting {name}", 5.0)
             try:
-                running[name] = stack.enter_context(Server(name, folder, threads, infinity))
+                running[name] = stack.enter_context(serving(name, folder, threads, infinity))
             except RuntimeError as reason:
                 found.left_out.append(f"{name}: {reason}")
         asked = [Spec(server.url, server.kind.dtype, str(folder), wire=server.kind.wire, title=name)

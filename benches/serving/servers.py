@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import shutil
 import signal
@@ -11,19 +10,23 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from typing import Any
+from urllib.error import URLError
+from urllib.request import urlopen
 
 from distilrt.bench.artefacts import artefact, last_line, make_checkpoint, worker_environment
 from distilrt.checkpoint import packed
 from distilrt.checkpoint.source import Source
 from distilrt.model import models
 
-HERE = Path(__file__).parent
 PATIENCE = 180.0  # seconds to be ready
 INFINITY = Path(".venv-infinity")
+PACKED, ONNX = "{packed}", "{onnx}"
+_PEER = ["{python}", str(Path(__file__).with_name("peer_server.py")), "{folder}", "--threads", "{threads}"]
 
 
 @dataclass(frozen=True)
@@ -32,63 +35,139 @@ class Kind:
 
     Attributes:
         dtype: that it computes in.
-        command: `{python}`, `{infinity}` (folder of its environment), `{folder}`, `{packed}`, `{onnx}`, `{port}` and
-            `{threads}` stand for what is known later.
         packages: whose versions tell one run from another.
+        command: without the port. `{python}`, `{infinity}` (folder of its environment), `{folder}`, `{packed}`,
+            `{onnx}` and `{threads}` stand for what is known later.
         engine: the model, as in `command`, for this package's engine alone; None: it is another's server.
         wire: format that it speaks.
         ready: path that answers 200 once it serves.
-        environment: variables beyond those of every engine, written as `command`.
-        beside: start it in the folder with the checkpoint and `model_quantized.onnx`.
     """
 
     dtype: str
-    command: tuple[str, ...]
     packages: tuple[str, ...]
+    command: list[str]
     engine: str | None = None
     wire: str = "hf"
     ready: str = "/readyz"
-    environment: tuple[tuple[str, str], ...] = ()
-    beside: bool = False
 
 
 def _ours(dtype: str, folder: str) -> Kind:
-    return Kind(dtype, ("{python}", "-m", "distilrt", "serve", "--model", folder, "--dtype", dtype, "--port", "{port}",
-                        "--threads", "{threads}"), ("distilrt",), engine=folder)  # fmt: skip
-
-
-def _onnx(form: str) -> Kind:
-    return Kind("int8", ("{python}", str(HERE / "onnx_server.py"), "{folder}", "{onnx}", "--port", "{port}", "--form",
-                         form, "--threads", "{threads}"), ("onnxruntime", "fastapi"))  # fmt: skip
+    command = ["{python}", "-m", "distilrt", "serve", "--model", folder, "--dtype", dtype, "--threads", "{threads}"]
+    return Kind(dtype, ("distilrt",), command, engine=folder)
 
 
 def _pipeline(dtype: str) -> Kind:
-    return Kind(dtype, ("{python}", str(HERE / "pipeline_server.py"), "{folder}", "--port", "{port}", "--dtype", dtype,
-                        "--threads", "{threads}"), ("transformers", "torch", "fastapi"))  # fmt: skip
+    return Kind(dtype, ("transformers", "torch", "fastapi"), [*_PEER, "--dtype", dtype])
 
 
 def _infinity(engine: str, dtype: str) -> Kind:
-    """Its warm-up sends 514 tokens, which a DistilBERT can't read; the ONNX file is optimized already.
-
-    optimum finds an ONNX file only by a name without a folder, hence `beside`.
-    """
-    return Kind(dtype, ("{infinity}/bin/infinity_emb", "v2", "--model-id", ".", "--served-model-name", "default",
-                        "--engine", engine, "--device", "cpu", "--no-model-warmup", "--onnx-disable-optimize",
-                        "--host", "127.0.0.1", "--port", "{port}", "--log-level", "warning"),
-                ("infinity-emb", "optimum-onnx", "onnxruntime", "torch"), wire="infinity", ready="/health", beside=True,
-                environment=(("DO_NOT_TRACK", "1"), ("INFINITY_HOME", "{folder}")))  # fmt: skip
+    """Its warm-up sends 514 tokens, which a DistilBERT can't read; the ONNX file is optimized already."""
+    command = ["{infinity}/bin/infinity_emb", "v2", "--model-id", ".", "--served-model-name", "default", "--engine",
+               engine, "--device", "cpu", "--no-model-warmup", "--onnx-disable-optimize", "--host", "127.0.0.1",
+               "--log-level", "warning"]  # fmt: skip
+    packages = ("infinity-emb", "optimum-onnx", "onnxruntime", "torch")
+    return Kind(dtype, packages, command, wire="infinity", ready="/health")
 
 
 KINDS: dict[str, Kind] = {
-    "distilrt": _ours("int8", "{packed}"),
+    "distilrt": _ours("int8", PACKED),
     "distilrt-float32": _ours("float32", "{folder}"),
-    "onnx-threads": _onnx("threads"),
-    "onnx-worker": _onnx("worker"),
+    "onnx-threads": Kind("int8", ("onnxruntime", "fastapi"), [*_PEER, "--onnx", ONNX]),
     "infinity-optimum": _infinity("optimum", "int8"),
     "infinity-torch": _infinity("torch", "float32"),
     "pipeline": _pipeline("float32"),
     "pipeline-bfloat16": _pipeline("bfloat16"),
 }
+
+
+@dataclass(frozen=True)
+class Server:
+    """One of `KINDS`, running.
+
+    Attributes:
+        kind: of the server.
+        url: where it answers.
+        start_s: seconds from its start to the first answer that it is ready.
+        engine: the model for this package's engine alone; None: another's server.
+        version: of its packages.
+    """
+
+    kind: Kind
+    url: str
+    start_s: float
+    engine: str | None
+    version: str
+    process: subprocess.Popen[bytes]
+
+    def rss_mb(self) -> float:
+        """Memory that it has now."""
+        fields = dict(line.split(":", 1) for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines())
+        return int(fields["VmRSS"].split()[0]) / 1024
+
+
+@contextmanager
+def serving(name: str, folder: Path, threads: int, infinity: Path = INFINITY) -> Iterator[Server]:
+    """Start a server, and end it as an operator would.
+
+    Args:
+        name: of `KINDS`.
+        folder: the checkpoint.
+        threads: of its engine. Infinity knows no such setting for ONNX Runtime, which takes every core.
+        infinity: folder of Infinity's environment.
+
+    Raises:
+        RuntimeError: its program is missing, it ended, or was not ready in time.
+    """
+    kind, is_infinity = KINDS[name], KINDS[name].wire == "infinity"
+    known: dict[str, Any] = {
+        "folder": folder,
+        "threads": threads,
+        "python": sys.executable,
+        "infinity": infinity.absolute(),
+    }
+    program = Path(kind.command[0].format(**known))
+    if not program.exists():
+        raise RuntimeError(f"{name} is not installed: there is no {program}; make .venv-infinity/stamp")
+    if ONNX in kind.command or is_infinity:
+        known["onnx"] = artefact(folder, "onnx-int8-channels") / "model.onnx"
+    if PACKED in kind.command:
+        known["packed"] = _packed(folder)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url, command = f"http://127.0.0.1:{port}", [word.format(**known) for word in kind.command]
+    own = {"DO_NOT_TRACK": "1", "INFINITY_HOME": str(folder)} if is_infinity else {}
+    said = "import sys\nfrom importlib.metadata import version\nfor name in sys.argv[1:]: print(name, version(name))"
+    listed = subprocess.run([program.with_name("python"), "-c", said, *kind.packages],
+                            capture_output=True, text=True, check=True)  # fmt: skip
+    with tempfile.TemporaryFile() as log:
+        start = time.perf_counter()
+        process = subprocess.Popen(
+            [*command, "--port", str(port)],
+            cwd=_with_onnx(folder, known["onnx"]) if is_infinity else None,
+            env=worker_environment(threads) | own,
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            while not _ready(url + kind.ready):
+                if process.poll() is not None:
+                    log.seek(0)
+                    end = last_line(log.read().decode(errors="replace"))
+                    raise RuntimeError(f"{name} ended with {process.returncode}: {end}")
+                if time.perf_counter() - start > PATIENCE:
+                    raise RuntimeError(f"{name} was not ready in {PATIENCE:.0f} s")
+                time.sleep(0.01)
+            engine = kind.engine and kind.engine.format(**known)
+            version = ", ".join(listed.stdout.splitlines())
+            yield Server(kind, url, time.perf_counter() - start, engine, version, process)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(40)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 def model(cache: Path, texts: Path) -> Path:
@@ -102,8 +181,16 @@ def model(cache: Path, texts: Path) -> Path:
     return folder
 
 
-def _beside(folder: Path, onnx: Path) -> Path:
-    """A folder with the checkpoint's files and the ONNX file under the name that Infinity looks for."""
+def _ready(url: str) -> bool:
+    try:
+        with urlopen(url, timeout=5) as response:
+            return bool(response.status == 200)
+    except (URLError, OSError):
+        return False
+
+
+def _with_onnx(folder: Path, onnx: Path) -> Path:
+    """The checkpoint beside its ONNX file, which optimum, inside Infinity, finds only by a name without a folder."""
     made = folder.with_name(folder.name + "-onnx")
     made.mkdir(exist_ok=True)
     files = {path.name: path for path in folder.iterdir() if path.is_file()} | {"model_quantized.onnx": onnx}
@@ -120,104 +207,3 @@ def _packed(folder: Path) -> Path:
         loaded = models.DistilBertForSequenceClassification.from_pretrained(folder, backend="cpu", dtype="int8")
         packed.write(out, loaded, Source(folder))
     return out
-
-
-def _versions(python: Path, packages: Sequence[str]) -> str:
-    """Of packages in an environment."""
-    said = "import sys\nfrom importlib.metadata import version\nfor name in sys.argv[1:]: print(name, version(name))"
-    done = subprocess.run([python, "-c", said, *packages], capture_output=True, text=True, check=True)
-    return ", ".join(done.stdout.splitlines())
-
-
-class Server:
-    """One of `KINDS`, running.
-
-    Args:
-        name: its key.
-        folder: the checkpoint.
-        threads: of its engine. Infinity knows no such setting for ONNX Runtime, which takes every core.
-        infinity: folder of Infinity's environment.
-
-    Attributes:
-        kind: of the server.
-        url: where it answers.
-        start_s: seconds from its start to the first answer that it is ready.
-        engine: the model for this package's engine alone; None: another's server.
-        version: of its packages.
-
-    Raises:
-        RuntimeError: its program is missing, it ended, or was not ready in time.
-    """
-
-    def __init__(self, name: str, folder: Path, threads: int, infinity: Path = INFINITY) -> None:
-        self.name, self.kind = name, KINDS[name]
-        kind = self.kind
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}"
-        known = {"folder": folder, "port": port, "threads": threads, "python": sys.executable,
-                 "infinity": infinity.absolute()}  # fmt: skip
-        program = Path(kind.command[0].format(**known))
-        if not program.exists():
-            raise RuntimeError(f"{name} is not installed: there is no {program}; make .venv-infinity/stamp")
-        words = " ".join(kind.command)
-        if "{onnx}" in words or kind.beside:
-            known["onnx"] = artefact(folder, "onnx-int8-channels") / "model.onnx"
-        if "{packed}" in words:
-            known["packed"] = _packed(folder)
-        command = [word.format(**known) for word in kind.command]
-        self.engine = None if kind.engine is None else kind.engine.format(**known)
-        self.version = _versions(program.with_name("python"), kind.packages)
-        folder_of_work = _beside(folder, Path(known["onnx"])) if kind.beside else None
-        environment = worker_environment(threads) | {key: value.format(**known) for key, value in kind.environment}
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close)
-        start = time.perf_counter()
-        self.process = subprocess.Popen(
-            command, cwd=folder_of_work, env=environment, stdout=self._log, stderr=self._log
-        )
-        try:
-            while not self._ready(port):
-                if self.process.poll() is not None:
-                    self._log.seek(0)
-                    said = last_line(self._log.read().decode(errors="replace"))
-                    raise RuntimeError(f"{name} ended with {self.process.returncode}: {said}")
-                if time.perf_counter() - start > PATIENCE:
-                    raise RuntimeError(f"{name} was not ready in {PATIENCE:.0f} s")
-                time.sleep(0.01)
-        except BaseException:
-            self.close()
-            raise
-        self.start_s = time.perf_counter() - start
-
-    def _ready(self, port: int) -> bool:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-        try:
-            connection.request("GET", self.kind.ready)
-            return connection.getresponse().status == 200
-        except OSError:
-            return False
-        finally:
-            connection.close()
-
-    def rss_mb(self) -> float:
-        """Memory that it has now."""
-        fields = dict(line.split(":", 1) for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines())
-        return int(fields["VmRSS"].split()[0]) / 1024
-
-    def close(self) -> None:
-        """End it, as an operator would."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            try:
-                self.process.wait(40)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-        self._log.close()
-
-    def __enter__(self) -> Server:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import http.client
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,28 +11,7 @@ import pytest
 from distilrt.__main__ import main
 from distilrt.bench import findings
 from distilrt.bench.findings import Findings
-
-
-@contextmanager
-def serving(name: str, folder: str) -> Iterator[str]:
-    """The URL of a server of one model."""
-    words = ["-m", "distilrt", "serve", "--port", "0", "--threads", "1", "--model", f"{name}={folder}"]
-    with subprocess.Popen([sys.executable, *words], stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        try:
-            address = process.stderr.readline().rpartition("//")[2].strip()
-            while True:
-                assert process.poll() is None
-                with suppress(OSError):
-                    connection = http.client.HTTPConnection(address)
-                    connection.request("GET", "/readyz")
-                    if connection.getresponse().status == 200:
-                        break
-                time.sleep(0.02)
-            yield f"http://{address}"
-        finally:
-            process.terminate()
-            process.wait()
+from tests.serving import serving
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +19,10 @@ def served(classifier: str, sentence_encoder: Path) -> Iterator[dict[str, tuple[
     """Folder and URL of two models; the names that their servers know them by are the keys."""
     folders = {"classifier": classifier, "org/encoder": str(sentence_encoder)}
     with ExitStack() as stack:
-        yield {name: (folder, stack.enter_context(serving(name, folder))) for name, folder in folders.items()}
+        yield {
+            name: (folder, f"http://{stack.enter_context(serving({name: folder}, '--threads', '1'))[1]}")
+            for name, folder in folders.items()
+        }
 
 
 def bench(served: tuple[str, str], tmp_path: Path, *arguments: str, below: str = "") -> tuple[Findings, int]:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub import InferenceClient
 from starlette.testclient import TestClient
 
 from distilrt.runtime.engine import Engine
 from distilrt.server.app import create_app
 from distilrt.server.settings import Settings
+from tests.serving import serving
 
 NLI = {"0": "entailment", "1": "neutral", "2": "contradiction"}
 PROMPTS = {"prompts": {"query": "find: ", "passage": "text: "}, "default_prompt_name": "passage"}
@@ -92,17 +89,5 @@ def folders(folder_of: Callable[..., Path], sentence_encoder: Path) -> dict[str,
 @pytest.fixture(scope="session")
 def address(folders: dict[str, Path]) -> Iterator[str]:
     """`host:port` of one `distilrt serve` over all of them, a process that stays until the end."""
-    options = [word for name, folder in folders.items() for word in ("--model", f"{name}={folder}")]
-    command = [sys.executable, "-m", "distilrt", "serve", "--port", "0", "--threads", "1", *options]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ) as process:
-        assert process.stderr is not None
-        try:
-            found = process.stderr.readline().rpartition("//")[2].strip()
-            client = InferenceClient(model=f"http://{found}", provider="hf-inference")
-            while not client.health_check():
-                assert process.poll() is None
-                time.sleep(0.02)
-            yield found
-        finally:
-            process.terminate()
-            process.wait()
+    with serving(folders, "--threads", "1") as (_, found):
+        yield found
