@@ -59,6 +59,7 @@ def main(
     found = Findings(findings.facts(threads, str(folder)), {"scenario": "servers"})
     with Bar(len(chosen) * (20 + 3 * sum(plan.seconds for plan in plans)), Console(stderr=True), log=True) as bar:
         compare(chosen, plans, folder, threads, infinity, found, bar.step)
+        found.complete = True
     terminal.show(found, Console(markup=False, highlight=False))
     if record and not bar.stopped:
         findings.append(RESULTS, found.recorded())

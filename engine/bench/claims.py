@@ -1,7 +1,7 @@
-"""The tables of speed in README, made of committed rows: nobody types a figure.
+"""The tables of speed in README and docs, made of committed rows: nobody types a figure.
 
 A table stands between two comments, `<!-- claims: NAME -->` and `<!-- end of claims -->`; what is between them is this
-module's. Only the last run of each file of rows is shown.
+module's. Only the last run of each file of rows is shown, or of each machine or model in it.
 """
 
 from __future__ import annotations
@@ -12,16 +12,25 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from textwrap import fill
 
-from distilrt.bench.distillation import parameters
 from distilrt.bench.peers import OURS
 from distilrt.errors import InvalidParameter
+from distilrt.model.architecture import expected_shapes
 from distilrt.model.config import DistilBertConfig
 
 _Row = dict[str, str]
+PAGES = (Path("README.md"), Path("docs/benchmarks.md"))
 _BLOCK = re.compile(r"(<!-- claims: ([a-z]+) -->\n).*?(<!-- end of claims -->)", re.S)
 _RUN = ("date", "commit", "cpu", "threads", "load")  # the same for all rows of a run
 WORKLOADS = ("1x16", "1x128", "8x128", "mixed")
 DTYPES = ("float32", "bfloat16", "int8")
+BERT_LAYERS = 12
+# Shares of the machine's measured peak arithmetic or memory read that the engine aims at with every row computed.
+AIMS = {
+    ("8x128", "peak_share"): {"float32": 0.93, "bfloat16": 0.90, "int8": 0.85},
+    ("1x128", "peak_share"): {"int8": 0.82},
+    ("1x16", "read_share"): dict.fromkeys(DTYPES, 0.80),
+}
+MIXED_WITHIN = 0.05  # of 8x128's real tokens a second, for mixed lengths
 ENGINE = " engine"  # after a server's name: its engine alone
 
 
@@ -37,23 +46,23 @@ def render(page: str, results: Path) -> str:
     def made(match: re.Match[str]) -> str:
         if match[2] not in TABLES:
             raise InvalidParameter(f"tables of claims are {', '.join(TABLES)}; found {match[2]!r}")
-        file, table = TABLES[match[2]]
-        rows = _last_run(results / file)
-        return f"{match[1]}{table(rows) if rows else _unmeasured(file)}\n{match[3]}"
+        file, table, apart = TABLES[match[2]]
+        found = [table(rows) for rows in _last_runs(results / file, apart)]
+        shown = "\n\n".join(filter(None, found)) or f"Not measured yet: `benches/results/{file}` has no such rows."
+        return f"{match[1]}{shown}\n{match[3]}"
 
     return _BLOCK.sub(made, page)
 
 
-def _unmeasured(file: str) -> str:
-    return f"Not measured yet: there is no `benches/results/{file}`."
-
-
-def _last_run(path: Path) -> list[_Row]:
-    if not path.exists():
+def _last_runs(file: Path, apart: Sequence[str]) -> list[list[_Row]]:
+    """Rows of the last run, or where `apart` names columns, of the last run of each machine or model."""
+    if not file.exists():
         return []
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    return [row for row in rows if all(row.get(name) == rows[-1].get(name) for name in _RUN)]
+    with file.open(newline="") as lines:
+        found = _by(list(csv.DictReader(lines)), *apart)
+    return [
+        [row for row in rows if all(row.get(name) == rows[-1].get(name) for name in _RUN)] for rows in found.values()
+    ]
 
 
 def _cpu(rows: Sequence[_Row]) -> str:
@@ -104,6 +113,31 @@ def _shares(rows: Sequence[_Row]) -> str:
             f"{_and(ours)} of them at 8x128, the best peer {_and(peers)}.")  # fmt: skip
 
 
+def _aims(rows: Sequence[_Row]) -> str:
+    """Shares of what the machine can do, each beside its aim; a missed one is in italics."""
+    heads = ["of the peak" if share == "peak_share" else "of memory read" for _, share in AIMS]
+    lines = _heads(("dtype", *(f"{workload}, {head}" for (workload, _), head in zip(AIMS, heads, strict=True)),
+                    "mixed, tokens a second beside 8x128"))  # fmt: skip
+    for dtype in DTYPES:
+        ours = {row["workload"]: row for row in rows
+                if (row["target"], row["form"], row["dtype"]) == (OURS, "all-rows", dtype)}  # fmt: skip
+        if not {"mixed", *(workload for workload, _ in AIMS)} <= set(ours):
+            continue
+        cells = [_beside_aim(float(ours[workload][share] or "nan"), aims.get(dtype))
+                 for (workload, share), aims in AIMS.items()]  # fmt: skip
+        mixed = float(ours["mixed"]["tokens_per_s"]) / float(ours["8x128"]["tokens_per_s"]) - 1
+        cells.append(_beside_aim(mixed, -MIXED_WITHIN, "+.0%"))
+        lines.append(f"| {dtype} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", _where(rows)]) if len(lines) > 2 else ""
+
+
+def _beside_aim(value: float, aim: float | None, form: str = ".0%") -> str:
+    if value != value:
+        return "not measured"
+    shown = f"{value:{form}}" + (f" (aim {aim:{form}})" if aim is not None else "")
+    return f"*{shown}*" if aim is not None and value < aim else shown
+
+
 def _trained(rows: Sequence[_Row]) -> str:
     """Errors of an engine's dtypes on trained weights beside the rates of its best form, a line for each."""
     lines = _heads(("engine and its form", "dtype", "tok/s", "mean error", "largest error", "cosine"))
@@ -138,7 +172,7 @@ def _distillation(rows: Sequence[_Row]) -> str:
         lines.append(f"| {workload} | {dtype} | {_short(times[0])} | {_short(times[1])} "
                      f"| {times[1] / times[0] - 1:+.0%} |")  # fmt: skip
     sizes = f"{ours / 1e6:.1f} M parameters instead of {theirs / 1e6:.1f} M: {ours / theirs - 1:+.0%}."
-    return "\n".join([*lines, "", f"{_where(rows)} {sizes}"])
+    return "\n".join([*lines, "", fill(f"{_where(rows)} {sizes}", 120)])
 
 
 def _serving(rows: Sequence[_Row]) -> str:
@@ -172,11 +206,24 @@ def _serving(rows: Sequence[_Row]) -> str:
     return "\n".join([*lines, "", _where(rows)])
 
 
+def parameters(config: DistilBertConfig) -> tuple[int, int]:
+    """Parameters of DistilBERT and of BERT with twice the layers, without heads.
+
+    BERT's segment embeddings and pooler, which this engine folds in or leaves out, count: they are in its checkpoint.
+    """
+    sizes = []
+    for layers in (config.num_layers, BERT_LAYERS):
+        shapes = expected_shapes(config.replace(n_layers=layers), "DistilBertModel").values()
+        sizes.append(sum(shape[0] * (shape[1] if len(shape) > 1 else 1) for shape in shapes))
+    hidden = config.hidden_size
+    return sizes[0], sizes[1] + 2 * hidden + hidden * hidden + hidden
+
+
 def _by(rows: Sequence[_Row], *names: str) -> dict[tuple[str, ...], list[_Row]]:
     """Rows by some of their columns, in the order in which they come."""
     found: dict[tuple[str, ...], list[_Row]] = {}
     for row in rows:
-        found.setdefault(tuple(row[name] for name in names), []).append(row)
+        found.setdefault(tuple(row.get(name) or "" for name in names), []).append(row)
     return found
 
 
@@ -195,7 +242,9 @@ def _heads(names: Sequence[str]) -> list[str]:
 
 def _where(rows: Sequence[_Row]) -> str:
     row = rows[-1]
-    return f"{row['cpu']}, {row['threads']} threads, {row['date']}, commit {row['commit']}."
+    named = f"{row['cpu']} ({row['isa']})" if row.get("isa") else row["cpu"]
+    model = f"{row['model']}, " if row.get("model") else ""
+    return f"{model}{named}, {row['threads']} threads, {row['date']}, commit {row['commit']}."
 
 
 def _ms(row: _Row) -> str:
@@ -210,11 +259,13 @@ def _and(words: Sequence[str]) -> str:
     return f"{', '.join(words[:-1])} and {words[-1]}"
 
 
-TABLES: dict[str, tuple[str, Callable[[Sequence[_Row]], str]]] = {
-    "cpu": ("cpu.csv", _cpu),
-    "contended": ("contended.csv", _contended),
-    "distillation": ("distillation.csv", _distillation),
-    "serving": ("serving.csv", _serving),
-    "startup": ("startup.csv", _startup),
-    "trained": ("trained.csv", _trained),
+# Of each table its file, its text, and the columns that tell apart the machines or models of which each has one.
+TABLES: dict[str, tuple[str, Callable[[Sequence[_Row]], str], tuple[str, ...]]] = {
+    "cpu": ("cpu.csv", _cpu, ("isa",)),
+    "aims": ("cpu.csv", _aims, ("isa",)),
+    "contended": ("contended.csv", _contended, ()),
+    "distillation": ("distillation.csv", _distillation, ()),
+    "serving": ("serving.csv", _serving, ()),
+    "startup": ("startup.csv", _startup, ()),
+    "trained": ("trained.csv", _trained, ("model",)),
 }

@@ -103,6 +103,7 @@ def bench(
         with Bar(seconds, Console(stderr=True)) as bar:
             scenarios.run(specs, loads, plan, found, exact_model=against or model,
                           peaks=partial(_peaks, num_threads, local), say=bar.step)  # fmt: skip
+            found.complete = True
     finally:
         _write(found, json_file, csv_file, html_file, png_folder)
     terminal.show(found, Console(markup=False, highlight=False))

@@ -8,7 +8,6 @@ import io
 import json
 import os
 import platform
-import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from distilrt.errors import InvalidParameter
 from distilrt.model.config import DistilBertConfig
 
 Row = dict[str, Any]
-VERSION = 2  # of the JSON
+VERSION = 3  # of the JSON lines
 _LIBRARIES = ("numpy", "tokenizers", "torch", "triton", "transformers", "onnxruntime", "openvino", "ctranslate2")
 # Columns of the CSV; the first ones say what was measured, the others what came out.
 COLUMNS = (
@@ -32,8 +31,7 @@ COLUMNS = (
     "saturated_per_s", "saturated_tokens_per_s", "peak_gflops", "peak_share", "read_share", "start_s", "peak_mb",
     "max_difference", "mean_difference", "cosine", "agreement",
 )  # fmt: skip
-_NUMBERS = re.compile(r"\[[-\d.e,\s]+\]")  # a list of rounds is one line, not hundreds
-_FACTS = ("date", "commit", "cpu", "isa", "threads", "affinity", "load")
+_FACTS = ("date", "commit", "model", "cpu", "isa", "threads", "affinity", "load")
 ISA_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "amx_bf16")
 
 
@@ -59,11 +57,10 @@ class Findings:
     complete: bool = False
 
     def to_json(self) -> str:
-        """The whole as one object."""
-        whole = {"format": VERSION, "complete": self.complete, "facts": self.facts, "plan": self.plan,
-                 "workloads": self.workloads, "rows": self.rows, "left_out": self.left_out}  # fmt: skip
-        text = json.dumps(whole, indent=1, allow_nan=False, default=str) + "\n"
-        return _NUMBERS.sub(lambda match: " ".join(match[0].split()), text)
+        """JSON lines: everything but the rows in the first one, and a row in each of the others."""
+        head = {"format": VERSION, "complete": self.complete, "facts": self.facts, "plan": self.plan,
+                "workloads": self.workloads, "left_out": self.left_out}  # fmt: skip
+        return "".join(json.dumps(line, allow_nan=False, default=str) + "\n" for line in (head, *self.rows))
 
     def to_csv(self) -> str:
         """One line a row, each with the machine's facts."""
@@ -73,7 +70,7 @@ class Findings:
 
     def recorded(self) -> list[Row]:
         """Rows as files of committed rows keep them: facts of the machine and `COLUMNS`."""
-        return [{name: self.facts[name] for name in _FACTS} | {name: row.get(name) for name in COLUMNS}
+        return [{name: self.facts.get(name) for name in _FACTS} | {name: row.get(name) for name in COLUMNS}
                 for row in self.rows]  # fmt: skip
 
 
@@ -104,23 +101,6 @@ def _write(file: Any, rows: Sequence[Mapping[str, Any]]) -> None:
     writer = csv.DictWriter(file, [*_FACTS, *COLUMNS], restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-
-
-def read(path: Path) -> Findings:
-    """The findings in a JSON file.
-
-    Raises:
-        InvalidParameter: it holds something else.
-        OSError: it is not there.
-    """
-    try:
-        whole = json.loads(path.read_bytes())
-        version = whole.pop("format")
-        if version != VERSION:
-            raise ValueError(f"its format is {version!r}, this distilrt reads {VERSION}")
-        return Findings(**whole)
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise InvalidParameter(f"{path} is no result of distilrt bench --json: {error}") from error
 
 
 def facts(threads: int, model: str | None = None) -> Row:

@@ -6,12 +6,14 @@ that keeps an SLO. How queries are sent is `load`'s matter.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from distilrt.bench import answers, artefacts, peak, peers, roofline, turns, wire
+from distilrt.bench.busy import busy
 from distilrt.bench.child import PeerError
 from distilrt.bench.findings import Findings, Row
 from distilrt.bench.load import Load
@@ -48,6 +50,8 @@ class Plan:
         seed: of texts' order and times.
         in_flight: requests at a time while `peak` looks for a server's limit.
         most_windows: of a measurement, where targets do not get steady.
+        behind: see `turns.take`.
+        busy: numbers of processes that keep a core each; everything is measured beside each number of them.
     """
 
     scenario: str
@@ -58,6 +62,8 @@ class Plan:
     seed: int = 0
     in_flight: int = 32
     most_windows: int = turns.MOST_WINDOWS
+    behind: float = math.inf
+    busy: tuple[int, ...] = (0,)
 
     def __post_init__(self) -> None:
         if self.scenario not in (*SCENARIOS, ALONE):
@@ -73,7 +79,8 @@ class Plan:
 
     def describe(self) -> Row:
         """JSON-ready."""
-        return asdict(self) | {"slo": None if self.slo is None else str(self.slo)}
+        given = asdict(self) | {"slo": None if self.slo is None else str(self.slo)}
+        return {name: value for name, value in given.items() if value != math.inf}
 
     @property
     def seconds(self) -> float:
@@ -81,12 +88,13 @@ class Plan:
         if self.scenario == "peak":
             return self.duration * (peak.FLOOD + peak.HALVINGS + RETEST * peak.RETESTS)
         leads = 1 + LEAD / SHORTEST if self.scenario in ("single", "multi", ALONE) else 1
-        return (leads * self.duration + min(WARM_UP, self.duration / WINDOWS)) * max(1, len(self.rates))
+        whole = leads * self.duration + min(WARM_UP, self.duration / WINDOWS)
+        return whole * max(1, len(self.rates)) * len(self.busy)
 
 
 def run(
     specs: Sequence[Spec], loads: Sequence[Samples], plan: Plan, findings: Findings, *,
-    exact_model: str, peaks: Callable[[], Roofline], say: Say,
+    peaks: Callable[[], Roofline], say: Say, exact_model: str | None = None,
 ) -> None:  # fmt: skip
     """Measure every target on every workload; rows appear in `findings` as they are complete.
 
@@ -97,12 +105,12 @@ def run(
         loads: the workloads.
         plan: what to measure.
         findings: filled.
-        exact_model: the checkpoint, in float weights, whose answers in float32 are the right ones.
         peaks: measures the machine's; called before and after, since noise only ever lowers one.
         say: told of every step.
+        exact_model: the checkpoint, in float weights, whose answers in float32 are the right ones; None: each target's.
     """
     say("answers in float32", 2.0)
-    expected = exact_answers(exact_model, loads)
+    expected = {model: exact_answers(model, loads) for model in {exact_model or spec.model for spec in specs}}
     say("peaks of the machine", roofline.SECONDS)
     most, measured = peaks(), list[tuple[Row, Spec, Samples]]()
     with ExitStack() as stack:
@@ -114,38 +122,29 @@ def run(
                 sessions[spec] = stack.enter_context(Session(spec, loads[0]))
             except (PeerError, RuntimeError) as reason:
                 findings.left_out.append(f"{spec.named}: {reason}")
-        for samples, right in zip(loads, expected, strict=True):
-            if samples.describe() not in findings.workloads:
-                findings.workloads.append(samples.describe())
-            many = plan.scenario == "offline" or (plan.scenario == ALONE and not samples.fixed)
-            suiting = {spec: session for spec, session in sessions.items() if spec.suits(samples, many)}
-            rows = measure_workload(suiting, samples, dict.fromkeys(suiting, right), plan, findings, say, most)
-            measured += [(row, spec, samples) for spec, row in rows]
+        for count in plan.busy:
+            with busy(count):
+                for place, samples in enumerate(loads):
+                    if samples.describe() not in findings.workloads:
+                        findings.workloads.append(samples.describe())
+                    many = plan.scenario == "offline" or (plan.scenario == ALONE and not samples.fixed)
+                    suiting = {spec: session for spec, session in sessions.items() if spec.suits(samples, many)}
+                    right = {spec: expected[exact_model or spec.model][place] for spec in suiting}
+                    rows = _measure_workload(suiting, samples, right, plan, findings, say, most)
+                    for spec, row in rows:
+                        row["busy"] = count
+                        measured.append((row, spec, samples))
     say("peaks of the machine", roofline.SECONDS)
     most = most.better(peaks())
     for row, spec, samples in measured:
         row |= _shares(row, spec, samples, most)
-    findings.complete = True
 
 
-def measure_workload(
+def _measure_workload(
     sessions: Mapping[Spec, Session], samples: Samples, right: Mapping[Spec, Sequence[answers.Answer]], plan: Plan,
-    findings: Findings, say: Say, most: Roofline | None = None,
+    findings: Findings, say: Say, most: Roofline,
 ) -> list[tuple[Spec, Row]]:  # fmt: skip
-    """Rows of every target whose answers are right, on one workload.
-
-    Args:
-        sessions: the targets.
-        samples: the workload.
-        right: float32's answers to `checked_indices` of it, for each.
-        plan: what to measure.
-        findings: filled.
-        say: told of every step.
-        most: the machine's peaks.
-
-    Returns:
-        The rows, which are in `findings` too.
-    """
+    """Rows of every target whose answers are right, on one workload; they are in `findings` too."""
     rows: list[tuple[Spec, Row]] = []
     checked = _check(sessions, samples, right, findings, say)
     for load in _loads(plan, samples):
@@ -156,7 +155,7 @@ def measure_workload(
             for spec, row in found.items():
                 row |= checked[spec] | {"start_s": _rounded(sessions[spec].start_s, 3)}
                 row["peak_mb"] = _rounded(_peak_mb(sessions[spec]), 1)
-                row |= _shares(row, spec, samples, most) if most else {}
+                row |= _shares(row, spec, samples, most)
                 findings.rows.append(row)
                 rows.append((spec, row))
     return rows
@@ -265,15 +264,16 @@ def _measure(
     sessions: Mapping[Spec, Session], checked: Mapping[Spec, Row], samples: Samples, load: Load, plan: Plan,
     findings: Findings, say: Say, rows: dict[Spec, Row],
 ) -> None:  # fmt: skip
-    alive, query_s = {spec: sessions[spec] for spec in checked}, 0.0
+    alive, means = {spec: sessions[spec] for spec in checked}, list[float]()
     warm_up = Load("multi", min(WARM_UP, load.seconds), 2, size=load.size)
     for spec in list(alive):
         say(f"{samples.name}: warming up {spec.named}", warm_up.seconds)
         window = turns.measure(alive, spec, warm_up, findings)
-        query_s = max(query_s, float(window.latencies[1:].mean()) if window and len(window.latencies) > 1 else 0.0)
+        means += [float(window.latencies[1:].mean())] if window and len(window.latencies) > 1 else []
     if plan.slo is None:
         texts = len(samples.inputs) if load.scenario == "offline" else 1
-        turns.take(alive, load, query_s * texts, samples.name, findings, say, rows, plan.most_windows)
+        query_s = texts * min(max(means, default=0.0), plan.behind * min(means, default=0.0))
+        turns.take(alive, load, query_s, samples.name, findings, say, rows, plan.most_windows, plan.behind)
         return
 
     def measured(spec: Spec, wanted: Load) -> Window | None:

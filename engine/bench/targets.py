@@ -6,10 +6,11 @@ An engine here runs in the process that calls it, texts or token ids in and answ
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from distilrt.bench import peers, wire
@@ -18,6 +19,9 @@ from distilrt.bench.peer import Ids, Logits
 from distilrt.bench.peers import OURS
 from distilrt.bench.samples import IDS, Samples
 from distilrt.errors import DistilrtError, InvalidParameter
+
+if TYPE_CHECKING:
+    from distilrt.bench.http_client import HttpClient
 
 PEERS = tuple(name for name in peers.ENGINES if name != OURS)
 DTYPES = ("auto", "float32", "float16", "bfloat16", "int8")
@@ -28,7 +32,7 @@ class Spec:
     """What to measure.
 
     Attributes:
-        name: of `peers.ENGINES`, or a server's URL.
+        name: of `peers.ENGINES`, or a server's URL; several with commas are replicas, which get requests in turn.
         dtype: what it computes in; of a server, what it is said to.
         backend: of distilrt.
         model: folder or hub id; for peers a copy made for them, to whose folder they may add.
@@ -69,7 +73,8 @@ class Spec:
         if self.title:
             return self.title
         if self.is_url:
-            return f"{urlsplit(self.name).netloc}{urlsplit(self.name).path.rstrip('/')} {self.wire}"
+            urls = [urlsplit(url) for url in self.name.split(",")]
+            return f"{','.join(url.netloc + url.path.rstrip('/') for url in urls)} {self.wire}"
         return self.name
 
     def suits(self, samples: Samples, many: bool) -> bool:
@@ -93,11 +98,11 @@ def parse(text: str, dtype: str, *, throughput: bool = False) -> list[tuple[str,
             http.
     """
     if "://" in text:
-        parts = urlsplit(text)
-        if parts.scheme != "http" or not parts.hostname:
-            raise InvalidParameter(
-                f"a server's URL is http://HOST:PORT[/PATH], found {text!r}; put a proxy before https"
-            )
+        for url in text.split(","):
+            if urlsplit(url).scheme != "http" or not urlsplit(url).hostname:
+                raise InvalidParameter(
+                    f"a server's URL is http://HOST:PORT[/PATH], found {url!r}; put a proxy before https"
+                )
         return [(text, dtype, "")]
     name, _, rest = text.partition(":")
     own, _, form = rest.partition(":")
@@ -230,7 +235,8 @@ class Server:
         from distilrt.bench.http_client import HttpClient
 
         self._spec = spec
-        self._client = HttpClient(spec.name, spec.key)
+        self._clients = [HttpClient(url, spec.key) for url in spec.name.split(",")]
+        self._turns = itertools.cycle(self._clients)
         self.dtype = "unknown" if spec.dtype == "auto" else spec.dtype
         self.version = spec.wire
 
@@ -243,22 +249,26 @@ class Server:
                 f"{samples.task}; take another --format or checkpoint"
             )
         self._form, self._task, self._samples = form, samples.task, samples
-        self._single = [self._request([i]) for i in range(len(samples.inputs))]
-        self.version = await self._client.server() or self._spec.wire
+        self._single = {client: [self._request(client, [i]) for i in range(len(samples.inputs))]
+                        for client in self._clients}  # fmt: skip
+        for client in self._clients:
+            self.version = await client.server() or self._spec.wire
 
-    def _request(self, indices: Sequence[int]) -> bytes:
+    def _request(self, client: HttpClient, indices: Sequence[int]) -> bytes:
         body = self._form.encode(self._task, [self._samples.inputs[i] for i in indices], self._samples.params,
                                  self._spec.served)  # fmt: skip
-        return self._client.request(self._form.paths[self._task].format(model=self._spec.served), body)
+        return client.request(self._form.paths[self._task].format(model=self._spec.served), body)
 
     def begin(self, index: int) -> asyncio.Future[bytes]:
         """Send one sample's request; its body, unread."""
-        return self._client.start(self._single[index])
+        client = next(self._turns)
+        return client.start(self._single[client][index])
 
     async def answer(self, indices: Sequence[int]) -> list[Any]:
         """One request for all of these; the body comes back unread."""
-        request = self._single[indices[0]] if len(indices) == 1 else self._request(indices)
-        return [await self._client.send(request)]
+        client = next(self._turns)
+        request = self._single[client][indices[0]] if len(indices) == 1 else self._request(client, indices)
+        return [await client.send(request)]
 
     async def answer_all(self, indices: Sequence[int]) -> list[Any]:
         """Single requests, so many at a time as a client with much work keeps in flight."""
@@ -274,7 +284,8 @@ class Server:
 
     async def close(self) -> None:
         """Hang up."""
-        await self._client.close()
+        for client in self._clients:
+            await client.close()
 
     def decode(self, body: bytes) -> Any:
         """The answer to a request of one sample."""

@@ -48,6 +48,8 @@ def remarks(row: Row) -> str:
         found.append(f"INVALID: the load generator was late{f' (p99 {lag:g} ms)' if lag else ''}")
     if row["scenario"] == "peak" and not row["rate"]:
         found.append(f"no rate met {row['slo']}")
+    elif row.get("steady", True) is None:
+        found.append("one round only, since it takes more than twice the fastest one's time")
     elif not row.get("steady", True):
         found.append("not steady")
     if row.get("failures"):

@@ -7,7 +7,8 @@ time (docs/log.md). So a window, the unit of steadiness, is cut into rounds as s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 from distilrt.bench import statistics
@@ -39,7 +40,7 @@ def rounds(load: Load, query_s: float) -> int:
 
 def take(
     alive: dict[Spec, Session], load: Load, query_s: float, workload: str, findings: Findings, say: Say,
-    rows: dict[Spec, Row], most_windows: int = MOST_WINDOWS,
+    rows: dict[Spec, Row], most_windows: int = MOST_WINDOWS, behind: float = math.inf,
 ) -> None:  # fmt: skip
     """Measure every target of `alive`.
 
@@ -49,6 +50,8 @@ def take(
         query_s: see `rounds`.
         workload: its name, for `say`.
         most_windows: of each, where they do not get steady.
+        behind: a target that takes so many times the fastest one's time in the first round has no other; not the first
+            target, beside which all are.
         rows: filled at the end, for each target that is alive, and where Ctrl-C comes before, of what there is.
     """
     size = rounds(load, query_s)
@@ -57,19 +60,20 @@ def take(
     windows: dict[Spec, list[Window]] = {spec: [] for spec in alive}
     times: dict[Spec, list[float]] = {spec: [] for spec in alive}
     figure = "throughput" if load.scenario == "offline" else "latency"
-    at, again = f" at {load.rate:g}/s" if load.rate else "", ""
+    at, again, left_behind = f" at {load.rate:g}/s" if load.rate else "", "", set[Spec]()
     try:
         for turn in range(most_windows * size):
-            if not alive:
+            taking = [spec for spec in alive if spec not in left_behind]
+            if not taking:
                 break
             if turn % size == 0 and turn >= WINDOWS * size:
                 again = ", not steady yet"
-                if all(steady(joined(windows[spec], size), figure) for spec in alive):
+                if all(steady(joined(windows[spec], size), figure) for spec in taking):
                     again = ", for a sharper ratio"
-                    if all(ratio.sharp for ratio in _ratios(alive, times)):
+                    if all(statistics.beside(times[spec], times[taking[0]]).sharp for spec in taking[1:]):
                         break
-            first, found = turn % len(alive), dict[Spec, Window]()
-            for spec in (*list(alive)[first:], *list(alive)[:first]):
+            first, found = turn % len(taking), dict[Spec, Window]()
+            for spec in (*taking[first:], *taking[:first]):
                 say(f"{workload}: {load.scenario}{at}, {spec.named}{again}", part.seconds + lead)
                 window = measure(alive, spec, replace(part, seed=load.seed + turn), findings)
                 if window is not None:
@@ -77,10 +81,15 @@ def take(
             for (spec, window), time in zip(found.items(), statistics.figures(list(found.values())), strict=True):
                 windows[spec].append(window)
                 times[spec].append(time)
+            if turn == 0:
+                slowest = behind * min((times[spec][0] for spec in found), default=0.0)
+                left_behind = {spec for spec in found if times[spec][0] > slowest} - {next(iter(alive), None)}
     finally:
         for spec in alive:
             if windows[spec]:
                 rows[spec] = _row(windows[spec], size, load, figure) | _beside(times[spec], times[next(iter(alive))])
+        for spec in left_behind & set(rows):
+            rows[spec]["steady"] = None
 
 
 def measure(alive: dict[Spec, Session], spec: Spec, wanted: Load, findings: Findings) -> Window | None:
@@ -96,15 +105,9 @@ def measure(alive: dict[Spec, Session], spec: Spec, wanted: Load, findings: Find
         return None
 
 
-def _ratios(alive: Mapping[Spec, Session], times: Mapping[Spec, Sequence[float]]) -> list[statistics.Estimate]:
-    """Of every target but the first, beside it."""
-    first, *others = alive
-    return [statistics.beside(times[spec], times[first]) for spec in others]
-
-
 def _beside(own: Sequence[float], first: Sequence[float]) -> Row:
     """The rounds, and how many times as fast as the run's first target it is."""
-    ratio = statistics.beside(own, first)
+    ratio = statistics.Estimate(0.0, 0.0) if own is first else statistics.beside(own, first)
     low, high = ratio.interval
     known = ratio.half < 1
     return {"rounds_ms": [round(1e3 * time, 4) for time in own], "ratio": round(ratio.ratio, 4),

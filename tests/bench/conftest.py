@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from distilrt.bench import samples
+from distilrt.bench import findings, samples
 
 Reply = Callable[[str, Any], tuple[int, Any]]  # path and body to status and body
 
@@ -26,6 +26,13 @@ def classifier(folder_of: Callable[..., Path]) -> str:
 def queries(classifier: str) -> samples.Samples:
     """Short texts for it."""
     return samples.make("queries", classifier)
+
+
+def read(file: Path) -> findings.Findings:
+    """What `distilrt bench --json` wrote."""
+    head, *rows = map(json.loads, file.read_text().splitlines())
+    assert head.pop("format") == findings.VERSION
+    return findings.Findings(**head, rows=rows)
 
 
 class Server:

@@ -1,4 +1,4 @@
-"""engine/bench/{claims,distillation}.py: README's tables are those of the committed rows; both models are measured."""
+"""engine/bench/claims.py: the tables of README and docs are those of the committed rows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from distilrt.bench import artefacts, claims, distillation, findings, scenarios
+from distilrt.bench import claims, findings
 from distilrt.model.config import DistilBertConfig
 
 ROOT = Path(__file__).parents[2]
@@ -16,8 +16,9 @@ ROOT = Path(__file__).parents[2]
 
 def test_readme_is_what_the_rows_say() -> None:
     """If this fails: make claims."""
-    page = (ROOT / "README.md").read_text()
-    assert claims.render(page, ROOT / "benches" / "results") == page
+    for path in claims.PAGES:
+        page = (ROOT / path).read_text()
+        assert claims.render(page, ROOT / "benches" / "results") == page
 
 
 def _page(name: str, inner: str = "old\n") -> str:
@@ -64,7 +65,9 @@ def test_cpu_table_is_of_the_last_run(tmp_path: Path) -> None:
 
 
 def test_unmeasured_and_unknown(tmp_path: Path) -> None:
-    assert "Not measured yet: there is no `benches/results/serving.csv`" in claims.render(_page("serving"), tmp_path)
+    assert "Not measured yet: `benches/results/serving.csv` has no such rows" in claims.render(
+        _page("serving"), tmp_path
+    )
     with pytest.raises(ValueError, match="tables of claims are cpu"):
         claims.render(_page("speed"), tmp_path)
     with pytest.raises(ValueError, match="has no <!-- claims"):
@@ -72,25 +75,31 @@ def test_unmeasured_and_unknown(tmp_path: Path) -> None:
 
 
 def test_parameters() -> None:
-    ours, theirs = distillation.parameters(DistilBertConfig())
+    ours, theirs = claims.parameters(DistilBertConfig())
     assert (ours, theirs) == (66_362_880, 109_482_240)  # of transformers' DistilBertModel and BertModel
 
 
-def test_distillation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small = DistilBertConfig(dim=48, n_heads=3, n_layers=1, hidden_dim=80, vocab_size=101, max_position_embeddings=64)
-    monkeypatch.setattr(distillation, "DistilBertConfig", lambda: small)
-    monkeypatch.setattr(distillation, "BERT_LAYERS", 2)
-    make = artefacts.make_checkpoint
-    monkeypatch.setattr(distillation, "make_checkpoint", lambda folder, config=small: make(folder, config))
-    found = findings.Findings(findings.facts(1), {})
-    distillation.measure(found, tmp_path / "cache", ["1x8"], ["float32"], 1, scenarios.Plan(scenarios.ALONE, 0.1, 3),
-                         lambda words, seconds: None)  # fmt: skip
-    assert [row["target"] for row in found.rows] == ["DistilBERT", "BERT-base"]
-    assert all(row["max_difference"] < 1e-4 and row["p50_ms"] > 0 for row in found.rows)
-    findings.append(tmp_path / "distillation.csv", found.recorded())
+def test_distillation_table(tmp_path: Path) -> None:
+    row = {**RUN, "dtype": "float32", "scenario": "multi", "workload": "1x8"}
+    rows = [row | {"target": target, "p50_ms": ms} for target, ms in (("DistilBERT", 2.0), ("BERT-base", 3.5))]
+    findings.append(tmp_path / "distillation.csv", rows)
     page = claims.render(_page("distillation"), tmp_path)
-    assert "| 1x8 | float32 |" in page
-    assert "M parameters instead of" in page
+    assert "| 1x8 | float32 | 2.0 | 3.5 | +75% |" in page
+    assert "66.4 M parameters instead of 109.5 M: -39%." in page
+
+
+def test_aims_table(tmp_path: Path) -> None:
+    """Of each machine, with what is missed in italics; one without mixed lengths has no line."""
+    row = {**RUN, "target": "distilrt", "form": "all-rows", "dtype": "int8", "isa": "avx512_vnni"}
+    shares = (("8x128", {"peak_share": 0.9}), ("1x128", {"peak_share": 0.5}), ("1x16", {"read_share": 0.8}))
+    rows = [row | {"workload": workload, "tokens_per_s": 1000} | share for workload, share in shares]
+    others = [each | {"isa": "avx2"} for each in rows]
+    rows.append(row | {"workload": "mixed", "tokens_per_s": 940})
+    findings.append(tmp_path / "cpu.csv", [*rows, *others])
+    page = claims.render(_page("aims"), tmp_path)
+    assert "| int8 | 90% (aim 85%) | *50% (aim 82%)* | 80% (aim 80%) | *-6% (aim -5%)* |" in page
+    assert "(avx512_vnni)" in page
+    assert "(avx2)" not in page
 
 
 def test_serving_table(tmp_path: Path) -> None:
@@ -156,6 +165,6 @@ def test_contended_table(tmp_path: Path) -> None:
 
 
 def test_committed_rows_have_the_columns_of_rows() -> None:
-    for file, _ in claims.TABLES.values():
+    for file, _, _ in claims.TABLES.values():
         with (ROOT / "benches" / "results" / file).open(newline="") as rows:
             assert set(next(csv.reader(rows))) <= {*findings._FACTS, *findings.COLUMNS}

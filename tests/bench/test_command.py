@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import signal
 import subprocess
@@ -15,9 +14,10 @@ from typing import Any
 import pytest
 
 from distilrt.__main__ import main
-from distilrt.bench import findings, verbs
+from distilrt.bench import verbs
 from distilrt.model import models
 from distilrt.text.tokenizer import DistilBertTokenizer
+from tests.bench.conftest import read
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +40,7 @@ def test_everyday_form(classifier: str, tmp_path: Path, capsys: pytest.CaptureFi
     printed = capsys.readouterr()
     assert "distilrt float32" in printed.out
     assert printed.err == ""
-    found = findings.read(files["json"])
+    found = read(files["json"])
     assert found.complete
     assert [(row["target"], row["rate"], row["agreement"]) for row in found.rows] == [
         ("distilrt", 50, 1),
@@ -60,7 +60,7 @@ def test_peers_and_servers_in_one_run(classifier: str, server: Any, tmp_path: Pa
     targets = [word for name in names for word in ("--target", name)]
     code = bench("--model", classifier, "--scenario", "multi", "--duration", "0.1", "--count", "3", "--threads", "1",
                  "--workload", "4x8", "--dtype", "float32", "--json", str(file), *targets)  # fmt: skip
-    found = findings.read(file)
+    found = read(file)
     named = {(row["target"], row["dtype"]) for row in found.rows}
     assert {("distilrt", "float32"), ("transformers", "float32")} <= named
     assert any("off by" in line and "127.0.0.1" in line for line in found.left_out)
@@ -74,7 +74,7 @@ def test_packed_model(classifier: str, tmp_path: Path, capsys: pytest.CaptureFix
     assert bench("--model", packed, "--duration", "0.1") == 2
     assert "--against CHECKPOINT" in capsys.readouterr().err
     assert bench("--model", packed, "--against", classifier, "--duration", "0.1", "--json", str(file)) == 0
-    (row,) = findings.read(file).rows
+    (row,) = read(file).rows
     assert row["dtype"] == "int8"
 
 
@@ -138,8 +138,7 @@ def test_ctrl_c_leaves_a_valid_report(classifier: str, tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    found = json.loads(file.read_text())
-    assert found["complete"] is False
+    assert not read(file).complete
     assert "broken off" in out
     assert "Broken off" in page.read_text()
     assert "Traceback" not in err

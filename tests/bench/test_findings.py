@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from pathlib import Path
 
 import pytest
 
 from distilrt.bench import findings
 from distilrt.bench.findings import COLUMNS, Findings
+from tests.bench.conftest import read
 
 
 def test_json_and_csv(classifier: str, tmp_path: Path) -> None:
@@ -19,21 +19,13 @@ def test_json_and_csv(classifier: str, tmp_path: Path) -> None:
     found.left_out.append("x: y")
     file = tmp_path / "found.json"
     file.write_text(found.to_json())
-    again = findings.read(file)
+    again = read(file)
     assert again == found
     assert not again.complete
     (row,) = csv.DictReader(io.StringIO(found.to_csv()))
     assert (row["target"], row["p50_ms"], row["rate"], row["threads"]) == ("distilrt", "1.5", "", "2")
     assert all(row[name] for name in ("date", "commit", "cpu", "affinity"))
     assert found.facts["versions"]["numpy"]
-
-
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 2}', json.dumps({"format": 1, "rows": []})])
-def test_other_files(tmp_path: Path, content: str) -> None:
-    file = tmp_path / "found.json"
-    file.write_text(content)
-    with pytest.raises(ValueError, match="is no result of distilrt bench"):
-        findings.read(file)
 
 
 def test_rows_are_appended(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from distilrt.__main__ import main
-from distilrt.bench import findings
 from distilrt.bench.findings import Findings
+from tests.bench.conftest import read
 from tests.serving import serving
 
 
@@ -31,7 +31,7 @@ def bench(served: tuple[str, str], tmp_path: Path, *arguments: str, below: str =
     with pytest.raises(SystemExit) as stop:
         main(["bench", "--model", folder, "--target", url + below, "--workload", "queries", "--duration", "0.1",
                   "--count", "4", "--json", str(file), *arguments])  # fmt: skip
-    return findings.read(file), int(stop.value.code or 0)
+    return read(file), int(stop.value.code or 0)
 
 
 SERVER, MULTI, OFFLINE = ["server", "--rate", "50"], ["multi", "--batch", "3"], ["offline"]

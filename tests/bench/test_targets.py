@@ -73,6 +73,9 @@ def test_server(server: Any, classifier: str, queries: Samples) -> None:
     asyncio.run(batch())
     assert server.requests[-1] == ("/predict", {"inputs": [[queries.inputs[0]], [queries.inputs[1]]],
                                                 "truncate": True, "raw_scores": True})  # fmt: skip
+    before = len(server.requests)
+    ask(Spec(f"{server.url}/a,{server.url}/b", "auto", classifier), queries, [0, 1, 2, 3])
+    assert [path for path, body in server.requests[before:] if body] == ["/a", "/b", "/a", "/b"]
 
 
 def test_server_of_another_task(server: Any, classifier: str, queries: Samples) -> None:
@@ -89,14 +92,14 @@ def test_parse() -> None:
     assert targets.parse("onnxruntime", "auto") == [("onnxruntime", "float32", "session")]
     assert [form for _, _, form in targets.parse("openvino:int8", "auto", throughput=True)] == ["streams", "padded"]
     assert targets.parse("http://a:1/b", "auto") == [("http://a:1/b", "auto", "")]
-    assert Spec("http://a:1/b/", "auto", "m", wire="tei").label == "a:1/b tei"
+    assert Spec("http://a:1/b/,http://a:2", "auto", "m", wire="tei").label == "a:1/b,a:2 tei"
     assert Spec("openvino", "int8", "m", form="static").named == "openvino static int8"
 
 
 @pytest.mark.parametrize(("text", "words"), [
     ("nope", "a target is distilrt"), ("openvino:int8:fast", "a form of openvino is one of dynamic"),
     ("distilrt:int3", "a dtype is one of"), ("onnxruntime:bfloat16", "onnxruntime is measured in"),
-    ("https://a", "a server's URL is"), ("http://", "URL"),
+    ("https://a", "a server's URL is"), ("http://", "URL"), ("http://a,b", "found 'b'"),
 ])  # fmt: skip
 def test_wrong_targets(text: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):

@@ -17,6 +17,7 @@ from distilrt.bench.ptx import Cost, KernelRow
 from distilrt.bench.session import Session
 from distilrt.model.config import DistilBertConfig
 from distilrt.text.tokenizer import DistilBertTokenizer
+from tests.bench.conftest import read
 
 LITTLE = ["--dtypes", "float32", "--peers", "distilrt,transformers", "--threads", "1", "--record"]
 SHAPE = ["--workloads", "1x8"]
@@ -100,13 +101,28 @@ def test_what_ctrl_c_leaves(
     assert "broken off" in printed.out
     assert "nothing was recorded" in printed.err
     assert not (tmp_path / "cpu.csv").exists()
-    assert not findings.read(file).complete
+    assert not read(file).complete
 
 
 @pytest.mark.parametrize("words", [[*SHAPE, "--peers", "x"], [*SHAPE, "--dtypes", "float12"], ["--workloads", "8"]])
 def test_wrong_choices(tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
     assert bench("compare", "--cache", str(tmp_path), *words) == 2
     assert "found" in capsys.readouterr().err
+
+
+def test_distillation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Any) -> None:
+    """Each model's answers are compared with its own in float32."""
+
+    def made(folder: Path, config: DistilBertConfig | None = None) -> Path:
+        return artefacts.make_checkpoint(folder, tiny(n_layers=4 if config else 2))
+
+    monkeypatch.setattr(verbs, "make_checkpoint", made)
+    folders = ["--cache", str(tmp_path / "cache"), "--results", str(tmp_path)]
+    little = ["--dtypes", "float32", "--threads", "1", "--duration", "0.1", "--record"]
+    assert bench("distillation", *little, *SHAPE, *folders) == 0
+    rows = list(csv.DictReader((tmp_path / "distillation.csv").open(newline="")))
+    assert [row["target"] for row in rows] == ["DistilBERT", "BERT-base"]
+    assert all(float(row["max_difference"]) < 1e-4 and float(row["p50_ms"]) > 0 for row in rows)
 
 
 def test_startup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,14 +156,6 @@ def test_ptx(
     printed = capsys.readouterr()
     assert "sm_90 float32 a kernel: no tensor cores" in printed.out
     assert ("broken off" in printed.err) == stopped
-
-
-def test_changes_of_several_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)  # where there are none
-    assert bench("changes", "a.json,b.json", "c.json", "--peer", "x") == 2
-    assert "a.json" in capsys.readouterr().err
 
 
 def test_peaks_of_the_machine(
