@@ -325,7 +325,7 @@ ENGINES: dict[str, dict[str, Form]] = {
     },
     "transformers": {"sdpa": Form(Transformers, _FLOATS, latency=True, throughput=True)},
     "torch.compile": {
-        "dynamic": Form(TorchDynamic, _FLOATS, latency=True, throughput=True),
+        "dynamic": Form(TorchDynamic, _FLOATS, throughput=True),
         "fixed": Form(TorchFixed, _FLOATS, latency=True, fixed=True),
         "autocast": Form(TorchAutocast, ("bfloat16",), latency=True, fixed=True),
     },

@@ -49,7 +49,7 @@ def remarks(row: Row) -> str:
     if row["scenario"] == "peak" and not row["rate"]:
         found.append(f"no rate met {row['slo']}")
     elif row.get("steady", True) is None:
-        found.append("one round only, since it takes more than twice the fastest one's time")
+        found.append("one round only, being far behind the fastest")
     elif not row.get("steady", True):
         found.append("not steady")
     if row.get("failures"):
