@@ -27,7 +27,7 @@ from distilrt.bench.targets import Spec
 from distilrt.bench.verbs import CACHE
 
 RESULTS = Path(__file__).parents[1] / "results" / "serving.csv"
-DEFAULT = "distilrt,onnx-threads,infinity-optimum,pipeline-bfloat16"
+DEFAULT = "distilrt,distilrtx2,onnx-threads,infinity-optimum,pipeline-bfloat16"
 SHAPES = ("1x16", "1x128")  # Requests alone have these sizes.
 ENGINE = "engine"  # after a server's name: its engine alone
 
@@ -41,7 +41,9 @@ def texts() -> Path:
 
 
 def main(
-    names: Annotated[str, typer.Option("--servers", help=f"Comma-separated, of {', '.join(KINDS)}.")] = DEFAULT,
+    names: Annotated[
+        str, typer.Option("--servers", help=f"Comma-separated, of {', '.join(KINDS)}; x2 after one: two processes.")
+    ] = DEFAULT,
     seconds: Annotated[float, typer.Option(min=0.1, help="Of a window of the search; twice that of a re-test.")] = 10,
     slo: str = "p99=250ms",
     threads: int = 2,
@@ -51,7 +53,7 @@ def main(
 ) -> None:
     """Measure."""
     chosen = names.split(",")
-    if unknown := [name for name in chosen if name not in KINDS]:
+    if unknown := [name for name in chosen if replicas(name)[0] not in KINDS]:
         raise typer.BadParameter(f"servers are {', '.join(KINDS)}; found {', '.join(unknown)}")
     plans = (scenarios.Plan("single", 2 * seconds), scenarios.Plan("offline", seconds),
              scenarios.Plan("peak", seconds, slo=parse_slo(slo)))  # fmt: skip
@@ -73,17 +75,19 @@ def compare(
 ) -> None:  # fmt: skip
     """Start the servers and carry out the plans: of requests alone, of engines alone, and of the highest rate."""
     with ExitStack() as stack:
-        running: dict[str, Server] = {}
+        running: dict[str, list[Server]] = {}
         for name in chosen:
             say(f"starting {name}", 5.0)
+            kind, count = replicas(name)
             try:
-                running[name] = stack.enter_context(serving(name, folder, threads, infinity))
+                running[name] = [stack.enter_context(serving(kind, folder, threads, infinity)) for _ in range(count)]
             except RuntimeError as reason:
                 found.left_out.append(f"{name}: {reason}")
-        asked = [Spec(server.url, server.kind.dtype, str(folder), wire=server.kind.wire, title=name)
-                 for name, server in running.items()]  # fmt: skip
+        asked = [Spec(",".join(server.url for server in servers), servers[0].kind.dtype, str(folder),
+                      wire=servers[0].kind.wire, title=name) for name, servers in running.items()]  # fmt: skip
         engines = [Spec(peers.OURS, server.kind.dtype, server.engine, threads=threads, title=f"{name} {ENGINE}")
-                   for name, server in running.items() if server.engine is not None]  # fmt: skip
+                   for name, (server, *others) in running.items()
+                   if server.engine is not None and not others]  # fmt: skip
         short = [samples.make(shape, str(folder)) for shape in SHAPES]
         mixed = samples.make("mixed", str(folder))
         for plan, specs, loads in zip(plans, ([*asked, *engines], engines, asked), (short, [mixed], [mixed]),
@@ -93,9 +97,16 @@ def compare(
                               peaks=lambda: roofline.Roofline({}, None))  # fmt: skip
         for row in found.rows:
             if row["target"] in running:
-                server = running[row["target"]]
-                row |= {"start_s": round(server.start_s, 2), "peak_mb": round(server.rss_mb()),
-                        "version": server.version}  # fmt: skip
+                servers = running[row["target"]]
+                row |= {"start_s": round(max(server.start_s for server in servers), 2),
+                        "peak_mb": round(sum(server.rss_mb() for server in servers)),
+                        "version": servers[0].version}  # fmt: skip
+
+
+def replicas(name: str) -> tuple[str, int]:
+    """A key of `KINDS`, and how many processes of it run: two where the name ends in `x2`."""
+    kind = name.removesuffix("x2")
+    return kind, 1 + (kind != name)
 
 
 if __name__ == "__main__":

@@ -32,10 +32,12 @@ def test_a_comparison_and_its_rows(folder_of: Any, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(compare, "SHAPES", ("1x8", "1x16"))
     plans = Plan("single", 0.2), Plan("offline", 0.2), Plan("peak", 0.3, 5, slo=parse_slo("p99=10s"))
     found = Findings(findings.facts(1, str(folder)), {})
-    compare.compare(["distilrt-float32", "infinity-torch"], plans, folder, 1, Path("/nowhere"), found, lambda *_: None)
+    chosen = ["distilrt-float32", "distilrt-float32x2", "infinity-torch"]
+    compare.compare(chosen, plans, folder, 1, Path("/nowhere"), found, lambda *_: None)
+    three = [(target, "single") for target in ("distilrt-float32", "distilrt-float32x2", "engine")]
     assert [(row["target"].split()[-1], row["scenario"]) for row in found.rows] == [
-        ("distilrt-float32", "single"), ("engine", "single"), ("distilrt-float32", "single"), ("engine", "single"),
-        ("engine", "offline"), ("distilrt-float32", "peak")]  # fmt: skip
+        *three, *three, ("engine", "offline"),
+        ("distilrt-float32", "peak"), ("distilrt-float32x2", "peak")]  # fmt: skip
     assert all(row["max_difference"] < 1e-3 and row["start_s"] and row["peak_mb"] for row in found.rows)
     assert any("infinity-torch is not installed" in line for line in found.left_out)
 
