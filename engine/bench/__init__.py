@@ -16,5 +16,5 @@ Rules of a comparison:
   form `all-rows` does so too: its ratio compares kernels, that of `first-rows` what a user gets.
 - Peers of one dtype are compared with each other. Where time is short, only those far behind sit out.
 
-Needs the extra `bench`; an engine that is not installed is named and left out.
+Needs the extra `bench`, and `bench-peers` for other engines; one that is not installed is named and left out.
 """

@@ -183,7 +183,7 @@ def convert(spec: Spec) -> None:
         try:
             artefacts.artefact(Path(spec.model), exports[spec.dtype])
         except ModuleNotFoundError as error:
-            raise RuntimeError(f"{error}; pip install 'distilrt[bench]'") from error
+            raise RuntimeError(f"{error}; pip install 'distilrt[bench-peers]'") from error
 
 
 def checked_indices(samples: Samples) -> list[int]:

@@ -303,4 +303,5 @@ def create(spec: Spec) -> DistilrtTarget | PeerTarget | Server:
             return Server(spec)
         return PeerTarget(spec) if spec.form else DistilrtTarget(spec)
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"{error}; pip install 'distilrt[bench]'") from error
+        extra = "bench-peers" if spec.form else "bench"
+        raise ModuleNotFoundError(f"{error}; pip install 'distilrt[{extra}]'") from error
