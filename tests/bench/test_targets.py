@@ -111,7 +111,7 @@ def test_missing_peer(classifier: str, monkeypatch: pytest.MonkeyPatch) -> None:
         raise ModuleNotFoundError("No module named 'x'")
 
     monkeypatch.setattr("distilrt.bench.peers.Transformers.load", load)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'distilrt\[bench\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'distilrt\[bench-peers\]'"):
         targets.create(Spec("transformers", "float32", classifier, form="sdpa"))
 
 
