@@ -63,8 +63,10 @@ def page(findings: Findings) -> str:
         parts.append('<p class="bad">Broken off: this is what had been measured until then.</p>')
     if findings.rows:
         parts.append(f'<div class="heads">{"".join(_heads(findings.rows))}</div>')
-    colour = plots.colours(findings)
-    parts += [f"<figure>{charts.svg(chart, colour)}</figure>" for chart in plots.draw(findings).values()]
+    if charts.available():
+        parts += [f"<figure>{charts.svg(chart)}</figure>" for chart in plots.draw(findings).values()]
+    else:
+        parts.append("<p>Charts need vl-convert: pip install 'distilrt[bench]'.</p>")
     for workload in findings.workloads:
         rows = [row for row in findings.rows if row["workload"] == workload["workload"]]
         if rows:

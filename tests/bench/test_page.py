@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import io
 import re
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -107,35 +106,33 @@ def test_page_is_whole_and_alone(found: Findings) -> None:
         assert words in html
 
 
-def rates(found: Findings) -> list[charts.Curve]:
-    chart = plots.draw(found)["rate-mixed"]
-    assert isinstance(chart, charts.Curves)
-    return list(chart.panels[""])
+def values(chart: charts.Chart) -> list[dict[str, Any]]:
+    return list(chart["data"]["values"])
+
+
+def rates(found: Findings, *, dashed: bool) -> dict[float, float]:
+    drawn = values(plots.draw(found)["rate-mixed"])
+    assert {point["name"] for point in drawn} == {"a int8"}
+    return {point["x"]: point["y"] for point in drawn if point["dashed"] == dashed}
 
 
 def test_rates_are_drawn_from_rows_and_from_probes(found: Findings) -> None:
     found.rows = [row("a", "server", rate=rate, p99_ms=rate) for rate in (10.0, 20.0, 30.0)]
     found.rows.append(row("b", "server", rate=10.0, valid=False))
-    p99, median = rates(found)
-    assert (p99.name, p99.points, p99.dashed) == ("a int8", [(10, 10), (20, 20), (30, 30)], False)
-    assert (median.points[0], median.dashed) == ((10, 8.25), True)
+    assert rates(found, dashed=False) == {10: 10, 20: 20, 30: 30}
+    assert rates(found, dashed=True) == dict.fromkeys((10, 20, 30), 8.25)
     found.plan["slo"] = "p99=20ms"
     probes = [{"rate": rate, "p99_ms": rate, "p50_ms": 1.0, "valid": rate < 50} for rate in (40.0, 10.0, 50.0)]
     found.rows = [row("a", "peak", rate=40.0, slo="p99=20ms", probes=probes)]
-    assert [x for x, _ in rates(found)[0].points] == [10, 40]
-    chart = plots.draw(found)["rate-mixed"]
-    assert isinstance(chart, charts.Curves)
-    assert chart.bound == (20, "p99=20ms")
-    assert "p99=20ms" in charts.svg(chart, plots.colours(found))
+    assert set(rates(found, dashed=False)) == {10, 40}
+    assert "p99=20ms" in charts.svg(plots.draw(found)["rate-mixed"])
 
 
 def test_workloads_of_an_offline_run(found: Findings, tmp_path: Path) -> None:
     found.rows = [row(name, "offline", workload) for workload in ("1x16", "8x128") for name in ("a", "b")]
     figures = plots.draw(found)
     assert set(figures) == {"throughput", "peak-share", "start", "memory"}
-    chart = figures["throughput"]
-    assert isinstance(chart, charts.Bars)
-    assert [(bar.group, bar.name) for bar in chart.bars] == [
+    assert [(bar["group"], bar["name"]) for bar in values(figures["throughput"])] == [
         (workload, f"{name} int8") for workload in ("1x16", "8x128") for name in ("a", "b")]  # fmt: skip
     paths = plots.save(found, tmp_path / "plots")
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
@@ -150,17 +147,14 @@ def test_shapes_make_curves(found: Findings) -> None:
     found.rows = lengths
     figures = plots.draw(found)
     assert set(figures) == {"throughput-length", "peak-share-length", "start", "memory"}
-    chart = figures["throughput-length"]
-    assert isinstance(chart, charts.Curves)
-    assert [(curve.name, curve.points) for curve in chart.panels["batches of 8"]] == [
-        (f"{name} int8", [(16, 16), (64, 64), (128, 128)]) for name in "ab"
-    ]
+    points = values(figures["throughput-length"])
+    assert {(point["panel"], point["name"], point["x"], point["y"]) for point in points} == {
+        ("batches of 8", f"{name} int8", length, length) for name in "ab" for length in (16, 64, 128)
+    }
     found.rows = [*lengths, *(row("a", "multi", f"{batch}x16") for batch in (1, 32)), row("a", "multi", "mixed")]
     figures = plots.draw(found)
     assert {"throughput-length", "throughput-batch", "throughput", "latency"} <= set(figures)
-    chart = figures["throughput-batch"]
-    assert isinstance(chart, charts.Curves)
-    assert list(chart.panels) == ["16 tokens"]
+    assert {point["panel"] for point in values(figures["throughput-batch"])} == {"16 tokens"}
     assert "<svg" in page.page(found)
 
 
@@ -168,9 +162,12 @@ def test_a_peak_is_shown_by_its_rate(found: Findings) -> None:
     found.rows = [row(name, "peak", rate=rate, slo="p99=20ms", probes=[]) for name, rate in (("a", 40.0), ("b", 50.0))]
     figures = plots.draw(found)
     assert set(figures) == {"peak-rate", "peak-share", "start", "memory"}
-    chart = figures["peak-rate"]
-    assert isinstance(chart, charts.Bars)
-    assert [bar.numbers for bar in chart.bars] == [[40], [50]]
+    assert [bar["number"] for bar in values(figures["peak-rate"])] == [40, 50]
+
+
+def test_busy_neighbours_have_bars_of_their_own(found: Findings) -> None:
+    found.rows = [row("a", "multi", "1x16", busy=count) for count in (0, 1)]
+    assert [bar["group"] for bar in values(plots.draw(found)["latency"])] == ["1x16", "1x16 beside 1"]
 
 
 def test_nothing_measured(found: Findings) -> None:
@@ -180,10 +177,11 @@ def test_nothing_measured(found: Findings) -> None:
     assert "distilrt" in printed(found)
 
 
-def test_without_matplotlib(found: Findings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_vl_convert(found: Findings, monkeypatch: pytest.MonkeyPatch) -> None:
     plots.require()
-    monkeypatch.setattr(plots, "find_spec", lambda name: None)
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert "<svg" in page.page(found)
+    monkeypatch.setattr(charts, "find_spec", lambda name: None)
+    html = page.page(found)
+    assert "<svg" not in html
+    assert "Charts need vl-convert" in html
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'distilrt\[bench\]'"):
         plots.require()
