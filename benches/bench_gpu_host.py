@@ -1,52 +1,60 @@
-"""What the host does for one batch of `backend="cuda"` beside its graph, whose replay does nothing here: no GPU needed.
+"""What the host does for one batch of `backend="cuda"`, with calls of the driver that do nothing: no GPU needed.
 
-Copies to the device are copies in memory. Timed are cutting into parts, filling and sending the integers, and all from
-token ids to logits.
+Timed are packing, cutting into parts, filling the pinned memory, all from packed rows to logits, and from token ids.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 os.environ["TRITON_INTERPRET"] = "1"  # Triton looks when the kernels are defined
 
 from distilrt.batch import pack
 from distilrt.model import models
 from distilrt.model.config import DistilBertConfig
+from distilrt.tasks.runner import compute
+from distilrt.tasks.task import FIRST
 
 
-class NoGraphs:
-    """Replays nothing, and gives what the launches of each bucket gave once."""
-
-    def __init__(self, backend: Any) -> None:
-        backend.encoder.workspace.fill(0)  # an empty batch
-        self._found = {(bucket, True): backend._launch((bucket, True)) for bucket in backend.encoder.buckets[:2]}
+class Driver:
+    """A stream, an event and all graphs of a device that has nothing to do."""
 
     def __contains__(self, key: Any) -> bool:
-        return key in self._found
+        return True
 
-    def replay(self, key: Any) -> Any:
-        return self._found[key]
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_: None
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
-@pytest.mark.parametrize("what", ["parts", "send", "answer", "ids to logits"])
-def test_host_work_at_1x16(benchmark: Any, what: str) -> None:
+@pytest.mark.parametrize("what", ["pack", "parts", "fill", "answer", "ids to logits"])
+@pytest.mark.parametrize(("batch_size", "seq_len"), [(1, 16), (32, 128)])
+def test_host_work(benchmark: Any, monkeypatch: pytest.MonkeyPatch, what: str, batch_size: int, seq_len: int) -> None:
     config = DistilBertConfig(dim=32, n_heads=2, n_layers=1, hidden_dim=64, vocab_size=500)
     model: Any = models.DistilBertForSequenceClassification(config, backend="cuda")
-    backend, ids, firsts = model.backend, [list(range(16))], np.zeros(1, np.int64)
-    batch = pack(config, ids)
-    backend._graphs = NoGraphs(backend)
+    backend, ids = model.backend, [list(range(seq_len)) for _ in range(batch_size)]
+    batch, driver = pack(config, ids), Driver()
+    firsts = batch.cu_seqlens[:-1].astype(np.int64)
+    for name, value in (("device", lambda _: nullcontext()), ("current_stream", lambda *_: driver),
+                        ("is_current_stream_capturing", lambda: False)):  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, value)
+    backend._graphs = backend._turns._own = backend._turns._done = driver
+    backend._turns.on_gpu = True
+    for staging in (staging for both in backend._stagings.values() for staging in both):
+        staging.done = driver
     (part,) = backend._parts(batch, firsts)
+    staging = backend._stagings[part.bucket][0]
     work: dict[str, Callable[[], Any]] = {
+        "pack": lambda: pack(config, ids),
         "parts": lambda: backend._parts(batch, firsts),
-        "send": lambda: backend._send(part, batch, firsts),
+        "fill": lambda: staging.fill(part, batch, firsts),
         "answer": lambda: backend.answer(batch, firsts),
-        "ids to logits": lambda: backend.answer(pack(config, ids), firsts),
+        "ids to logits": lambda: compute(model, ids, [FIRST] * batch_size),
     }
     benchmark.pedantic(work[what], rounds=300, iterations=10, warmup_rounds=20)

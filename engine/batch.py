@@ -7,8 +7,10 @@ knows nothing of weights or devices.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -107,26 +109,38 @@ def pack(config: DistilBertConfig, sequences: Sequence[Any]) -> Batch:
         InvalidInput: an id outside the vocabulary, an empty sequence, a wrong rank or dtype.
         TooLong: a sequence longer than `max_position_embeddings`.
     """
+    ids: IndexArray
+    try:
+        ids = _ids_of_lists(sequences)
+    except (TypeError, OverflowError, LookupError):  # other kinds of sequences, or a wrong one
+        ids = _ids_of_arrays(sequences)
+    _check_token_ids(config, ids)
+    lengths = list(map(len, sequences))
+    longest = max(lengths, default=0)
+    if longest > config.max_position_embeddings:
+        raise too_long(longest - 1, config)
+    cu_seqlens, key_lengths = np.array([0, *accumulate(lengths)], np.int32), np.array(lengths, np.int32)
+    positions = np.arange(len(ids), dtype=np.int32) - cu_seqlens[:-1].repeat(key_lengths)
+    return Batch(np.ascontiguousarray(ids, np.int32), None, positions, cu_seqlens, key_lengths, longest)
+
+
+def _ids_of_lists(sequences: Sequence[Any]) -> IntArray:
+    """The ids of lists end to end; an error where one is no list of at least one integer, or holds a huge one."""
+    ids = array("i")
+    for sequence in sequences:
+        if type(sequence[0]) is bool:
+            raise TypeError
+        ids.fromlist(sequence)
+    return np.array(ids)
+
+
+def _ids_of_arrays(sequences: Sequence[Any]) -> IndexArray:
     parts = [as_array(ids, f"sequence {i}") for i, ids in enumerate(sequences)]
     for i, part in enumerate(parts):
         _check_ids(part, f"sequence {i}", rank=1)
-    lengths = np.array([len(part) for part in parts], np.int64)
-    if (lengths == 0).any():
-        raise InvalidInput(f"sequence {int(np.argmin(lengths))} is empty; each needs at least one token id")
-    cu_seqlens = _cumulative(lengths)
-    ids = np.concatenate(parts) if parts else np.zeros(0, np.int64)
-    _check_token_ids(config, ids)
-    longest = int(lengths.max(initial=0))
-    if longest > config.max_position_embeddings:
-        raise too_long(longest - 1, config)
-    return Batch(
-        input_ids=np.ascontiguousarray(ids, np.int32),
-        inputs_embeds=None,
-        position_ids=np.arange(len(ids), dtype=np.int32) - np.repeat(cu_seqlens[:-1], lengths),
-        cu_seqlens=cu_seqlens,
-        key_lengths=lengths.astype(np.int32),
-        max_seqlen=longest,
-    )
+        if not len(part):
+            raise InvalidInput(f"sequence {i} is empty; each needs at least one token id")
+    return np.concatenate(parts)
 
 
 def check_padded(config: DistilBertConfig, inputs: PaddedInputs) -> tuple[int, int]:
@@ -203,15 +217,10 @@ def pack_padded(
     positions = _flat_positions(position_ids, shape)[index]
     if position_ids is not None or seq_len > config.max_position_embeddings:
         _check_positions(config, positions)
-    batch = Batch(
-        input_ids=None if ids is None else np.ascontiguousarray(ids, np.int32),
-        inputs_embeds=None if embeds is None else np.ascontiguousarray(embeds, np.float32),
-        position_ids=np.ascontiguousarray(positions, np.int32),
-        cu_seqlens=cu_seqlens,
-        key_lengths=key_lengths,
-        max_seqlen=longest,
-    )
-    return batch, layout
+    ids = None if ids is None else np.ascontiguousarray(ids, np.int32)
+    embeds = None if embeds is None else np.ascontiguousarray(embeds, np.float32)
+    positions = np.ascontiguousarray(positions, np.int32)
+    return Batch(ids, embeds, positions, cu_seqlens, key_lengths, longest), layout
 
 
 def _row_counts(

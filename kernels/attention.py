@@ -53,14 +53,15 @@ def query_blocks(cu_seqlens: npt.NDArray[np.int32], key_lengths: npt.NDArray[np.
         `[n + 1, 4]` int32. The first entry begins with n. The others are the sequence's first row, the block's first
         query in the sequence, the sequence's rows, and its keys.
     """
-    starts, lengths = cu_seqlens[:-1], cu_seqlens[1:] - cu_seqlens[:-1]
-    counts = (lengths + (block_m - 1)) // block_m
-    before = counts.cumsum() - counts
-    found = np.zeros((int(counts.sum()) + 1, BLOCK_FIELDS), np.int32)
-    found[0, 0] = total = len(found) - 1
-    for field, values in ((0, starts), (1, before), (2, lengths), (3, key_lengths)):
-        found[1:, field] = values.repeat(counts)
-    found[1:, 1] = block_m * (np.arange(total) - found[1:, 1])
+    found = np.zeros((len(cu_seqlens), BLOCK_FIELDS), np.int32)
+    found[1:, 0], found[1:, 3] = cu_seqlens[:-1], key_lengths
+    found[1:, 2] = cu_seqlens[1:] - cu_seqlens[:-1]
+    if np.count_nonzero(found[:, 2] > block_m):  # Some sequence has several blocks.
+        counts = (found[:, 2] + (block_m - 1)) // block_m
+        counts[0] = 1
+        found = found.repeat(counts, axis=0)
+        found[:, 1] = block_m * (np.arange(len(found)) - (counts.cumsum() - counts).repeat(counts))
+    found[0, 0] = len(found) - 1
     return found
 
 

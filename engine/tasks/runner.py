@@ -6,7 +6,7 @@ It reads its inputs a window at a time and forgets them with their answers. It k
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice, pairwise
+from itertools import accumulate, islice, pairwise
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -37,10 +37,10 @@ def compute(model: Model, sequences: Sequence[list[int]], rows: Sequence[Selecti
     The sequences may come from different inputs and from different tasks with the same head.
     """
     batch = pack(model.config, sequences)
-    wanted, ends = None, batch.cu_seqlens
+    wanted, ends = None, batch.cu_seqlens.tolist()
     if any(chosen != ALL for chosen in rows):
         index = [np.arange(*span)[chosen] for span, chosen in zip(pairwise(ends), rows, strict=True)]
-        wanted, ends = np.concatenate(index), np.cumsum([0, *map(len, index)])
+        wanted, ends = np.concatenate(index), [0, *accumulate(map(len, index))]
     output = model.backend.answer(batch, wanted)
     return [output[start:end] for start, end in pairwise(ends)]
 

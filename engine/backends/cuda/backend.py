@@ -10,8 +10,10 @@ reads.
 from __future__ import annotations
 
 import traceback
+from collections import deque
 from collections.abc import Mapping, Sequence
 from functools import partial
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ from distilrt.backends.cuda.encoder import DeviceEncoder, Rows, Stage
 from distilrt.backends.cuda.graphs import Bucket, Graphs, pick
 from distilrt.backends.cuda.inputs import Errors, Padded, check
 from distilrt.backends.cuda.parts import Part, divide
+from distilrt.backends.cuda.staging import Staging
 from distilrt.backends.cuda.stream import Turns
 from distilrt.backends.cuda.warm_up import warm_up
 from distilrt.batch import Batch, IndexArray, PaddedInputs
@@ -34,6 +37,8 @@ from distilrt.kernels.linear import linear
 from distilrt.kernels.unpacking import unpack
 from distilrt.model.config import LAYER_NORM_EPS, DistilBertConfig
 from distilrt.model.heads import ENCODER, Head
+
+Key = tuple[Bucket, bool, Staging | None]  # of a graph: few rows or all, and the memory that it copies from and to
 
 
 class CudaBackend:
@@ -77,12 +82,19 @@ class CudaBackend:
         self._device, self._turns = device, Turns(device)
         self.config, self.head, self._torch_dtype = config, head, getattr(torch, dtype)
         self._captured = head if head.layers and head.width != "vocab_size" else None
+        width = head.width
+        self._width = width if isinstance(width, int) else int(getattr(config, width))
         limit = env.gpu_memory()
         try:
             with self._turns.current():
                 self.encoder = DeviceEncoder(
                     config, weights, dtype, device, None if limit is None else limit << 20, tf32_wanted()
                 )
+                self._stagings = {bucket: self._two_stagings(bucket) for bucket in self.encoder.buckets}
+                self._unused: dict[Bucket, SimpleQueue[Staging]] = {bucket: SimpleQueue() for bucket in self._stagings}
+                for bucket, both in self._stagings.items():
+                    for staging in both:
+                        self._unused[bucket].put(staging)
                 self._errors = Errors(device)
                 self._numbers = torch.arange(self.encoder.buckets[-1].tokens, device=device)
                 self._graphs = self._capture() if self._turns.on_gpu else None
@@ -97,10 +109,17 @@ class CudaBackend:
                 "DISTILRT_GPU_MEMORY, take a narrower dtype, or use backend='cpu'"
             ) from None
 
+    def _two_stagings(self, bucket: Bucket) -> list[Staging]:
+        """One is filled while the other's batch runs. There are as many rows of output as the captured head has."""
+        head = self._captured
+        rows = 0 if head is None else bucket.seqs if head.reads == "first" else bucket.tokens
+        return [Staging(self.encoder.buffers[bucket], rows, self._width, self._turns.event()) for _ in range(2)]
+
     def _capture(self) -> Graphs:
         self.encoder.workspace.fill(0)  # an empty batch for the captures
         forms = (False, True) if self._captured is None else (self._captured.reads == "first",)
-        keys = [(bucket, few) for bucket in self.encoder.buckets[::-1] for few in forms]
+        keys = [(bucket, few, staging) for bucket in self.encoder.buckets[::-1] for few in forms
+                for staging in (None, *self._stagings[bucket])]  # fmt: skip
         return Graphs(keys, self._launch)
 
     def forward(self, batch: Batch, all_layers: bool = False, wanted: IndexArray | None = None) -> torch.Tensor:
@@ -114,52 +133,69 @@ class CudaBackend:
         parts = self._parts(batch, wanted)
         layers = (self.config.num_layers + 1,) if all_layers else ()
         out = self._empty(*layers, parts[-1].out.stop if parts else 0, self.config.hidden_size)
-        with self._turns.turn():
-            for part in parts:
-                values = out[..., part.out, :]
-                if all_layers:
-                    self._send(part, batch, wanted)
-                    self.encoder.launch(
-                        part.bucket, embeds=self._embeds(part, batch), visit=partial(_copy_layer, values)
-                    )
-                    continue
-                stage, _ = self._run(part, batch, wanted)
-                if wanted is None or part.few:
-                    values.copy_(stage.hidden[: len(values)])
-                else:
-                    gather(values, stage.hidden, self.encoder.buffers[part.bucket].index[: len(values)])
+        for part in parts:
+            values, staging = out[..., part.out, :], self._unused[part.bucket].get()
+            try:
+                staging.fill(part, batch, wanted)
+                with self._turns.turn(staging.done):
+                    self._forward(part, staging, self._embeds(part, batch), values, all_layers)
+            finally:
+                self._unused[part.bucket].put(staging)
         return out
+
+    def _forward(
+        self, part: Part, staging: Staging, embeds: torch.Tensor | None, out: torch.Tensor, all_layers: bool
+    ) -> None:
+        if all_layers:
+            staging.send()
+            self.encoder.launch(part.bucket, embeds=embeds, visit=partial(_copy_layer, out))
+            return
+        stage, _ = self._replay((part.bucket, part.few, staging), embeds)
+        if part.few or part.out == part.rows:
+            out.copy_(stage.hidden[: len(out)])
+        else:
+            gather(out, stage.hidden, self.encoder.buffers[part.bucket].index[: len(out)])
 
     def answer(self, batch: Batch, wanted: IndexArray | None = None) -> npt.NDArray[np.float32]:
         """The head's output `[n, width]` for the rows that `forward` returns; errors as there.
 
-        Over the rows that the head was captured for it takes, a bucket, one copy to the device, one graph and one copy
-        back.
+        Over the rows that the head was captured for it takes, a bucket, one graph, which copies both ways.
         """
         parts = self._parts(batch, wanted) if self._captured else []
         few = self.head.reads == "first"
         if not parts or any(part.few != few for part in parts) or (wanted is None) == few:
             return self.to_numpy(self.head.compute(self, self.forward(batch, wanted=wanted)))
-        pinned: list[torch.Tensor] = []
-        with self._turns.turn():
+        answer = np.empty((parts[-1].out.stop, self._width), np.float32)
+        running: deque[tuple[Part, Staging]] = deque()
+
+        def read() -> None:
+            part, staging = running[0]
+            staging.read(answer[part.out])
+            running.popleft()
+            self._unused[part.bucket].put(staging)
+
+        try:
             for part in parts:
-                _, scores = self._run(part, batch, wanted)
-                assert scores is not None
-                values = scores[: part.out.stop - part.out.start]
-                pinned.append(self._turns.to_host(values))
-        self._turns.wait()
-        return np.concatenate([values.float().numpy() for values in pinned])  # a copy: see `to_numpy`
+                # Whoever waits for another call's memory holds none itself: so nobody waits for ever.
+                while running and self._unused[part.bucket].empty():
+                    read()
+                staging = self._unused[part.bucket].get()
+                running.append((part, staging))
+                staging.fill(part, batch, wanted)
+                with self._turns.turn(staging.done):
+                    self._replay((part.bucket, few, staging), self._embeds(part, batch))
+            while running:
+                read()
+        finally:  # After an error some are left.
+            for part, staging in running:
+                self._unused[part.bucket].put(staging)
+        return answer
 
     def _parts(self, batch: Batch, wanted: IndexArray | None) -> list[Part]:
         self._errors.raise_known()
         # Where no graph finishes few rows, all of them are cheaper than launches one by one.
         few = self._captured is None or self._captured.reads == "first"
         return divide(batch, wanted, self.encoder.buckets, self._device, few=few)
-
-    def _send(self, part: Part, batch: Batch, wanted: IndexArray | None) -> None:
-        rows = None if wanted is None else wanted[part.out]
-        buffers = self.encoder.buffers[part.bucket]
-        buffers.send(batch, part.first, part.end, rows, few=part.few, pinned=self._turns.on_gpu)
 
     def _embeds(self, part: Part, batch: Batch) -> torch.Tensor | None:
         """A bucket's word embeddings from the host, where the batch has them in place of ids."""
@@ -170,29 +206,26 @@ class CudaBackend:
         embeds[: len(values)].copy_(values, non_blocking=True)
         return embeds
 
-    def _run(self, part: Part, batch: Batch, wanted: IndexArray | None) -> tuple[Stage, torch.Tensor | None]:
-        """Send a part and run it: the stage with the hidden states, and the head's output if it reads such rows."""
-        self._send(part, batch, wanted)
-        return self._replay((part.bucket, part.few), self._embeds(part, batch))
-
-    def _replay(
-        self, key: tuple[Bucket, bool], embeds: torch.Tensor | None = None
-    ) -> tuple[Stage, torch.Tensor | None]:
+    def _replay(self, key: Key, embeds: torch.Tensor | None = None) -> tuple[Stage, torch.Tensor | None]:
         """A bucket in one form: its graph, or launch by launch where there is none."""
         if self._graphs is None or embeds is not None or key not in self._graphs:
             return self._launch(key, embeds)
         found: tuple[Stage, torch.Tensor | None] = self._graphs.replay(key)
         return found
 
-    def _launch(
-        self, key: tuple[Bucket, bool], embeds: torch.Tensor | None = None
-    ) -> tuple[Stage, torch.Tensor | None]:
-        bucket, few = key
+    def _launch(self, key: Key, embeds: torch.Tensor | None = None) -> tuple[Stage, torch.Tensor | None]:
+        """The stage with the hidden states, and the head's output if it reads such rows."""
+        bucket, few, staging = key
+        if staging is not None:
+            staging.send()
         stage = self.encoder.launch(bucket, few=few, embeds=embeds)
         if self._captured is None or few != (self._captured.reads == "first"):
             return stage, None
         rows = Rows(stage.hidden, stage.num_rows, self.encoder.pdl)
-        return stage, self._captured.compute(self, rows).values
+        scores: torch.Tensor = self._captured.compute(self, rows).values
+        if staging is not None:
+            staging.receive(scores)
+        return stage, scores
 
     def packs(self, inputs: PaddedInputs) -> bool:
         """Whether all inputs are tensors on this device, and a padded sequence is no longer than the largest bucket."""
@@ -275,7 +308,7 @@ class CudaBackend:
         if all_layers:
             stage = self.encoder.launch(bucket, embeds=embeds, visit=lambda i, rows: states.append(unpacked(rows)))
         else:
-            stage, scores = self._replay((bucket, first_only), embeds)
+            stage, scores = self._replay((bucket, first_only, None), embeds)
         if scores is not None and head is self._captured:
             values = scores
         elif first_only:

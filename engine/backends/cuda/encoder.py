@@ -17,9 +17,8 @@ import torch
 
 from distilrt.backends.cuda.graphs import Bucket, ladder, top_tokens, within
 from distilrt.backends.cuda.workspace import Array, Place, Workspace, lay_out
-from distilrt.batch import Batch, IndexArray
 from distilrt.kernels import tiles
-from distilrt.kernels.attention import BLOCK_FIELDS, attention, max_query_blocks, query_blocks
+from distilrt.kernels.attention import BLOCK_FIELDS, attention, max_query_blocks
 from distilrt.kernels.embedding import embed
 from distilrt.kernels.launch import chip_of
 from distilrt.kernels.layer_norm import residual_layer_norm
@@ -31,7 +30,7 @@ from distilrt.model.config import LAYER_NORM_EPS, DistilBertConfig
 
 _WORDS = "embeddings.word_embeddings.weight"
 # The integers of a bucket, in the order in which they lie in its workspace.
-_INTEGERS = ("cu_seqlens", "key_lengths", "wanted", "query_blocks", "input_ids", "position_ids", "index")
+INTEGERS = ("cu_seqlens", "key_lengths", "wanted", "query_blocks", "input_ids", "position_ids", "index")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,44 +71,9 @@ class Buffers:
     index: torch.Tensor  # [tokens]: wanted rows that are too many for `wanted`; padded positions of a batch packed here
     num_tokens: torch.Tensor  # [1], the total in cu_seqlens
     block_rows: int  # queries of a block
-    places: Mapping[str, int]  # where in `block` each array begins, and where the number of wanted rows is: "count"
     qkv: torch.Tensor  # [tokens, 3 * hidden_size]
     all: Stage
     few: Stage  # of at most as many rows as a bucket has sequences
-
-    def send(self, batch: Batch, first: int, end: int, wanted: IndexArray | None, *, few: bool, pinned: bool) -> None:
-        """Fill a bucket's integers with sequences `first` to `end - 1`, in one copy.
-
-        Pinned memory comes from torch's cache, which gives it to nobody else until the copy is done.
-
-        Args:
-            batch: has at least `end` sequences.
-            first, end: those that are sent.
-            wanted: rows of the batch that lie in them.
-            few: the wanted rows go into `wanted`, and their number; else into `index`.
-            pinned: whether the device is a GPU.
-        """
-        start, stop = int(batch.cu_seqlens[first]), int(batch.cu_seqlens[end])
-        cu_seqlens, key_lengths = batch.cu_seqlens[first : end + 1] - start, batch.key_lengths[first:end]
-        fields: list[tuple[str, IndexArray | None]] = [
-            ("cu_seqlens", cu_seqlens),
-            ("key_lengths", key_lengths),
-            ("wanted", wanted - start if few and wanted is not None else None),
-            ("query_blocks", query_blocks(cu_seqlens, key_lengths, self.block_rows).ravel()),
-            ("input_ids", None if batch.input_ids is None else batch.input_ids[start:stop]),
-            ("position_ids", batch.position_ids[start:stop]),
-            ("index", None if few or wanted is None else wanted - start),
-        ]
-        last = next(self.places[name] + len(part) for name, part in fields[::-1] if part is not None)
-        block = torch.empty(last, dtype=torch.int32, device="cpu", pin_memory=pinned)
-        host = block.numpy()
-        for name, part in fields:
-            if part is not None:
-                host[self.places[name] :][: len(part)] = part
-        host[end - first : self.places["key_lengths"]] = stop - start  # the end of the last sequence, repeated
-        if few:
-            host[self.places["count"]] = 0 if wanted is None else len(wanted)
-        self.block[:last].copy_(block, non_blocking=True)
 
 
 class DeviceEncoder:
@@ -314,16 +278,14 @@ class DeviceEncoder:
 
 
 def _buffers(views: Mapping[str, torch.Tensor], block_rows: int) -> Buffers:
-    integers = {name: views[name] for name in _INTEGERS}
-    first, last = views[_INTEGERS[0]], views[_INTEGERS[-1]]
+    integers = {name: views[name] for name in INTEGERS}
+    first, last = views[INTEGERS[0]], views[INTEGERS[-1]]
     size = last.storage_offset() + last.numel() - first.storage_offset()
     num_tokens, count, most = first[-1:], views["wanted"][-1:], len(views["few_hidden"])
-    arrays, origin = {**integers, "count": count}, int(first.storage_offset())
-    places = {name: int(view.storage_offset()) - origin for name, view in arrays.items()}
     context, product, ffn = (views[name] for name in ("context", "product", "ffn"))
     return Buffers(
         block=first.as_strided((size,), (1,)), **integers, num_tokens=num_tokens, block_rows=block_rows,
-        places=places, qkv=views["qkv"],
+        qkv=views["qkv"],
         all=Stage(num_tokens, views["hidden"], context, product, views["partials"], ffn),
         few=Stage(count, views["few_hidden"], context[:most], product[:most], views["few_partials"], ffn[:most]),
     )  # fmt: skip

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import threading
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -91,12 +92,11 @@ def cut(cu_seqlens: Sequence[int], top: Bucket) -> Iterator[tuple[int, int]]:
     Yields:
         First sequence and end of each run.
     """
-    start = 0
-    for end in range(1, len(cu_seqlens)):
-        last = end + 1 == len(cu_seqlens)
-        if last or cu_seqlens[end + 1] - cu_seqlens[start] > top.tokens or end + 1 - start > top.seqs:
-            yield start, end
-            start = end
+    start, last = 0, len(cu_seqlens) - 1
+    while start < last:
+        end = min(bisect_right(cu_seqlens, cu_seqlens[start] + top.tokens) - 1, start + top.seqs)
+        yield start, end
+        start = end
 
 
 class Graphs:

@@ -147,7 +147,7 @@ class Errors:
         Raises:
             InvalidInput: a batch held a wrong value.
         """
-        if not (self._host > 0).any():
+        if not np.count_nonzero(self._host):  # nothing has arrived, and nothing is on its way
             return
         with self._lock:
             arrived = (self._host > 0).nonzero()[0]

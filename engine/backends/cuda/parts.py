@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
 
 from distilrt.backends.cuda.graphs import Bucket, cut, pick
 from distilrt.batch import Batch, IndexArray
 from distilrt.errors import TooLong
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """Whole sequences of a batch that one bucket holds."""
 
     first: int
@@ -44,14 +46,17 @@ def divide(
             f"a sequence has {longest} tokens, and the workspace of this model on {device} holds {most}; split it, "
             "raise or unset DISTILRT_GPU_MEMORY, or use backend='cpu'"
         )
-    outside = wanted is not None and wanted.size and (wanted[0] < 0 or wanted[-1] >= total)
-    if wanted is not None and (outside or (wanted[1:] <= wanted[:-1]).any()):
-        raise ValueError(f"wanted rows must rise and be 0 to {total - 1}, found {wanted.tolist()}")
-    ends, parts = batch.cu_seqlens.tolist(), []
-    for first, end in cut(ends, buckets[-1]):
-        start, stop = ends[first], ends[end]
+    if wanted is not None and wanted.size:
+        outside = wanted[0] < 0 or wanted[-1] >= total
+        if outside or np.count_nonzero(wanted[1:] <= wanted[:-1]):
+            raise ValueError(f"wanted rows must rise and be 0 to {total - 1}, found {wanted.tolist()}")
+    ends = batch.cu_seqlens.tolist()
+    spans = list(cut(ends, buckets[-1]))
+    rows = [ends[first] for first, _ in spans] + [total]
+    outs = rows if wanted is None else wanted.searchsorted(rows).tolist()
+    parts = []
+    for (first, end), (start, stop), (low, high) in zip(spans, pairwise(rows), pairwise(outs), strict=True):
         bucket = pick(buckets, stop - start, end - first)
-        low, high = (start, stop) if wanted is None else wanted.searchsorted((start, stop)).tolist()
         part_few = few and wanted is not None and high - low <= bucket.seqs
         parts.append(Part(first, end, slice(start, stop), slice(low, high), bucket, part_few))
     return parts

@@ -18,23 +18,30 @@ class Turns:
     def __init__(self, device: torch.device) -> None:
         self._device, self.on_gpu = device, device.type == "cuda"
         self._lock = threading.Lock()
-        self._done: Any = None  # an event behind the last turn
-        if self.on_gpu:
-            with self.current():
-                self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self._own = self._done = self.event()  # the second is behind the last turn
+
+    def event(self) -> Any:
+        """An event of the device; None where there is none."""
+        if not self.on_gpu:
+            return None
+        with self.current():
+            return torch.cuda.Event()  # type: ignore[no-untyped-call]
 
     def current(self) -> AbstractContextManager[Any]:
         """Within, launches go to this device; another may be torch's current one when a call comes."""
         return torch.cuda.device(self._device) if self.on_gpu else nullcontext()
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
+    def turn(self, done: Any = None) -> Iterator[None]:
         """Within, nobody else uses the model: threads wait for a lock, streams for an event.
+
+        Args:
+            done: an event to record behind it; None: one of its own.
 
         Raises:
             BackendError: the caller's stream is being captured.
         """
-        with self._lock, self.current(), torch.no_grad():
+        with self._lock, self.current():
             if not self.on_gpu:
                 yield
                 return
@@ -48,6 +55,7 @@ class Turns:
             try:
                 yield
             finally:
+                self._done = done or self._own
                 self._done.record(stream)
 
     def wait(self) -> None:

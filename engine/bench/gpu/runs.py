@@ -79,14 +79,14 @@ def enqueue(model: Any, batch: Batch) -> tuple[Work, torch.Tensor]:
     logits = torch.zeros(batch.num_seqs, model.config.num_labels, device=backend._device)
     parts = []
     for part in divide(batch, firsts, encoder.buckets, backend.device, few=True):
-        buffers = encoder.buffers[part.bucket]
-        backend._send(part, batch, firsts)
-        parts.append((part, buffers.block, buffers.block.clone()))
+        block, staging = encoder.buffers[part.bucket].block, backend._stagings[part.bucket][0]
+        staging.fill(part, batch, firsts)
+        parts.append((part, block, staging.block.to(block.device, copy=True)))
 
     def work() -> None:
         for part, block, integers in parts:
             block.copy_(integers)
-            _, scores = backend._launch((part.bucket, part.few))
+            _, scores = backend._launch((part.bucket, part.few, None))
             assert scores is not None
             logits[part.out].copy_(scores[: part.end - part.first])
 
