@@ -73,8 +73,7 @@ bench: .venv/bench.stamp .venv/model.stamp
 
 bench-all: bench
 	$(BIN)/distilrt bench startup
-	$(BIN)/python -m pytest benches --benchmark-only --benchmark-columns=min,median,iqr,rounds
-	$(BIN)/python -m pytest benches/bench_dropin.py
+	$(BIN)/python -m pytest benches --benchmark-columns=min,median,iqr,rounds
 
 # README's tables of speed, from the committed rows of benches/results.
 claims: .venv/core.stamp

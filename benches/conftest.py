@@ -1,96 +1,94 @@
-"""What every bench needs: where it ran, a table of ratios at the end, and rows kept on request (`--record`)."""
+"""What every bench needs: rows with the facts of where they were measured, shown at the end and kept on request.
+
+A bench shows its rows even if it fails, and a row is kept as soon as it is there, one JSON object a line.
+"""
 
 from __future__ import annotations
 
-import csv
+import json
+import statistics
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+import torch
 
-from distilrt import _C
-from distilrt.bench.findings import facts
+from distilrt.backends.cuda.devices import DTYPES, cuda_device
+from distilrt.bench.clock import Clock
+from distilrt.bench.findings import Row, facts
+from distilrt.bench.statistics import beside
 from distilrt.cpu_count import usable_cores
+from distilrt.errors import BackendError
 
-RESULTS = Path(__file__).parent / "results"
-_rows: list[dict[str, Any]] = []
-_results: list[dict[str, Any]] = []
+RESULTS = Path(__file__).parent / "results" / "benches.jsonl"
+_rows: list[Row] = []
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--record", action="store_true", help="append the rows to benches/results/*.csv")
+    parser.addoption("--record", nargs="?", const=RESULTS, type=Path, metavar="FILE",
+                     help=f"append the rows to a file; without a name, to benches/results/{RESULTS.name}")  # fmt: skip
+    parser.addoption("--tiles", type=Path, metavar="FILE", help="rows of bench_gpu_model.py's test_tiles to use")
 
 
-def _where() -> dict[str, str]:
-    about = facts(usable_cores())
-    return {
-        **{name: about[name] for name in ("date", "commit", "cpu")},
-        "isa": _C.available_isas()[0],
-        **{name: about["versions"][name] for name in ("numpy", "torch", "transformers")},
-    }
+@cache
+def _facts() -> Row:
+    return facts(usable_cores())
 
 
 @pytest.fixture
-def add_result(request: pytest.FixtureRequest) -> Any:
-    """Keeps one row of a bench that compares no times."""
+def add_row(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Keeps one row."""
+    file: Path | None = request.config.getoption("--record")
 
     def add(**row: Any) -> None:
-        _results.append({"bench": request.node.path.stem.removeprefix("bench_"), **row, **_where()})
+        row = {"bench": request.node.path.stem.removeprefix("bench_"), **row}
+        _rows.append(row)
+        if file is not None:
+            with file.open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps(row | _facts(), default=str) + "\n")
 
     return add
 
 
-@pytest.fixture
-def add_row(request: pytest.FixtureRequest) -> Any:
-    """Keeps one comparison: medians of our and a peer's times in one interleaved run, in seconds."""
+@pytest.fixture(scope="session")
+def compared() -> Callable[[Sequence[float], Sequence[float]], Row]:
+    """Makes the figures of a row from our and a peer's seconds in the rounds of one interleaved run."""
 
-    def add(workload: str, peer: str, ours: list[float], theirs: list[float], **more: Any) -> float:
-        ratio = float(np.median(theirs) / np.median(ours))
-        _rows.append(
-            {
-                "bench": request.node.path.stem.removeprefix("bench_"),
-                "workload": workload,
-                "distilrt_ms": round(1e3 * float(np.median(ours)), 3),
-                "distilrt_iqr_ms": round(1e3 * float(np.subtract(*np.percentile(ours, [75, 25]))), 3),
-                "peer": peer,
-                "peer_ms": round(1e3 * float(np.median(theirs)), 3),
-                "peer_iqr_ms": round(1e3 * float(np.subtract(*np.percentile(theirs, [75, 25]))), 3),
-                "ratio": round(ratio, 2),
-                **more,
-                **_where(),
-            }
-        )
-        return ratio
+    def figures(ours: Sequence[float], theirs: Sequence[float]) -> Row:
+        found = beside(ours, theirs)
+        low, high = found.interval
+        own, other = (round(1e3 * statistics.median(each), 4) for each in (ours, theirs))
+        return {"p50_ms": own, "peer_p50_ms": other, "ratio": round(found.ratio, 3), "ratio_low": round(low, 3),
+                "ratio_high": round(high, 3)}  # fmt: skip
 
-    return add
+    return figures
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if _rows:
-        terminalreporter.section("peer time / distilrt time, medians of one interleaved run")
+@pytest.fixture(scope="session")
+def clock() -> Clock:
+    """Of the GPU; of the CPU where Triton interprets."""
+    try:
+        return Clock(cuda_device(), 0.2)
+    except BackendError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def peaks(clock: Clock) -> dict[str, float]:
+    """What no kernel can beat by much: bytes a second of a copy, read and written, and matmul's operations by dtype."""
+    device = clock.device
+    source = torch.randint(0, 255, (1 << (30 if clock.on_gpu else 16),), dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    found = {"copy": 2 * source.nbytes / statistics.median(clock.back_to_back(lambda: target.copy_(source)))}
+    for dtype in DTYPES:
+        n = 64 if not clock.on_gpu else 4096 if dtype == "float32" else 8192
+        a, b = (torch.randn(n, n, device=device, dtype=getattr(torch, dtype)) for _ in range(2))
+        found[dtype] = 2 * n**3 / statistics.median(clock.back_to_back(partial(torch.matmul, a, b)))
+    return found
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for row in _rows:
-        terminalreporter.write_line(
-            f"{row['workload']:>10}  distilrt {row['distilrt_ms']:9.2f} ms   {row['peer']} {row['peer_ms']:9.2f} ms   "
-            f"{row['ratio']:5.2f}x"
-        )
-    for row in _results:
-        terminalreporter.write_line("  ".join(f"{key} {value}" for key, value in row.items() if key not in _where()))
-    if config.getoption("--record"):
-        for bench in {row["bench"] for row in _rows + _results}:
-            _append(RESULTS / f"{bench}.csv", [row for row in _rows + _results if row["bench"] == bench])
-
-
-def _append(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Rows of several kinds share a file; what a kind does not have stays empty."""
-    fresh = not path.exists()
-    if fresh:
-        fields = list(dict.fromkeys(name for row in rows for name in row))
-    else:
-        with path.open(newline="") as file:
-            fields = next(csv.reader(file))
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, fields)
-        if fresh:
-            writer.writeheader()
-        writer.writerows(rows)
+        terminalreporter.write_line("  ".join(f"{name} {value}" for name, value in row.items() if value is not None))

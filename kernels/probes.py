@@ -1,4 +1,4 @@
-"""Kernels that compute nothing useful and measure the device, for `distilrt.bench.gpu.probe`."""
+"""Kernels that compute nothing useful and measure the device, for `benches/bench_gpu_device.py`."""
 
 from __future__ import annotations
 

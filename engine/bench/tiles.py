@@ -7,6 +7,7 @@ A tile that computes something else than the first candidate, or that the device
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from triton.runtime.errors import OutOfResources
 
 from distilrt.backends.cuda.devices import cuda_device
 from distilrt.backends.cuda.graphs import ladder, top_tokens
-from distilrt.bench.gpu.timing import Clock
+from distilrt.bench.clock import Clock
 from distilrt.bench.launches import measured
 from distilrt.errors import InvalidParameter
 from distilrt.kernels import tiles
@@ -143,7 +144,8 @@ def best(choice: Choice, make: Callable[[], Example], clock: Clock, say: Say) ->
                 elif not torch.allclose(out.float(), expected, rtol=2e-2, atol=2e-2, equal_nan=True):
                     say(f"left out, it computes something else: {shown(tile)}", 0)
                     continue
-                times[tile] = clock.back_to_back(clock.graph(example.launch)).median / example.count
+                samples = clock.back_to_back(clock.graph(example.launch))
+                times[tile] = 1e6 * statistics.median(samples) / example.count
             except (OutOfResources, RuntimeError) as error:
                 say(f"left out: {shown(tile)}: {str(error).splitlines()[0]}", 0)
     usual = choice.candidates[0]

@@ -12,7 +12,7 @@ import torch
 
 from distilrt.backends.cuda.devices import why_not_cuda
 from distilrt.bench import tiles as tuning
-from distilrt.bench.gpu.timing import Clock
+from distilrt.bench.clock import Clock
 from distilrt.kernels import tiles
 from distilrt.kernels.op import Choice, Example, OpOutput
 from distilrt.kernels.tiles import H200, AttentionTile, LinearTile, NarrowTile, RowTile, Split

@@ -9,13 +9,14 @@ and each kernel runs three times: an error that moves between runs is a race. Wh
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 
+from distilrt.bench import peer
 from distilrt.kernels.op import Example, OpOutput, Sizes
 
 Check = dict[str, Any]  # name, error, bound, ok
@@ -59,6 +60,13 @@ def _compared(output: OpOutput, runs: list[torch.Tensor]) -> Check:
         "untouched": untouched,
         "ok": error <= bound and steady and untouched,
     }
+
+
+def padded(model: Any, lengths: Sequence[int], device: torch.device) -> list[torch.Tensor]:
+    """Random ids of these lengths and their mask, on the device."""
+    rng = np.random.default_rng(1)
+    sequences = [rng.integers(0, model.config.vocab_size, length) for length in lengths]
+    return [torch.from_numpy(array).to(device) for array in peer.padded(sequences)]
 
 
 @contextmanager

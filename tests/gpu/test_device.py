@@ -16,10 +16,9 @@ import pytest
 import torch
 
 from distilrt.bench.artefacts import last_line, worker_environment
-from distilrt.bench.gpu.runs import padded
 from distilrt.errors import BackendError
 from distilrt.model import models
-from tests.gpu.checks import short_ladder
+from tests.gpu.checks import padded, short_ladder
 
 pytestmark = [pytest.mark.gpu, pytest.mark.whole]
 
@@ -44,7 +43,7 @@ def test_the_same_bits(model: Any, device: torch.device) -> None:
     shapes: tuple[tuple[int, ...], ...] = ((4,), (90, 5, 33), (128,) * 8, (300,) * 4)
     if device.type != "cuda":
         shapes, calls = shapes[:1], 1
-    inputs = [padded(model.config, [min(length, longest) for length in shape], device) for shape in shapes]
+    inputs = [padded(model, [min(length, longest) for length in shape], device) for shape in shapes]
     first = [model(*given).logits.clone() for given in inputs]
     rng = np.random.default_rng()
     for _ in range(calls):
@@ -56,7 +55,7 @@ def test_no_allocation_after_warm_up(model: Any, device: torch.device, tiny: boo
     """Torch asks the driver for nothing, and keeps no more, over calls of several shapes after each was met once."""
     if tiny:
         pytest.skip("there is no driver")
-    inputs = [padded(model.config, lengths, device) for lengths in ((16,), (128,) * 8, (5, 90, 33), (256,) * 40)]
+    inputs = [padded(model, lengths, device) for lengths in ((16,), (128,) * 8, (5, 90, 33), (256,) * 40)]
 
     def counters() -> dict[str, int]:
         stats = torch.cuda.memory_stats(device)
@@ -82,13 +81,13 @@ def test_two_models_in_four_threads(make: Callable[[], Any], device: torch.devic
     if tiny:
         pytest.skip("there are no streams, and the interpreter is not safe to call from many threads")
     both: list[Any] = [make()]
-    ids, _ = padded(both[0].config, (16,), device)
+    ids, _ = padded(both[0], (16,), device)
     loading = [threading.Thread(target=lambda: both.append(make())) for _ in range(2)]
     for thread in loading:
         thread.start()
     while any(thread.is_alive() for thread in loading):
         both[0](ids)
-    inputs = [padded(both[0].config, lengths, device) for lengths in ((16,), (90, 5, 33), (128,) * 6, (7,) * 9)]
+    inputs = [padded(both[0], lengths, device) for lengths in ((16,), (90, 5, 33), (128,) * 6, (7,) * 9)]
     loaded = both[1:]
     assert len(loaded) == 2
     alone = [model(*given).logits.clone() for model in loaded for given in inputs]
@@ -119,7 +118,7 @@ def test_a_load_without_memory(model: Any, make: Callable[[], Any], device: torc
     """It is refused with a clear error, and everything works before, after and again."""
     if tiny:
         pytest.skip("memory does not run out in the interpreter")
-    ids, _ = padded(model.config, (16,), device)
+    ids, _ = padded(model, (16,), device)
     expected = model(ids).logits.clone()
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info(device)
@@ -172,7 +171,7 @@ def tiny_forward(checkpoint: Path) -> None:
             )
         longest = model.config.max_position_embeddings
         for lengths in ((4,), (longest, 3, longest // 2), (longest,) * 20)[: 3 if device.type == "cuda" else 1]:
-            ids, mask = padded(model.config, lengths, device)
+            ids, mask = padded(model, lengths, device)
             for _ in range(2):
                 model(ids, mask)
                 model(ids.cpu().numpy())

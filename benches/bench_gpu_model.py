@@ -1,0 +1,191 @@
+"""Whole classifications on a GPU: distilrt, and transformers on the same device, ids and weights, eager, from a graph
+and under torch.compile; and the tiles that make distilrt faster.
+
+Rows are GPU time of captured graphs (`graph`), or wall time from a call on tensors (`tensors`) or arrays (`arrays`) to
+its result. `peak_share` is of the floor that the peaks measured in the same run set.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from benches.bench_gpu_compile import TOKENS, searched
+from distilrt.backends.cuda.backend import CudaBackend
+from distilrt.backends.cuda.devices import DTYPES, interpreting
+from distilrt.backends.cuda.parts import divide
+from distilrt.batch import Batch, pack
+from distilrt.bench import peer, roofline, samples, tiles
+from distilrt.bench.artefacts import make_checkpoint, torch_model
+from distilrt.bench.clock import Clock, Work
+from distilrt.bench.findings import Row
+from distilrt.bench.launches import measured
+from distilrt.kernels import tiles as known_tiles
+from distilrt.model import models
+from distilrt.model.config import DistilBertConfig
+
+TINY = DistilBertConfig(dim=32, n_heads=2, n_layers=1, hidden_dim=64, vocab_size=50, max_position_embeddings=16)
+ALL = ("1x16", "1x128", "8x128", "32x128", "256x128", "32x512", "mixed")
+# In the interpreter they show that all works and nothing else.
+WORKLOADS, MIXED = (("1x4", "mixed"), 2) if interpreting() else (ALL, 64)  # sequences of the mixed lengths
+COMPILED = [name for name in WORKLOADS if name in ("1x4", "1x16", "1x128", "32x128")]
+WITHOUT_PDL = WORKLOADS[:3]
+AddRow = Callable[..., None]
+
+
+@pytest.fixture(scope="session")
+def checkpoint() -> Path:
+    """DistilBERT-base with random weights, made once for all processes that have a TMPDIR in common."""
+    folder = Path(tempfile.gettempdir(), f"distilrt-{'tiny' if interpreting() else 'base'}")
+    return make_checkpoint(folder, TINY if interpreting() else None)
+
+
+@pytest.fixture(scope="module")
+def tuned(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Tiles that `test_tiles` found take the place of the usual ones, where a file has its rows (`--tiles`)."""
+    file: Path | None = request.config.getoption("--tiles")
+    entries: dict[known_tiles.Key, dict[int, known_tiles.Tile]] = {}
+    for row in map(json.loads, file.read_text().splitlines() if file else ()):
+        if "tile" in row:
+            entries.setdefault(tuple(row["key"]), {})[row["size"]] = eval(row["tile"], vars(known_tiles))
+    with measured(known_tiles.MEASURED | entries):
+        yield
+
+
+@pytest.fixture(scope="module", params=DTYPES)
+def ours(request: pytest.FixtureRequest, clock: Clock, checkpoint: Path, tuned: None) -> Any:
+    """distilrt's model, whose answers are right."""
+    make: Any = models.DistilBertForSequenceClassification.from_pretrained
+    model = make(checkpoint, backend="cuda", dtype=request.param)
+    check(checkpoint, model, clock.device)
+    return model
+
+
+@pytest.fixture(scope="module", params=DTYPES)
+def theirs(request: pytest.FixtureRequest, clock: Clock, checkpoint: Path) -> tuple[Any, str]:
+    """transformers' model with its fused attention, and the dtype."""
+    return torch_model(checkpoint, request.param).to(clock.device), request.param
+
+
+@pytest.mark.parametrize("workload", WORKLOADS)
+def test_ours(ours: Any, checkpoint: Path, clock: Clock, peaks: Row, add_row: AddRow, workload: str) -> None:
+    sequences, given = batch_of(workload, checkpoint, clock.device)
+    arrays = [tensor.cpu().numpy() for tensor in given]
+    work, gpu = enqueue(ours, pack(ours.config, sequences)), partial(figures, workload, sequences)
+    times = clock.back_to_back(clock.graph(work))
+    floor = floor_s(ours, sequences, peaks) / statistics.median(times)
+    add = partial(add_row, target="distilrt", dtype=ours.dtype)
+    add(form="graph", **gpu(times), peak_gflops=round(peaks[ours.dtype] / 1e9), peak_share=round(floor, 4))
+    add(form="tensors", **gpu(clock.one_by_one(partial(ours, *given))))
+    add(form="arrays", **gpu(clock.one_by_one(partial(ours, *arrays))))
+    encoder = ours.backend.encoder
+    if encoder.pdl and workload in WITHOUT_PDL:
+        encoder.pdl = False  # every kernel starts when the one before has ended
+        try:
+            add(form="no-dependent-launch", **gpu(clock.back_to_back(clock.graph(work))))
+        finally:
+            encoder.pdl = True
+
+
+@pytest.mark.parametrize("workload", WORKLOADS)
+@torch.inference_mode()
+def test_sdpa(theirs: tuple[Any, str], checkpoint: Path, clock: Clock, add_row: AddRow, workload: str) -> None:
+    (model, dtype), (sequences, given) = theirs, batch_of(workload, checkpoint, clock.device)
+    add, work = partial(add_row, target="transformers", dtype=dtype), partial(model, *given)
+    add(form="eager", **figures(workload, sequences, clock.back_to_back(work)))
+    add(form="tensors", **figures(workload, sequences, clock.one_by_one(work)))
+    add(form="graph", **figures(workload, sequences, clock.back_to_back(clock.graph(work))))
+
+
+@pytest.mark.parametrize("workload", COMPILED)
+@torch.inference_mode()
+def test_compiled(checkpoint: Path, clock: Clock, add_row: AddRow, workload: str) -> None:
+    sequences, given = batch_of(workload, checkpoint, clock.device)
+    model = torch_model(checkpoint, "bfloat16").to(clock.device)
+    how: Any = {"mode": "max-autotune"} if clock.on_gpu else {"backend": "eager"}
+    compiled = torch.compile(model, dynamic=False, **how)
+    times = clock.back_to_back(partial(compiled, *given))
+    add_row(target="torch.compile", form="max-autotune", dtype="bfloat16", **figures(workload, sequences, times))
+
+
+@pytest.mark.parametrize("tokens", TOKENS)
+def test_tiles(checkpoint: Path, clock: Clock, add_row: AddRow, tokens: int) -> None:
+    config, quick = DistilBertConfig.from_pretrained(checkpoint), Clock(clock.device, tiles.SECONDS)
+    for op, arguments, choice in searched(config, [tokens], clock.device):
+        make = tiles.maker(op, arguments, "bfloat16", tiny=not clock.on_gpu)
+        found = tiles.best(choice, make, quick, lambda words, seconds: print(words, flush=True))
+        add_row(key=found.key, size=found.size, tile=tiles.shown(found.tile), us=found.us, usual_us=found.usual_us)
+
+
+def batch_of(workload: str, checkpoint: Path, device: torch.device) -> tuple[list[Any], list[torch.Tensor]]:
+    """Sequences of ids, and padded ids on the device with a mask, where anything is padded."""
+    made = samples.make_ids(workload, checkpoint)
+    sequences = list(made.inputs[: made.batch if made.fixed else MIXED])
+    given = [torch.from_numpy(array).to(device) for array in peer.padded(sequences)]
+    return sequences, given[: 1 if made.fixed else 2]
+
+
+def figures(workload: str, sequences: Sequence[Any], times: Sequence[float]) -> Row:
+    """Columns of a row."""
+    low, median, high = statistics.quantiles(times, n=4, method="inclusive")
+    return {"scenario": "device", "workload": workload, "batch": len(sequences), "p50_ms": round(1e3 * median, 6),
+            "p25_ms": round(1e3 * low, 6), "p75_ms": round(1e3 * high, 6),
+            "tokens_per_s": round(sum(map(len, sequences)) / median)}  # fmt: skip
+
+
+def enqueue(model: Any, batch: Batch) -> Work:
+    """All launches of one classification of a packed batch, from ids on the device to logits.
+
+    Nothing of it touches the host, so that a clock can capture it in one graph.
+    """
+    backend: CudaBackend = model.backend
+    encoder = backend.encoder
+    firsts = batch.cu_seqlens[:-1].astype(np.int64)
+    logits = torch.zeros(batch.num_seqs, model.config.num_labels, device=backend._device)
+    parts = []
+    for part in divide(batch, firsts, encoder.buckets, backend.device, few=True):
+        block, staging = encoder.buffers[part.bucket].block, backend._stagings[part.bucket][0]
+        staging.fill(part, batch, firsts)
+        parts.append((part, block, staging.block.to(block.device, copy=True)))
+
+    def work() -> None:
+        for part, block, integers in parts:
+            block.copy_(integers)
+            _, scores = backend._launch((part.bucket, part.few, None))
+            assert scores is not None
+            logits[part.out].copy_(scores[: part.end - part.first])
+
+    return work
+
+
+def floor_s(model: Any, sequences: Sequence[Any], peaks: Row) -> float:
+    """Seconds that no version can beat: all arithmetic at matmul's rate, or all weights at the copy's rate."""
+    config, item = model.config, getattr(torch, model.dtype).itemsize
+    tables = (config.vocab_size + config.max_position_embeddings) * config.hidden_size * item  # a batch reads few rows
+    weights = model.backend.describe()["weight_bytes"] - tables
+    needed = roofline.flops(config, map(len, sequences), last_layer_rows=1)  # those that the head reads
+    return float(max(needed / peaks[model.dtype], weights / peaks["copy"]))
+
+
+def check(checkpoint: Path, model: Any, device: torch.device) -> None:
+    """Hold logits of a mixed batch to those of transformers in float64, no further than twice those in the same dtype.
+
+    It is the root of the mean of squares that counts: of few logits torch's largest error may be small by luck.
+    """
+    _, given = batch_of("mixed", checkpoint, device)
+    with torch.inference_mode():
+        exact, plain = (torch_model(checkpoint, dtype).to(device)(*given)[0].double()
+                        for dtype in ("float64", model.dtype))  # fmt: skip
+        size, error, torchs = (float(each.square().mean().sqrt())
+                               for each in (exact, model(*given).logits.double() - exact, plain - exact))  # fmt: skip
+    bound = 2 * max(torchs, size * torch.finfo(getattr(torch, model.dtype)).eps)
+    assert error <= bound, f"logits of the timed model in {model.dtype} are off"
