@@ -10,7 +10,7 @@ PYTHON_FILES := engine kernels tests benches setup.py
 CXX_FILES := $(wildcard csrc/*.cpp csrc/*.h csrc/isas/*.h)
 
 .PHONY: demo test test-all test-whole test-tensorflow test-ray test-browser test-transformers4 dev lint format type bench bench-all \
-  bench-serving claims soak test-soak sanitize \
+  bench-serving claims soak test-soak hostile sanitize \
   sanitize-threads ptx loc clean
 
 demo: .venv/core.stamp .venv/model.stamp
@@ -90,7 +90,11 @@ test-soak: .venv/test.stamp .venv/model.stamp
 
 # An hour of load and six minutes of overload, with times.
 soak: .venv/test.stamp .venv/model.stamp
-	SOAK_MINUTES=60 SOAK_TIMES=1 $(BIN)/python -m pytest -s tests/server/test_soak.py
+	SOAK_MINUTES=60 HOLD_TIMES=1 $(BIN)/python -m pytest -s tests/server/test_soak.py
+
+# Small requests beside each hostile body, with times.
+hostile: .venv/test.stamp .venv/model.stamp
+	HOLD_TIMES=1 $(BIN)/python -m pytest -s -m whole tests/server/test_hostile.py
 
 # The extension built with AddressSanitizer and UndefinedBehaviorSanitizer runs the native tests. Python itself is not
 # instrumented, hence the preload; it frees nothing at exit, hence no leak check. One test preloads an allocator itself.

