@@ -18,6 +18,7 @@ from distilrt.model.architecture import expected_shapes
 from distilrt.model.config import DistilBertConfig
 
 _Row = dict[str, str]
+_Table = tuple[Sequence[str], list[Sequence[str]]]  # heads, and a line's cells
 PAGES = (Path("README.md"), Path("docs/benchmarks.md"))
 _BLOCK = re.compile(r"(<!-- claims: ([a-z]+) -->\n).*?(<!-- end of claims -->)", re.S)
 _RUN = ("date", "commit", "cpu", "threads", "load")  # the same for all rows of a run
@@ -47,11 +48,20 @@ def render(page: str, results: Path) -> str:
         if match[2] not in TABLES:
             raise InvalidParameter(f"tables of claims are {', '.join(TABLES)}; found {match[2]!r}")
         file, table, apart = TABLES[match[2]]
-        found = [table(rows) for rows in _last_runs(results / file, apart)]
-        shown = "\n\n".join(filter(None, found)) or f"Not measured yet: `benches/results/{file}` has no such rows."
-        return f"{match[1]}{shown}\n{match[3]}"
+        shown = [_shown(*table(rows), rows[-1]) for rows in _last_runs(results / file, apart)]
+        whole = "\n\n".join(filter(None, shown)) or f"Not measured yet: `benches/results/{file}` has no such rows."
+        return f"{match[1]}{whole}\n{match[3]}"
 
     return _BLOCK.sub(made, page)
+
+
+def _shown(heads: Sequence[str], lines: list[Sequence[str]], row: _Row) -> str:
+    """A table in Markdown, and where it was measured; nothing of a table without lines."""
+    model, isa = f"{row['model']}, " if row.get("model") else "", f" ({row['isa']})" if row.get("isa") else ""
+    where = f"{model}{row['cpu']}{isa}, {row['threads']} threads, {row['date']}, commit {row['commit']}."
+    table = [f"| {' | '.join(cells)} |" for cells in (heads, *lines)]
+    table.insert(1, f"|{'---|' * len(heads)}")
+    return "\n".join([*table, "", fill(where, 120)]) if lines else ""
 
 
 def _last_runs(file: Path, apart: Sequence[str]) -> list[list[_Row]]:
@@ -65,11 +75,17 @@ def _last_runs(file: Path, apart: Sequence[str]) -> list[list[_Row]]:
     ]
 
 
-def _cpu(rows: Sequence[_Row]) -> str:
+def _by(rows: Sequence[_Row], *names: str) -> dict[tuple[str, ...], list[_Row]]:
+    """Rows by some of their columns, in the order in which they come."""
+    found: dict[tuple[str, ...], list[_Row]] = {}
+    for row in rows:
+        found.setdefault(tuple(row.get(name) or "" for name in names), []).append(row)
+    return found
+
+
+def _cpu(rows: Sequence[_Row]) -> _Table:
     """Times of one shape and rates of mixed lengths, each beside the best form of the best peer."""
-    names = ("tokens", "dtype", "distilrt, all rows", "distilrt as it runs", "best peer and its form",
-             "all rows / as it runs, times faster")  # fmt: skip
-    lines = _heads(names)
+    lines: list[Sequence[str]] = []
     for dtype in DTYPES:
         for workload in WORKLOADS:
             found = [row for row in rows if (row["workload"], row["dtype"]) == (workload, dtype) and _figure(row)]
@@ -79,10 +95,11 @@ def _cpu(rows: Sequence[_Row]) -> str:
                 continue
             best = max(others, key=_speed)
             ratios = [_speed(ours[form]) / _speed(best) for form in ("all-rows", "first-rows")]
-            times = f"{_figure(ours['all-rows'])} | {_figure(ours['first-rows'])}"
-            lines.append(f"| {workload} | {dtype} | {times} | {best['target']} {best['form']} {_figure(best)} "
-                         f"| {ratios[0]:.2f} / {ratios[1]:.2f} |")  # fmt: skip
-    return "\n".join([*lines, "", fill(f"{_where(rows)}{_shares(rows)}", 120)])
+            lines.append((workload, dtype, _figure(ours["all-rows"]), _figure(ours["first-rows"]),
+                          f"{best['target']} {best['form']} {_figure(best)}",
+                          f"{ratios[0]:.2f} / {ratios[1]:.2f}"))  # fmt: skip
+    return ("tokens", "dtype", "distilrt, all rows", "distilrt as it runs", "best peer and its form",
+            "all rows / as it runs, times faster"), lines  # fmt: skip
 
 
 def _speed(row: _Row) -> float:
@@ -97,113 +114,67 @@ def _figure(row: _Row) -> str:
     return f"{_ms(row)} ms" if row["scenario"] == "multi" else ""
 
 
-def _shares(rows: Sequence[_Row]) -> str:
-    """Shares of the peak of the largest fixed shape."""
-    ours, peers, peaks = [], [], []
-    for dtype in DTYPES:
-        found = [row for row in rows if (row["workload"], row["dtype"]) == ("8x128", dtype) and row["peak_share"]]
-        mine = [row for row in found if (row["target"], row["form"]) == (OURS, "all-rows")]
-        others = [float(row["peak_share"]) for row in found if row["target"] != OURS]
-        if not mine or not others:
-            return ""
-        ours.append(f"{float(mine[0]['peak_share']):.0%}")
-        peers.append(f"{max(others):.0%}")
-        peaks.append(mine[0]["peak_gflops"])
-    return (f" Peaks measured in the run: {_and(peaks)} GFLOP/s ({_and(list(DTYPES))}); with all rows distilrt reaches "
-            f"{_and(ours)} of them at 8x128, the best peer {_and(peers)}.")  # fmt: skip
-
-
-def _aims(rows: Sequence[_Row]) -> str:
-    """Shares of what the machine can do, each beside its aim; a missed one is in italics."""
-    heads = ["of the peak" if share == "peak_share" else "of memory read" for _, share in AIMS]
-    lines = _heads(("dtype", *(f"{workload}, {head}" for (workload, _), head in zip(AIMS, heads, strict=True)),
-                    "mixed, tokens a second beside 8x128"))  # fmt: skip
-    for dtype in DTYPES:
-        ours = {row["workload"]: row for row in rows
-                if (row["target"], row["form"], row["dtype"]) == (OURS, "all-rows", dtype)}  # fmt: skip
+def _aims(rows: Sequence[_Row]) -> _Table:
+    """Shares of what the machine can do, each beside its aim, and the best peer's; a missed aim is in italics."""
+    lines: list[Sequence[str]] = []
+    for (dtype,), of_it in _by(rows, "dtype").items():
+        ours = {row["workload"]: row for row in of_it if (row["target"], row["form"]) == (OURS, "all-rows")}
         if not {"mixed", *(workload for workload, _ in AIMS)} <= set(ours):
             continue
-        cells = [_beside_aim(float(ours[workload][share] or "nan"), aims.get(dtype))
-                 for (workload, share), aims in AIMS.items()]  # fmt: skip
+        peak = ours["8x128"]["peak_gflops"]
+        others = [float(row["peak_share"]) for row in of_it
+                  if row["workload"] == "8x128" and row["target"] != OURS and row["peak_share"]]  # fmt: skip
         mixed = float(ours["mixed"]["tokens_per_s"]) / float(ours["8x128"]["tokens_per_s"]) - 1
-        cells.append(_beside_aim(mixed, -MIXED_WITHIN, "+.0%"))
-        lines.append(f"| {dtype} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", _where(rows)]) if len(lines) > 2 else ""
+        lines.append((dtype, f"{peak} GFLOP/s" if peak else "not measured",
+                      *(_beside_aim(ours[workload][share], aims.get(dtype))
+                        for (workload, share), aims in AIMS.items()),
+                      _beside_aim(mixed, -MIXED_WITHIN, "+.0%"), f"{max(others):.0%}" if others else ""))  # fmt: skip
+    words = {"peak_share": "of the peak", "read_share": "of memory read"}
+    return ("dtype", "peak", *(f"{workload}, {words[share]}" for workload, share in AIMS),
+            "mixed, tokens a second beside 8x128", "best peer at 8x128, of the peak"), lines  # fmt: skip
 
 
-def _beside_aim(value: float, aim: float | None, form: str = ".0%") -> str:
-    if value != value:
+def _beside_aim(value: float | str, aim: float | None, form: str = ".0%") -> str:
+    if value == "":
         return "not measured"
-    shown = f"{value:{form}}" + (f" (aim {aim:{form}})" if aim is not None else "")
-    return f"*{shown}*" if aim is not None and value < aim else shown
+    shown = f"{float(value):{form}}" + (f" (aim {aim:{form}})" if aim is not None else "")
+    return f"*{shown}*" if aim is not None and float(value) < aim else shown
 
 
-def _trained(rows: Sequence[_Row]) -> str:
+def _trained(rows: Sequence[_Row]) -> _Table:
     """Errors of an engine's dtypes on trained weights beside the rates of its best form, a line for each."""
-    lines = _heads(("engine and its form", "dtype", "tok/s", "mean error", "largest error", "cosine"))
+    lines: list[Sequence[str]] = []
     for (dtype, target), of_it in _by(rows, "dtype", "target").items():
         row = max((row for row in of_it if row["form"] != "all-rows"), key=_speed)
-        lines.append(f"| {target} {row['form']} | {dtype} | {_speed(row):,.0f} | {float(row['mean_difference']):.1e} "
-                     f"| {float(row['max_difference']):.1e} | {float(row['cosine']):.5f} |")  # fmt: skip
-    return "\n".join([*lines, "", _where(rows)])
+        lines.append((f"{target} {row['form']}", dtype, f"{_speed(row):,.0f}", f"{float(row['mean_difference']):.1e}",
+                      f"{float(row['max_difference']):.1e}", f"{float(row['cosine']):.5f}"))  # fmt: skip
+    return ("engine and its form", "dtype", "tok/s", "mean error", "largest error", "cosine"), lines
 
 
-def _contended(rows: Sequence[_Row]) -> str:
+def _contended(rows: Sequence[_Row]) -> _Table:
     """Median and 99th percentile alone and beside busy processes, of each engine's form that is best alone."""
     counts = sorted({int(row["busy"]) for row in rows})
-    beside = [f"p50 / p99 ms beside {count or 'none'}" for count in counts]
-    lines = _heads(("tokens", "dtype", "engine and its form", *beside, "p50, times that alone"))
+    lines: list[Sequence[str]] = []
     for (workload, dtype, target), of_it in _by(rows, "workload", "dtype", "target").items():
         best = min((row for row in of_it if row["busy"] == "0"), key=lambda row: float(row["p50_ms"]))
         found = [row for row in of_it if row["form"] == best["form"]]
         times = [f"{_ms(row)} / {_short(float(row['p99_ms']))}" for row in found]
         ratios = [f"{float(row['p50_ms']) / float(best['p50_ms']):.2f}" for row in found[1:]]
-        lines.append(f"| {workload} | {dtype} | {target} {best['form']} | {' | '.join(times)} | {', '.join(ratios)} |")
-    return "\n".join([*lines, "", _where(rows)])
+        lines.append((workload, dtype, f"{target} {best['form']}", *times, ", ".join(ratios)))
+    beside = [f"p50 / p99 ms beside {count or 'none'}" for count in counts]
+    return ("tokens", "dtype", "engine and its form", *beside, "p50, times that alone"), lines
 
 
-def _distillation(rows: Sequence[_Row]) -> str:
-    """Both models on this engine."""
-    ours, theirs = parameters(DistilBertConfig())
-    lines = _heads(("tokens", "dtype", "DistilBERT ms", "BERT-base ms", "faster"))
+def _distillation(rows: Sequence[_Row]) -> _Table:
+    """Times of both models on this engine, and their sizes."""
+    lines: list[Sequence[str]] = []
     for (workload, dtype), both in _by(rows, "workload", "dtype").items():
-        times = [float(row["p50_ms"]) for title in ("DistilBERT", "BERT-base") for row in both
-                 if row["target"] == title]  # fmt: skip
-        lines.append(f"| {workload} | {dtype} | {_short(times[0])} | {_short(times[1])} "
-                     f"| {times[1] / times[0] - 1:+.0%} |")  # fmt: skip
-    sizes = f"{ours / 1e6:.1f} M parameters instead of {theirs / 1e6:.1f} M: {ours / theirs - 1:+.0%}."
-    return "\n".join([*lines, "", fill(f"{_where(rows)} {sizes}", 120)])
-
-
-def _serving(rows: Sequence[_Row]) -> str:
-    """What a client of each server sees; of distilrt's also beside its engine alone, where that was measured."""
-    names = ["server", "16 / 128 tokens alone, p50 ms", "highest rate with p99 ≤ 250 ms, req/s",
-             "saturated, req/s, real tok/s", "start s", "RSS MB"]  # fmt: skip
-    measured = {
-        name: {(row["scenario"], row["workload"]): row for row in found}
-        for (name,), found in _by(rows, "target").items()
-    }
-    beside = any(name.endswith(ENGINE) for name in measured)
-    lines = _heads([*names, "over its engine alone, ms", "saturated, of offline"] if beside else names)
-    for name, found in measured.items():
-        peak = found.get(("peak", "mixed"))
-        if peak is None:
-            continue
-        alone = [float(found["single", f"1x{size}"]["p50_ms"]) for size in (16, 128)]
-        rate, tokens = float(peak["rate"]), float(peak["saturated_tokens_per_s"])
-        line = (f"| {name} {peak['dtype']} | {_short(alone[0])} / {_short(alone[1])} "
-                f"| {f'{rate:.0f}' if rate else 'none held'} | {float(peak['saturated_per_s']):.0f}, {tokens:,.0f} "
-                f"| {float(peak['start_s']):.1f} | {float(peak['peak_mb']):.0f} |")  # fmt: skip
-        engine = measured.get(name + ENGINE)
-        if engine is not None:
-            over = [ms - float(engine["single", f"1x{size}"]["p50_ms"])
-                    for size, ms in zip((16, 128), alone, strict=True)]  # fmt: skip
-            share = tokens / float(engine["offline", "mixed"]["tokens_per_s"])
-            line += f" {over[0]:.2f} / {over[1]:.2f} | {share:.0%} |"
-        elif beside:
-            line += " – | – |"
-        lines.append(line)
-    return "\n".join([*lines, "", _where(rows)])
+        by_title = {row["target"]: float(row["p50_ms"]) for row in both}
+        ours, theirs = by_title["DistilBERT"], by_title["BERT-base"]
+        lines.append((workload, dtype, f"{_short(ours)} ms", f"{_short(theirs)} ms", f"{theirs / ours - 1:+.0%}"))
+    sizes = parameters(DistilBertConfig())
+    lines.append(("parameters", "", *(f"{size / 1e6:.1f} M" for size in sizes), f"{sizes[0] / sizes[1] - 1:+.0%}"))
+    return ("tokens", "dtype", "DistilBERT", "BERT-base", "faster"), lines
 
 
 def parameters(config: DistilBertConfig) -> tuple[int, int]:
@@ -219,32 +190,39 @@ def parameters(config: DistilBertConfig) -> tuple[int, int]:
     return sizes[0], sizes[1] + 2 * hidden + hidden * hidden + hidden
 
 
-def _by(rows: Sequence[_Row], *names: str) -> dict[tuple[str, ...], list[_Row]]:
-    """Rows by some of their columns, in the order in which they come."""
-    found: dict[tuple[str, ...], list[_Row]] = {}
-    for row in rows:
-        found.setdefault(tuple(row.get(name) or "" for name in names), []).append(row)
-    return found
+def _serving(rows: Sequence[_Row]) -> _Table:
+    """What a client of each server sees; of distilrt's also beside its engine alone, where that was measured."""
+    measured = {
+        name: {(row["scenario"], row["workload"]): row for row in found}
+        for (name,), found in _by(rows, "target").items()
+    }
+    lines: list[Sequence[str]] = []
+    for name, found in measured.items():
+        peak = found.get(("peak", "mixed"))
+        if peak is None:
+            continue
+        alone = [float(found["single", f"1x{size}"]["p50_ms"]) for size in (16, 128)]
+        rate, tokens = float(peak["rate"]), float(peak["saturated_tokens_per_s"])
+        engine, over, share = measured.get(name + ENGINE), "–", "–"
+        if engine is not None:
+            over = " / ".join(f"{ms - float(engine['single', f'1x{size}']['p50_ms']):.2f}"
+                              for size, ms in zip((16, 128), alone, strict=True))  # fmt: skip
+            share = f"{tokens / float(engine['offline', 'mixed']['tokens_per_s']):.0%}"
+        lines.append((f"{name} {peak['dtype']}", " / ".join(map(_short, alone)), f"{rate:.0f}" if rate else "none held",
+                      f"{float(peak['saturated_per_s']):.0f}, {tokens:,.0f}", f"{float(peak['start_s']):.1f}",
+                      f"{float(peak['peak_mb']):.0f}", over, share))  # fmt: skip
+    return ("server", "16 / 128 tokens alone, p50 ms", "highest rate with p99 ≤ 250 ms, req/s",
+            "saturated, req/s, real tok/s", "start s", "RSS MB", "over its engine alone, ms",
+            "saturated, of offline"), lines  # fmt: skip
 
 
-def _startup(rows: Sequence[_Row]) -> str:
+def _startup(rows: Sequence[_Row]) -> _Table:
     """Seconds and memory of a fresh process, an engine a line."""
-    lines = _heads(("engine", *(f"{dtype}, s / MB" for dtype in DTYPES)))
+    lines: list[Sequence[str]] = []
     for (target,), of_it in _by(rows, "target").items():
         found = {row["dtype"]: f"{float(row['start_s']):.2f} / {float(row['peak_mb']):.0f}" for row in of_it}
-        lines.append(f"| {target} | {' | '.join(found.get(dtype, '') for dtype in DTYPES)} |")
-    return "\n".join([*lines, "", _where(rows)])
-
-
-def _heads(names: Sequence[str]) -> list[str]:
-    return [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
-
-
-def _where(rows: Sequence[_Row]) -> str:
-    row = rows[-1]
-    named = f"{row['cpu']} ({row['isa']})" if row.get("isa") else row["cpu"]
-    model = f"{row['model']}, " if row.get("model") else ""
-    return f"{model}{named}, {row['threads']} threads, {row['date']}, commit {row['commit']}."
+        lines.append((target, *(found.get(dtype, "") for dtype in DTYPES)))
+    return ("engine", *(f"{dtype}, s / MB" for dtype in DTYPES)), lines
 
 
 def _ms(row: _Row) -> str:
@@ -255,12 +233,8 @@ def _short(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
 
 
-def _and(words: Sequence[str]) -> str:
-    return f"{', '.join(words[:-1])} and {words[-1]}"
-
-
-# Of each table its file, its text, and the columns that tell apart the machines or models of which each has one.
-TABLES: dict[str, tuple[str, Callable[[Sequence[_Row]], str], tuple[str, ...]]] = {
+# Of each table its file, what makes it, and the columns that tell apart the machines or models of which each has one.
+TABLES: dict[str, tuple[str, Callable[[Sequence[_Row]], _Table], tuple[str, ...]]] = {
     "cpu": ("cpu.csv", _cpu, ("isa",)),
     "aims": ("cpu.csv", _aims, ("isa",)),
     "contended": ("contended.csv", _contended, ()),
