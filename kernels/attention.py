@@ -54,8 +54,7 @@ def query_blocks(cu_seqlens: npt.NDArray[np.int32], key_lengths: npt.NDArray[np.
         query in the sequence, the sequence's rows, and its keys.
     """
     found = np.zeros((len(cu_seqlens), BLOCK_FIELDS), np.int32)
-    found[1:, 0], found[1:, 3] = cu_seqlens[:-1], key_lengths
-    found[1:, 2] = cu_seqlens[1:] - cu_seqlens[:-1]
+    found[1:, 0], found[1:, 2], found[1:, 3] = cu_seqlens[:-1], cu_seqlens[1:] - cu_seqlens[:-1], key_lengths
     if np.count_nonzero(found[:, 2] > block_m):  # Some sequence has several blocks.
         counts = (found[:, 2] + (block_m - 1)) // block_m
         counts[0] = 1
@@ -120,7 +119,8 @@ def _attention_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     DEPTH: tl.constexpr,
-    ONE_BLOCK: tl.constexpr,  # whether a block holds the keys of every sequence
+    ONE_BLOCK: tl.constexpr,  # so many keys are taken in one block; 0: `BLOCK_N` at a time however many there are
+    MANY_BLOCKS: tl.constexpr,  # whether a sequence may have more
     TF32: tl.constexpr,
     PDL: tl.constexpr,
 ):
@@ -142,16 +142,14 @@ def _attention_kernel(
         acc = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
         if num_keys > 0:
             q = load_rows(q_ptr, rows, length, dims, ROW, HEAD_DIM, True)
-            if ONE_BLOCK:
-                keys = tl.arange(0, BLOCK_N)
+            if ONE_BLOCK > 0 and num_keys <= ONE_BLOCK:
+                keys = tl.arange(0, ONE_BLOCK)
                 scores = _scores(q, q_ptr, rows, length, k_ptr, keys, num_keys, ROW, HEAD_DIM, BLOCK_D, DEPTH, TF32,
                                  True)  # fmt: skip
-                top = tl.max(scores, 1)
-                weights = tl.exp2(scores * SCALE - (top * SCALE)[:, None])
-                total = tl.sum(weights, 1)
+                weights = tl.exp2(scores * SCALE - (tl.max(scores, 1) * SCALE)[:, None])
                 v = load_rows(v_ptr, keys, num_keys, dims, ROW, HEAD_DIM, True)
-                acc = dot(rounded(weights, v.dtype), v, None, TF32)
-            else:
+                acc = dot(rounded(weights, v.dtype), v, None, TF32) / tl.sum(weights, 1)[:, None]
+            if MANY_BLOCKS and num_keys > ONE_BLOCK:
                 top = tl.full((BLOCK_M,), float("-inf"), tl.float32)
                 total = tl.zeros((BLOCK_M,), tl.float32)
                 whole = num_keys // BLOCK_N * BLOCK_N
@@ -161,7 +159,7 @@ def _attention_kernel(
                 if whole < num_keys:
                     acc, top, total = _step(acc, top, total, q, q_ptr, rows, length, k_ptr, v_ptr, whole, num_keys,
                                             SCALE, ROW, HEAD_DIM, BLOCK_D, BLOCK_N, DEPTH, TF32, True)  # fmt: skip
-            acc = acc / total[:, None]
+                acc = acc / total[:, None]
         out = out_ptr + start * WIDTH + head * HEAD_DIM
         inside = (rows < length)[:, None] & (dims < HEAD_DIM)[None, :]
         tl.store(out + rows[:, None] * WIDTH + dims[None, :], rounded(acc, out_ptr.dtype.element_ty), inside)
@@ -204,11 +202,12 @@ def attention(
     block_d = max(MIN_BLOCK_D, triton.next_power_of_2(head_dim))
     name = product_name(out.dtype, tf32)
     tile = tiles.attention_tile(max_seqlen, head_dim, name, chip_of(out))
+    one_block = tile.block_n if max_seqlen <= tile.block_n else tile.one_block
     _attention_kernel[(min(max_blocks * num_heads, tile.programs),)](
         out, qkv, blocks,
         SCALE=math.log2(math.e) / math.sqrt(head_dim), HEADS=num_heads, HEAD_DIM=head_dim,
         BLOCK_D=block_d, BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, DEPTH=min(tile.depth, block_d),
-        ONE_BLOCK=max_seqlen <= tile.block_n, TF32=name == "tf32",
+        ONE_BLOCK=one_block, MANY_BLOCKS=max_seqlen > one_block, TF32=name == "tf32",
         num_warps=tile.num_warps, num_stages=tile.num_stages, maxnreg=tile.max_registers, **launch_options(pdl),
     )  # fmt: skip
 

@@ -26,7 +26,6 @@ BAD_ID = 1
 BAD_POSITION = 2
 BAD_MASK = 4
 
-KEEP = ("keys", "first", "all")
 INTEGERS = (torch.int32, torch.int64)
 BLOCK = 1024
 _EXAMPLE_ROWS = 64  # A block of queries of the example has so many.
@@ -84,7 +83,7 @@ def _pack_kernel(
     errors_ptr,  # [1]
     ids_ptr,  # [batch_size, seq_len] or None
     mask_ptr,  # [batch_size, seq_len] or None
-    positions_ptr,  # [batch_size, seq_len] or None
+    positions_ptr,  # [batch_size, seq_len]
     batch_size,
     seq_len,
     ids_stride,
@@ -96,7 +95,6 @@ def _pack_kernel(
     vocab_size,
     max_positions,
     KEEP_FIRST: tl.constexpr,
-    KEEP_ALL: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BAD_ID: tl.constexpr,
@@ -112,7 +110,7 @@ def _pack_kernel(
     for first in range(0, tl.minimum(seq + 1, batch_size), BLOCK):
         seqs = first + tl.arange(0, BLOCK)
         inside = seqs < tl.minimum(seq + 1, batch_size)
-        if KEEP_ALL or mask_ptr is None:
+        if mask_ptr is None:
             lengths = tl.where(inside, seq_len, 0)
         else:
             lengths = tl.load(key_lengths_ptr + seqs, inside, other=0)
@@ -153,8 +151,6 @@ def _pack_kernel(
             packed = kept
             if KEEP_FIRST:
                 packed = kept | (positions == 0)
-            if KEEP_ALL:
-                packed = inside
             row = start + tl.where(kept, rank, num_keys + positions - rank)
             tl.store(index_ptr + row, seq * seq_len + positions, packed)
             tl.store(first_rows_ptr + seq + tl.zeros_like(row), tl.where(packed, row, -1), positions == 0)
@@ -163,11 +159,8 @@ def _pack_kernel(
                 good = (ids >= 0) & (ids < vocab_size)
                 errors |= tl.where(tl.sum((packed & (good == 0)).to(tl.int32)) > 0, BAD_ID, 0)
                 tl.store(input_ids_ptr + row, tl.where(good, ids, 0).to(tl.int32), packed)
-            if positions_ptr is None:
-                numbers = positions
-            else:
-                where = seq.to(tl.int64) * positions_stride + wide * positions_step
-                numbers = tl.load(positions_ptr + where, packed, other=0)
+            where = seq.to(tl.int64) * positions_stride + wide * positions_step
+            numbers = tl.load(positions_ptr + where, packed, other=0)
             good = (numbers >= 0) & (numbers < max_positions)
             errors |= tl.where(tl.sum((packed & (good == 0)).to(tl.int32)) > 0, BAD_POSITION, 0)
             tl.store(position_ids_ptr + row, tl.where(good, numbers, 0).to(tl.int32), packed)
@@ -190,15 +183,15 @@ def pack(
     padded_shape: tuple[int, int],
     padded_ids: torch.Tensor | None,
     attention_mask: torch.Tensor | None = None,
-    padded_positions: torch.Tensor | None = None,
-    keep: str = "keys",
+    padded_positions: torch.Tensor,
+    keep_first: bool = False,
     vocab_size: int,
     max_positions: int,
     pdl: bool = False,
 ) -> None:
     """Write the packed batch of a padded one, as `distilrt.batch.pack_padded` does, into buffers of the caller.
 
-    But a sequence that is wholly masked has no row unless `keep` says so, where the host packs its first position.
+    But a sequence that is wholly masked has no row without `keep_first`, where the host packs its first position.
 
     Args:
         input_ids: `[T]` int32 to write, or None without `padded_ids`; T is at least batch_size * seq_len.
@@ -216,17 +209,15 @@ def pack(
         padded_shape: batch_size, at most max_seqs, and seq_len.
         padded_ids: `[batch_size, seq_len]` int32 or int64, any strides; None where the words come as embeddings.
         attention_mask: `[batch_size, seq_len]` of 0 and 1 of any dtype, any strides; None: all 1.
-        padded_positions: `[batch_size, seq_len]`, `[1, seq_len]` or `[seq_len]` int32 or int64; None: 0, 1, 2, …
-        keep: which masked positions are packed to ask, after the keys: none ("keys"), position 0 ("first"), "all".
+        padded_positions: `[batch_size, seq_len]`, `[1, seq_len]` or `[seq_len]` int32 or int64.
+        keep_first: pack position 0 even where it is masked, then to ask, after the keys.
         vocab_size, max_positions: ids and positions are below these.
         pdl: start before the kernel before has finished (`launch.begin`).
 
     Raises:
-        ValueError: a shape, dtype or `keep` that does not fit, or buffers that are too small.
+        ValueError: a shape or dtype that does not fit, or buffers that are too small.
     """
     batch_size, seq_len = padded_shape
-    if keep not in KEEP:
-        raise ValueError(f"keep must be one of {', '.join(KEEP)}, found {keep!r}")
     check("position_ids", position_ids, [None], [torch.int32])
     max_tokens, max_seqs = position_ids.shape[0], key_lengths.shape[0]
     if batch_size * seq_len > max_tokens or batch_size > max_seqs:
@@ -256,10 +247,8 @@ def pack(
         input_ids, position_ids, index, cu_seqlens, key_lengths, first_rows, blocks, errors,
         padded_ids, attention_mask, padded_positions, batch_size, seq_len,
         *ids_strides, *mask_strides, *position_strides, vocab_size, max_positions,
-        KEEP_FIRST=keep == "first", KEEP_ALL=keep == "all", BLOCK=BLOCK, BLOCK_M=block_m,
-        BAD_ID=BAD_ID, BAD_POSITION=BAD_POSITION,
-        num_warps=8, maxnreg=128,
-        **launch_options(pdl),
+        KEEP_FIRST=keep_first, BLOCK=BLOCK, BLOCK_M=block_m, BAD_ID=BAD_ID, BAD_POSITION=BAD_POSITION,
+        num_warps=8, maxnreg=128, **launch_options(pdl),
     )  # fmt: skip
 
 
@@ -280,7 +269,7 @@ def _strides(
     return strides[0], strides[1]
 
 
-def _pack_example(a: Arrays, batch_size: int, seq_len: int, keep: str = "keys", masked: bool = True) -> Example:
+def _pack_example(a: Arrays, batch_size: int, seq_len: int, keep_first: bool = False, masked: bool = True) -> Example:
     config, size, shape = DistilBertConfig(), batch_size * seq_len, (batch_size, seq_len)
     ids, numbers = a.below(config.vocab_size, *shape).long(), a.ints(*range(seq_len)).long()
     mask = a.below(2, *shape).long() if masked else None
@@ -296,8 +285,7 @@ def _pack_example(a: Arrays, batch_size: int, seq_len: int, keep: str = "keys", 
 
     def exact(name: str) -> Any:
         given = None if mask is None else mask.cpu().numpy()
-        options = {"keep_first": keep == "first", "keep_masked": keep == "all"}
-        batch, layout = pack_padded(config, PaddedInputs(ids.cpu().numpy(), given), **options)
+        batch, layout = pack_padded(config, PaddedInputs(ids.cpu().numpy(), given), keep_first=keep_first)
         if name == "index":
             return np.arange(size) if layout.index is None else layout.index
         if name == "blocks":
@@ -313,10 +301,19 @@ def _pack_example(a: Arrays, batch_size: int, seq_len: int, keep: str = "keys", 
         "vocab_size": config.vocab_size,
         "max_positions": max(seq_len, config.max_position_embeddings),
     }
-    padded: dict[str, Any] = {"padded_ids": ids, "attention_mask": mask, "padded_positions": numbers, "keep": keep}
+    padded: dict[str, Any] = {"padded_ids": ids, "attention_mask": mask, "padded_positions": numbers}
     return Example(
-        f"pack {batch_size}x{seq_len} {keep}",
-        lambda: pack(**found, errors=errors, block_m=_EXAMPLE_ROWS, padded_shape=shape, **padded, **limits, pdl=a.pdl),
+        f"pack {batch_size}x{seq_len}{' keep first' * keep_first}",
+        lambda: pack(
+            **found,
+            errors=errors,
+            block_m=_EXAMPLE_ROWS,
+            padded_shape=shape,
+            keep_first=keep_first,
+            **padded,
+            **limits,
+            pdl=a.pdl,
+        ),
         {name: OpOutput(tensor, partial(exact, name)) for name, tensor in found.items()},
         nbytes(ids, ids if mask is None else mask) + 3 * 4 * size,
     )
@@ -324,8 +321,8 @@ def _pack_example(a: Arrays, batch_size: int, seq_len: int, keep: str = "keys", 
 
 def _in_model(config: DistilBertConfig, tokens: int, dtype: str) -> list[Arguments]:
     length = min(tokens, 128)
-    kinds = (("keys", False), ("keys", True), ("first", True), ("all", True))
-    return [given(batch_size=tokens // length, seq_len=length, keep=keep, masked=masked) for keep, masked in kinds]
+    kinds = ((False, False), (False, True), (True, True))
+    return [given(batch_size=tokens // length, seq_len=length, keep_first=first, masked=mask) for first, mask in kinds]
 
 
 def odd_grids(sizes: Sizes, dtype: str) -> list[Arguments]:
@@ -335,7 +332,7 @@ def odd_grids(sizes: Sizes, dtype: str) -> list[Arguments]:
 
 
 def _odd(sizes: Sizes, dtype: str) -> list[Arguments]:
-    return [grid | {"keep": keep} for grid in odd_grids(sizes, dtype) for keep in KEEP]
+    return [grid | {"keep_first": keep_first} for grid in odd_grids(sizes, dtype) for keep_first in (False, True)]
 
 
 OPS = (Op("pack", _pack_example, _in_model, _odd),)

@@ -90,8 +90,8 @@ class NarrowTile:
 class AttentionTile:
     """Queries of one program of `attention`, keys of one step, how it is compiled, and how many programs at most.
 
-    Scores are summed over `depth` dims of a head at a time. `max_registers` of a thread: untold, the assembler may
-    spill to fit more programs.
+    Scores are summed over `depth` dims of a head at a time. Up to `one_block` keys are taken in one step, whatever
+    `block_n`. `max_registers` of a thread: untold, the assembler may spill to fit more programs.
     """
 
     block_m: int
@@ -101,6 +101,7 @@ class AttentionTile:
     programs: int
     depth: int = 128
     max_registers: int | None = None
+    one_block: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +249,8 @@ def narrow_tile(tokens: int, n: int, k: int, chip: Chip, norm: bool = False) -> 
 
 
 def attention_tile(max_seqlen: int, head_dim: int, dtype: str, chip: Chip) -> AttentionTile:
-    """The tile of `attention`: one block of keys where that holds the longest sequence, up to 128."""
+    """The tile of `attention`: one block of keys where that holds the longest sequence, up to 128. Beyond, there are
+    programs for every item of a full bucket: the device deals them out as others end."""
     if isinstance(found := _measured(("attention", chip.capability, dtype, head_dim), max_seqlen), AttentionTile):
         return found
     if dtype == "float32":
@@ -260,7 +262,9 @@ def attention_tile(max_seqlen: int, head_dim: int, dtype: str, chip: Chip) -> At
     if longest <= 128:
         block_m = min(longest, 64)
         return AttentionTile(block_m, longest, 4 if block_m == 64 else 2, 2, 4 * chip.num_sms)
-    return AttentionTile(128, 64, 8, 3, 2 * chip.num_sms, max_registers=168 if head_dim <= 32 else None)
+    if head_dim > 64:  # two such blocks would not fit into registers
+        return AttentionTile(128, 64, 8, 3, 2 * chip.num_sms)
+    return AttentionTile(64, 64, 4, 3, 16 * chip.num_sms, max_registers=168 if chip.known < 90 else None, one_block=64)
 
 
 def row_attention_tile(max_seqlen: int, head_dim: int, dtype: str, chip: Chip) -> AttentionTile:

@@ -62,8 +62,8 @@ class Launch:
         if given.get("SEGMENT", given.get("K")) != given.get("K"):
             shown.append(f"{given['SEGMENT']} of k")
         shown += [given["ACTIVATION"]] if given.get("ACTIVATION") else []
-        words = {"residual_ptr": "residual", "normed_ptr": "norm", "ONE_BLOCK": "one block",
-                 "KEEP_FIRST": "keep first", "KEEP_ALL": "keep all"}  # fmt: skip
+        words = {"residual_ptr": "residual", "normed_ptr": "norm", "MANY_BLOCKS": "many blocks",
+                 "KEEP_FIRST": "keep first"}  # fmt: skip
         shown += [word for name, word in words.items() if name in given]
         return " ".join([self.name.strip("_").removesuffix("_kernel"), ", ".join(shown)]).strip()
 

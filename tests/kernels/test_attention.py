@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 
 import numpy as np
 import pytest
 import torch
 
+from distilrt.backends.cuda.graphs import cut, ladder, pick, top_tokens
 from distilrt.kernels import launch, tiles
 from distilrt.kernels.attention import attention, max_query_blocks, query_blocks
 from distilrt.model import functional
@@ -140,31 +142,51 @@ def test_no_block() -> None:
     assert out.isnan().all()
 
 
+def test_each_sequence_has_its_own_form(normal: Normal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one launch a short sequence is taken in one block, without the second `exp2` that rescales what was summed."""
+    calls: list[int] = []
+    plain = np.exp2
+    monkeypatch.setattr(np, "exp2", lambda x: calls.append(x.size) or plain(x))
+    out, batch = empty(129, 16, dtype=torch.bfloat16), _batch([64, 65], 2)
+    qkv = normal(129, 48, dtype=torch.bfloat16)
+    attention(out, qkv, _blocks(out, batch, 1, 512), 1, max_seqlen=512)
+    assert len(calls) == 1 + 2 * 2 * 2  # and the other in two blocks of queries, of two steps each
+
+
 BATCHES = {
     "1x16": [16],
     "8x128": [128] * 8,
     "32x128": [128] * 32,
     "44x128": [128] * 44,
-    "32x512": [512] * 11,
-    "mixed": [4, 511, 77, 128, 1, 300, 16, 16, 65, 400],
+    "256x128": [128] * 256,
+    "32x512": [512] * 32,
+    "mixed": [4, 511, 77, 128, 1, 300, 16, 16, 65, 400] * 6,
 }
 
 
 @pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("chip", [tiles.A100, tiles.H200], ids=lambda chip: f"sm_{chip.capability}")
-def test_programs_have_as_many_blocks_as_one_another(batch: str, chip: tiles.Chip) -> None:
-    """Items are the blocks of the list in each head, which programs take in turns."""
-    heads, lengths = 12, np.array(BATCHES[batch], np.int32)
-    ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    tile = tiles.attention_tile(max(5632, int(ends[-1])), 64, "bfloat16", chip)
-    listed = query_blocks(ends, lengths, tile.block_m)
-    assert len(listed) - 1 == listed[0, 0] == sum(-(-length // tile.block_m) for length in lengths.tolist())
-    covered = np.concatenate([start + np.arange(first, min(first + tile.block_m, length))
-                              for start, first, length, _ in listed[1:]])  # fmt: skip
-    assert (covered == np.arange(ends[-1])).all()
-    items = int(listed[0, 0]) * heads
-    each = [len(range(program, items, tile.programs)) for program in range(tile.programs)]
-    assert max(each) - min(each) <= 1
+def test_no_program_has_much_more_than_its_share(batch: str, chip: tiles.Chip) -> None:
+    """Items are the blocks of the list in each head, which programs take in turns; multiprocessors take programs in
+    turns, as many as fit."""
+    heads, buckets = 12, ladder(top_tokens(chip.num_sms, 768, 512))
+    every = [0, *accumulate(BATCHES[batch])]
+    for start, stop in cut(every, buckets[-1]):
+        lengths = np.array(BATCHES[batch][start:stop], np.int32)
+        ends = np.array([0, *accumulate(lengths.tolist())], np.int32)
+        bucket = pick(buckets, int(ends[-1]), len(lengths))
+        tile = tiles.attention_tile(bucket.tokens, 64, "bfloat16", chip)
+        listed = query_blocks(ends, lengths, tile.block_m)
+        assert len(listed) - 1 == listed[0, 0] == sum(-(-length // tile.block_m) for length in lengths.tolist())
+        covered = np.concatenate([start + np.arange(first, min(first + tile.block_m, length))
+                                  for start, first, length, _ in listed[1:]])  # fmt: skip
+        assert (covered == np.arange(ends[-1])).all()
+        items = int(listed[0, 0]) * heads
+        programs = min(tile.programs, max_query_blocks(bucket.tokens, bucket.seqs, tile.block_m) * heads)
+        most = -(-items // programs)
+        assert most == 1 or most <= 1.15 * items / programs
+        if items >= 4 * chip.num_sms:  # beneath, all run at once
+            assert -(-items // chip.num_sms) <= 1.15 * items / chip.num_sms
 
 
 @pytest.mark.parametrize(

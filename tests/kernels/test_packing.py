@@ -17,7 +17,6 @@ from distilrt.model.config import DistilBertConfig
 from tests.kernels.conftest import empty, ints
 
 CONFIG = DistilBertConfig(dim=32, n_heads=2, n_layers=1, hidden_dim=32, vocab_size=50, max_position_embeddings=2000)
-HOST = {"keys": {}, "first": {"keep_first": True}, "all": {"keep_masked": True}}
 Ids = npt.NDArray[Any]
 
 
@@ -32,12 +31,13 @@ class Buffers:
         self.errors = ints(0)
 
     def pack(self, ids: torch.Tensor | None, mask: torch.Tensor | None = None, positions: torch.Tensor | None = None,
-             keep: str = "keys", shape: tuple[int, int] | None = None) -> None:  # fmt: skip
+             keep_first: bool = False, shape: tuple[int, int] | None = None) -> None:  # fmt: skip
         grid = shape or (tuple(ids.shape) if ids is not None else (0, 0))
+        positions = torch.arange(grid[1]) if positions is None else positions
         pack(None if ids is None else self.input_ids, self.position_ids, self.index, self.cu_seqlens, self.key_lengths,
              self.first_rows, self.blocks, self.errors, block_m=4, padded_shape=grid,  # type: ignore[arg-type]
              padded_ids=ids, attention_mask=mask, padded_positions=positions,
-             keep=keep, vocab_size=50, max_positions=2000)  # fmt: skip
+             keep_first=keep_first, vocab_size=50, max_positions=2000)  # fmt: skip
 
     def check(self, packed: batch.Batch, layout: batch.Layout) -> None:
         """The same as on the host, and nothing written beyond."""
@@ -72,31 +72,33 @@ def _grid(rng: np.random.Generator, *shape: int) -> tuple[Ids, Ids]:
     return rng.integers(0, 50, shape), mask
 
 
-@pytest.mark.parametrize("keep", packing.KEEP)
+@pytest.mark.parametrize("keep_first", [False, True])
 @pytest.mark.parametrize("shape", [(1, 1), (5, 13), (2, 1100)])
-def test_any_mask(keep: str, shape: tuple[int, int], rng: np.random.Generator) -> None:
+def test_any_mask(keep_first: bool, shape: tuple[int, int], rng: np.random.Generator) -> None:
     ids, mask = _grid(rng, *shape)
     buffers = Buffers(shape[0] * shape[1] + 3, shape[0] + 2)
-    buffers.pack(torch.from_numpy(ids), torch.from_numpy(mask), keep=keep)
-    buffers.check(*batch.pack_padded(CONFIG, batch.PaddedInputs(ids, mask), **HOST[keep]))
+    buffers.pack(torch.from_numpy(ids), torch.from_numpy(mask), keep_first=keep_first)
+    buffers.check(*batch.pack_padded(CONFIG, batch.PaddedInputs(ids, mask), keep_first=keep_first))
 
 
-@pytest.mark.parametrize("keep", packing.KEEP)
-def test_no_mask(keep: str, rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("keep_first", [False, True])
+def test_no_mask(keep_first: bool, rng: np.random.Generator) -> None:
     ids, _ = _grid(rng, 4, 9)
     buffers = Buffers(40, 6)
-    buffers.pack(torch.from_numpy(ids), keep=keep)
-    buffers.check(*batch.pack_padded(CONFIG, batch.PaddedInputs(ids), **HOST[keep]))
+    buffers.pack(torch.from_numpy(ids), keep_first=keep_first)
+    buffers.check(*batch.pack_padded(CONFIG, batch.PaddedInputs(ids), keep_first=keep_first))
 
 
-@pytest.mark.parametrize("keep", packing.KEEP)
-def test_more_of_everything_than_one_step(keep: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("keep_first", [False, True])
+def test_more_of_everything_than_one_step(
+    keep_first: bool, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Sequences, of which each program adds up those before its own, and positions of a sequence."""
     monkeypatch.setattr(packing, "BLOCK", 4)
     ids, mask = _grid(rng, 13, 11)
     buffers = Buffers(150, 14)
-    buffers.pack(torch.from_numpy(ids), torch.from_numpy(mask), keep=keep)
-    buffers.check(*batch.pack_padded(CONFIG, batch.PaddedInputs(ids, mask), **HOST[keep]))
+    buffers.pack(torch.from_numpy(ids), torch.from_numpy(mask), keep_first=keep_first)
+    buffers.check(*batch.pack_padded(CONFIG, batch.PaddedInputs(ids, mask), keep_first=keep_first))
 
 
 @pytest.mark.parametrize("kind", [torch.bool, torch.uint8, torch.int32, torch.int64, torch.float32, torch.float16])
@@ -158,7 +160,7 @@ def test_what_is_wrong_is_flagged_and_held_in_range(bad: str, bit: int) -> None:
 def test_a_sequence_without_keys() -> None:
     ids, mask = np.arange(12).reshape(3, 4), np.array([[1, 1, 0, 0], [0, 0, 0, 0], [0, 1, 1, 1]])
     buffers = Buffers(12, 4)
-    buffers.pack(torch.from_numpy(ids), torch.from_numpy(mask), keep="first")
+    buffers.pack(torch.from_numpy(ids), torch.from_numpy(mask), keep_first=True)
     buffers.check(*batch.pack_padded(CONFIG, batch.PaddedInputs(ids, mask), keep_first=True))
     buffers.pack(torch.from_numpy(ids), torch.from_numpy(mask))
     assert buffers.cu_seqlens.tolist() == [0, 2, 2, 5, 5]
@@ -182,7 +184,6 @@ def test_bad_values_at_masked_positions_do_not_matter() -> None:
         ({"ids": torch.zeros(3, 4)}, "padded_ids must be int32 or int64 of shape"),
         ({"ids": torch.zeros(3, 4).int(), "mask": torch.ones(3, 5)}, r"attention_mask must be of shape \[3, 4\]"),
         ({"ids": torch.zeros(3, 4).int(), "positions": torch.ones(3).int()}, r"padded_positions must be .* or \[4\]"),
-        ({"ids": torch.zeros(3, 4).int(), "keep": "last"}, "keep must be one of keys, first, all, found 'last'"),
     ],
 )
 def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
@@ -201,4 +202,5 @@ def test_ids_without_a_buffer() -> None:
     b = Buffers(12, 3)
     with pytest.raises(ValueError, match="give input_ids and padded_ids, or neither"):
         pack(None, b.position_ids, b.index, b.cu_seqlens, b.key_lengths, b.first_rows, b.blocks, b.errors, block_m=4,
-             padded_shape=(3, 4), padded_ids=torch.zeros(3, 4).int(), vocab_size=5, max_positions=9)  # fmt: skip
+             padded_shape=(3, 4), padded_ids=torch.zeros(3, 4).int(),
+             padded_positions=torch.arange(4), vocab_size=5, max_positions=9)  # fmt: skip

@@ -71,7 +71,7 @@ class Padded:
             b.position_ids, b.index, b.cu_seqlens, b.key_lengths, b.wanted, b.query_blocks, errors,
             block_m=b.block_rows, padded_shape=self.shape, padded_ids=self.ids, attention_mask=self.mask,
             padded_positions=numbers[: self.shape[1]] if self.positions is None else self.positions,
-            keep="first" if keep_first else "keys",
+            keep_first=keep_first,
             vocab_size=config.vocab_size, max_positions=config.max_position_embeddings,
         )  # fmt: skip
         if self.segments is not None:

@@ -168,7 +168,7 @@ def test_every_kind_of_input_was_met_at_load(architecture: str, monkeypatch: pyt
 
     def spy(*args: Any, **options: Any) -> None:
         names = ("padded_ids", "attention_mask", "padded_positions")
-        kinds.add((options["keep"], *(getattr(options[name], "dtype", None) for name in names)))
+        kinds.add((options["keep_first"], *(getattr(options[name], "dtype", None) for name in names)))
         plain(*args, **options)
 
     monkeypatch.setattr(padded, "pack", spy)
