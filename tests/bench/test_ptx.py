@@ -25,10 +25,12 @@ def _bench(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str
             "90", "tf32", "HGMMA", "cp.async", "linear n 3072, k 768, 128×128×32, gelu", marks=pytest.mark.whole
         ),
         ("90", "bfloat16", "HMMA", "cp.async", "narrow_linear n 2304, k 768, 16×16×32, norm"),
-        ("90", "bfloat16", "HGMMA", "", "attention head_dim 64, 64×128, one block"),
+        ("90", "bfloat16", "HGMMA", "", "attention head_dim 64, 64×128"),
         pytest.param("90", "bfloat16", "", "", "layer_norm width 768, segments 1, residual", marks=pytest.mark.whole),
         pytest.param("90", "bfloat16", "", "", "row_attention head_dim 64, 128", marks=pytest.mark.whole),
-        pytest.param("80", "bfloat16", "HMMA", "cp.async", "attention head_dim 64, 128×64", marks=pytest.mark.whole),
+        pytest.param(
+            "80", "bfloat16", "HMMA", "cp.async", "attention head_dim 64, 64×64, many blocks", marks=pytest.mark.whole
+        ),
         ("80", "bfloat16", "HMMA", "cp.async", "linear n 768, k 3072, 128×128×64, residual"),
     ],
 )
