@@ -53,22 +53,20 @@ DISTILRT_INLINE IntVec load_row(const T* row, int64_t n) {
   return x;
 }
 
+// Swaps the upper right quarters of two rows' squares with the lower left ones.
+template <int kStep, int... i>
+DISTILRT_INLINE void swap_quarters(IntVec& top, IntVec& bottom, Indices<i...>) {
+  const IntVec upper = top, lower = bottom;  // lanes of `lower` count from kWidth on
+  top = __builtin_shufflevector(upper, lower, ((i & kStep) == 0 ? i : kWidth + i - kStep)...);
+  bottom = __builtin_shufflevector(upper, lower, ((i & kStep) == 0 ? i + kStep : kWidth + i)...);
+}
+
 // Transposes a square of lanes in log2(kWidth) rounds; each swaps the off-diagonal quarters of squares of 2 * kStep.
 template <int kStep>
 DISTILRT_INLINE void transpose(IntVec (&x)[kWidth]) {
-  IntVec upper, lower;  // lanes of two rows, those of the second counted from kWidth on
 #pragma GCC unroll 16
-  for (int i = 0; i < kWidth; ++i) {
-    upper[i] = (i & kStep) == 0 ? i : kWidth + i - kStep;
-    lower[i] = (i & kStep) == 0 ? i + kStep : kWidth + i;
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < kWidth; ++i) {
-    if ((i & kStep) != 0) continue;
-    const IntVec top = x[i], bottom = x[i + kStep];
-    x[i] = __builtin_shuffle(top, bottom, upper);
-    x[i + kStep] = __builtin_shuffle(top, bottom, lower);
-  }
+  for (int i = 0; i < kWidth; ++i)
+    if ((i & kStep) == 0) swap_quarters<kStep>(x[i], x[i + kStep], IndicesTo<kWidth>{});
   if constexpr (2 * kStep < kWidth) transpose<2 * kStep>(x);
 }
 

@@ -1,12 +1,13 @@
 // Attention over padded arrays, for models that compute everything else elsewhere.
 
+#include "bindings.h"  // first, since it includes Python.h
+
 #include <algorithm>
 #include <cmath>
 #include <limits>
 #include <optional>
 
 #include "batch_attention.h"
-#include "bindings.h"
 #include "dispatch.h"
 
 namespace distilrt {

@@ -1,11 +1,12 @@
 // A loaded model.
 
+#include "bindings.h"  // first, since it includes Python.h
+
 #include <algorithm>
 #include <cmath>
 #include <optional>
 #include <type_traits>
 
-#include "bindings.h"
 #include "dispatch.h"
 #include "encoder.h"
 

@@ -1,11 +1,12 @@
 // Single ops of one instruction set and dtype, for tests and op benches.
 
+#include "bindings.h"  // first, since it includes Python.h
+
 #include <cmath>
 #include <cstring>
 #include <optional>
 
 #include "arena.h"
-#include "bindings.h"
 #include "dispatch.h"
 
 namespace distilrt {

@@ -1,24 +1,88 @@
 #include "cpu_features.h"
 
+#include <cstdint>
+
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
 #endif
 
 namespace distilrt {
 
 #if defined(__x86_64__)
 
+namespace {
+
+struct Leaf {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+};
+
+Leaf leaf(unsigned number, unsigned part = 0) {
+  Leaf at;
+  __get_cpuid_count(number, part, &at.eax, &at.ebx, &at.ecx, &at.edx);
+  return at;
+}
+
+template <typename... Bits>
+bool has(unsigned word, Bits... bits) {
+  return ((word >> bits & 1) && ...);
+}
+
+// The registers that the operating system saves, by their bits in XCR0. The intrinsic needs a flag of the compiler.
+unsigned saved_registers() {
+  unsigned low, high;
+  __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return low;
+}
+
+}  // namespace
+
+// Not __builtin_cpu_supports: it answers 0 for everything where the compiler's own runtime library is not linked.
 CpuFeatures cpu_features() {
-  // These ask the operating system too: it must save the wide registers.
-  __builtin_cpu_init();
+  const Leaf basic = leaf(1), wide = leaf(7), more = leaf(7, 1), extended = leaf(0x80000001);
+  const unsigned saved = has(basic.ecx, 27) ? saved_registers() : 0;  // OSXSAVE
   CpuFeatures cpu;
-  cpu.avx2 = __builtin_cpu_supports("x86-64-v3");
-  cpu.avx512 = __builtin_cpu_supports("x86-64-v4");
-  cpu.avx512_vnni = __builtin_cpu_supports("avx512vnni");
-  cpu.avx512_bf16 = __builtin_cpu_supports("avx512bf16");
-  // g++ 12 does not know the name of this one: leaf 7, subleaf 1, EAX bit 4.
-  unsigned a = 0, b = 0, c = 0, d = 0;
-  cpu.avx_vnni = __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a >> 4 & 1) != 0;
+  // SSE3, SSSE3, FMA, CMPXCHG16B, SSE4.1, SSE4.2, MOVBE, POPCNT, AVX, F16C; BMI1, AVX2, BMI2; LAHF, LZCNT
+  cpu.avx2 = has(saved, 1, 2) && has(basic.ecx, 0, 9, 12, 13, 19, 20, 22, 23, 28, 29) && has(wide.ebx, 3, 5, 8) &&
+             has(extended.ecx, 0, 5);
+  cpu.avx_vnni = cpu.avx2 && has(more.eax, 4);
+  cpu.avx512 = cpu.avx2 && has(saved, 5, 6, 7) && has(wide.ebx, 16, 17, 28, 30, 31);  // F, DQ, CD, BW, VL
+  cpu.avx512_vnni = cpu.avx512 && has(wide.ecx, 11);
+  cpu.avx512_bf16 = cpu.avx512 && has(more.eax, 5);
+  return cpu;
+}
+
+#elif defined(__aarch64__) && defined(__linux__)
+
+CpuFeatures cpu_features() {
+  const uint64_t first = getauxval(AT_HWCAP), second = getauxval(AT_HWCAP2);
+  CpuFeatures cpu;
+  cpu.dotprod = first >> 20 & 1;  // HWCAP_ASIMDDP; older headers lack the names of the next
+  cpu.i8mm = second >> 13 & 1;    // HWCAP2_I8MM
+  cpu.bf16 = second >> 14 & 1;    // HWCAP2_BF16
+  return cpu;
+}
+
+#elif defined(__aarch64__) && defined(__APPLE__)
+
+namespace {
+
+bool has(const char* name) {
+  int value = 0;
+  size_t size = sizeof(value);
+  return sysctlbyname(name, &value, &size, nullptr, 0) == 0 && value != 0;
+}
+
+}  // namespace
+
+CpuFeatures cpu_features() {
+  CpuFeatures cpu;
+  cpu.dotprod = has("hw.optional.arm.FEAT_DotProd");
+  cpu.i8mm = has("hw.optional.arm.FEAT_I8MM");
+  cpu.bf16 = has("hw.optional.arm.FEAT_BF16");
   return cpu;
 }
 

@@ -9,6 +9,9 @@ struct CpuFeatures {
   bool avx512 = false;       // x86-64-v4: AVX-512 F, BW, CD, DQ and VL
   bool avx512_vnni = false;  // 8-bit products on vectors of 64 bytes
   bool avx512_bf16 = false;  // bfloat16 products on vectors of 64 bytes
+  bool dotprod = false;      // ARM: signed 8-bit products
+  bool i8mm = false;         // ARM: 8-bit products of unsigned and signed, and of matrices
+  bool bf16 = false;         // ARM: bfloat16 products
 };
 
 CpuFeatures cpu_features();

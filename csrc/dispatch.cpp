@@ -5,27 +5,46 @@
 #include "cpu_features.h"
 
 // Rows of isas.h for other architectures are nothing.
-#define ANY(isa, features, flags) ISA(isa, features)
+#define ANY(isa, needs, flags) ISA(isa, needs)
 #if defined(__x86_64__)
-#define X86_64(isa, features, flags) ISA(isa, features)
+#define X86_64(isa, needs, flags) ISA(isa, needs)
 #else
-#define X86_64(isa, features, flags)
+#define X86_64(isa, needs, flags)
+#endif
+#if defined(__aarch64__)
+#define AARCH64(isa, needs, flags) ISA(isa, needs)
+#else
+#define AARCH64(isa, needs, flags)
 #endif
 
 namespace distilrt {
 
-#define ISA(isa, features) extern const Kernels isa##_kernels;
+#define ISA(isa, needs) extern const Kernels isa##_kernels;
 #include "isas.h"
 #undef ISA
 
-const std::vector<const Kernels*>& available_kernels() {
-  static const std::vector<const Kernels*> tables = [] {
+const std::vector<Candidate>& all_kernels() {
+  static const std::vector<Candidate> tables = [] {
     [[maybe_unused]] const CpuFeatures cpu = cpu_features();
-    std::vector<const Kernels*> found;
-#define ISA(isa, features) \
-  if (features) found.push_back(&isa##_kernels);
+    std::vector<Candidate> found;
+#define NEEDS(feature) \
+  if (!cpu.feature) found.back().missing.emplace_back(#feature);
+#define ISA(isa, needs)                  \
+  found.push_back({&isa##_kernels, {}}); \
+  needs
 #include "isas.h"
 #undef ISA
+#undef NEEDS
+    return found;
+  }();
+  return tables;
+}
+
+const std::vector<const Kernels*>& available_kernels() {
+  static const std::vector<const Kernels*> tables = [] {
+    std::vector<const Kernels*> found;
+    for (const Candidate& each : all_kernels())
+      if (each.missing.empty()) found.push_back(each.table);
     return found;
   }();
   return tables;

@@ -8,6 +8,14 @@
 
 namespace distilrt {
 
+struct Candidate {
+  const Kernels* table;
+  std::vector<std::string> missing;  // CPU features that it needs and that are not here
+};
+
+// All tables of this build, best first.
+const std::vector<Candidate>& all_kernels();
+
 // Tables that this CPU can run, best first; the last is always "generic".
 const std::vector<const Kernels*>& available_kernels();
 

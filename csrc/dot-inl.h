@@ -35,15 +35,17 @@ struct DotInt8 {
   static constexpr int kLane = 4;
   DISTILRT_INLINE IntVec step(IntVec acc, IntVec a, IntVec b) { return Isa::dot_int8(acc, a, b); }
   struct Columns {
+    IntVec left_out;  // of the sum, by kByteZero
     Vec weights, scale, bias;
   };
   DISTILRT_INLINE Columns columns(const GemmArgs& g, int64_t column, int64_t n) {
-    return {__builtin_convertvector(load_lanes(g.offsets + column, n), Vec), load_lanes(g.column_scales + column, n),
+    const IntVec weights = load_lanes(g.offsets + column, n);
+    return {weights * Isa::kByteZero, __builtin_convertvector(weights, Vec), load_lanes(g.column_scales + column, n),
             load_lanes(g.bias + column, n)};
   }
   DISTILRT_INLINE Vec finish(IntVec sum, const GemmArgs& g, int64_t row, const Columns& c) {
     const float step = g.row_scales[2 * row], zero = g.row_scales[2 * row + 1];
-    const Vec total = __builtin_convertvector(sum, Vec) * step + c.weights * zero;
+    const Vec total = __builtin_convertvector(sum + c.left_out, Vec) * step + c.weights * zero;
     return total * c.scale + c.bias;
   }
 };

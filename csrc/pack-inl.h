@@ -119,7 +119,7 @@ static void convert_rows(const void* x, int64_t rows, int64_t n, int64_t stride,
     scales[2 * r + 1] = smallest;
     for (int64_t i = 0; i < n; i += kWidth) {
       const IntVec q = quantize(vec(i, min64(n - i, kWidth)) - smallest, inverse);
-      const ByteVec bytes = __builtin_convertvector(q, ByteVec);
+      const ByteVec bytes = __builtin_convertvector(q - Isa::kByteZero, ByteVec);
       __builtin_memcpy(to + i, &bytes, static_cast<size_t>(min64(width - i, kWidth)));
     }
   }

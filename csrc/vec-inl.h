@@ -54,23 +54,28 @@ DISTILRT_INLINE void store_lanes(T* p, V x, int64_t n) {
 DISTILRT_INLINE Vec at_least(Vec x, Vec low) { return Isa::at_least(x, low); }
 DISTILRT_INLINE Vec at_most(Vec x, Vec high) { return Isa::at_most(x, high); }
 
+// 0 ... n - 1 as a pack, since __builtin_shufflevector wants constants.
+template <int... i>
+struct Indices {};
+template <int n, int... i>
+struct IndicesTo : IndicesTo<n - 1, n - 1, i...> {};
+template <int... i>
+struct IndicesTo<0, i...> : Indices<i...> {};
+
 // Lane i becomes lane i + kStep, around the end.
-template <int kStep>
-DISTILRT_INLINE Vec rotate(Vec x) {
-  IntVec from;
-#pragma GCC unroll 16
-  for (int i = 0; i < kWidth; ++i) from[i] = (i + kStep) % kWidth;
-  return __builtin_shuffle(x, from);
+template <int kStep, int... i>
+DISTILRT_INLINE Vec rotate(Vec x, Indices<i...>) {
+  return __builtin_shufflevector(x, x, ((i + kStep) % kWidth)...);
 }
 template <int kStep = kWidth / 2>
 DISTILRT_INLINE float sum(Vec x) {
-  x += rotate<kStep>(x);
+  x += rotate<kStep>(x, IndicesTo<kWidth>{});
   if constexpr (kStep > 1) return sum<kStep / 2>(x);
   return x[0];
 }
 template <int kStep = kWidth / 2>
 DISTILRT_INLINE float max(Vec x) {
-  x = at_least(rotate<kStep>(x), x);
+  x = at_least(rotate<kStep>(x, IndicesTo<kWidth>{}), x);
   if constexpr (kStep > 1) return max<kStep / 2>(x);
   return x[0];
 }

@@ -53,6 +53,8 @@ struct Portable {
   using Activation = float;
   template <class Dot>
   using Tile = RegisterTile<Dot>;
+  // What the bytes of int8 models' activations are stored less: 128 where products are of signed bytes only.
+  static constexpr int32_t kByteZero = 0;
 
   // A NaN in `x` stays, since a comparison with it is false.
   DISTILRT_INLINE Vec at_least(Vec x, Vec low) { return x < low ? low : x; }
@@ -71,7 +73,8 @@ struct Portable {
     return acc + as_floats(a << 16) * as_floats(b << 16) + as_floats(a & kUpper) * as_floats(b & kUpper);
   }
 
-  // acc plus the four products of each lane's bytes, of which a's are unsigned and b's signed; exact.
+  // acc plus the four products of each lane's bytes, of which a's are unsigned (signed for a kByteZero) and b's signed;
+  // exact.
   DISTILRT_INLINE IntVec dot_int8(IntVec acc, IntVec a, IntVec b) {
     for (int byte = 0; byte < 4; ++byte) acc += ((a >> (8 * byte)) & 255) * ((b << (24 - 8 * byte)) >> 24);
     return acc;

@@ -19,6 +19,10 @@ class _LinearParts(TypedDict):
     input_scales: _Floats | None
 
 def available_isas() -> list[str]: ...
+def missing_features() -> dict[str, list[str]]:
+    """The other instruction sets of this build, best first, each with the CPU features that it needs and that are not
+    here."""
+
 def dtypes(isa: str = "") -> list[str]: ...
 def attention(
     query: npt.NDArray[Any],

@@ -8,7 +8,8 @@ from typing import Any
 # Mean cosine of all-MiniLM-L6-v2's sentence vectors with float32's: benches/results/quality.csv.
 _COSINES = {"bfloat16": 0.99999, "int8": 0.9995}
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
-_INT8 = ("vnni", "bf16", "amx")  # parts of the names of instruction sets that multiply int8 faster than float32
+# Parts of the names of instruction sets that multiply int8 faster than float32.
+_INT8 = ("vnni", "bf16", "amx", "dotprod")
 
 
 def faster_dtypes(facts: Mapping[str, Any]) -> list[str]:

@@ -16,6 +16,7 @@ from distilrt.batch import pack
 from distilrt.checkpoint.source import Source
 from distilrt.cpu_count import usable_cores
 from distilrt.faster_dtypes import faster_dtypes
+from distilrt.isas import why_not_the_best
 from distilrt.model.heads import HEADS
 from distilrt.runtime.loading import find
 
@@ -37,6 +38,7 @@ def of_machine(num_threads: int | None) -> dict[str, Mapping[str, Any]]:
         "cpu": {
             "available_isas": isas,
             "active_isa": isa,
+            "why_not_a_better_isa": why_not_the_best(isa),
             "usable_cores": usable_cores(),
             "num_threads": num_threads or env.num_threads() or usable_cores(),
         },

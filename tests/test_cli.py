@@ -17,6 +17,7 @@ from distilrt import tasks, verification
 from distilrt.__main__ import main
 from distilrt.cli import app
 from distilrt.faster_dtypes import faster_dtypes
+from distilrt.isas import why_not_the_best
 from distilrt.model import models
 from distilrt.model.config import DistilBertConfig
 from distilrt.text.tokenizer import DistilBertTokenizer
@@ -205,6 +206,7 @@ def test_info(folder: str) -> None:
     facts = json.loads(invoke("info", "--json").stdout)
     assert list(facts) == ["versions", "cpu", "gpu", "backends"]
     assert facts["cpu"]["active_isa"] in facts["cpu"]["available_isas"]
+    assert facts["cpu"]["why_not_a_better_isa"] == why_not_the_best(facts["cpu"]["active_isa"])
     assert facts["cpu"]["usable_cores"] >= 1
     assert facts["backends"]["reference"] == ["float32", "float64"]
     assert "float32" in facts["backends"]["cpu"]

@@ -18,6 +18,8 @@ from distilrt.faster_dtypes import advice, faster_dtypes
         ({"backend": "cpu", "dtype": "int8", "isa": "avx512_bf16"}, []),
         ({"backend": "cpu", "dtype": "float32", "isa": "avx512_vnni"}, ["int8"]),
         ({"backend": "cpu", "dtype": "float32", "isa": "avx2"}, []),
+        ({"backend": "cpu", "dtype": "float32", "isa": "neon"}, []),
+        ({"backend": "cpu", "dtype": "float32", "isa": "neon_dotprod"}, ["int8"]),
         ({"backend": "cuda", "dtype": "float32"}, []),
         ({"backend": "cuda", "dtype": "bfloat16"}, []),
         ({"backend": "reference", "dtype": "float64"}, []),

@@ -17,6 +17,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from distilrt.faster_dtypes import advice
+from distilrt.isas import why_not_the_best
 from distilrt.runtime.engine import Engine
 from distilrt.server.connection import Connection
 from distilrt.server.settings import Settings
@@ -136,6 +137,8 @@ def _introduce(engine: Engine) -> None:
     threads = f", {number} thread{'s' * (number > 1)}" if number else ""
     _say(f"{engine.name}: {', '.join(engine.tasks)}; {facts['backend']}, {facts['dtype']}{threads}")
     if words := advice(facts):
+        _say(f"{engine.name}: {words}")
+    if words := why_not_the_best(facts["isa"]) if "isa" in facts else "":
         _say(f"{engine.name}: {words}")
 
 

@@ -24,6 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from distilrt import _C
 from distilrt.__main__ import main
 from distilrt.faster_dtypes import faster_dtypes
+from distilrt.isas import why_not_the_best
 from distilrt.text.tokenizer import DistilBertTokenizer
 
 CLASSIFIER = "DistilBertForSequenceClassification"
@@ -218,6 +219,8 @@ def test_what_a_person_is_told(folder_of: Callable[..., Path]) -> None:
         assert line == "distilrt: tiny: text-classification, zero-shot-classification; cpu, float32, 1 thread\n"
         if faster_dtypes({"isa": _C.available_isas()[0], "dtype": "float32"}):
             assert said.readline().startswith("distilrt: tiny: faster here: ")
+        if words := why_not_the_best(_C.available_isas()[0]):
+            assert said.readline() == f"distilrt: tiny: {words}\n"
         process.send_signal(signal.SIGINT)
         assert "all that comes within 0.2 s is answered" in said.readline()
         assert process.wait(PATIENCE) == 0
