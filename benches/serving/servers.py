@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import signal
 import socket
 import subprocess
@@ -22,6 +20,7 @@ from distilrt.bench.artefacts import artefact, last_line, make_checkpoint, worke
 from distilrt.checkpoint import packed
 from distilrt.checkpoint.source import Source
 from distilrt.model import models
+from distilrt.text.tokenizer import DistilBertTokenizer
 
 PATIENCE = 180.0  # seconds to be ready
 INFINITY = Path(".venv-infinity")
@@ -171,13 +170,9 @@ def serving(name: str, folder: Path, threads: int, infinity: Path = INFINITY) ->
 
 
 def model(cache: Path, texts: Path) -> Path:
-    """DistilBERT-base with random weights, two labels and a tokenizer; `texts` has the tokenizer's files."""
+    """DistilBERT-base with random weights and two labels, and the tokenizer of the folder `texts`."""
     folder = make_checkpoint(cache / "distilbert-base-served")
-    for name in ("tokenizer.json", "vocab.txt"):
-        shutil.copy(texts / name, folder / name)
-    # A BertTokenizer would give token types, which transformers' DistilBERT does not take.
-    settings = json.loads((texts / "tokenizer_config.json").read_text()) | {"tokenizer_class": "DistilBertTokenizer"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    DistilBertTokenizer.from_pretrained(texts).save_pretrained(folder)
     return folder
 
 

@@ -21,13 +21,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benches.serving.servers import model
 from distilrt.bench import answers, load, samples, targets
-from distilrt.bench.artefacts import make_checkpoint
 from distilrt.bench.http_client import Refused
 from distilrt.bench.load import Load
 from distilrt.bench.statistics import Window, percentile
 from distilrt.bench.targets import Spec
-from distilrt.text.tokenizer import DistilBertTokenizer
 from tests.serving import ask, resident_mb, serving
 
 SECONDS = 60 * float(os.environ.get("SOAK_MINUTES", "0"))
@@ -44,9 +43,7 @@ _COUNTED = re.compile(r'^distilrt_http_responses_total\{code="(\d+)",route="/"\}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, sentence_encoder: Path) -> Path:
     """DistilBERT-base with random weights and a vocabulary."""
-    made = make_checkpoint(tmp_path_factory.mktemp("soak") / "model")
-    DistilBertTokenizer.from_pretrained(sentence_encoder).save_pretrained(made)
-    return made
+    return model(tmp_path_factory.mktemp("soak"), sentence_encoder)
 
 
 class Checked(targets.Server):
