@@ -74,6 +74,7 @@ bench: .venv/bench.stamp .venv/model.stamp
 bench-all: bench
 	$(BIN)/distilrt bench startup
 	$(BIN)/python -m pytest benches --benchmark-columns=min,median,iqr,rounds
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest benches/bench_gpu_host.py --benchmark-columns=min,median,iqr,rounds
 
 # README's tables of speed, from the committed rows of benches/results.
 claims: .venv/core.stamp

@@ -1,11 +1,12 @@
 """What the host does for one batch of `backend="cuda"`, with calls of the driver that do nothing: no GPU needed.
 
+TRITON_INTERPRET=1 python -m pytest benches/bench_gpu_host.py
+
 Timed are packing, cutting into parts, filling the pinned memory, all from packed rows to logits, and from token ids.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -14,13 +15,14 @@ import numpy as np
 import pytest
 import torch
 
-os.environ["TRITON_INTERPRET"] = "1"  # Triton looks when the kernels are defined
-
+from distilrt.backends.cuda.devices import interpreting
 from distilrt.batch import pack
 from distilrt.model import models
 from distilrt.model.config import DistilBertConfig
 from distilrt.tasks.runner import compute
 from distilrt.tasks.task import FIRST
+
+pytestmark = pytest.mark.skipif(not interpreting(), reason="TRITON_INTERPRET=1 is not set")
 
 
 class Driver:
