@@ -142,14 +142,14 @@ def _attention_kernel(
         acc = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
         if num_keys > 0:
             q = load_rows(q_ptr, rows, length, dims, ROW, HEAD_DIM, True)
-            if ONE_BLOCK > 0 and num_keys <= ONE_BLOCK:
+            if ONE_BLOCK > 0 and (not MANY_BLOCKS or num_keys <= ONE_BLOCK):
                 keys = tl.arange(0, ONE_BLOCK)
                 scores = _scores(q, q_ptr, rows, length, k_ptr, keys, num_keys, ROW, HEAD_DIM, BLOCK_D, DEPTH, TF32,
                                  True)  # fmt: skip
                 weights = tl.exp2(scores * SCALE - (tl.max(scores, 1) * SCALE)[:, None])
                 v = load_rows(v_ptr, keys, num_keys, dims, ROW, HEAD_DIM, True)
                 acc = dot(rounded(weights, v.dtype), v, None, TF32) / tl.sum(weights, 1)[:, None]
-            if MANY_BLOCKS and num_keys > ONE_BLOCK:
+            if MANY_BLOCKS and (ONE_BLOCK == 0 or num_keys > ONE_BLOCK):
                 top = tl.full((BLOCK_M,), float("-inf"), tl.float32)
                 total = tl.zeros((BLOCK_M,), tl.float32)
                 whole = num_keys // BLOCK_N * BLOCK_N

@@ -263,7 +263,7 @@ def attention_tile(max_seqlen: int, head_dim: int, dtype: str, chip: Chip) -> At
         block_m = min(longest, 64)
         return AttentionTile(block_m, longest, 4 if block_m == 64 else 2, 2, 4 * chip.num_sms)
     if head_dim > 64:  # two such blocks would not fit into registers
-        return AttentionTile(128, 64, 8, 3, 2 * chip.num_sms)
+        return AttentionTile(128, 64, 8, 3 if chip.known >= 90 else 2, 2 * chip.num_sms)
     return AttentionTile(64, 64, 4, 3, 16 * chip.num_sms, max_registers=168 if chip.known < 90 else None, one_block=64)
 
 
