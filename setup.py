@@ -25,8 +25,11 @@ ISA_FLAGS = {
 }
 # NaN and infinity keep their meaning: nothing of -ffast-math beyond these two.
 COMMON_FLAGS = ["-std=c++20", "-O3", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"]
-# g++ 12 finds fault with its own intrinsics (GCC bug 105593).
-KERNEL_FLAGS = [*COMMON_FLAGS, "-Wno-maybe-uninitialized"]
+# g++ 12 finds fault with its own intrinsics (GCC bug 105593); clang does not know that warning, nor all flags of rows.
+KERNEL_FLAGS = [
+    *COMMON_FLAGS,
+    *("-Wno-maybe-uninitialized", "-Wno-unknown-warning-option", "-Wno-ignored-optimization-argument"),
+]
 # DISTILRT_SANITIZE=address,undefined (or thread) builds for a sanitizer run; see `make sanitize`.
 SANITIZE = os.environ.get("DISTILRT_SANITIZE")
 # -O1 alone would not form FMAs, and int8 rounding with and without them differs at ties.
