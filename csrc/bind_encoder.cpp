@@ -91,9 +91,10 @@ class PyEncoder {
     };
     const auto floats = [&](const std::vector<float>& x) { return view(x.data(), static_cast<int64_t>(x.size())); };
     return py::dict(
-        py::arg("k") = linear.k, py::arg("panels") = view(static_cast<const uint8_t*>(linear.panels), linear.bytes()),
-        py::arg("column_scales") = floats(linear.column_scales),
-        py::arg("offsets") = view(linear.offsets.data(), static_cast<int64_t>(linear.offsets.size())),
+        py::arg("k") = linear.k,
+        py::arg("panels") = view(static_cast<const uint8_t*>(linear.packed.data), linear.bytes()),
+        py::arg("column_scales") = floats(linear.packed.column_scales),
+        py::arg("offsets") = view(linear.packed.offsets.data(), static_cast<int64_t>(linear.packed.offsets.size())),
         py::arg("bias") = floats(linear.bias), py::arg("dtype") = linear.kernels->dtype,
         py::arg("input_scales") = linear.input_scales.empty() ? py::object(py::none()) : floats(linear.input_scales));
   }
@@ -208,6 +209,7 @@ void bind_encoder(py::module_& m) {
       .def_property_readonly("isa", [](PyEncoder& self) { return self.encoder().kernels().isa; })
       .def_property_readonly("dtype", [](PyEncoder& self) { return self.encoder().dtype().dtype; })
       .def_property_readonly("num_threads", [](PyEncoder& self) { return self.encoder().threads(); })
+      .def_property_readonly("weight_bits", [](PyEncoder& self) { return self.encoder().weight_bits(); })
       .def_property_readonly("packed_bytes", [](PyEncoder& self) { return self.encoder().packed_bytes(); })
       .def_property_readonly("workspace_bytes", [](PyEncoder& self) { return self.encoder().workspace_bytes(); });
 }

@@ -32,6 +32,8 @@ class PyKernels {
     const int64_t stride = lanes(n, 4) * 4;
     const Pages result(narrow ? m * stride * dtype_.activation_bytes : 0);
     dtype_.pack(weight.data(), k, 0, n, {panels.data(), column_scales.data(), offsets.data(), false});
+    if (dtype_.narrow != nullptr)
+      dtype_.narrow(panels.data(), k, n, {panels.data(), column_scales.data(), offsets.data(), true});
     if (dtype_.convert != nullptr)
       dtype_.convert(x.data(), m, k, input_scales ? input_scales->data() : nullptr, operand.data(), row_scales.data());
     const GemmArgs args{.a = dtype_.convert != nullptr ? static_cast<const void*>(operand.data()) : x.data(),

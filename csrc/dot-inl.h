@@ -5,6 +5,7 @@ struct DotF32 {
   using Sum = float;
   using Acc = Vec;
   static constexpr int kLane = 1;
+  static constexpr bool kPairs = false;  // whether step() takes two lanes of the depth too
   DISTILRT_INLINE Vec step(Vec acc, IntVec a, IntVec b) { return acc + as_floats(a) * as_floats(b); }
   struct Columns {
     Vec bias;
@@ -33,7 +34,12 @@ struct DotInt8 {
   using Sum = int32_t;
   using Acc = IntVec;
   static constexpr int kLane = 4;
+  static constexpr bool kPairs = Isa::kInt8Pairs;
   DISTILRT_INLINE IntVec step(IntVec acc, IntVec a, IntVec b) { return Isa::dot_int8(acc, a, b); }
+  template <typename T>
+  DISTILRT_INLINE IntVec step(IntVec acc, const T (&a)[2], const T (&b)[2]) {
+    return Isa::dot_int8(acc, a, b);
+  }
   struct Columns {
     IntVec left_out;  // of the sum, by kByteZero
     Vec weights, scale, bias;

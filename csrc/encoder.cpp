@@ -1,5 +1,6 @@
 #include "encoder.h"
 
+#include <cmath>
 #include <stdexcept>
 
 #include "phases.h"
@@ -20,14 +21,15 @@ void Encoder::add_linear(const std::string& name, const std::vector<LinearPart>&
   linear.kernels = &dtype;
   linear.k = k;
   for (const LinearPart& part : parts) linear.n += part.rows;
-  linear.pages = Pages(linear.bytes());
-  linear.panels = linear.pages.data();
+  Panels& panels = linear.packed;
+  panels.pages = Pages(linear.bytes());
+  panels.data = panels.pages.data();
   const size_t scaled = dtype.quantized ? static_cast<size_t>(linear.n) : 0;
-  linear.column_scales.resize(scaled);
-  linear.offsets.resize(scaled);
-  if (column_scales != nullptr) linear.column_scales.assign(column_scales, column_scales + linear.n);
+  panels.column_scales.resize(scaled);
+  panels.offsets.resize(scaled);
+  if (column_scales != nullptr) panels.column_scales.assign(column_scales, column_scales + linear.n);
   if (input_scales != nullptr) linear.input_scales.assign(input_scales, input_scales + k);
-  const PackedWeight packed{linear.pages.data(), linear.column_scales.data(), linear.offsets.data(),
+  const PackedWeight packed{panels.pages.data(), panels.column_scales.data(), panels.offsets.data(),
                             column_scales != nullptr};
   int64_t first = 0;
   for (const LinearPart& part : parts) {
@@ -50,10 +52,10 @@ void Encoder::add_packed_linear(const std::string& name, int64_t n, int64_t k, c
   linear.kernels = &dtype;
   linear.n = n;
   linear.k = k;
-  linear.panels = panels;
+  linear.packed.data = panels;
   if (dtype.quantized) {
-    linear.column_scales.assign(column_scales, column_scales + n);
-    linear.offsets.assign(offsets, offsets + n);
+    linear.packed.column_scales.assign(column_scales, column_scales + n);
+    linear.packed.offsets.assign(offsets, offsets + n);
   }
   if (input_scales != nullptr) linear.input_scales.assign(input_scales, input_scales + k);
   linear.bias.assign(bias, bias + n);
@@ -61,6 +63,21 @@ void Encoder::add_packed_linear(const std::string& name, int64_t n, int64_t k, c
 }
 
 void Encoder::insert(const std::string& name, Linear linear) {
+  if (const auto narrow = linear.kernels->narrow; narrow != nullptr) {
+    Panels& to = linear.narrowed;
+    to.column_scales = linear.packed.column_scales;
+    to.offsets.resize(to.column_scales.size());
+    to.pages = Pages(linear.bytes());
+    to.data = to.pages.data();
+    const int64_t width = kernels_.panel_width, bytes = linear.kernels->packed_bytes(width, linear.k);
+    ThreadPool::run(threads_, [&](Worker& worker) {
+      worker.for_each(blocks(linear.n, width), [&](int64_t panel, int) {
+        const int64_t first = panel * width, at = panel * bytes;
+        narrow(static_cast<const char*>(linear.packed.data) + at, linear.k, std::min(width, linear.n - first),
+               {to.pages.data() + at, to.column_scales.data() + first, to.offsets.data() + first, true});
+      });
+    });
+  }
   if (!linears_.emplace(name, std::move(linear)).second)
     throw std::logic_error("this model has a linear layer '" + name + "' already");
 }
@@ -137,6 +154,17 @@ int64_t Encoder::packed_bytes() const {
   int64_t total = 0;
   for (const auto& [name, linear] : linears_) total += linear.bytes();
   return total;
+}
+
+double Encoder::weight_bits() const {
+  double bits = 0, columns = 0;
+  for (const auto& [name, linear] : linears_)
+    for (size_t i = 0; i < linear.packed.column_scales.size(); ++i) {
+      const float step = linear.packed.column_scales[i];
+      bits += step > 0 ? 8 - std::log2(linear.multiplied().column_scales[i] / step) : 8;
+      ++columns;
+    }
+  return columns > 0 ? bits / columns : 8;
 }
 
 }  // namespace distilrt

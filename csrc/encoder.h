@@ -37,17 +37,24 @@ struct BatchView {
   int64_t num_wanted;
 };
 
+// A weight [n, k] in panels.
+struct Panels {
+  const void* data = nullptr;        // packed_bytes(n, k): `pages`, or borrowed
+  std::vector<float> column_scales;  // [n], quantized only, else empty
+  std::vector<int32_t> offsets;      // [n], quantized only, else empty
+  Pages pages;
+};
+
 // y = x W^T + b with W packed for one dtype.
 struct Linear {
   const DtypeKernels* kernels = nullptr;
   int64_t n = 0, k = 0;
-  const void* panels = nullptr;      // packed_bytes(n, k): `pages`, or borrowed
-  std::vector<float> column_scales;  // [n], quantized only, else empty
-  std::vector<int32_t> offsets;      // [n], quantized only, else empty
-  std::vector<float> input_scales;   // [k], what each input column is multiplied by; empty: nothing; quantized only
+  Panels packed;                    // the same for every instruction set
+  Panels narrowed;                  // what is multiplied where the kernels narrow it
+  std::vector<float> input_scales;  // [k], what each input column is multiplied by; empty: nothing; quantized only
   std::vector<float> bias;
-  Pages pages;
 
+  const Panels& multiplied() const { return kernels->narrow != nullptr ? narrowed : packed; }
   int64_t operand_lanes() const { return lanes(k, kernels->lane); }
   const float* input_scales_or_null() const { return input_scales.empty() ? nullptr : input_scales.data(); }
   int64_t bytes() const { return kernels->packed_bytes(n, k); }
@@ -103,6 +110,9 @@ class Encoder {
   const Kernels& kernels() const { return kernels_; }
   int threads() const { return threads_; }
   int64_t packed_bytes() const;
+  // Of a column of an int8 weight, on average: 8, less what narrowing costs, the logarithm of how much larger steps
+  // are.
+  double weight_bits() const;
   int64_t workspace_bytes() const { return arena_.bytes(); }
   void fill_workspace(unsigned char value) { arena_.fill(value); }
   const DtypeKernels& dtype() const { return dtype_; }

@@ -46,7 +46,23 @@ struct RegisterTile {
     for (int i = 0; i < kTall; ++i)
 #pragma GCC unroll 8
       for (int j = 0; j < kVecs; ++j) acc[i][j] = typename Dot::Acc{};
-    for (int64_t p = 0; p < depth; ++p, b += ldb) {
+    int64_t p = 0;
+    if constexpr (Dot::kPairs) {
+      for (; p + 1 < depth; p += 2, b += 2 * ldb) {
+        for (int64_t line = 0; line < ahead.lines; ++line) {
+          __builtin_prefetch(ahead.at + p * kPanel + line * kLine, 0, 2);
+          __builtin_prefetch(ahead.at + (p + 1) * kPanel + line * kLine, 0, 2);
+        }
+#pragma GCC unroll 8
+        for (int i = 0; i < kTall; ++i) {
+          const IntVec rows[2] = {splat(a[i * lda + p]), splat(a[i * lda + p + 1])};
+#pragma GCC unroll 8
+          for (int j = 0; j < kVecs; ++j)
+            acc[i][j] = Dot::step(acc[i][j], rows, {load(b + j * kWidth), load(b + ldb + j * kWidth)});
+        }
+      }
+    }
+    for (; p < depth; ++p, b += ldb) {
       for (int64_t line = 0; line < ahead.lines; ++line) __builtin_prefetch(ahead.at + p * kPanel + line * kLine, 0, 2);
       IntVec columns[kVecs];
 #pragma GCC unroll 8

@@ -83,6 +83,80 @@ static void pack_int8(const float* rows, int64_t k, int64_t first, int64_t count
   }
 }
 
+// kWidth columns of two lanes of int8 weights as integers: four of one 16-bit sum of products, and the other four.
+struct CodePair {
+  IntVec sums[2][4];
+
+  DISTILRT_INLINE CodePair load_at(const Lane* panel, int64_t lanes) {
+    CodePair pair;
+    const IntVec first = load(panel), second = lanes > 1 ? load(panel + kPanel) : IntVec{};
+#pragma GCC unroll 4
+    for (int byte = 0; byte < 4; ++byte) {
+      pair.sums[byte / 2][byte % 2] = (first << (24 - 8 * byte)) >> 24;
+      pair.sums[byte / 2][2 + byte % 2] = (second << (24 - 8 * byte)) >> 24;
+    }
+    return pair;
+  }
+
+  // The largest sum of the weights of one sum on one side of 0.
+  DISTILRT_INLINE IntVec largest_side(const IntVec (&x)[4]) {
+    IntVec above{}, below{};
+#pragma GCC unroll 4
+    for (const IntVec& each : x) {
+      above += each & (each > 0);
+      below -= each & (each < 0);
+    }
+    return above > below ? above : below;
+  }
+};
+
+// Larger steps for columns with weights that share a sum and add up to more than kMost on a side of 0. Where rounding
+// to nearest still leaves more, these few are rounded towards 0.
+[[maybe_unused]] static void narrow_int8(const void* from, int64_t k, int64_t columns, const PackedWeight& out) {
+  constexpr int kMost = 128;
+  const int64_t depth = lanes(k, 4);
+  for (int64_t column = 0; column < columns; column += kWidth) {
+    const int64_t at = column / kPanel * kPanel * depth + column % kPanel;
+    const Lane* panel = static_cast<const Lane*>(from) + at;
+    Lane* to = static_cast<Lane*>(out.panels) + at;
+    IntVec most = splat(kMost), total{};
+    for (int64_t p = 0; p < depth; p += 2) {
+      const CodePair pair = CodePair::load_at(panel + p * kPanel, depth - p);
+      for (const auto& sum : pair.sums) {
+        const IntVec side = CodePair::largest_side(sum);
+        most = side > most ? side : most;
+      }
+    }
+    const Vec ratio = __builtin_convertvector(most, Vec) / float(kMost), inverse = 1.0f / ratio;
+    for (int64_t p = 0; p < depth; p += 2) {
+      const CodePair pair = CodePair::load_at(panel + p * kPanel, depth - p);
+      IntVec narrowed[2]{};
+#pragma GCC unroll 2
+      for (int s = 0; s < 2; ++s) {
+        IntVec nearest[4], smaller[4];
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) {
+          const Vec exact = __builtin_convertvector(pair.sums[s][i], Vec) * inverse;
+          nearest[i] = quantize(exact, 1.0f);
+          smaller[i] = __builtin_convertvector(exact, IntVec);
+        }
+        const IntVec fits = CodePair::largest_side(nearest) <= kMost;
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) {
+          const IntVec code = fits ? nearest[i] : smaller[i];
+          total += code;
+          narrowed[i / 2] |= (code & 255) << (16 * s + 8 * (i % 2));
+        }
+      }
+      store(to + p * kPanel, narrowed[0]);
+      if (p + 1 < depth) store(to + (p + 1) * kPanel, narrowed[1]);
+    }
+    const int64_t n = min64(columns - column, kWidth);
+    store_lanes(out.column_scales + column, load_lanes(out.column_scales + column, n) * ratio, n);
+    store_lanes(out.offsets + column, total, n);
+  }
+}
+
 // Each row by itself over its own range, smallest value to 0 and largest to 255: activations lie to one side (GELU) or
 // have a few large columns, and a range around 0 would leave half of the steps unused.
 template <typename T, bool kScaled>

@@ -73,6 +73,8 @@ struct Portable {
     return acc + as_floats(a << 16) * as_floats(b << 16) + as_floats(a & kUpper) * as_floats(b & kUpper);
   }
 
+  // Whether dot_int8 takes two lanes too, and weights as narrow() leaves them.
+  static constexpr bool kInt8Pairs = false;
   // acc plus the four products of each lane's bytes, of which a's are unsigned (signed for a kByteZero) and b's signed;
   // exact.
   DISTILRT_INLINE IntVec dot_int8(IntVec acc, IntVec a, IntVec b) {

@@ -7,13 +7,19 @@ constexpr int kTileRows = 6, kTileVecs = 2;  // 12 accumulators, 2 of B and 1 of
 #include "../vec.h"
 
 struct avx2 : Portable {
-  // Unsigned times signed pairs would saturate at 16 bits (255 * 127 * 2), so bytes widen to 16 bits first.
-  DISTILRT_INLINE IntVec dot_int8(IntVec acc, IntVec a, IntVec b) {
-    const __m256i x = reinterpret_cast<const __m256i&>(a), w = reinterpret_cast<const __m256i&>(b);
-    const __m256i even =
-        _mm256_madd_epi16(_mm256_and_si256(x, _mm256_set1_epi16(255)), _mm256_srai_epi16(_mm256_slli_epi16(w, 8), 8));
-    const __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(x, 8), _mm256_srai_epi16(w, 8));
-    const __m256i both = _mm256_add_epi32(even, odd);
-    return acc + reinterpret_cast<const IntVec&>(both);
+  // Sums of products in 16 bits are exact if weights on one side of 0 add up to 128 at most (128 * 255 < 2^15).
+  static constexpr bool kInt8Pairs = true;
+  DISTILRT_INLINE IntVec dot_int8(IntVec acc, IntVec a, IntVec b) { return acc + widened(products(a, b)); }
+  DISTILRT_INLINE IntVec dot_int8(IntVec acc, const IntVec (&a)[2], const IntVec (&b)[2]) {
+    return acc + widened(_mm256_add_epi16(products(a[0], b[0]), products(a[1], b[1])));
+  }
+
+ private:
+  DISTILRT_INLINE __m256i products(IntVec a, IntVec b) {
+    return _mm256_maddubs_epi16(reinterpret_cast<const __m256i&>(a), reinterpret_cast<const __m256i&>(b));
+  }
+  DISTILRT_INLINE IntVec widened(__m256i x) {
+    const __m256i y = _mm256_madd_epi16(x, _mm256_set1_epi16(1));
+    return reinterpret_cast<const IntVec&>(y);
   }
 };

@@ -144,9 +144,12 @@ class CpuBackend(HostBackend):
         return self._encoder.linear_parts(name)
 
     def describe(self) -> dict[str, Any]:
-        """Instruction set, threads, bytes of packed weights and workspace; of int8, how it was calibrated, and which
-        linear layers are kept in higher precision."""
-        int8 = {"calibration": self.calibration, "kept": list(self.kept)} if self.dtype == "int8" else {}
+        """Instruction set, threads, bytes of packed weights and workspace; of int8, how it was calibrated, which linear
+        layers are kept in higher precision, and how many bits the instruction set leaves the others' weights."""
+        int8: dict[str, Any] = {}
+        if self.dtype == "int8":
+            bits = round(self._encoder.weight_bits, 2)
+            int8 = {"calibration": self.calibration, "kept": list(self.kept), "weight_bits": bits}
         return {
             "backend": self.name,
             "dtype": self.dtype,

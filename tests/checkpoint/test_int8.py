@@ -159,6 +159,7 @@ def test_layers_that_int8_does_not_fit_stay_in_higher_precision(isa: str, mixed:
     described = model.backend.describe()
     assert described["kept"] == list(mixed.kept)
     assert described["calibration"] == mixed.source
+    assert 6 < described["weight_bits"] < 8 if isa == "avx2" else described["weight_bits"] == 8
     higher = "bfloat16" if "bfloat16" in _C.dtypes(isa) else "float32"
     for name in names():
         parts = model.backend.linear_parts(name)  # type: ignore[attr-defined]

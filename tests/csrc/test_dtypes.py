@@ -42,7 +42,29 @@ def int8_weight(x: Any, isa: str) -> Any:
     scale = np.abs(x).max(axis=1, keepdims=True).astype(np.float32) / np.float32(127)
     inverse = np.float32(1) / scale
     product = x * inverse if isa in WITHOUT_FMA else x.astype(float) * inverse.astype(float)
-    return np.rint(product) * scale.astype(float)
+    codes, scale = narrowed(np.rint(product), scale) if isa == "avx2" else (np.rint(product), scale)
+    return codes * scale.astype(float)
+
+
+def narrowed(codes: Any, scale: Any) -> Any:
+    """Codes in steps so large that the four which share a sum of 16 bits add up to 128 at most on a side of 0."""
+    ratio = np.maximum(sides(codes).max(axis=(0, 2)), 128).astype(np.float32)[:, None] / np.float32(128)
+    exact = codes.astype(np.float32) * (np.float32(1) / ratio)
+    fits = (sides(np.rint(exact)) <= 128).all(axis=0)  # [n, groups]
+    return np.where(spread(fits, codes.shape), np.rint(exact), np.trunc(exact)), scale * ratio
+
+
+def sides(codes: Any) -> Any:
+    """Sums of positive and of negative codes `[2, n, groups]`: columns 0, 1, 4 and 5 of eight are one group."""
+    n, k = codes.shape
+    groups = np.pad(codes, [(0, 0), (0, -k % 8)]).reshape(n, -1, 2, 2, 2)
+    return np.stack([np.maximum(side, 0).sum(axis=(2, 4)).reshape(n, -1) for side in (groups, -groups)])
+
+
+def spread(groups: Any, shape: Any) -> Any:
+    """`[n, groups]` by the columns of each: `shape`."""
+    n, k = shape
+    return np.broadcast_to(groups.reshape(n, -1, 1, 2, 1), (n, groups.shape[1] // 2, 2, 2, 2)).reshape(n, -1)[:, :k]
 
 
 @pytest.mark.parametrize(("isa", "dtype"), PAIRS)
@@ -230,3 +252,22 @@ def test_given_steps_keep_integers(rng: Any) -> None:
             encoder.add_linear("y", [weight], [steps], "int8", scales, steps[1:])
         with pytest.raises(ValueError, match="only int8"):
             encoder.add_linear("y", [weight], [steps], "float32", scales)
+
+
+@pytest.mark.parametrize("isa", _C.available_isas())
+@pytest.mark.parametrize("k", [1, 3, 4, 8, 13, 1023, 3072])
+@pytest.mark.parametrize("signs", ["above", "below", "both", "random"])
+def test_int8_sums_do_not_saturate(rng: Any, isa: str, k: int, signs: str) -> None:
+    # Rows of 0 and 255 steps, the larger of which lie on all weights of one side of 0; those are as large as they get.
+    weight = np.ones((65, k), np.float32)
+    weight[:, 1::2] *= -1 if signs == "both" else 1
+    weight *= -1 if signs == "below" else 1
+    if signs == "random":
+        weight = rng.integers(-127, 128, (65, k)).astype(np.float32)
+    weight[:, 0] = np.where(weight[:, 0] < 0, -1, 1) * np.abs(weight).max(axis=1)
+    x = np.concatenate([weight[:7] > 0, weight[:7] < 0, np.ones((1, k), bool)]).astype(np.float32) * 255
+    x[-1, 0] = 0
+    out = np.full((len(x), 65), np.nan, np.float32)
+    _C.Kernels(isa, "int8").linear(x, weight, np.zeros(65, np.float32), out=out)
+    exact = int8(x, isa) @ int8_weight(weight, isa).T
+    np.testing.assert_allclose(out, exact, rtol=1e-6, atol=1e-6 * np.abs(exact).max())
