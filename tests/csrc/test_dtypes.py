@@ -263,7 +263,7 @@ def test_int8_sums_do_not_saturate(rng: Any, isa: str, k: int, signs: str) -> No
     weight[:, 1::2] *= -1 if signs == "both" else 1
     weight *= -1 if signs == "below" else 1
     if signs == "random":
-        weight = rng.integers(-127, 128, (65, k)).astype(np.float32)
+        weight = (rng.integers(1, 128, (65, k)) * rng.choice([-1, 1], (65, k))).astype(np.float32)
     weight[:, 0] = np.where(weight[:, 0] < 0, -1, 1) * np.abs(weight).max(axis=1)
     x = np.concatenate([weight[:7] > 0, weight[:7] < 0, np.ones((1, k), bool)]).astype(np.float32) * 255
     x[-1, 0] = 0
