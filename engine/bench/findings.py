@@ -110,7 +110,6 @@ def facts(threads: int, model: str | None = None) -> Row:
         lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
         cpu = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     flags = cpu.get("flags", "").split()
-    described = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
     versions = {"distilrt": __version__, "python": platform.python_version()}
     for name in _LIBRARIES:
         try:
@@ -119,7 +118,7 @@ def facts(threads: int, model: str | None = None) -> Row:
             continue
     found: Row = {
         "date": date.today().isoformat(),
-        "commit": described.stdout.strip() or "none",
+        "commit": _commit(),
         "cpu": cpu.get("model name", platform.processor()),
         "isa": " ".join(flag for flag in ISA_FLAGS if flag in flags),
         "threads": threads,
@@ -133,6 +132,16 @@ def facts(threads: int, model: str | None = None) -> Row:
         config = DistilBertConfig.from_pretrained(model)
         found |= {"model": model, "model_size": f"{config.num_layers} x {config.hidden_size}"}
     return found
+
+
+def _commit() -> str:
+    """The commit of the working directory, with a mark where files differ from it, other than rows that benches keep."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], capture_output=True, text=True, check=False).stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)benches/results")
+    return (git("rev-parse", "--short", "HEAD") or "none") + ("-dirty" if changed else "")
 
 
 def _ranges(numbers: list[int]) -> str:
