@@ -24,6 +24,9 @@ BUDGETS: dict[str, tuple[int, int | None]] = {
     "engine/server": (3200, 4626),
     "kernels": (1900, 2733),
     "csrc": (2900, 3443),
+    "engine/bench": (3000, 5307),
+    "benches": (1000, 1508),
+    "tests/bench": (1400, 2766),
 }
 
 
@@ -44,7 +47,6 @@ if __name__ == "__main__":
     for folder, (budget, held) in BUDGETS.items():
         above = f", held to {held}" if held else ""
         print(f"{folder:20} {lines_of(folder):6} lines (budget {budget}{above})")
-    for folder in ("engine/bench", "benches", "tests"):
-        print(f"{folder:20} {lines_of(folder):6} lines")
-    total, budgets = sum(map(lines_of, BUDGETS)), sum(budget for budget, _ in BUDGETS.values())
-    print(f"{'without the last 3':20} {total:6} lines (budget {budgets})")
+    product = {folder: budget for folder, (budget, _) in BUDGETS.items() if folder != "tests/bench"}
+    print(f"{'product':20} {sum(map(lines_of, product)):6} lines (budget {sum(product.values())})")
+    print(f"{'tests':20} {lines_of('tests'):6} lines")

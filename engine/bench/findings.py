@@ -135,7 +135,7 @@ def facts(threads: int, model: str | None = None) -> Row:
 
 
 def _commit() -> str:
-    """The commit of the working directory, with a mark where files differ from it, other than rows that benches keep."""
+    """The commit of the working directory, marked where a file differs from it that holds no rows of a bench."""
 
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], capture_output=True, text=True, check=False).stdout.strip()
