@@ -22,9 +22,11 @@ test: .venv/test.stamp .venv/model.stamp lint type
 # What is too heavy for `make test`; run both.
 test-all: sanitize sanitize-threads test-tensorflow test-ray test-browser test-transformers4 test-arm test-whole test-soak
 
-# With the peers, whose every form must answer right.
+# With the peers, whose every form must answer right. Two load generators are compared with nothing beside them.
 test-whole: .venv/loadgen.stamp .venv/bench.stamp .venv/model.stamp
-	$(BIN)/python -m pytest -m whole -k "not (python_block and dropin)"
+	$(BIN)/python -m pytest -m whole -k "not (python_block and dropin)" -n auto --maxprocesses 2 --dist loadfile \
+	  --ignore tests/bench/test_loadgen.py
+	$(BIN)/python -m pytest -m whole tests/bench/test_loadgen.py
 
 # The drop-in with the last transformers 4 and what it needs, found before .venv's.
 test-transformers4: build/transformers4/stamp .venv/model.stamp
