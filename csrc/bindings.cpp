@@ -35,8 +35,7 @@ std::vector<std::string> isa_names() {
 
 py::dict missing_features() {
   py::dict found;
-  for (const Candidate& each : all_kernels())
-    if (!each.missing.empty()) found[each.table->isa] = each.missing;
+  for (const Candidate& each : all_kernels()) found[each.table->isa] = each.missing;
   return found;
 }
 
@@ -54,7 +53,8 @@ std::vector<std::string> dtype_names(const std::string& isa) {
 PYBIND11_MODULE(_C, m) {
   using namespace distilrt;
   m.def("available_isas", &isa_names, "Instruction sets that this machine and build can run, best first.");
-  m.def("missing_features", &missing_features, "CPU features that the other instruction sets of this build need.");
+  m.def("missing_features", &missing_features,
+        "The instruction sets of this build, best first, with the features that each needs and this CPU lacks.");
   m.def("dtypes", &dtype_names, py::arg("isa") = "", "Dtypes that an instruction set has; '': the best one's.");
   bind_attention(m);
   bind_encoder(m);

@@ -6,13 +6,12 @@ from distilrt import _C, env
 
 
 def why_not_the_best(isa: str) -> str:
-    """A sentence for the instruction set that is used; empty where the build has no better one.
-
-    A table is never passed over without a word: either it was not asked for, or the CPU or its system lacks something.
-    """
-    reasons = [f"{name} needs {' and '.join(missing)}" for name, missing in _C.missing_features().items()]
-    if (best := _C.available_isas()[0]) != isa:
+    """A sentence for the instruction set that is used; empty where the build has no better one."""
+    missing, best = _C.missing_features(), _C.available_isas()[0]
+    if best != isa:
         return f"instruction set {isa}, as {env.force_isa.name} says; the best here is {best}"
-    if not reasons:
+    better = list(missing)[: list(missing).index(best)]
+    if not better:
         return ""
-    return f"instruction set {isa}; this CPU or its system lacks what better ones need: {'; '.join(reasons)}"
+    reasons = "; ".join(f"{name} needs {' and '.join(missing[name])}" for name in better)
+    return f"instruction set {isa}; this CPU or its system lacks what better ones need: {reasons}"
