@@ -21,7 +21,7 @@ from distilrt.kernels.tiles import Chip
 from distilrt.model.config import DistilBertConfig
 
 PARTS = 14
-TOKENS, CANDIDATES = ((5,), 2) if interpreting() else ((16, 128, 5632), 8)  # that the search of the hour has time for
+TOKENS, CANDIDATES = ((5,), 2) if interpreting() else ((16, 128, 5632), 8)  # The hour has no time to search more.
 
 
 def of_load(config: DistilBertConfig, dtypes: Iterable[str], chip: Chip) -> Iterator[Launch]:

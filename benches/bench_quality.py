@@ -23,7 +23,7 @@ BOUNDS = {"float32": 0.999999, "bfloat16": 0.9999, "int8": 0.995}  # smallest co
 
 
 def vectors(folder: Path, backend: str, dtype: str) -> Vectors:
-    """Of a fixed sample of sentences."""
+    """The vectors of a fixed sample of sentences."""
     texts = samples.sentences()
     chosen = [texts[i] for i in np.random.default_rng(0).choice(len(texts), 500, replace=False)]
     encode = distilrt.pipeline("feature-extraction", folder, backend=backend, dtype=dtype, pooling="mean",

@@ -78,7 +78,7 @@ def sentence_encoder() -> Path:
 
 @pytest.fixture(scope="session")
 def clock() -> Clock:
-    """Of the GPU; of the CPU where Triton interprets."""
+    """The clock of the GPU, or of the CPU where Triton interprets."""
     try:
         return Clock(cuda_device(), 0.2)
     except BackendError as error:

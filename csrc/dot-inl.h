@@ -41,7 +41,7 @@ struct DotInt8 {
     return Isa::dot_int8(acc, a, b);
   }
   struct Columns {
-    IntVec left_out;  // of the sum, by kByteZero
+    IntVec left_out;  // what sums lack because activations are stored less kByteZero
     Vec weights, scale, bias;
   };
   DISTILRT_INLINE Columns columns(const GemmArgs& g, int64_t column, int64_t n) {

@@ -50,7 +50,7 @@ struct Linear {
   const DtypeKernels* kernels = nullptr;
   int64_t n = 0, k = 0;
   Panels packed;                    // the same for every instruction set
-  Panels narrowed;                  // what is multiplied where the kernels narrow it
+  Panels narrowed;                  // the panels that gemm() reads, where kernels have narrow()
   std::vector<float> input_scales;  // [k], what each input column is multiplied by; empty: nothing; quantized only
   std::vector<float> bias;
 
@@ -110,8 +110,8 @@ class Encoder {
   const Kernels& kernels() const { return kernels_; }
   int threads() const { return threads_; }
   int64_t packed_bytes() const;
-  // Of a column of an int8 weight, on average: 8, less what narrowing costs, the logarithm of how much larger steps
-  // are.
+  // The mean number of bits of a column of int8 weights: 8 less the binary logarithm of how much larger narrow() made
+  // its step.
   double weight_bits() const;
   int64_t workspace_bytes() const { return arena_.bytes(); }
   void fill_workspace(unsigned char value) { arena_.fill(value); }

@@ -62,8 +62,8 @@ struct DtypeKernels {
   int64_t (*packed_bytes)(int64_t n, int64_t k);
   // Packs rows first..first+count-1 of a [n, k] weight, given from its row `first` on.
   void (*pack)(const float* rows, int64_t k, int64_t first, int64_t count, const PackedWeight& out);
-  // Packs `columns` columns of packed panels anew, from a whole panel on, as gemm() needs them; `out` holds the scales
-  // of the packed ones, and its panels may be the same. Null where it reads packed panels as they are.
+  // Rounds `columns` columns of packed panels, which begin a panel, as gemm() needs them. `out` has the packed columns'
+  // scales, and its panels may be those that are read. Null where gemm() reads packed panels.
   void (*narrow)(const void* panels, int64_t k, int64_t columns, const PackedWeight& out);
   // Rows m0..m1-1 and panels first..last-1 of the product.
   void (*gemm)(const GemmArgs& args, int64_t m0, int64_t m1, int64_t first, int64_t last);

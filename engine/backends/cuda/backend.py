@@ -38,7 +38,7 @@ from distilrt.kernels.unpacking import unpack
 from distilrt.model.config import LAYER_NORM_EPS, DistilBertConfig
 from distilrt.model.heads import ENCODER, Head
 
-Key = tuple[Bucket, bool, Staging | None]  # of a graph: few rows or all, and the memory that it copies from and to
+Key = tuple[Bucket, bool, Staging | None]  # A graph's bucket, whether it finishes few rows, its pinned memory.
 
 
 class CudaBackend:
