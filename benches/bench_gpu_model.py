@@ -122,7 +122,7 @@ def test_tiles(checkpoint: Path, clock: Clock, add_row: AddRow, tokens: int) -> 
     config, quick = DistilBertConfig.from_pretrained(checkpoint), Clock(clock.device, tiles.SECONDS)
     for op, arguments, choice in searched(config, [tokens], clock.device):
         make = tiles.maker(op, arguments, "bfloat16", tiny=not clock.on_gpu)
-        found = tiles.best(choice, make, quick, lambda words, seconds: print(words, flush=True))
+        found = tiles.best(choice, make, quick, partial(print, flush=True))
         add_row(key=found.key, size=found.size, tile=tiles.shown(found.tile), us=found.us, usual_us=found.usual_us)
 
 

@@ -15,15 +15,13 @@ from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 
 from distilrt.bench.statistics import Seconds, Window
 
-_Result = TypeVar("_Result")
-SCENARIOS = ("single", "multi", "server", "offline", "flood")
+Answer = Callable[[Sequence[int]], Coroutine[Any, Any, list[Any]]]
 BACK_OFF = (0.01, 0.08)  # seconds before a closed loop asks again who refused; doubled each time up to the second
 DRAIN = 60.0  # seconds that answers may take after the last query was sent
 TOGETHER = 8  # queries sent without a look at answers, where several are due
@@ -34,12 +32,10 @@ class TargetError(Exception):
 
 
 class Target(Protocol):
-    """What a load generator sends queries to: indices of samples that the target has at hand, as it takes them.
+    """What a load generator sends queries to: indices of samples that the target has at hand, as it takes them."""
 
-    `blocking` says that `answer` computes before it returns control, so that an open loop must call it in a thread.
-    """
-
-    blocking: bool
+    compute: Callable[[Sequence[int]], list[Any]] | None
+    """`answer` of a target that computes before it returns control, for an open loop to call in a thread."""
 
     async def answer(self, indices: Sequence[int]) -> list[Any]:
         """Raw answers to one query of these samples.
@@ -102,24 +98,26 @@ class _Record:
         self.latencies: list[float] = []
         self.lags: list[float] = []
         self.failures: Counter[str] = Counter()
-        self.refused_after: list[float] = []
         self.samples = self.tokens = 0
         self.end = 0.0
 
-    def answered(self, indices: Sequence[int], since: float) -> None:
+    async def ask(self, answer: Answer, indices: Sequence[int], since: float) -> bool:
+        """Send a query and note what became of it; whether it was answered."""
+        try:
+            await answer(indices)
+        except TargetError as error:
+            self.end = time.perf_counter()
+            self.failures[str(error)] += 1
+            return False
         self.end = time.perf_counter()
         self.latencies.append(self.end - since)
         self.samples += len(indices)
         self.tokens += sum(self._lengths[i] for i in indices)
-
-    def failed(self, reason: str, since: float) -> None:
-        self.end = time.perf_counter()
-        self.refused_after.append(self.end - since)
-        self.failures[reason] += 1
+        return True
 
     def window(self, start: float) -> Window:
         return Window(np.array(self.latencies), np.array(self.lags), self.samples, self.tokens,
-                      max(self.end - start, 1e-9), self.failures, np.array(self.refused_after))  # fmt: skip
+                      max(self.end - start, 1e-9), self.failures)  # fmt: skip
 
 
 def _order(lengths: Sequence[int], seed: int) -> Callable[[int], list[int]]:
@@ -147,15 +145,9 @@ async def _closed_loop(target: Target, lengths: Sequence[int], load: Load) -> Wi
             await answer(before(size))
     start, sent = time.perf_counter(), 0
     while sent < load.count or time.perf_counter() - start < load.seconds:
-        indices, since = take(size), time.perf_counter()
         sent += 1
-        try:
-            await answer(indices)
-        except TargetError as error:
-            record.failed(str(error), since)
+        if not await record.ask(answer, take(size), time.perf_counter()):
             await asyncio.sleep(BACK_OFF[0])  # a target that refuses must not be asked in a frenzy
-        else:
-            record.answered(indices, since)
     return record.window(start)
 
 
@@ -167,17 +159,12 @@ async def _flood(target: Target, lengths: Sequence[int], load: Load) -> Window:
         nonlocal sent
         pause = BACK_OFF[0]
         while sent < load.count or time.perf_counter() - start < load.seconds:
-            indices, since = take(1), time.perf_counter()
             sent += 1
-            try:
-                await answer(indices)
-            except TargetError as error:
-                record.failed(str(error), since)
+            if await record.ask(answer, take(1), time.perf_counter()):
+                pause = BACK_OFF[0]
+            else:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, BACK_OFF[1])
-            else:
-                record.answered(indices, since)
-                pause = BACK_OFF[0]
 
     with ThreadPoolExecutor(1) as thread:
         answer = _unblocked(target, thread)
@@ -189,70 +176,37 @@ async def _open_loop(target: Target, lengths: Sequence[int], load: Load) -> Wind
     record, take = _Record(lengths), _order(lengths, load.seed)
     times = arrivals(load.rate, load.seconds, load.count, load.seed)
     order = take(len(times))
-    waiting: set[asyncio.Future[Any]] = set()
-    thread = ThreadPoolExecutor(1)
-    begin = _beginning(target, thread)
-
-    def ended(index: int, since: float, answer: asyncio.Future[Any]) -> None:
-        waiting.discard(answer)
-        if answer.cancelled():
-            record.failed(f"no answer in {DRAIN:.0f} s", since)
-        elif (error := answer.exception()) is None:
-            record.answered([index], since)
-        elif isinstance(error, TargetError):
-            record.failed(str(error), since)
-        else:
-            broken.append(error)
-
-    broken: list[BaseException] = []
-    start, together = time.perf_counter() + 0.01, 0
-    for offset, index in zip(times.tolist(), order, strict=True):
-        since = start + offset
-        left = since - time.perf_counter()
-        together = 0 if left > 0 else together + 1
-        if left > 0 or together % TOGETHER == 0:
-            await asyncio.sleep(max(left, 0))
-        record.lags.append(time.perf_counter() - since)
-        answer = begin(index)
-        waiting.add(answer)
-        answer.add_done_callback(partial(ended, index, since))
-    unanswered = (await asyncio.wait(waiting, timeout=DRAIN))[1] if waiting else set()
-    for answer in unanswered:
-        answer.cancel()
+    with ThreadPoolExecutor(1) as thread:
+        answer, queries = _unblocked(target, thread), list[asyncio.Task[bool]]()
+        start, together = time.perf_counter() + 0.01, 0
+        for offset, index in zip(times.tolist(), order, strict=True):
+            since = start + offset
+            left = since - time.perf_counter()
+            together = 0 if left > 0 else together + 1
+            if left > 0 or together % TOGETHER == 0:
+                await asyncio.sleep(max(left, 0))
+            record.lags.append(time.perf_counter() - since)
+            queries.append(asyncio.create_task(record.ask(answer, [index], since)))
+        answered, unanswered = await asyncio.wait(queries, timeout=DRAIN)
+        for query in unanswered:
+            query.cancel()
+        await asyncio.gather(*unanswered, return_exceptions=True)
     if unanswered:
-        await asyncio.wait(unanswered)
-    await asyncio.sleep(0)  # for `ended` of those that were answered just now
-    thread.shutdown(wait=False, cancel_futures=True)
-    if broken:
-        raise broken[0]
+        record.failures[f"no answer in {DRAIN:.0f} s"] += len(unanswered)
+    for query in answered:
+        query.result()  # raises what is no `TargetError`
     return record.window(start)
 
 
-def _beginning(target: Target, thread: ThreadPoolExecutor) -> Callable[[int], asyncio.Future[Any]]:
-    """Sends one sample. A task for each query costs more than a server's whole request, so those do without."""
-    begin: Callable[[int], asyncio.Future[Any]] | None = getattr(target, "begin", None)
-    if begin is not None:
-        return begin
-    loop, answer = asyncio.get_running_loop(), _unblocked(target, thread)
-    return lambda index: loop.create_task(answer([index]))
-
-
-def _unblocked(target: Target, thread: ThreadPoolExecutor) -> Callable[[Sequence[int]], Coroutine[Any, Any, list[Any]]]:
-    """The target's `answer`; of a blocking one, in `thread`, in the order of the queries."""
-    if not target.blocking:
+def _unblocked(target: Target, thread: ThreadPoolExecutor) -> Answer:
+    """The target's `answer`; of one that computes, in `thread`, in the order of the queries."""
+    compute = target.compute
+    if compute is None:
         return target.answer
     loop = asyncio.get_running_loop()
 
-    def computed(indices: Sequence[int]) -> list[Any]:
-        coroutine = target.answer(indices)
-        try:
-            coroutine.send(None)
-        except StopIteration as stop:
-            return list(stop.value)
-        raise RuntimeError("a blocking target must not wait")
-
     async def answer(indices: Sequence[int]) -> list[Any]:
-        return await loop.run_in_executor(thread, computed, indices)
+        return await loop.run_in_executor(thread, compute, indices)
 
     return answer
 

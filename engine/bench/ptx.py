@@ -9,8 +9,7 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import torch
 import triton
@@ -24,39 +23,27 @@ from distilrt.kernels import tiles
 # Shared memory and threads that a multiprocessor has for all its programs; each takes 1 KiB more than it asks for.
 _SHARED_OF_ALL = {80: 164 << 10, 89: 100 << 10, 90: 228 << 10, 100: 228 << 10}
 _THREADS_OF_ALL = {80: 2048, 89: 1536, 90: 2048, 100: 2048}
-SECONDS = 0.5  # of a row, roughly; what Triton's cache has takes less
+COLUMNS = (
+    "chip",
+    "dtype",
+    "kernel",
+    "warps",
+    "registers",
+    "spills",
+    "shared memory",
+    "programs",
+    "tensor cores",
+    "copies",
+)
+_COPIES = {"TMA": r"\bUTMALDG\b", "bulk": r"\bUBLKCP\b", "cp.async": r"\bLDGSTS\b"}  # past the registers
 # What may be read before the wait: vectors of the model, which no kernel writes.
 _READ_EARLY = ("_embed_kernel", "_layer_norm_kernel")
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What the machine code of one kernel takes."""
-
-    registers: int
-    stack: int  # bytes of local memory a thread; spilled registers live there
-    spills: int  # instructions that store a register to local memory
-    shared: int  # bytes a program
-    tensor_cores: str  # the instruction, or ""
-    copies: str  # instructions that move operands past the registers: "TMA", "bulk", "cp.async"
-    waits: bool  # for the kernel before (`launch.await_previous`), ahead of every store
-    early: int  # loads ahead of that
-    programs: int  # that a multiprocessor holds at once, by registers, shared memory and threads
+Row = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class KernelRow:
-    """One kernel compiled for one chip."""
-
-    capability: int
-    dtype: str
-    label: str
-    warps: int
-    cost: Cost
-    faults: tuple[str, ...]
-
-
-def rows(capability: int, dtype: str, only: str = "") -> Iterator[KernelRow]:
+def rows(capability: int, dtype: str, only: str = "") -> Iterator[Row]:
     """Compile every variant that a forward on sm_`capability` in `dtype` can launch, one row each as it is done.
 
     Args:
@@ -64,32 +51,51 @@ def rows(capability: int, dtype: str, only: str = "") -> Iterator[KernelRow]:
         dtype: one of `DTYPES`.
         only: leave out the launches whose label does not have this text.
 
+    Returns:
+        `COLUMNS`, and `faults` in words.
+
     Raises:
         InvalidParameter: another chip or dtype, or Triton's interpreter is on.
     """
-    for launch_ in _launches(capability, dtype, only):
-        cost = compile_for(launch_, capability)
-        faults = []
-        if cost.spills:
-            faults.append(f"{cost.spills} spills")
-        if cost.shared > tiles.SHARED_MEMORY[capability]:
-            faults.append(f"shared memory over {tiles.SHARED_MEMORY[capability]}")
-        if dtype != "float32" and launch_.multiplies and not cost.tensor_cores:
-            faults.append("no tensor cores")
-        if launch_.options.get("launch_pdl") and not cost.waits:
-            faults.append("no wait for the kernel before")
-        if launch_.options.get("launch_pdl") and cost.early and launch_.name not in _READ_EARLY:
-            faults.append(f"{cost.early} loads before the wait for the kernel before")
-        yield KernelRow(capability, dtype, launch_.label, launch_.options.get("num_warps", 4), cost, tuple(faults))
+    if capability not in CHIPS or dtype not in DTYPES:
+        raise InvalidParameter(
+            f"the chip must be one of {', '.join(map(str, CHIPS))} and the dtype one of {', '.join(DTYPES)}, found "
+            f"{capability} and {dtype}"
+        )
+    if triton.knobs.runtime.interpret:
+        raise InvalidParameter("the kernels are in Triton's interpreter: unset TRITON_INTERPRET to compile them")
+    for launched in launches(capability, dtype):
+        if only in launched.label:
+            warps, (cubin, shared) = launched.options.get("num_warps", 4), _compiled(launched, capability)
+            code, registers = _disassembled(cubin)
+            yield {
+                "chip": f"sm_{capability}", "dtype": dtype, "kernel": launched.label, "warps": warps,
+                "registers": registers, "spills": len(re.findall(r"\bSTL\b", code)), "shared memory": shared,
+                "programs": _programs(registers, shared, capability, 32 * warps),
+                "tensor cores": "".join(re.findall(r"\b(UTC\w*MMA|HGMMA|HMMA)\b", code)[:1]),
+                "copies": ", ".join(kind for kind, pattern in _COPIES.items() if re.search(pattern, code)),
+                "faults": list(_faults(launched, dtype, code, shared, capability)),
+            }  # fmt: skip
 
 
-def count(capability: int, dtype: str, only: str = "") -> int:
-    """How many rows there will be; raises what `rows` does."""
-    return len(_launches(capability, dtype, only))
+def _faults(launched: Launch, dtype: str, code: str, shared: int, capability: int) -> Iterator[str]:
+    if spills := len(re.findall(r"\bSTL\b", code)):
+        yield f"{spills} spills"
+    if shared > tiles.SHARED_MEMORY[capability]:
+        yield f"shared memory over {tiles.SHARED_MEMORY[capability]}"
+    if dtype != "float32" and launched.multiplies and "MMA" not in code:
+        yield "no tensor cores"
+    if launched.options.get("launch_pdl"):
+        before, wait, _ = code.partition("ACQBULK")  # of `launch.await_previous`
+        early = len(re.findall(r"\b(?:LDG|LDGSTS|UTMALDG|UBLKCP|LD)\b", before))
+        if not wait or re.search(r"\bSTG\b|\bATOMG\b|\bREDG?\b", before):
+            yield "no wait for the kernel before"
+        elif early and launched.name not in _READ_EARLY:
+            yield f"{early} loads before the wait for the kernel before"
 
 
-def compile_for(launched: Launch, capability: int) -> Cost:
-    """Compile one launch for sm_`capability` and measure its machine code."""
+def _compiled(launched: Launch, capability: int) -> tuple[bytes, int]:
+    """Machine code of one launch for sm_`capability`, and the shared memory of a program."""
     signature, constants, attributes = {}, {}, {}
     for number, parameter in enumerate(launched.kernel.params):
         value = launched.arguments[parameter.name]
@@ -104,26 +110,16 @@ def compile_for(launched: Launch, capability: int) -> Cost:
             attributes[(number,)] = [["tt.divisibility", 16]]
     source = ASTSource(launched.kernel, signature, constants, attributes)
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=launched.options)
-    warps = launched.options.get("num_warps", 4)
-    return _measure(compiled.asm["cubin"], compiled.metadata.shared, capability, warps)
+    return compiled.asm["cubin"], compiled.metadata.shared
 
 
-def table(found: list[KernelRow]) -> str:
+def table(found: list[Row]) -> str:
     """The rows as a Markdown table."""
-    lines = [
-        "| chip | dtype | kernel | warps | registers | spills | shared memory | programs | tensor cores | copies |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in found:
-        cost = row.cost
-        lines.append(
-            f"| sm_{row.capability} | {row.dtype} | {row.label} | {row.warps} | {cost.registers} | {cost.spills} | "
-            f"{cost.shared} | {cost.programs} | {cost.tensor_cores} | {cost.copies} |"
-        )
-    return "\n".join(lines)
+    lines = [f"| {' | '.join(str(row[name]) for name in COLUMNS)} |" for row in found]
+    return "\n".join([f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}", *lines])
 
 
-def page(found: list[KernelRow]) -> str:
+def page(found: list[Row]) -> str:
     """The table as a page of the docs."""
     return f"""# What the GPU kernels compile to
 
@@ -139,35 +135,18 @@ is what they are when torch's own may be. No GPU was involved and no time was me
 """
 
 
-def _launches(capability: int, dtype: str, only: str) -> list[Launch]:
-    if capability not in CHIPS or dtype not in DTYPES:
-        raise InvalidParameter(
-            f"the chip must be one of {', '.join(map(str, CHIPS))} and the dtype one of {', '.join(DTYPES)}, found "
-            f"{capability} and {dtype}"
-        )
-    if triton.knobs.runtime.interpret:
-        raise InvalidParameter("the kernels are in Triton's interpreter: unset TRITON_INTERPRET to compile them")
-    return [launch_ for launch_ in launches(capability, dtype) if only in launch_.label]
+def _disassembled(cubin: bytes) -> tuple[str, int]:
+    """Its instructions, and the registers of a thread."""
 
+    def cuobjdump(option: str) -> str:
+        command = [triton.knobs.nvidia.cuobjdump.path, option, file.name]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
-def _measure(cubin: bytes, shared: int, capability: int, warps: int) -> Cost:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "kernel.cubin")
-        path.write_bytes(cubin)
-        usage = _cuobjdump("-res-usage", path)
-        code = _cuobjdump("-sass", path)
-    registers, stack = (int(re.search(rf"{name}:(\d+)", usage)[1]) for name in ("REG", "STACK"))  # type: ignore[index]
-    found = re.search(r"\b(UTC\w*MMA|HGMMA|HMMA)\b", code)
-    kinds = {"TMA": r"\bUTMALDG\b", "bulk": r"\bUBLKCP\b", "cp.async": r"\bLDGSTS\b"}
-    spills = len(re.findall(r"\bSTL\b", code))
-    before, wait, _ = code.partition("ACQBULK")
-    return Cost(
-        registers, stack, spills, shared, found[1] if found else "",
-        copies=", ".join(kind for kind, pattern in kinds.items() if re.search(pattern, code)),
-        waits=bool(wait) and not re.search(r"\bSTG\b|\bATOMG\b|\bREDG?\b", before),
-        early=len(re.findall(r"\b(?:LDG|LDGSTS|UTMALDG|UBLKCP|LD)\b", before)) if wait else 0,
-        programs=_programs(registers, shared, capability, 32 * warps),
-    )  # fmt: skip
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        (registers,) = re.findall(r"REG:(\d+)", cuobjdump("-res-usage"))
+        return cuobjdump("-sass"), int(registers)
 
 
 def _programs(registers: int, shared: int, capability: int, threads: int) -> int:
@@ -175,8 +154,3 @@ def _programs(registers: int, shared: int, capability: int, threads: int) -> int
     by_registers = 65536 // (-(-registers // 8) * 8 * threads)
     by_memory = _SHARED_OF_ALL[capability] // (shared + 1024)
     return min(by_registers, by_memory, _THREADS_OF_ALL[capability] // threads, 24 if capability == 89 else 32)
-
-
-def _cuobjdump(option: str, path: Path) -> str:
-    tool = triton.knobs.nvidia.cuobjdump.path
-    return subprocess.run([tool, option, str(path)], check=True, capture_output=True, text=True).stdout

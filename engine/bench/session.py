@@ -96,7 +96,7 @@ class _Served:
         self._loop = new_loop()
 
     def load(self, spec: Spec) -> None:
-        self._target = targets.create(spec)
+        self._spec, self._target = spec, targets.create(spec)
         gc.collect()
         gc.freeze()  # so that collecting before every window takes microseconds
 
@@ -122,7 +122,7 @@ class _Served:
 
     def peak_mb(self) -> float | None:
         status = Path("/proc/self/status")
-        if not status.exists() or isinstance(self._target, targets.Server):
+        if not status.exists() or self._spec.is_url:
             return None
         # Not getrusage, whose peak a process inherits from the one that started it.
         fields = dict(line.split(":", 1) for line in status.read_text().splitlines())

@@ -42,7 +42,6 @@ class Window:
         samples, tokens: answered.
         seconds: from the first query's time to the last answer.
         failures: queries without an answer, counted by reason.
-        refused_after: seconds from the intended time to each of these.
     """
 
     latencies: Seconds
@@ -51,7 +50,6 @@ class Window:
     tokens: int
     seconds: float
     failures: Counter[str] = field(default_factory=Counter)
-    refused_after: Seconds = field(default_factory=lambda: np.zeros(0))
 
 
 def percentile(values: Seconds, percent: float) -> float:
@@ -68,7 +66,6 @@ def joined(rounds: Sequence[Window], size: int) -> list[Window]:
             np.concatenate([part.latencies for part in parts]), np.concatenate([part.lags for part in parts]),
             sum(part.samples for part in parts), sum(part.tokens for part in parts),
             sum(part.seconds for part in parts), sum((part.failures for part in parts), Counter()),
-            np.concatenate([part.refused_after for part in parts]),
         ))  # fmt: skip
     return found
 
@@ -98,8 +95,6 @@ def summary(windows: Sequence[Window]) -> dict[str, Any]:
         "mean_ms": _ms(float(latencies.mean()) if len(latencies) else float("nan")),
         "max_ms": _ms(percentile(latencies, 100)),
     }
-    if len(whole.refused_after):
-        found["refused_p99_ms"] = _ms(percentile(whole.refused_after, 99))
     if len(lags):
         found |= {"lag_p99_ms": _ms(percentile(lags, 99)), "lag_max_ms": _ms(float(lags.max()))}
     return found

@@ -6,22 +6,18 @@ An engine here runs in the process that calls it, texts or token ids in and answ
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
-from distilrt.bench import peers, wire
+from distilrt.bench import peers
 from distilrt.bench.load import TargetError
 from distilrt.bench.peer import Ids, Logits
 from distilrt.bench.peers import OURS
 from distilrt.bench.samples import IDS, Samples
 from distilrt.errors import DistilrtError, InvalidParameter
-
-if TYPE_CHECKING:
-    from distilrt.bench.http_client import HttpClient
 
 PEERS = tuple(name for name in peers.ENGINES if name != OURS)
 DTYPES = ("auto", "float32", "float16", "bfloat16", "int8")
@@ -126,7 +122,7 @@ def parse(text: str, dtype: str, *, throughput: bool = False) -> list[tuple[str,
 class DistilrtTarget:
     """This package's `Engine`: what a program with many callers gets, from text to JSON-ready answer."""
 
-    blocking = False
+    compute = None
 
     def __init__(self, spec: Spec) -> None:
         from distilrt import __version__
@@ -178,8 +174,6 @@ class DistilrtTarget:
 class PeerTarget:
     """A form of `peers`: a text classifier's logits, of texts behind this package's tokenizer."""
 
-    blocking = True
-
     def __init__(self, spec: Spec) -> None:
         from distilrt.cpu_count import usable_cores
         from distilrt.model.config import DistilBertConfig
@@ -199,9 +193,13 @@ class PeerTarget:
 
             self._tokenizer = load_tokenizer(self._model)
 
-    async def answer(self, indices: Sequence[int]) -> list[Any]:
+    def compute(self, indices: Sequence[int]) -> list[Any]:
         """One batch."""
         return self._scored(self._peer.batch(self._sequences(indices)))
+
+    async def answer(self, indices: Sequence[int]) -> list[Any]:
+        """The same."""
+        return self.compute(indices)
 
     async def answer_all(self, indices: Sequence[int]) -> list[Any]:
         """As the form does with many."""
@@ -225,81 +223,16 @@ class PeerTarget:
         """Nothing: its process ends."""
 
 
-class Server:
-    """Any server that speaks a format of `wire`."""
-
-    blocking = False
-    threads: int | None = None
-
-    def __init__(self, spec: Spec) -> None:
-        from distilrt.bench.http_client import HttpClient
-
-        self._spec = spec
-        self._clients = [HttpClient(url, spec.key) for url in spec.name.split(",")]
-        self._turns = itertools.cycle(self._clients)
-        self.dtype = "unknown" if spec.dtype == "auto" else spec.dtype
-        self.version = spec.wire
-
-    async def prepare(self, samples: Samples) -> None:
-        """Write the requests, so that sending costs no more than it must."""
-        form = wire.FORMATS[self._spec.wire]
-        if samples.task not in form.paths:
-            raise InvalidParameter(
-                f"{self._spec.wire} is measured for {', '.join(form.paths)}, and this checkpoint is for "
-                f"{samples.task}; take another --format or checkpoint"
-            )
-        self._form, self._task, self._samples = form, samples.task, samples
-        self._single = {client: [self._request(client, [i]) for i in range(len(samples.inputs))]
-                        for client in self._clients}  # fmt: skip
-        for client in self._clients:
-            self.version = await client.server() or self._spec.wire
-
-    def _request(self, client: HttpClient, indices: Sequence[int]) -> bytes:
-        body = self._form.encode(self._task, [self._samples.inputs[i] for i in indices], self._samples.params,
-                                 self._spec.served)  # fmt: skip
-        return client.request(self._form.paths[self._task].format(model=self._spec.served), body)
-
-    def begin(self, index: int) -> asyncio.Future[bytes]:
-        """Send one sample's request; its body, unread."""
-        client = next(self._turns)
-        return client.start(self._single[client][index])
-
-    async def answer(self, indices: Sequence[int]) -> list[Any]:
-        """One request for all of these; the body comes back unread."""
-        client = next(self._turns)
-        request = self._single[client][indices[0]] if len(indices) == 1 else self._request(client, indices)
-        return [await client.send(request)]
-
-    async def answer_all(self, indices: Sequence[int]) -> list[Any]:
-        """Single requests, so many at a time as a client with much work keeps in flight."""
-        answers: list[Any] = [None] * len(indices)
-        places = iter(enumerate(indices))
-
-        async def lane() -> None:
-            for place, index in places:
-                answers[place] = (await self.answer([index]))[0]
-
-        await asyncio.gather(*(lane() for _ in range(self._spec.in_flight)))
-        return answers
-
-    async def close(self) -> None:
-        """Hang up."""
-        for client in self._clients:
-            await client.close()
-
-    def decode(self, body: bytes) -> Any:
-        """The answer to a request of one sample."""
-        return self._form.decode(body, self._samples.labels)
-
-
-def create(spec: Spec) -> DistilrtTarget | PeerTarget | Server:
-    """Load an engine, or get ready to connect.
+def create(spec: Spec) -> Any:
+    """A `load.Target` with `prepare`, `close`, `dtype`, `version` and `threads`, as `DistilrtTarget` has them.
 
     Raises:
         Whatever the engine raises where it is missing or cannot load.
     """
     try:
         if spec.is_url:
+            from distilrt.bench.server import Server
+
             return Server(spec)
         return PeerTarget(spec) if spec.form else DistilrtTarget(spec)
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""Finds the fastest tile of every op of a layer on the GPU that is here, and prints them as entries for `tiles.py`.
+"""Finds the fastest tile of every op of a layer on the GPU that is here.
 
 Each candidate is timed from a captured graph, as the model launches it: products with their epilogues, over weights
 that do not fit into L2 together; products that a layer norm follows together with it, whole and in parts of the depth.
@@ -10,28 +10,20 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING
 
 import torch
 from triton.runtime.errors import OutOfResources
 
 from distilrt.backends.cuda.devices import cuda_device
-from distilrt.backends.cuda.graphs import ladder, top_tokens
 from distilrt.bench.clock import Clock
 from distilrt.bench.launches import measured
-from distilrt.errors import InvalidParameter
 from distilrt.kernels import tiles
 from distilrt.kernels.launch import chip_of
 from distilrt.kernels.op import Arguments, Arrays, Choice, Example, Op, all_ops
 from distilrt.model.config import DistilBertConfig
 
-if TYPE_CHECKING:  # the GPU hour runs where rich is not installed
-    from distilrt.bench.progress import Say
-
 WEIGHT_BYTES = 256 << 20  # of all copies of a weight that one graph reads in turn: more than any L2
 SECONDS = 0.05  # for one candidate
-# A search tries about 8 ops for each number of tokens, and spends about 20 s on one, mostly on compiling.
-OPS, OP_SECONDS = 8, 20.0
 
 Candidates = tuple[Op, Arguments, Choice]
 
@@ -47,39 +39,6 @@ class Found:
     usual_us: float
 
 
-def buckets(config: DistilBertConfig, device: torch.device) -> list[int]:
-    """Tokens of each bucket of a model's ladder on this device."""
-    top = top_tokens(_chip(device).num_sms, config.hidden_size, config.max_position_embeddings)
-    return [bucket.tokens for bucket in ladder(top)]
-
-
-def tune(
-    config: DistilBertConfig, tokens: Iterable[int], dtype: str, say: Say, *, tiny: bool = False
-) -> Iterator[Found]:
-    """Time every candidate for every op of a layer of `config` and every count of `tokens` on the current GPU.
-
-    Args:
-        config: the model's shape.
-        tokens: packed tokens of a batch, as many sequences of 128 as they make.
-        dtype: one of `tiles.ITEM_SIZE`.
-        say: told of every op.
-        tiny: as little work as shows that it runs, for Triton's interpreter.
-
-    Raises:
-        BackendError: there is no CUDA device.
-        InvalidParameter: another dtype.
-    """
-    if dtype not in tiles.ITEM_SIZE:
-        raise InvalidParameter(f"the dtype must be one of {', '.join(tiles.ITEM_SIZE)}, found {dtype!r}")
-    device = cuda_device()
-    clock = Clock(device, SECONDS)
-    for op, arguments, choice in choices(config, tokens, dtype, device, 2 if tiny else None):
-        say(f"{dtype}, {choice.size}: {_quoted(choice.key)}", OP_SECONDS)
-        found = best(choice, maker(op, arguments, dtype, tiny=tiny), clock, say)
-        say(f"{choice.size}, {_quoted(choice.key)}: {found.us:.1f} us, usual {found.usual_us:.1f} us", 0)
-        yield found
-
-
 def choices(
     config: DistilBertConfig, tokens: Iterable[int], dtype: str, device: torch.device, most: int | None = None
 ) -> Iterator[Candidates]:
@@ -87,7 +46,7 @@ def choices(
 
     Likely are products with a low estimate, and of other ops tiles that differ little from the usual one.
     """
-    chip = _chip(device)
+    chip = chip_of(torch.empty(0, device=device))
     for count in tokens:
         seen: set[tiles.Key] = set()
         for op in all_ops():
@@ -118,7 +77,7 @@ def _likely(choice: Choice, dtype: str, chip: tiles.Chip) -> tuple[tiles.Tile, .
     return (usual, *sorted(others, key=rank))
 
 
-def best(choice: Choice, make: Callable[[], Example], clock: Clock, say: Say) -> Found:
+def best(choice: Choice, make: Callable[[], Example], clock: Clock, say: Callable[[str], None]) -> Found:
     """Time the candidates, of which the first is the usual tile.
 
     Args:
@@ -142,12 +101,12 @@ def best(choice: Choice, make: Callable[[], Example], clock: Clock, say: Say) ->
                 if expected is None:
                     expected = out.to(torch.float32, copy=True)
                 elif not torch.allclose(out.float(), expected, rtol=2e-2, atol=2e-2, equal_nan=True):
-                    say(f"left out, it computes something else: {shown(tile)}", 0)
+                    say(f"left out, it computes something else: {shown(tile)}")
                     continue
                 samples = clock.back_to_back(clock.graph(example.launch))
                 times[tile] = 1e6 * statistics.median(samples) / example.count
             except (OutOfResources, RuntimeError) as error:
-                say(f"left out: {shown(tile)}: {str(error).splitlines()[0]}", 0)
+                say(f"left out: {shown(tile)}: {str(error).splitlines()[0]}")
     usual = choice.candidates[0]
     if usual not in times:
         raise RuntimeError(f"the usual tile of {choice.key} does not run here: {shown(usual)}")
@@ -155,30 +114,8 @@ def best(choice: Choice, make: Callable[[], Example], clock: Clock, say: Say) ->
     return Found(choice.key, choice.size, fastest, times[fastest], times[usual])
 
 
-def table(found: Iterable[Found]) -> str:
-    """Entries for `tiles.MEASURED`, each with its time and how much faster than the usual tile it is."""
-    groups: dict[tiles.Key, list[Found]] = {}
-    for row in found:
-        groups.setdefault(row.key, []).append(row)
-    lines = []
-    for key, rows in groups.items():
-        lines.append(f"    {_quoted(key)}: {{")
-        for row in sorted(rows, key=lambda row: row.size):
-            lines.append(f"        {row.size}: {shown(row.tile)},  # {row.us:.1f} us, {row.usual_us / row.us:.2f}x")
-        lines.append("    },")
-    return "\n".join(lines)
-
-
 def shown(tile: tiles.Tile) -> str:
     """The tile as it is written in `tiles.py`."""
     values = [getattr(tile, field.name) for field in fields(tile)]
     inner = [shown(value) if isinstance(value, tiles.LinearTile) else str(value) for value in values]
     return f"{type(tile).__name__}({', '.join(inner)})"
-
-
-def _chip(device: torch.device) -> tiles.Chip:
-    return chip_of(torch.empty(0, device=device))
-
-
-def _quoted(key: tiles.Key) -> str:
-    return "(" + ", ".join(f'"{part}"' if isinstance(part, str) else str(part) for part in key) + ")"

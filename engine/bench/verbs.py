@@ -25,7 +25,7 @@ from distilrt.bench.findings import Findings
 from distilrt.bench.progress import Bar, Say
 from distilrt.bench.turns import WINDOWS
 from distilrt.cpu_count import usable_cores
-from distilrt.errors import BackendError, InvalidParameter
+from distilrt.errors import InvalidParameter
 from distilrt.model.config import DistilBertConfig
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distilrt" / "bench"
@@ -231,35 +231,6 @@ def _numbers(text: str) -> list[int]:
         raise InvalidParameter(f"whole numbers with commas between them are allowed here, found {text!r}") from None
 
 
-def tiles(
-    dtypes: Dtypes = "bfloat16,float16",
-    tokens: Annotated[str, typer.Option(help="Comma-separated counts of packed tokens; default: the ladder.")] = "",
-    self_test: Annotated[bool, typer.Option("--self-test", help="A tiny scale in Triton's interpreter.")] = False,
-) -> None:
-    """Time the tiles of the GPU kernels and print the fastest as entries for kernels/tiles.py; exit code 2: no GPU."""
-    if self_test:
-        os.environ["TRITON_INTERPRET"] = "1"  # Triton looks when the kernels are defined
-    from distilrt.backends.cuda.devices import cuda_device
-    from distilrt.bench import tiles as tuning
-
-    config = DistilBertConfig()
-    if self_test:
-        config = DistilBertConfig(dim=32, n_heads=2, n_layers=1, hidden_dim=64, max_position_embeddings=16)
-    try:
-        counts = _numbers(tokens) if tokens else tuning.buckets(config, cuda_device())
-        found: dict[str, list[tuning.Found]] = {dtype: [] for dtype in dtypes.split(",")}
-        seconds = len(found) * len(counts) * tuning.OPS * tuning.OP_SECONDS
-        with Bar(seconds, Console(stderr=True), log=True) as bar:
-            for dtype, rows in found.items():
-                rows.extend(tuning.tune(config, counts, dtype, bar.step, tiny=self_test))
-        for dtype, rows in found.items():
-            typer.echo(f"# {dtype}\n{tuning.table(rows)}")
-        _end(bar)
-    except BackendError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(2) from error
-
-
 def ptx(
     chips: Annotated[str, typer.Option(help="Comma-separated compute capabilities.")] = "80,89,90,100",
     dtypes: Annotated[str, typer.Option(help="Comma-separated.")] = "float32,tf32,float16,bfloat16",
@@ -269,29 +240,20 @@ def ptx(
     """Compile the GPU kernels ahead of time, no GPU needed, and show registers, spills and tensor-core instructions."""
     from distilrt.bench import ptx as compiling
 
-    found: list[compiling.KernelRow] = []
-    wanted = [(chip, dtype) for chip in _numbers(chips) for dtype in dtypes.split(",")]
-    seconds = compiling.SECONDS * sum(compiling.count(*each, only) for each in wanted)
-    with Bar(seconds, Console(stderr=True), log=True) as bar:
-        for chip, dtype in wanted:
-            for row in compiling.rows(chip, dtype, only):
-                found.append(row)
-                bar.step(f"sm_{chip} {dtype} {row.label}", compiling.SECONDS)
-    typer.echo(compiling.table(found))
-    if out is not None and not bar.stopped:
+    found: list[compiling.Row] = []
+    try:
+        for chip in _numbers(chips):
+            for dtype in dtypes.split(","):
+                for row in compiling.rows(chip, dtype, only):
+                    found.append(row)
+                    faults = f": {', '.join(row['faults'])}" if row["faults"] else ""
+                    typer.echo(f"sm_{chip} {dtype} {row['kernel']}{faults}", err=True)
+    finally:
+        typer.echo(compiling.table(found))
+    if out is not None:
         out.write_text(compiling.page(found))
-    faults = [f"sm_{row.capability} {row.dtype} {row.label}: {fault}" for row in found for fault in row.faults]
-    if faults:
-        typer.echo("\n".join(["", "faults:", *faults]))
-    _end(bar)
-    if faults:
+    if any(row["faults"] for row in found):
         raise typer.Exit(1)
-
-
-def _end(bar: Bar) -> None:
-    if bar.stopped:
-        typer.echo("broken off: what is above is all that was measured", err=True)
-        raise typer.Exit(130)
 
 
 def claims(
@@ -303,4 +265,4 @@ def claims(
         file.write_text(claiming.render(file.read_text(encoding="utf-8"), results), encoding="utf-8")
 
 
-VERBS = (compare, startup, distillation, roofline, tiles, ptx, claims)
+VERBS = (compare, startup, distillation, roofline, ptx, claims)

@@ -42,7 +42,6 @@ class Server:
         self.reply: Reply = lambda path, body: (200, [[{"label": "LABEL_0", "score": 1.0}]])
         self.requests: list[tuple[str, Any]] = []
         self.heads: list[str] = []
-        self.chunked = False
         self._loop = asyncio.new_event_loop()
         self._server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
@@ -63,12 +62,8 @@ class Server:
                     writer.close()
                     return
                 data = json.dumps(answer).encode()
-                size = b"transfer-encoding: chunked" if self.chunked else b"content-length: %d" % len(data)
-                if self.chunked:
-                    half = len(data) // 2
-                    parts = [data[:half], data[half:], b""]
-                    data = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts)
-                writer.write(b"HTTP/1.1 %d X\r\nserver: tiny\r\n%s\r\n\r\n%s" % (status, size, data))
+                head_of = b"HTTP/1.1 %d X\r\nserver: tiny\r\ncontent-length: %d\r\n\r\n"
+                writer.write(head_of % (status, len(data)) + data)
         except (asyncio.IncompleteReadError, ConnectionError):
             writer.close()
 

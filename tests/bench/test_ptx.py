@@ -81,12 +81,12 @@ ptx.launches = lambda *_: [
     for kernel in (_early_load_kernel, _early_store_kernel, _right_kernel)
 ]
 for row in ptx.rows(90, "float32"):
-    print(row.faults)
+    print(row["faults"])
 """)
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run([sys.executable, str(module)], env=environment, capture_output=True, text=True)
     assert done.stdout.splitlines() == [
-        "('1 loads before the wait for the kernel before',)", "('no wait for the kernel before',)", "()",
+        "['1 loads before the wait for the kernel before']", "['no wait for the kernel before']", "[]",
     ], done.stderr  # fmt: skip
 
 

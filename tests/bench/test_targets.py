@@ -78,6 +78,26 @@ def test_server(server: Any, classifier: str, queries: Samples) -> None:
     assert [path for path, body in server.requests[before:] if body] == ["/a", "/b", "/a", "/b"]
 
 
+def test_statuses_and_hang_ups_are_failures_and_the_next_request_works(
+    server: Any, classifier: str, queries: Samples
+) -> None:
+    async def go() -> list[str]:
+        target, said = targets.create(Spec(server.url, "auto", classifier, key="secret")), []
+        await target.prepare(queries)
+        for status in (429, 0, 503, 200):
+            server.reply = lambda path, body, status=status: (status, {"error": "x"})
+            try:
+                said.append((await target.answer([0]))[0].decode())
+            except TargetError as error:
+                said.append(str(error))
+        await target.close()
+        assert target.version == "tiny"
+        return said
+
+    assert asyncio.run(go()) == ["HTTP 429", "connection lost", "HTTP 503", '{"error": "x"}']
+    assert "Authorization: Bearer secret\r\n" in server.heads[0]
+
+
 def test_server_of_another_task(server: Any, classifier: str, queries: Samples) -> None:
     with pytest.raises(ValueError, match="openai is measured for feature-extraction"):
         ask(Spec(server.url, "auto", classifier, wire="openai"), queries, [0])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,7 @@ from typing import Any
 import pytest
 
 from distilrt.__main__ import main
-from distilrt.bench import artefacts, child, findings, peers, ptx, roofline, samples, scenarios, startup, verbs
-from distilrt.bench.ptx import Cost, KernelRow
+from distilrt.bench import artefacts, child, findings, peers, roofline, samples, scenarios, startup, verbs
 from distilrt.bench.session import Session
 from distilrt.model.config import DistilBertConfig
 from distilrt.text.tokenizer import DistilBertTokenizer
@@ -136,26 +134,6 @@ def test_startup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert 0 < float(row["start_s"]) < 60
     assert 10 < float(row["peak_mb"]) < 2000
     assert startup.TOKENS == 16
-
-
-@pytest.mark.parametrize("stopped", [True, False])
-def test_ptx(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stopped: bool
-) -> None:
-    def rows(chip: int, dtype: str, only: str) -> Iterator[KernelRow]:
-        yield KernelRow(chip, dtype, "a kernel", 4, Cost(32, 0, 0, 0, "", "", True, 0, 8), ("no tensor cores",))
-        if stopped:
-            raise KeyboardInterrupt
-
-    assert bench("ptx", "--chips", "17") == 2
-    monkeypatch.setattr(ptx, "rows", rows)
-    monkeypatch.setattr(ptx, "count", lambda *given: 1)
-    page = tmp_path / "page.md"
-    code = bench("ptx", "--chips", "90", "--dtypes", "float32", "--only", "pack", "--out", str(page))
-    assert (code, page.exists()) == (130 if stopped else 1, not stopped)
-    printed = capsys.readouterr()
-    assert "sm_90 float32 a kernel: no tensor cores" in printed.out
-    assert ("broken off" in printed.err) == stopped
 
 
 def test_peaks_of_the_machine(

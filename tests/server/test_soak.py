@@ -7,14 +7,13 @@ Times are held to what is promised where HOLD_TIMES is 1, since a busy machine b
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import re
 import signal
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,9 @@ import numpy as np
 import pytest
 
 from benches.serving.servers import model
-from distilrt.bench import answers, load, samples, targets
-from distilrt.bench.http_client import Refused
-from distilrt.bench.load import Load
+from distilrt.bench import answers, load, samples
+from distilrt.bench.load import Load, TargetError
+from distilrt.bench.server import Server
 from distilrt.bench.statistics import Window, percentile
 from distilrt.bench.targets import Spec
 from tests.serving import ask, resident_mb, serving
@@ -46,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, sentence_encoder: Path) -> 
     return model(tmp_path_factory.mktemp("soak"), sentence_encoder)
 
 
-class Checked(targets.Server):
+class Checked(Server):
     """A server whose every answer is compared with its own first answer to the same text."""
 
     def __init__(self, spec: Spec) -> None:
@@ -55,26 +54,19 @@ class Checked(targets.Server):
         self.refused_after: list[float] = []  # seconds from the sending
         self._first: dict[int, answers.Answer] = {}
 
-    def begin(self, index: int) -> asyncio.Future[bytes]:
-        """As the server answers."""
-        answer = super().begin(index)
-        answer.add_done_callback(partial(self._compare, index))
-        return answer
-
     async def answer(self, indices: Sequence[int]) -> list[Any]:
-        """The same; of one text."""
-        return [await self.begin(indices[0])]
-
-    def _compare(self, index: int, body: asyncio.Future[bytes]) -> None:
-        if body.cancelled():
-            return
-        error = body.exception()
-        if error is None:
-            answer = answers.parse(json.loads(body.result()))
-            first = self._first.setdefault(index, answer)
-            self.wrong += not np.allclose(answer.numbers, first.numbers, rtol=0, atol=1e-4)
-        elif isinstance(error, Refused):
-            self.refused_after.append(error.after)
+        """The body of the answer to one text."""
+        sent = time.perf_counter()
+        try:
+            (body,) = await super().answer(indices)
+        except TargetError as error:
+            if str(error).startswith("HTTP"):
+                self.refused_after.append(time.perf_counter() - sent)
+            raise
+        answer = answers.parse(self.decode(body))
+        first = self._first.setdefault(indices[0], answer)
+        self.wrong += not np.allclose(answer.numbers, first.numbers, rtol=0, atol=1e-4)
+        return [body]
 
 
 class Client:
