@@ -28,6 +28,7 @@ COMMON_FLAGS = ["-std=c++20", "-O3", "-fvisibility=hidden", "-fno-math-errno", "
 # g++ 12 finds fault with its own intrinsics (GCC bug 105593); clang does not know that warning, nor all flags of rows.
 KERNEL_FLAGS = [
     *COMMON_FLAGS,
+    "-g0",
     *("-Wno-maybe-uninitialized", "-Wno-unknown-warning-option", "-Wno-ignored-optimization-argument"),
 ]
 # DISTILRT_SANITIZE=address,undefined (or thread) builds for a sanitizer run; see `make sanitize`.

@@ -35,10 +35,11 @@ template <class Dot>
 static void product(int64_t rows, int64_t width, int64_t depth, const Lane* a, int64_t lda, const Lane* b, int64_t ldb,
                     float* out, int64_t ldo) {
   using Tile = typename Isa::template Tile<Dot>;
+  Ahead nothing{nullptr, nullptr, 0};
   for (int64_t p = 0; p < depth; p += kDepth)
     for (int64_t i = 0; i < rows; i += Tile::kRows)
       Tile::multiply(min64(rows - i, Tile::kRows), width / kWidth, min64(depth - p, kDepth), a + i * lda + p, lda,
-                     b + p * ldb, ldb, {nullptr, 0}, p > 0, out + i * ldo, ldo);
+                     b + p * ldb, ldb, nothing, p > 0, out + i * ldo, ldo);
 }
 
 // The first n activations of a row as lanes, at most a vector of them; elements past the end are 0.

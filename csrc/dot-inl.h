@@ -6,7 +6,7 @@ struct DotF32 {
   using Acc = Vec;
   static constexpr int kLane = 1;
   static constexpr bool kPairs = false;  // whether step() takes two lanes of the depth too
-  DISTILRT_INLINE Vec step(Vec acc, IntVec a, IntVec b) { return acc + as_floats(a) * as_floats(b); }
+  DISTILRT_INLINE Vec step(Vec acc, const IntVec* a, const IntVec* b) { return acc + as_floats(*a) * as_floats(*b); }
   struct Columns {
     Vec bias;
   };
@@ -19,7 +19,7 @@ struct DotF32 {
 // Pairs of bfloat16, products and sums in float32.
 struct DotBf16 : DotF32 {
   static constexpr int kLane = 2;
-  DISTILRT_INLINE Vec step(Vec acc, IntVec a, IntVec b) { return Isa::dot_bf16(acc, a, b); }
+  DISTILRT_INLINE Vec step(Vec acc, const IntVec* a, const IntVec* b) { return Isa::dot_bf16(acc, *a, *b); }
 };
 
 // The step of products of activations.
@@ -35,7 +35,9 @@ struct DotInt8 {
   using Acc = IntVec;
   static constexpr int kLane = 4;
   static constexpr bool kPairs = Isa::kInt8Pairs;
-  DISTILRT_INLINE IntVec step(IntVec acc, IntVec a, IntVec b) { return Isa::dot_int8(acc, a, b); }
+  DISTILRT_INLINE IntVec step(IntVec acc, const IntVec (&a)[1], const IntVec (&b)[1]) {
+    return Isa::dot_int8(acc, a[0], b[0]);
+  }
   template <typename T>
   DISTILRT_INLINE IntVec step(IntVec acc, const T (&a)[2], const T (&b)[2]) {
     return Isa::dot_int8(acc, a, b);

@@ -7,6 +7,7 @@ constexpr int64_t kDepth = 256;
 // Rows of one panel that are summed in a buffer before the epilogue; several tiles reuse a panel slice meanwhile.
 constexpr int64_t kBlockRows = 128;
 constexpr int64_t kLine = 16;  // lanes of a cache line
+constexpr int kGroup = 8;      // lanes of the depth that are summed before weights are asked for again
 
 // Sums of products by tiles of registers: the Tile of an instruction set that names no better one.
 template <class Dot>
@@ -16,8 +17,8 @@ struct RegisterTile {
 
   // out[i, j] (+)= sum over p of a[i, p] * b[p, j] for up to kRows rows and any number of vectors of columns.
   DISTILRT_INLINE void multiply(int64_t rows, int64_t vecs, int64_t depth, const Lane* a, int64_t lda, const Lane* b,
-                                int64_t ldb, Ahead ahead, bool accumulate, Sum* out, int64_t ldo) {
-    for (int64_t j = 0; j < vecs; j += kTileVecs, ahead.lines = 0)
+                                int64_t ldb, Ahead& ahead, bool accumulate, Sum* out, int64_t ldo) {
+    for (int64_t j = 0; j < vecs; j += kTileVecs)
       tile_of<kTileRows, kTileVecs>(rows, min64(vecs - j, kTileVecs), depth, a, lda, b + j * kWidth, ldb, ahead,
                                     accumulate, out + j * kWidth, ldo);
   }
@@ -25,7 +26,7 @@ struct RegisterTile {
  private:
   template <int kTall, int kVecs>
   DISTILRT_INLINE void tile_of(int64_t rows, int64_t vecs, int64_t depth, const Lane* a, int64_t lda, const Lane* b,
-                               int64_t ldb, Ahead ahead, bool accumulate, Sum* out, int64_t ldo) {
+                               int64_t ldb, Ahead& ahead, bool accumulate, Sum* out, int64_t ldo) {
     if constexpr (kVecs > 1) {
       if (vecs < kVecs)
         return tile_of<kTall, kVecs - 1>(rows, vecs, depth, a, lda, b, ldb, ahead, accumulate, out, ldo);
@@ -34,46 +35,27 @@ struct RegisterTile {
       if (rows < kTall)
         return tile_of<kTall - 1, kVecs>(rows, vecs, depth, a, lda, b, ldb, ahead, accumulate, out, ldo);
     }
-    tile<kTall, kVecs>(depth, a, lda, b, ldb, ahead, accumulate, out, ldo);
+    ahead.at = tile<kTall, kVecs>(depth, a, lda, b, ldb, ahead, accumulate, out, ldo);
   }
 
-  // Not inlined: inside larger functions the compiler spills the accumulators.
+  // Not inlined: inside larger functions the compiler spills the accumulators. Returns what is to be asked for next.
   template <int kTall, int kVecs>
-  static __attribute__((noinline)) void tile(int64_t depth, const Lane* a, int64_t lda, const Lane* b, int64_t ldb,
-                                             Ahead ahead, bool accumulate, Sum* out, int64_t ldo) {
+  static __attribute__((noinline)) const Lane* tile(int64_t depth, const Lane* a, int64_t lda, const Lane* b,
+                                                    int64_t ldb, Ahead ahead, bool accumulate, Sum* out, int64_t ldo) {
     typename Dot::Acc acc[kTall][kVecs];
 #pragma GCC unroll 8
     for (int i = 0; i < kTall; ++i)
 #pragma GCC unroll 8
       for (int j = 0; j < kVecs; ++j) acc[i][j] = typename Dot::Acc{};
-    int64_t p = 0;
-    if constexpr (Dot::kPairs) {
-      for (; p + 1 < depth; p += 2, b += 2 * ldb) {
-        for (int64_t line = 0; line < ahead.lines; ++line) {
-          __builtin_prefetch(ahead.at + p * kPanel + line * kLine, 0, 2);
-          __builtin_prefetch(ahead.at + (p + 1) * kPanel + line * kLine, 0, 2);
-        }
-#pragma GCC unroll 8
-        for (int i = 0; i < kTall; ++i) {
-          const IntVec rows[2] = {splat(a[i * lda + p]), splat(a[i * lda + p + 1])};
-#pragma GCC unroll 8
-          for (int j = 0; j < kVecs; ++j)
-            acc[i][j] = Dot::step(acc[i][j], rows, {load(b + j * kWidth), load(b + ldb + j * kWidth)});
-        }
-      }
+    if (ahead.at >= ahead.end) ahead.lines = 0;
+    for (; depth >= kGroup; depth -= kGroup) {
+      for (int64_t line = 0; line < ahead.lines; ++line, ahead.at += kLine) __builtin_prefetch(ahead.at, 0, 2);
+      constexpr int kStep = Dot::kPairs ? 2 : 1;
+#pragma GCC unroll 1
+      for (int p = 0; p < kGroup; p += kStep, a += kStep, b += kStep * ldb) step<kStep>(acc, a, lda, b, ldb);
     }
-    for (; p < depth; ++p, b += ldb) {
-      for (int64_t line = 0; line < ahead.lines; ++line) __builtin_prefetch(ahead.at + p * kPanel + line * kLine, 0, 2);
-      IntVec columns[kVecs];
-#pragma GCC unroll 8
-      for (int j = 0; j < kVecs; ++j) columns[j] = load(b + j * kWidth);
-#pragma GCC unroll 8
-      for (int i = 0; i < kTall; ++i) {
-        const IntVec broadcast = splat(a[i * lda + p]);
-#pragma GCC unroll 8
-        for (int j = 0; j < kVecs; ++j) acc[i][j] = Dot::step(acc[i][j], broadcast, columns[j]);
-      }
-    }
+#pragma GCC unroll 1
+    for (; depth > 0; --depth, ++a, b += ldb) step<1>(acc, a, lda, b, ldb);
 #pragma GCC unroll 8
     for (int i = 0; i < kTall; ++i)
 #pragma GCC unroll 8
@@ -81,6 +63,24 @@ struct RegisterTile {
         Sum* at = out + i * ldo + j * kWidth;
         store(at, accumulate ? load(at) + acc[i][j] : acc[i][j]);
       }
+    return ahead.at;
+  }
+
+  // The next lane of the depth, or the next two.
+  template <int kLanes, int kTall, int kVecs>
+  DISTILRT_INLINE void step(typename Dot::Acc (&acc)[kTall][kVecs], const Lane* a, int64_t lda, const Lane* b,
+                            int64_t ldb) {
+    IntVec columns[kVecs][kLanes];
+#pragma GCC unroll 8
+    for (int j = 0; j < kVecs; ++j)
+      for (int p = 0; p < kLanes; ++p) columns[j][p] = load(b + p * ldb + j * kWidth);
+#pragma GCC unroll 8
+    for (int i = 0; i < kTall; ++i) {
+      IntVec row[kLanes];
+      for (int p = 0; p < kLanes; ++p) row[p] = splat(a[i * lda + p]);
+#pragma GCC unroll 8
+      for (int j = 0; j < kVecs; ++j) acc[i][j] = Dot::step(acc[i][j], row, columns[j]);
+    }
   }
 };
 
@@ -139,8 +139,8 @@ static void run_epilogue(const GemmArgs& g, const typename Dot::Sum* sums, int64
 }
 
 // Up to kBlockRows rows of one panel. Weights come from memory, as all layers together are larger than any cache; the
-// slice that follows is asked for while this one is used, by the first tiles and a few lines a step, so that a load in
-// hand never queues behind many. Rows are dealt out evenly, so 128 rows are 22 tiles of 5 or 6 and no tile of 2.
+// slice that follows is asked for while this one is used, evenly over all tiles, so that a load in hand never queues
+// behind many. Rows are dealt out evenly, so 128 rows are 22 tiles of 5 or 6 and no tile of 2.
 template <class Dot, typename Activation>
 static void gemm_block(const GemmArgs& g, int64_t m0, int64_t m1, int64_t column, const Lane* panel) {
   using Tile = typename Isa::template Tile<Dot>;
@@ -148,16 +148,15 @@ static void gemm_block(const GemmArgs& g, int64_t m0, int64_t m1, int64_t column
   const int64_t depth = lanes(g.k, Dot::kLane);
   const int64_t vecs = (min64(g.n - column, kPanel) + kWidth - 1) / kWidth;
   const int64_t tiles = (m1 - m0 + Tile::kRows - 1) / Tile::kRows;
-  const int64_t lines_each = (kPanel / kLine + tiles - 1) / tiles;
+  const int64_t loops = tiles * ((vecs + kTileVecs - 1) / kTileVecs);
   const Lane* a = static_cast<const Lane*>(g.a);
   for (int64_t p0 = 0; p0 < depth; p0 += kDepth) {
     const int64_t p1 = min64(p0 + kDepth, depth);
+    Ahead ahead{panel + p1 * kPanel, panel + (2 * p1 - p0) * kPanel, (kGroup * kPanel / kLine + loops - 1) / loops};
     for (int64_t t = 0; t < tiles; ++t) {
       const int64_t row = (m1 - m0) * t / tiles;
       const int64_t rows = (m1 - m0) * (t + 1) / tiles - row;
       typename Dot::Sum* out = sums + row * kPanel;
-      const int64_t line = min64(t * lines_each, kPanel / kLine);
-      const Ahead ahead{panel + p1 * kPanel + line * kLine, min64(lines_each, kPanel / kLine - line)};
       Tile::multiply(rows, vecs, p1 - p0, a + (m0 + row) * g.lda + p0, g.lda, panel + p0 * kPanel, kPanel, ahead,
                      p0 > 0, out, kPanel);
       if (p1 < depth) continue;

@@ -36,9 +36,10 @@ DISTILRT_INLINE void store(Lane* p, IntVec x) { *reinterpret_cast<IntVecUnaligne
 // A bfloat16 is the upper half of a float32.
 DISTILRT_INLINE Vec from_half(HalfVec x) { return as_floats(__builtin_convertvector(x, IntVec) << 16); }
 
-// Weights to ask for while a tile is summed: `lines` cache lines of each row of a panel from `at` on.
+// Weights to ask for while tiles are summed: `lines` cache lines every kGroup lanes of depth, from `at` until `end`.
 struct Ahead {
   const Lane* at;
+  const Lane* end;
   int64_t lines;
 };
 
