@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import faulthandler
+import logging
 import socket
 import sys
 import time
@@ -21,6 +22,8 @@ from distilrt.isas import why_not_the_best
 from distilrt.runtime.engine import Engine
 from distilrt.server.connection import Connection
 from distilrt.server.settings import Settings
+
+_log = logging.getLogger("distilrt.server")
 
 # What a machine without IPv6 says of its addresses, which localhost may name.
 _ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
@@ -125,9 +128,11 @@ class _DrainingServer(uvicorn.Server):
             address, port = each.getsockname()[:2]
             host = f"[{address}]" if ":" in address else address
             _say(f"serving {', '.join(self._engines)} on http://{host}:{port}")
-        if self._on_terminal:
-            for engine in self._engines.values():
+        for engine in self._engines.values():
+            if self._on_terminal:
                 _introduce(engine)
+            elif engine.describe().get("isa") == "generic":  # many times slower than any other
+                _log.warning("%s: %s", engine.name, why_not_the_best("generic"))
 
 
 def _introduce(engine: Engine) -> None:

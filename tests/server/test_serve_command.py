@@ -226,6 +226,13 @@ def test_what_a_person_is_told(folder_of: Callable[..., Path]) -> None:
         assert process.wait(PATIENCE) == 0
 
 
+def test_the_slowest_instruction_set_is_in_the_log(folder_of: Callable[..., Path], serve: Any) -> None:
+    with serve("--model", f"tiny={folder_of(CLASSIFIER)}", "--backend", "cpu", DISTILRT_FORCE_ISA="generic") as server:
+        server.until_ready()
+        _, said = server.end()
+    assert "WARNING distilrt.server: tiny: instruction set generic, as DISTILRT_FORCE_ISA says" in said
+
+
 def test_the_help_names_defaults() -> None:
     done = subprocess.run([sys.executable, "-m", "distilrt", "serve", "--help"], capture_output=True, text=True)
     said = " ".join(done.stdout.replace("│", " ").split())
