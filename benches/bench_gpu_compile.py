@@ -13,12 +13,12 @@ from distilrt.backends.cuda.encoder import DeviceEncoder
 from distilrt.bench import tiles
 from distilrt.bench.artefacts import ARCHITECTURE
 from distilrt.bench.clock import Clock
-from distilrt.bench.launches import Launch, distinct, measured, recorded
 from distilrt.checkpoint.weights import random_weights
 from distilrt.kernels.launch import chip_of
 from distilrt.kernels.op import Arrays
 from distilrt.kernels.tiles import Chip
 from distilrt.model.config import DistilBertConfig
+from tests.kernels.launches import Launch, distinct, recorded
 
 PARTS = 14
 TOKENS, CANDIDATES = ((5,), 2) if interpreting() else ((16, 128, 5632), 8)  # The hour has no time to search more.
@@ -49,7 +49,7 @@ def of_candidates(config: DistilBertConfig, device: torch.device, chip: Chip) ->
     """What is launched with each of their tiles."""
     for op, arguments, choice in searched(config, TOKENS, device):
         for tile in choice.candidates:
-            with recorded(chip) as launched, measured({choice.key: {choice.size: tile}}):
+            with recorded(chip) as launched, tiles.measured({choice.key: {choice.size: tile}}):
                 op.example(Arrays(torch.device("meta"), "bfloat16"), **arguments).launch()
             yield from launched
 

@@ -28,7 +28,6 @@ from distilrt.bench import peer, roofline, samples, tiles
 from distilrt.bench.artefacts import make_checkpoint, torch_model
 from distilrt.bench.clock import Clock, Work
 from distilrt.bench.findings import Row
-from distilrt.bench.launches import measured
 from distilrt.kernels import tiles as known_tiles
 from distilrt.model import models
 from distilrt.model.config import DistilBertConfig
@@ -57,7 +56,7 @@ def tuned(request: pytest.FixtureRequest) -> Iterator[None]:
     for row in map(json.loads, file.read_text().splitlines() if file else ()):
         if "tile" in row:
             entries.setdefault(tuple(row["key"]), {})[row["size"]] = eval(row["tile"], vars(known_tiles))
-    with measured(known_tiles.MEASURED | entries):
+    with tiles.measured(known_tiles.MEASURED | entries):
         yield
 
 

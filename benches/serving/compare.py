@@ -19,7 +19,7 @@ import typer
 from rich.console import Console
 
 from benches.serving.servers import INFINITY, KINDS, Server, model, serving
-from distilrt.bench import findings, peers, roofline, samples, scenarios, terminal
+from distilrt.bench import findings, peers, report, roofline, samples, scenarios
 from distilrt.bench.findings import Findings
 from distilrt.bench.progress import Bar, Say
 from distilrt.bench.statistics import parse_slo
@@ -62,7 +62,7 @@ def main(
     with Bar(len(chosen) * (20 + 3 * sum(plan.seconds for plan in plans)), Console(stderr=True), log=True) as bar:
         compare(chosen, plans, folder, threads, infinity, found, bar.step)
         found.complete = True
-    terminal.show(found, Console(markup=False, highlight=False))
+    report.show(found, Console(markup=False, highlight=False))
     if record and not bar.stopped:
         findings.append(RESULTS, found.recorded())
     if bar.stopped or found.left_out:

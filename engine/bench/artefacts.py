@@ -105,6 +105,16 @@ def worker_environment(num_threads: int | None = None) -> dict[str, str]:
     return os.environ | changes
 
 
+def peak_mb() -> float | None:
+    """The most memory that this process had; None where the system does not tell it."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return None
+    # Not getrusage, whose peak a process inherits from the one that started it.
+    fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    return int(fields["VmHWM"].split()[0]) / 1024
+
+
 def last_line(text: str) -> str:
     """What a failed process said last."""
     lines = [line for line in text.splitlines() if line.strip()]

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from distilrt import env
 from distilrt.bench import findings as finding
-from distilrt.bench import page, peers, plots, roofline, samples, scenarios, statistics, targets, terminal, verbs, wire
+from distilrt.bench import page, peers, plots, report, roofline, samples, scenarios, statistics, targets, verbs, wire
 from distilrt.bench.progress import Bar
 from distilrt.checkpoint import packed
 from distilrt.checkpoint.source import Source
@@ -106,7 +106,7 @@ def bench(
             found.complete = True
     finally:
         _write(found, json_file, csv_file, html_file, png_folder)
-    terminal.show(found, Console(markup=False, highlight=False))
+    report.show(found, Console(markup=False, highlight=False))
     if bar.stopped:
         raise typer.Exit(130)
     if found.left_out:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from distilrt.bench import charts, plots, terminal
+from distilrt.bench import charts, plots, report
 from distilrt.bench.findings import Findings, Row, named
 
 _CSS = """
@@ -29,8 +29,7 @@ th { color:var(--soft); font-weight:600; border-bottom:2px solid var(--line) }
 th.left,td.left { text-align:left }
 figure { margin:1rem 0; padding:.8rem; border:1px solid var(--line); border-radius:.6rem; break-inside:avoid }
 figure svg { display:block; width:100%; height:auto }
-dl { display:grid; grid-template-columns:max-content 1fr; gap:.2rem 1.2rem; font-size:.9rem }
-dt { color:var(--soft) } dd { margin:0; overflow-wrap:anywhere }
+td.what { text-align:left; white-space:normal; overflow-wrap:anywhere }
 figure svg text { font-family:Inter,"Helvetica Neue",Arial,sans-serif !important }
 @media screen and (prefers-color-scheme: dark) {
   :root { --ink:#e6e8ec; --soft:#a2a9b4; --line:#363b44; --paper:#15181d; --card:#1e2228; --bad:#ff8a80 }
@@ -45,10 +44,9 @@ _WORDS = {"single": "one text after the other", "multi": "batches, one after the
           "peak": "the highest rate that keeps the promise, held in two re-tests",
           "alone": "token ids to logits: batches of one shape, or a mix of lengths all at once"}  # fmt: skip
 
-
-_OF_ENGINES = ("start s", "MB", "version")
-_SPEEDS = [each for each in terminal.COLUMNS + terminal.MORE if each[0] not in _OF_ENGINES]
-_ENGINES = [each for each in terminal.COLUMNS + terminal.MORE if each[0] in ("target", *_OF_ENGINES)]
+# Of a scenario the number that it is about, and what it is called.
+_FIGURES = {"single": ("p90_ms", "ms, p90"), "multi": ("p99_ms", "ms, p99"), "server": ("p99_ms", "ms, p99"),
+            "offline": ("tokens_per_s", "real tokens/s"), "peak": ("rate", "texts/s")}  # fmt: skip
 
 
 def page(findings: Findings) -> str:
@@ -67,18 +65,9 @@ def page(findings: Findings) -> str:
         parts += [f"<figure>{charts.svg(chart)}</figure>" for chart in plots.draw(findings).values()]
     else:
         parts.append("<p>Charts need vl-convert: pip install 'distilrt[bench]'.</p>")
-    for workload in findings.workloads:
-        rows = [row for row in findings.rows if row["workload"] == workload["workload"]]
-        if rows:
-            parts += [f"<h2>{escape(workload['workload'])}</h2>", f'<p class="soft">{_mix(workload)}</p>',
-                      _table(rows, _SPEEDS), _notes(rows)]  # fmt: skip
-    if findings.rows:
-        once = {named(row): row for row in findings.rows}
-        parts += ["<h2>Engines</h2>", _table(list(once.values()), _ENGINES)]
-    if findings.left_out:
-        items = "".join(f"<li>{escape(line)}</li>" for line in findings.left_out)
-        parts.append(f"<h2>Not measured</h2><ul>{items}</ul>")
-    parts += ["<h2>Machine and method</h2>", _facts(findings)]
+    for title, about, tables, notes in report.sections(findings):
+        parts += [f"<h2>{escape(title)}</h2>", f'<p class="soft">{escape(about)}</p>', *map(_table, tables)]
+        parts += [f'<p class="soft">{escape(note)}</p>' for note in notes]
     body = "\n".join(parts)
     title = escape(f"distilrt bench {plan['scenario']} {facts['model']}")
     return (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
@@ -91,68 +80,26 @@ def _heads(rows: Sequence[Row]) -> list[str]:
     heads = []
     first = [row for row in rows if row["workload"] == rows[0]["workload"]]
     shown = {named(row): row for row in first}  # The dict keeps the rows' order.
-    for row in (shown | {named(row): row for row in first if row["valid"]}).values():
-        name = escape(named(row))
-        if not row["valid"]:
-            value, unit = "invalid", "the load generator was late"
-        elif row["scenario"] == "peak":
-            value, unit = f"{terminal.speed(row['rate'])} /s", f"within {row['slo']}"
-        elif row["scenario"] == "offline":
-            value, unit = terminal.speed(row["tokens_per_s"]), "real tokens/s"
-        else:
-            percent = "p90" if row["scenario"] == "single" else "p99"
-            at = f" at {row['rate']:g}/s" if row["rate"] else ""
-            value, unit = f"{terminal.speed(row[f'{percent}_ms'])} ms", f"{percent}{at}"
-        heads.append(f'<div class="head"><span>{name}</span><b>{escape(value)}</b><span>{escape(unit)}</span></div>')
+    for name, row in (shown | {named(row): row for row in first if row["valid"]}).items():
+        figure, unit = _FIGURES[row["scenario"]]
+        if row["scenario"] == "peak":
+            unit += f" within {row['slo']}"
+        elif row["rate"]:
+            unit += f" at {row['rate']:g}/s"
+        value, unit = (report.speed(row[figure]), unit) if row["valid"] else ("invalid", "the load generator was late")
+        heads.append(f'<div class="head"><span>{escape(name)}</span><b>{value}</b><span>{escape(unit)}</span></div>')
     return heads
 
 
-def _mix(workload: Row) -> str:
-    """A workload in words."""
-    return (f"{workload['texts']} texts, {workload['mean_tokens']:g} tokens on average "
-            f"(5 % up to {workload['p5_tokens']:g}, half up to {workload['p50_tokens']:g}, "
-            f"95 % up to {workload['p95_tokens']:.0f}); {workload['padding']:.0%} padding in batches of "
-            f"{workload['batch']}; {escape(workload['task'])}")  # fmt: skip
+def _table(table: Sequence[Sequence[str]]) -> str:
+    heads, *lines = table
+    named = dict.fromkeys(report.LEFT, " class=left") | {"what": " class=what"}
+    classes = [named.get(head, "") for head in heads]
 
+    def line(tag: str, cells: Sequence[str]) -> str:
+        shown = (f"<{tag}{each}>{escape(cell)}</{tag}>" for each, cell in zip(classes, cells, strict=True))
+        return f"<tr>{''.join(shown)}</tr>"
 
-def _table(rows: Sequence[Row], columns: Sequence[tuple[str, Callable[[Row], str]]]) -> str:
-    columns = [each for each in columns if any(each[1](row) not in ("–", "") for row in rows)]
-    heads = "".join(_cell("th", head, head) for head, _ in columns)
-    body = "".join(f"<tr>{''.join(_cell('td', head, cell(row)) for head, cell in columns)}</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _notes(rows: Sequence[Row]) -> str:
-    said: dict[str, list[str]] = {}
-    for row in rows:
-        said.setdefault(terminal.remarks(row), []).append(terminal.measured(row))
-    return "".join(
-        f'<p class="soft">{escape(words)}: {escape(", ".join(names))}</p>' for words, names in said.items() if words
-    )
-
-
-def _cell(tag: str, head: str, words: str) -> str:
-    return f"<{tag}{' class=left' if head in ('target', 'version') else ''}>{escape(words)}</{tag}>"
-
-
-def _facts(findings: Findings) -> str:
-    facts, plan = findings.facts, findings.plan
-    about = {
-        "CPU": f"{facts['cpu']} ({facts['isa']})",
-        "CPUs allowed": facts["affinity"],
-        "threads of an engine": facts["threads"],
-        "memory": f"{facts['memory_gb']} GB",
-        "load before": facts["load"],
-        "system": facts["system"],
-        "commit": facts["commit"],
-        "versions": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
-        "measurement": f"at least {plan['duration']:g} s and {plan['count']} queries each, seed {plan['seed']}",
-        "quality": "answers compared with float32's before any measurement: largest difference of all scores relative "
-        "to the largest score, and share of texts with the same label",
-        "vs 1st": "how many times as fast as the first target in rounds of the same queries, taken in turns "
-        "(trimmed mean of the logarithms), ± half the interval of 95 %",
-        "steady": "the last three windows agree within 10 %",
-        "valid": "99 % of the queries were sent within 1 ms, or a tenth of the median latency, of the intended time",
-    }
-    items = "".join(f"<dt>{escape(name)}</dt><dd>{escape(str(value))}</dd>" for name, value in about.items())
-    return f"<dl>{items}</dl>"
+    head = "" if "about" in heads else f"<thead>{line('th', heads)}</thead>"
+    body = "".join(line("td", cells) for cells in lines)
+    return f'<div class="scroll"><table>{head}<tbody>{body}</tbody></table></div>'

@@ -1,6 +1,6 @@
 """The search for the highest rate that keeps an SLO: the range is halved, then the rate found is held in re-tests.
 
-A search is a generator that asks for windows and is sent them; it has no target and no clock.
+A search asks for windows and is sent them; it has no target and no clock.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Hashable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from typing import Any, TypeVar
 
 from distilrt.bench.load import Load
@@ -20,62 +19,69 @@ RETEST_STEP = 0.93  # of the rate, where a re-test fails; the same for all, or w
 MOST_RETESTS = 14
 FLOOD = 1 / 3  # of a window's seconds, to find the range
 
-Search = Generator[Load, Window, dict[str, Any]]
 _Key = TypeVar("_Key", bound=Hashable)
 
 
-class Stopped(Exception):
-    """Thrown into a search that must end where it is."""
-
-
-def search(load: Load, slo: Slo, *, in_flight: int, retest: float) -> Search:
-    """The row of a target whose windows it is sent.
+class Search:
+    """The search of one target.
 
     Args:
         load: of `server`, the seconds, count and seed of a window; its rate is what is searched.
         slo: what must be kept, with the generator on its schedule.
         in_flight: requests at a time while the target's limit is looked for.
         retest: seconds of a re-test.
-
-    Returns:
-        (of the generator) `rate` (1/s; 0 where none was held), the statistics of the re-tests, `saturated_per_s` and
-        `saturated_tokens_per_s` with `in_flight` requests at a time, and every `probes`. Of a search that was stopped,
-        `rate` is the highest that held so far, and `steady` False.
-
-    Raises:
-        Stopped: thrown in before there was anything to tell.
     """
-    probes: list[dict[str, Any]] = []
-    flood = yield Load("flood", FLOOD * load.seconds, load.count, size=in_flight, seed=load.seed)
 
-    def met(rate: float, window: Window) -> bool:
-        valid = not late([window], slo.seconds)  # lag is part of the latencies, and counts against the target
-        kept = slo.met([window]) and valid
-        probes.append({"rate": round(rate, 3), "met": kept, "valid": valid, **summary([window])})
+    def __init__(self, load: Load, slo: Slo, *, in_flight: int, retest: float) -> None:
+        self._load, self._slo, self._in_flight, self._retest = load, slo, in_flight, retest
+        self._flood: Window | None = None
+        self._held = 0.0  # the highest rate that held so far
+        self._kept: list[Window] = []  # re-tests at this rate, one after the other
+        self._probes: list[dict[str, Any]] = []
+        self._ended = False
+
+    def steps(self) -> Generator[Load, Window, None]:
+        """The windows that it asks for, each to be sent what it showed."""
+        load, seed = self._load, self._load.seed
+        flood = yield Load("flood", FLOOD * load.seconds, load.count, size=self._in_flight, seed=seed)
+        self._flood, high = flood, 1.1 * flood.samples / flood.seconds
+        for step in range(HALVINGS):
+            middle = (self._held + high) / 2
+            if self._met(middle, (yield replace(load, rate=middle, seed=seed + step))):
+                self._held = middle
+            else:
+                high = middle
+        for step in range(MOST_RETESTS if self._held else 0):
+            window = yield replace(load, rate=self._held, seed=seed + 1001 + step, seconds=self._retest)
+            if self._met(self._held, window):
+                self._kept.append(window)
+                if len(self._kept) == RETESTS:
+                    break
+            else:
+                self._kept, self._held = [], self._held * RETEST_STEP
+        self._ended = True
+
+    def _met(self, rate: float, window: Window) -> bool:
+        valid = not late([window], self._slo.seconds)  # lag is part of the latencies, and counts against the target
+        kept = self._slo.met([window]) and valid
+        self._probes.append({"rate": round(rate, 3), "met": kept, "valid": valid, **summary([window])})
         return kept
 
-    low, high = 0.0, 1.1 * flood.samples / flood.seconds
-    kept, tries, stopped = list[Window](), 0, False
-    try:
-        for step in range(HALVINGS):
-            middle = (low + high) / 2
-            window = yield replace(load, rate=middle, seed=load.seed + step)
-            low, high = (middle, high) if met(middle, window) else (low, middle)
-        while low > 0 and len(kept) < RETESTS and tries < MOST_RETESTS:
-            tries += 1
-            window = yield replace(load, rate=low, seed=load.seed + 1000 + tries, seconds=retest)
-            if met(low, window):
-                kept.append(window)
-            else:
-                kept, low = [], low * RETEST_STEP
-    except Stopped:
-        stopped = True
-    held = len(kept) == RETESTS
-    return {"scenario": "peak", "batch": 1, "rate": round(low, 3) if held or stopped else 0.0, "slo": str(slo),
-            **(summary(kept) if held else {}), "steady": held,
-            "valid": held or all(probe["valid"] for probe in probes), "probes": probes,
-            "saturated_per_s": round(flood.samples / flood.seconds, 3),
-            "saturated_tokens_per_s": round(flood.tokens / flood.seconds, 1)}  # fmt: skip
+    def row(self) -> dict[str, Any] | None:
+        """What was found; of a search that has not ended, the highest rate that held so far, not `steady`.
+
+        Returns:
+            `rate` (1/s; 0 where none was held), the statistics of the re-tests, `saturated_per_s` and
+            `saturated_tokens_per_s` with `in_flight` requests at a time, and every `probes`; None: nothing yet.
+        """
+        if self._flood is None:
+            return None
+        held, flood = len(self._kept) == RETESTS, self._flood
+        return {"scenario": "peak", "batch": 1, "rate": round(self._held, 3) if held or not self._ended else 0.0,
+                "slo": str(self._slo), **(summary(self._kept) if held else {}), "steady": held,
+                "valid": held or all(probe["valid"] for probe in self._probes), "probes": self._probes,
+                "saturated_per_s": round(flood.samples / flood.seconds, 3),
+                "saturated_tokens_per_s": round(flood.tokens / flood.seconds, 1)}  # fmt: skip
 
 
 def take_turns(
@@ -86,24 +92,18 @@ def take_turns(
     `measure` runs a window; None says that the target failed, which ends its search without a row. Where Ctrl-C comes
     before the end, the row has the highest rate that was held so far.
     """
-    wanted = {key: next(each) for key, each in searches.items()}
-    found: dict[_Key, dict[str, Any]] = {}
-
-    def advance(key: _Key, step: Callable[[], Load]) -> None:
-        try:
-            wanted[key] = step()
-        except StopIteration as end:
-            found[key] = end.value
-
+    steps = {key: search.steps() for key, search in searches.items()}
+    wanted, failed = {key: next(each) for key, each in steps.items()}, set[_Key]()
     try:
         while wanted:
-            for key in list(wanted):
-                window = measure(key, wanted[key])
+            for key, load in list(wanted.items()):
                 del wanted[key]
-                if window is not None:
-                    advance(key, partial(searches[key].send, window))
+                window = measure(key, load)
+                if window is None:
+                    failed.add(key)
+                    continue
+                with suppress(StopIteration):
+                    wanted[key] = steps[key].send(window)
     finally:
-        for key in wanted:  # none but after a Ctrl-C
-            with suppress(Stopped):
-                advance(key, partial(searches[key].throw, Stopped()))
-        rows.update({key: found[key] for key in searches if key in found})
+        found = {key: search.row() for key, search in searches.items() if key not in failed}
+        rows.update({key: row for key, row in found.items() if row is not None})

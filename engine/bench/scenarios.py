@@ -6,25 +6,25 @@ that keeps an SLO. How queries are sent is `load`'s matter.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from distilrt.bench import answers, artefacts, peak, peers, roofline, turns, wire
 from distilrt.bench.busy import busy
-from distilrt.bench.child import PeerError
 from distilrt.bench.findings import Findings, Row
 from distilrt.bench.load import Load
 from distilrt.bench.peers import OURS
 from distilrt.bench.progress import Say
 from distilrt.bench.roofline import Roofline
 from distilrt.bench.samples import IDS, Samples
-from distilrt.bench.session import Session
+from distilrt.bench.session import PeerError, Session
 from distilrt.bench.statistics import Slo, Window
 from distilrt.bench.targets import Spec
-from distilrt.bench.turns import LEAD, SHORTEST, WINDOWS
+from distilrt.bench.turns import LEAD, SHORTEST, WINDOWS, Field
 from distilrt.errors import InvalidParameter
 from distilrt.model.config import DistilBertConfig
 
@@ -82,6 +82,21 @@ class Plan:
         given = asdict(self) | {"slo": None if self.slo is None else str(self.slo)}
         return {name: value for name, value in given.items() if value != math.inf}
 
+    def at_once(self, samples: Samples) -> bool:
+        """Whether all these samples are sent at once."""
+        return self.scenario == "offline" or (self.scenario == ALONE and not samples.fixed)
+
+    def loads(self, samples: Samples) -> list[Load]:
+        """The windows' loads, one for each row of a target."""
+        seconds, count = self.duration / WINDOWS, -(-self.count // WINDOWS)
+        if self.at_once(samples):
+            return [Load("offline", seconds, 1, seed=self.seed)]
+        if self.scenario in ("multi", ALONE):
+            return [Load("multi", seconds, count, size=samples.batch, seed=self.seed)]
+        if self.scenario == "peak":
+            return [Load("server", self.duration, self.count, seed=self.seed)]
+        return [Load(self.scenario, seconds, count, rate=rate, seed=self.seed) for rate in self.rates or (0.0,)]
+
     @property
     def seconds(self) -> float:
         """Of one target on one workload, roughly."""
@@ -113,52 +128,55 @@ def run(
     expected = {model: exact_answers(model, loads) for model in {exact_model or spec.model for spec in specs}}
     say("peaks of the machine", roofline.SECONDS)
     most, measured = peaks(), list[tuple[Row, Spec, Samples]]()
-    with ExitStack() as stack:
-        sessions: dict[Spec, Session] = {}
-        for spec in specs:
-            say(f"loading {spec.named}", 2.0)
-            try:
-                convert(spec)
-                sessions[spec] = stack.enter_context(Session(spec, loads[0]))
-            except (PeerError, RuntimeError) as reason:
-                findings.left_out.append(f"{spec.named}: {reason}")
-        for count in plan.busy:
-            with busy(count):
-                for place, samples in enumerate(loads):
-                    if samples.describe() not in findings.workloads:
-                        findings.workloads.append(samples.describe())
-                    many = plan.scenario == "offline" or (plan.scenario == ALONE and not samples.fixed)
-                    suiting = {spec: session for spec, session in sessions.items() if spec.suits(samples, many)}
-                    right = {spec: expected[exact_model or spec.model][place] for spec in suiting}
-                    rows = _measure_workload(suiting, samples, right, plan, findings, say, most)
-                    for spec, row in rows:
-                        row["busy"] = count
-                        measured.append((row, spec, samples))
-    say("peaks of the machine", roofline.SECONDS)
-    most = most.better(peaks())
-    for row, spec, samples in measured:
-        row |= _shares(row, spec, samples, most)
+    try:
+        with ExitStack() as stack:
+            sessions = _loaded(specs, loads[0], findings, say, stack)
+            for count, (place, samples) in itertools.product(plan.busy, enumerate(loads)):
+                if samples.describe() not in findings.workloads:
+                    findings.workloads.append(samples.describe())
+                right = {spec: expected[exact_model or spec.model][place] for spec in sessions}
+                field = Field({spec: session for spec, session in sessions.items()
+                               if spec.suits(samples, plan.at_once(samples))}, findings, say)  # fmt: skip
+                with busy(count):
+                    _measure_workload(field, samples, right, plan, count, measured)
+        say("peaks of the machine", roofline.SECONDS)
+        most = most.better(peaks())
+    finally:  # what there is when Ctrl-C comes, too
+        for row, spec, samples in measured:
+            row |= _shares(row, spec, samples, most)
+
+
+def _loaded(
+    specs: Sequence[Spec], samples: Samples, findings: Findings, say: Say, stack: ExitStack
+) -> dict[Spec, Session]:
+    """A process of each that can load, which ends with `stack`."""
+    sessions = {}
+    for spec in specs:
+        say(f"loading {spec.named}", 2.0)
+        try:
+            convert(spec)
+            sessions[spec] = stack.enter_context(Session(spec, samples))
+        except (PeerError, RuntimeError) as reason:
+            findings.left_out.append(f"{spec.named}: {reason}")
+    return sessions
 
 
 def _measure_workload(
-    sessions: Mapping[Spec, Session], samples: Samples, right: Mapping[Spec, Sequence[answers.Answer]], plan: Plan,
-    findings: Findings, say: Say, most: Roofline,
-) -> list[tuple[Spec, Row]]:  # fmt: skip
-    """Rows of every target whose answers are right, on one workload; they are in `findings` too."""
-    rows: list[tuple[Spec, Row]] = []
-    checked = _check(sessions, samples, right, findings, say)
-    for load in _loads(plan, samples):
-        found: dict[Spec, Row] = {}
+    field: Field, samples: Samples, right: Mapping[Spec, Sequence[answers.Answer]], plan: Plan, busy: int,
+    measured: list[tuple[Row, Spec, Samples]],
+) -> None:  # fmt: skip
+    """Add rows of every target whose answers are right, to the findings and to `measured`."""
+    known = _check(field, samples, right)
+    for load in plan.loads(samples):
+        alive, found = {spec: field.sessions[spec] for spec in known}, dict[Spec, Row]()
         try:
-            _measure(sessions, checked, samples, load, plan, findings, say, found)
-        finally:  # what there is when Ctrl-C comes, too
+            _measure(replace(field, sessions=dict(alive)), samples, load, plan, found)
+        finally:
             for spec, row in found.items():
-                row |= checked[spec] | {"start_s": _rounded(sessions[spec].start_s, 3)}
-                row["peak_mb"] = _rounded(_peak_mb(sessions[spec]), 1)
-                row |= _shares(row, spec, samples, most)
-                findings.rows.append(row)
-                rows.append((spec, row))
-    return rows
+                row |= known[spec] | {"busy": busy, "start_s": _rounded(alive[spec].start_s, 3),
+                                      "peak_mb": _rounded(_peak_mb(alive[spec]), 1)}  # fmt: skip
+                field.findings.rows.append(row)
+                measured.append((row, spec, samples))
 
 
 def exact_answers(model: str, loads: Sequence[Samples]) -> list[list[answers.Answer]]:
@@ -220,21 +238,17 @@ def quality(spec: Spec, session: Session, samples: Samples, right: Sequence[answ
     return measured
 
 
-def _check(
-    sessions: Mapping[Spec, Session], samples: Samples, right: Mapping[Spec, Sequence[answers.Answer]],
-    findings: Findings, say: Say,
-) -> dict[Spec, Row]:  # fmt: skip
+def _check(field: Field, samples: Samples, right: Mapping[Spec, Sequence[answers.Answer]]) -> dict[Spec, Row]:
     """What is known of the targets whose answers are right."""
     known = {}
-    for spec, session in sessions.items():
-        say(f"checking {spec.named}", 0.5)
+    for spec, session in field.sessions.items():
+        field.say(f"checking {spec.named}", 0.5)
         try:
-            session.prepare(samples)
+            facts = session.prepare(samples)
             found = quality(spec, session, samples, right[spec])
         except PeerError as reason:
-            findings.left_out.append(f"{spec.named} on {samples.name}: {reason}")
+            field.findings.left_out.append(f"{spec.named} on {samples.name}: {reason}")
         else:
-            facts = session.facts
             known[spec] = {"target": spec.label, "form": spec.form, "dtype": facts.dtype, "version": facts.version,
                            "engine_threads": facts.threads, "workload": samples.name,
                            "mean_tokens": samples.describe()["mean_tokens"], "padding": round(samples.padding, 4),
@@ -244,45 +258,24 @@ def _check(
     return known
 
 
-def _loads(plan: Plan, samples: Samples) -> Iterator[Load]:
-    """The windows' loads, one for each row of a target."""
-    seconds, count = plan.duration / WINDOWS, -(-plan.count // WINDOWS)
-    if plan.scenario == "offline" or (plan.scenario == ALONE and not samples.fixed):
-        yield Load("offline", seconds, 1, seed=plan.seed)
-    elif plan.scenario in ("multi", ALONE):
-        yield Load("multi", seconds, count, size=samples.batch, seed=plan.seed)
-    elif plan.scenario == "single":
-        yield Load("single", seconds, count, seed=plan.seed)
-    elif plan.scenario == "server":
-        for rate in plan.rates:
-            yield Load("server", seconds, count, rate=rate, seed=plan.seed)
-    else:
-        yield Load("server", plan.duration, plan.count, seed=plan.seed)
-
-
-def _measure(
-    sessions: Mapping[Spec, Session], checked: Mapping[Spec, Row], samples: Samples, load: Load, plan: Plan,
-    findings: Findings, say: Say, rows: dict[Spec, Row],
-) -> None:  # fmt: skip
-    alive, means = {spec: sessions[spec] for spec in checked}, list[float]()
+def _measure(field: Field, samples: Samples, load: Load, plan: Plan, rows: dict[Spec, Row]) -> None:
+    means = list[float]()
     warm_up = Load("multi", min(WARM_UP, load.seconds), 2, size=load.size)
-    for spec in list(alive):
-        say(f"{samples.name}: warming up {spec.named}", warm_up.seconds)
-        window = turns.measure(alive, spec, warm_up, findings)
+    for spec in list(field.sessions):
+        window = field.measure(spec, warm_up, f"{samples.name}: warming up {spec.named}")
         means += [float(window.latencies[1:].mean())] if window and len(window.latencies) > 1 else []
     if plan.slo is None:
         texts = len(samples.inputs) if load.scenario == "offline" else 1
         query_s = texts * min(max(means, default=0.0), plan.behind * min(means, default=0.0))
-        turns.take(alive, load, query_s, samples.name, findings, say, rows, plan.most_windows, plan.behind)
+        turns.take(field, load, query_s, samples.name, rows, most_windows=plan.most_windows, behind=plan.behind)
         return
 
     def measured(spec: Spec, wanted: Load) -> Window | None:
         at = f"at {wanted.rate:.3g}/s" if wanted.rate else "at its limit"
-        say(f"{samples.name}: {spec.named} {at}", wanted.seconds)
-        return turns.measure(alive, spec, wanted, findings)
+        return field.measure(spec, wanted, f"{samples.name}: {spec.named} {at}")
 
     retest = RETEST * plan.duration
-    searches = {spec: peak.search(load, plan.slo, in_flight=plan.in_flight, retest=retest) for spec in alive}
+    searches = {spec: peak.Search(load, plan.slo, in_flight=plan.in_flight, retest=retest) for spec in field.sessions}
     peak.take_turns(searches, measured, rows)
 
 

@@ -1,26 +1,37 @@
-"""One target and its load generator in a process of their own: loaded, checked, then measured window by window."""
+"""One target and its load generator in a process of their own: loaded, checked, then measured window by window.
+
+A process that dies takes only its own results with it, and its memory and start can be told from everybody else's.
+"""
 
 from __future__ import annotations
 
 import gc
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from distilrt.bench import answers, targets
-from distilrt.bench.artefacts import worker_environment
-from distilrt.bench.child import Child, serve
+from distilrt.bench.artefacts import last_line, peak_mb, worker_environment
 from distilrt.bench.load import Load, measure, new_loop
 from distilrt.bench.samples import Samples
 from distilrt.bench.statistics import Window
 from distilrt.bench.targets import Spec
 
+PATIENCE = 900.0  # seconds for one answer; a first call may compile or convert a model
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+
+class PeerError(Exception):
+    """An engine failed; the message is its reason."""
+
+
+class Facts(NamedTuple):
     """What a loaded target says of itself."""
 
     dtype: str
@@ -28,65 +39,97 @@ class Facts:
     threads: int | None
 
 
-class Session(Child):
-    """A target in its process.
+class Session:
+    """A target in its process, in a session of its own: Ctrl-C reaches the caller alone, who ends it in order.
 
     Attributes:
-        module: what the process runs.
         facts: of the target.
         start_s: seconds from starting the process to the first answer; None for a server, which runs already.
 
     Raises:
-        PeerError: it could not be loaded or reached.
+        PeerError: it could not be loaded or reached; of every method too, where the target fails.
     """
-
-    module = "distilrt.bench.session"
 
     def __init__(self, spec: Spec, samples: Samples) -> None:
         start = time.perf_counter()
         environment = worker_environment(spec.threads)
         if spec.form:  # compiled kernels, too, are kept with the checkpoint
             environment["TORCHINDUCTOR_CACHE_DIR"] = str(Path(spec.model) / "exports" / "inductor")
-        super().__init__(self.module, environment=environment)
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close)
+        self._pipe, its_end = Pipe()
+        program = "import sys; from distilrt.bench import session; session.serve(int(sys.argv[1]))"
+        with its_end:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", program, str(its_end.fileno())], env=environment, pass_fds=[its_end.fileno()],
+                stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log, start_new_session=True,
+            )  # fmt: skip
         try:
-            self.ask("load", spec)
-            self.facts = Facts(*self.ask("prepare", samples))
-            self.ask("answers", [0])
+            self._ask("load", spec)
+            self.facts = self.prepare(samples)
+            self.answers([0])
         except BaseException:
             self.close()
             raise
         self.start_s = None if spec.is_url else time.perf_counter() - start
 
-    def prepare(self, samples: Samples) -> None:
-        """Hand over other samples.
-
-        Raises:
-            PeerError: the target cannot serve them.
-        """
-        self.ask("prepare", samples)
+    def prepare(self, samples: Samples) -> Facts:
+        """Hand over other samples."""
+        facts: Facts = self._ask("prepare", samples)
+        return facts
 
     def answers(self, indices: Sequence[int]) -> list[answers.Answer]:
-        """Answers to these samples, each asked for alone.
-
-        Raises:
-            PeerError: there are none.
-        """
-        found: list[answers.Answer] = self.ask("answers", list(indices))
+        """Answers to these samples, each asked for alone."""
+        found: list[answers.Answer] = self._ask("answers", indices)
         return found
 
     def window(self, wanted: Load) -> Window:
-        """Measure.
-
-        Raises:
-            PeerError: the target failed altogether.
-        """
-        window: Window = self.ask("window", wanted)
+        """Measure."""
+        window: Window = self._ask("window", wanted)
         return window
 
     def peak_mb(self) -> float | None:
         """The most memory that the process had, with interpreter and load generator; None where it is not told."""
-        size: float | None = self.ask("peak_mb")
+        size: float | None = self._ask("peak_mb")
         return size
+
+    def _ask(self, method: str, *arguments: Any) -> Any:
+        """What the method of `_Served` returns."""
+        if self._pipe.closed:
+            raise PeerError("its process was ended by Ctrl-C")
+        try:
+            self._pipe.send((method, arguments))
+            if not self._pipe.poll(PATIENCE):
+                self._process.kill()
+                raise PeerError(f"no answer in {PATIENCE:.0f} s")
+            failed, result = self._pipe.recv()
+        except KeyboardInterrupt:
+            self._process.kill()
+            self._pipe.close()  # an answer that comes yet would be taken for that to the next question
+            raise
+        except (EOFError, OSError):
+            status = self._process.wait()
+            self._log.seek(0)
+            said = last_line(self._log.read().decode(errors="replace"))
+            raise PeerError(f"its process ended with {status}: {said}") from None
+        if failed:
+            raise PeerError(result)
+        return result
+
+    def close(self) -> None:
+        """End the process."""
+        self._pipe.close()
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._log.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class _Served:
@@ -100,12 +143,12 @@ class _Served:
         gc.collect()
         gc.freeze()  # so that collecting before every window takes microseconds
 
-    def prepare(self, samples: Samples) -> tuple[str, str, int | None]:
+    def prepare(self, samples: Samples) -> Facts:
         self._samples = samples
         self._loop.run_until_complete(self._target.prepare(samples))
-        return self._target.dtype, self._target.version, self._target.threads
+        return Facts(self._target.dtype, self._target.version, self._target.threads)
 
-    def answers(self, indices: list[int]) -> list[answers.Answer]:
+    def answers(self, indices: Sequence[int]) -> list[answers.Answer]:
         found: list[Any] = []
         for index in indices:
             found += self._loop.run_until_complete(self._target.answer([index]))
@@ -121,19 +164,18 @@ class _Served:
             gc.enable()
 
     def peak_mb(self) -> float | None:
-        status = Path("/proc/self/status")
-        if not status.exists() or self._spec.is_url:
-            return None
-        # Not getrusage, whose peak a process inherits from the one that started it.
-        fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
-        return int(fields["VmHWM"].split()[0]) / 1024
+        return None if self._spec.is_url else peak_mb()
 
 
-def main() -> None:
-    """The process of a session."""
+def serve(descriptor: int) -> None:
+    """The process of a session: answer calls of `_Served`'s methods until the other end of the pipe is closed."""
     sys.setswitchinterval(5e-4)  # a computing thread must not keep the generator from its schedule for 5 ms
-    serve(_Served())
-
-
-if __name__ == "__main__":
-    main()
+    pipe, served = Connection(descriptor), _Served()
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        while True:
+            method, arguments = pipe.recv()
+            try:
+                answer = (False, getattr(served, method)(*arguments))
+            except Exception as error:
+                answer = (True, f"{type(error).__name__}: {last_line(str(error))}")
+            pipe.send(answer)

@@ -52,15 +52,13 @@ def _first_answer(name: str, form: str, dtype: str, checkpoint: str, num_threads
     start = time.perf_counter()
     import numpy as np
 
-    from distilrt.bench import peers
+    from distilrt.bench import artefacts, peers
 
     peer = peers.create(name, form, dtype)
     peer.load(Path(checkpoint), int(num_threads))
     peer.batch([np.arange(1, TOKENS + 1)])
     seconds = time.perf_counter() - start
-    # Not getrusage, whose peak a process inherits from the one that started it.
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return seconds, int(status["VmHWM"].split()[0]) / 1024, peer.version
+    return seconds, artefacts.peak_mb() or 0.0, peer.version
 
 
 if __name__ == "__main__":

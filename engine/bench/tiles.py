@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -16,10 +17,9 @@ from triton.runtime.errors import OutOfResources
 
 from distilrt.backends.cuda.devices import cuda_device
 from distilrt.bench.clock import Clock
-from distilrt.bench.launches import measured
 from distilrt.kernels import tiles
 from distilrt.kernels.launch import chip_of
-from distilrt.kernels.op import Arguments, Arrays, Choice, Example, Op, all_ops
+from distilrt.kernels.op import Arguments, Arrays, Choice, Entries, Example, Op, all_ops
 from distilrt.model.config import DistilBertConfig
 
 WEIGHT_BYTES = 256 << 20  # of all copies of a weight that one graph reads in turn: more than any L2
@@ -119,3 +119,16 @@ def shown(tile: tiles.Tile) -> str:
     values = [getattr(tile, field.name) for field in fields(tile)]
     inner = [shown(value) if isinstance(value, tiles.LinearTile) else str(value) for value in values]
     return f"{type(tile).__name__}({', '.join(inner)})"
+
+
+@contextmanager
+def measured(entries: Entries) -> Iterator[None]:
+    """Within, `tiles.MEASURED` has these entries alone."""
+    before = dict(tiles.MEASURED)
+    try:
+        tiles.MEASURED.clear()
+        tiles.MEASURED.update(entries)
+        yield
+    finally:
+        tiles.MEASURED.clear()
+        tiles.MEASURED.update(before)

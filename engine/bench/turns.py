@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from distilrt.bench import statistics
-from distilrt.bench.child import PeerError
 from distilrt.bench.findings import Findings, Row
 from distilrt.bench.load import Load
 from distilrt.bench.progress import Say
-from distilrt.bench.session import Session
+from distilrt.bench.session import PeerError, Session
 from distilrt.bench.statistics import Window, joined, late, steady, summary
 from distilrt.bench.targets import Spec
 
@@ -31,6 +30,33 @@ LEAST_QUERIES = 3  # of a closed loop's round
 LEAD = 0.01
 
 
+@dataclass(slots=True)
+class Field:
+    """The targets that can be measured.
+
+    Attributes:
+        sessions: of each; one that fails is removed, its reason in `findings.left_out`.
+        findings, say: of the run.
+    """
+
+    sessions: dict[Spec, Session]
+    findings: Findings
+    say: Say
+
+    def measure(self, spec: Spec, load: Load, words: str) -> Window | None:
+        """One window; None: the target failed, and is removed."""
+        self.say(words, load.seconds + load.lead)
+        try:
+            window = self.sessions[spec].window(load)
+            if not len(window.latencies):
+                raise PeerError(f"no query was answered: {', '.join(window.failures)}")
+            return window
+        except PeerError as reason:
+            self.findings.left_out.append(f"{spec.named} ({load.scenario}): {reason}")
+            del self.sessions[spec]
+            return None
+
+
 def rounds(load: Load, query_s: float) -> int:
     """Into how many rounds a window of `load` is cut, where the slowest target takes `query_s` seconds for a query."""
     least = LEAST_QUERIES if load.scenario in ("single", "multi") else 1
@@ -39,21 +65,22 @@ def rounds(load: Load, query_s: float) -> int:
 
 
 def take(
-    alive: dict[Spec, Session], load: Load, query_s: float, workload: str, findings: Findings, say: Say,
-    rows: dict[Spec, Row], most_windows: int = MOST_WINDOWS, behind: float = math.inf,
+    field: Field, load: Load, query_s: float, workload: str, rows: dict[Spec, Row], *,
+    most_windows: int = MOST_WINDOWS, behind: float = math.inf,
 ) -> None:  # fmt: skip
-    """Measure every target of `alive`.
+    """Measure every target.
 
     Args:
-        alive: those that can be measured; one that fails is removed, its reason in `findings.left_out`.
+        field: the targets.
         load: of one window.
         query_s: see `rounds`.
-        workload: its name, for `say`.
+        workload: its name.
+        rows: filled at the end, for each target that did not fail, and where Ctrl-C comes before, of what there is.
         most_windows: of each, where they do not get steady.
         behind: a target that takes so many times the fastest one's time in the first round has no other; not the first
             target, beside which all are.
-        rows: filled at the end, for each target that is alive, and where Ctrl-C comes before, of what there is.
     """
+    alive = field.sessions
     size = rounds(load, query_s)
     lead = LEAD if size > 1 and load.scenario in ("single", "multi") else 0.0
     part = replace(load, seconds=load.seconds / size, count=-(-load.count // size), lead=lead)
@@ -74,8 +101,8 @@ def take(
                         break
             first, found = turn % len(taking), dict[Spec, Window]()
             for spec in (*taking[first:], *taking[:first]):
-                say(f"{workload}: {load.scenario}{at}, {spec.named}{again}", part.seconds + lead)
-                window = measure(alive, spec, replace(part, seed=load.seed + turn), findings)
+                words = f"{workload}: {load.scenario}{at}, {spec.named}{again}"
+                window = field.measure(spec, replace(part, seed=load.seed + turn), words)
                 if window is not None:
                     found[spec] = window
             for (spec, window), time in zip(found.items(), statistics.figures(list(found.values())), strict=True):
@@ -90,19 +117,6 @@ def take(
                 rows[spec] = _row(windows[spec], size, load, figure) | _beside(times[spec], times[next(iter(alive))])
         for spec in left_behind & set(rows):
             rows[spec]["steady"] = None
-
-
-def measure(alive: dict[Spec, Session], spec: Spec, wanted: Load, findings: Findings) -> Window | None:
-    """One round; a target that fails leaves `alive`."""
-    try:
-        window = alive[spec].window(wanted)
-        if not len(window.latencies):
-            raise PeerError(f"no query was answered: {', '.join(window.failures)}")
-        return window
-    except PeerError as reason:
-        findings.left_out.append(f"{spec.named} ({wanted.scenario}): {reason}")
-        del alive[spec]
-        return None
 
 
 def _beside(own: Sequence[float], first: Sequence[float]) -> Row:

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from distilrt.bench import claims as claiming
 from distilrt.bench import findings as finding
-from distilrt.bench import page, peers, samples, scenarios, targets, terminal
+from distilrt.bench import page, peers, report, samples, scenarios, targets
 from distilrt.bench import roofline as rooflines
 from distilrt.bench.artefacts import classifier_of, make_checkpoint
 from distilrt.bench.busy import MOST_BUSY
@@ -82,7 +82,7 @@ def _measure(found: Findings, seconds: float, work: Callable[[Say], None], file:
     with Bar(seconds, Console(stderr=True), log=True) as bar:
         work(bar.step)
         found.complete = True
-    terminal.show(found, Console(markup=False, highlight=False))
+    report.show(found, Console(markup=False, highlight=False))
     if bar.stopped:
         typer.echo("nothing was recorded", err=True)
         raise typer.Exit(130)
@@ -213,49 +213,6 @@ def distillation(
     )
 
 
-def roofline(threads: Threads = None, cache: Cache = CACHE) -> None:
-    """Peak arithmetic by dtype and memory read of this machine."""
-    try:
-        most = rooflines.measure(threads or usable_cores(), cache)
-    except RuntimeError as error:
-        raise typer.BadParameter(str(error)) from error
-    parts = [f"{dtype} {'?' if rate is None else f'{rate / 1e9:.0f}'} GFLOP/s" for dtype, rate in most.flops.items()]
-    read = "?" if most.read_bandwidth is None else f"{most.read_bandwidth / 1e9:.1f}"
-    typer.echo(f"peaks: {', '.join(parts)}; memory read {read} GB/s")
-
-
-def _numbers(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise InvalidParameter(f"whole numbers with commas between them are allowed here, found {text!r}") from None
-
-
-def ptx(
-    chips: Annotated[str, typer.Option(help="Comma-separated compute capabilities.")] = "80,89,90,100",
-    dtypes: Annotated[str, typer.Option(help="Comma-separated.")] = "float32,tf32,float16,bfloat16",
-    only: Annotated[str, typer.Option(help="Compile only the kernels whose row has this text.")] = "",
-    out: Annotated[Path | None, typer.Option(help="Write the table to this Markdown file too.")] = None,
-) -> None:
-    """Compile the GPU kernels ahead of time, no GPU needed, and show registers, spills and tensor-core instructions."""
-    from distilrt.bench import ptx as compiling
-
-    found: list[compiling.Row] = []
-    try:
-        for chip in _numbers(chips):
-            for dtype in dtypes.split(","):
-                for row in compiling.rows(chip, dtype, only):
-                    found.append(row)
-                    faults = f": {', '.join(row['faults'])}" if row["faults"] else ""
-                    typer.echo(f"sm_{chip} {dtype} {row['kernel']}{faults}", err=True)
-    finally:
-        typer.echo(compiling.table(found))
-    if out is not None:
-        out.write_text(compiling.page(found))
-    if any(row["faults"] for row in found):
-        raise typer.Exit(1)
-
-
 def claims(
     pages: Annotated[list[Path] | None, typer.Argument(help="Pages with tables between comments.")] = None,
     results: Results = RESULTS,
@@ -265,4 +222,4 @@ def claims(
         file.write_text(claiming.render(file.read_text(encoding="utf-8"), results), encoding="utf-8")
 
 
-VERBS = (compare, startup, distillation, roofline, ptx, claims)
+VERBS = (compare, startup, distillation, claims)

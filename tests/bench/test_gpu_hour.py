@@ -105,7 +105,7 @@ def test_what_a_load_launches_is_known_without_a_device() -> None:
     """In a process that compiles, since in the interpreter nothing is recorded."""
     program = (
         "from benches.bench_gpu_compile import of_load\n"
-        "from distilrt.bench.launches import distinct\n"
+        "from tests.kernels.launches import distinct\n"
         "from distilrt.kernels.tiles import H200\n"
         "from distilrt.model.config import DistilBertConfig\n"
         "found = distinct(of_load(DistilBertConfig(n_layers=2), ['bfloat16'], H200))\n"

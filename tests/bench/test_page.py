@@ -1,4 +1,4 @@
-"""engine/bench/{terminal,plots,page}.py: everything measured is shown, marked where it must be, and nothing else is
+"""engine/bench/{report,plots,page}.py: everything measured is shown, marked where it must be, and nothing else is
 needed to read it."""
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from distilrt.bench import charts, findings, page, plots, terminal
+from distilrt.bench import charts, findings, page, plots, report
 from distilrt.bench.findings import Findings, Row
 from distilrt.bench.scenarios import Plan
 
@@ -37,7 +37,7 @@ def found(classifier: str) -> Findings:
 
 def printed(found: Findings) -> str:
     text = io.StringIO()
-    terminal.show(found, Console(file=text, width=80, markup=False, highlight=False))
+    report.show(found, Console(file=text, width=80, markup=False, highlight=False))
     return text.getvalue()
 
 
@@ -47,7 +47,6 @@ def test_terminal(found: Findings) -> None:
                   "150", "63% padding", found.facts["cpu"], "commit"):  # fmt: skip
         assert words in text
     assert max(map(len, text.splitlines())) <= 80
-    assert "vs 1st" not in text
     found.rows[1] |= {"ratio": 0.516, "ratio_low": 0.5, "ratio_high": 0.532}
     assert "0.52±.02" in printed(found)
     assert "how many times as fast as the first" in page.page(found)
@@ -64,10 +63,10 @@ def test_what_a_reader_must_know(found: Findings) -> None:
         for words in ("INVALID", "3.5 ms", "not steady", "7 x HTTP 429", "is not there", "roken off"):
             assert words in text
     assert "<it>" not in page.page(found)
-    assert terminal.remarks(row("a", lag_p99_ms=1.5)) == "1 % of the queries were sent 1.5 ms late or more"
-    assert terminal.remarks(row("a", lag_p99_ms=0.9)) == ""
+    assert report.remarks(row("a", lag_p99_ms=1.5)) == "1 % of the queries were sent 1.5 ms late or more"
+    assert report.remarks(row("a", lag_p99_ms=0.9)) == ""
     peak = row("d", "peak", rate=0.0, steady=False, slo="p99=20ms")
-    assert terminal.remarks(peak) == "no rate met p99=20ms"
+    assert report.remarks(peak) == "no rate met p99=20ms"
 
 
 class _Check(HTMLParser):

@@ -38,7 +38,7 @@ def test_what_is_asked() -> None:
         asked.append(load)
         return window(load, 60)
 
-    row = take_turns({"a": peak.search(LOAD, SLO, in_flight=8, retest=9.0)}, measure)["a"]
+    row = take_turns({"a": peak.Search(LOAD, SLO, in_flight=8, retest=9.0)}, measure)["a"]
     flood, *probes = asked
     assert (flood.scenario, flood.size, flood.seconds) == ("flood", 8, 1.0)
     assert [load.seconds for load in probes] == [3.0] * peak.HALVINGS + [9.0] * peak.RETESTS
@@ -51,7 +51,7 @@ def test_what_is_asked() -> None:
 
 @pytest.mark.parametrize(("lag", "failures", "valid"), [(0.5, 0, False), (0.0, 10, True)])
 def test_nothing_is_held_where_the_client_is_late_or_queries_fail(lag: float, failures: int, valid: bool) -> None:
-    search = peak.search(LOAD, SLO, in_flight=8, retest=9.0)
+    search = peak.Search(LOAD, SLO, in_flight=8, retest=9.0)
     row = take_turns({"a": search}, lambda name, load: window(load, 1000, lag, failures))["a"]
     assert (row["rate"], row["steady"], row["valid"]) == (0, False, valid)
     assert row["saturated_per_s"] == 100
@@ -64,7 +64,7 @@ def test_turns() -> None:
         order.append(name)
         return None if name == "b" and len(order) > 3 else window(load, 60 if name == "a" else 30)
 
-    searches = {name: peak.search(LOAD, SLO, in_flight=8, retest=9.0) for name in "abc"}
+    searches = {name: peak.Search(LOAD, SLO, in_flight=8, retest=9.0) for name in "abc"}
     rows = take_turns(searches, measure)
     assert list(rows) == ["a", "c"]
     assert "".join(order[:7]) == "abcabca"
@@ -85,7 +85,7 @@ def test_ctrl_c_leaves_what_held_so_far(windows: int, rates: dict[str, float]) -
         asked.append(name)
         return window(load, 60 if name == "a" else 30)
 
-    searches = {name: peak.search(LOAD, SLO, in_flight=8, retest=9.0) for name in "ab"}
+    searches = {name: peak.Search(LOAD, SLO, in_flight=8, retest=9.0) for name in "ab"}
     with pytest.raises(KeyboardInterrupt):
         peak.take_turns(searches, measure, rows)
     assert {name: row["rate"] for name, row in rows.items()} == pytest.approx(rates)

@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 
 from distilrt.bench import answers, findings, peak, roofline, samples, scenarios, turns
-from distilrt.bench.child import PeerError
 from distilrt.bench.findings import Findings
 from distilrt.bench.load import Load
 from distilrt.bench.scenarios import Plan
-from distilrt.bench.session import Facts
+from distilrt.bench.session import Facts, PeerError
 from distilrt.bench.statistics import Window, parse_slo
 from distilrt.bench.targets import Spec
 
@@ -47,9 +46,10 @@ class Sessions:
                     raise PeerError("it is not there")
                 self._name, self.facts = spec.backend, Facts("float32", "1.0", 2)
 
-            def prepare(self, given: samples.Samples) -> None:
+            def prepare(self, given: samples.Samples) -> Facts:
                 if given.name == "hard" and self._name == "two":
                     raise PeerError("too hard")
+                return self.facts
 
             def answers(self, indices: list[int]) -> list[answers.Answer]:
                 return [answers.Answer(np.array([1.0, 2.0]) + sessions.offset.get(self._name, 0), "A") for _ in indices]

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from distilrt.__main__ import main
-from distilrt.bench import artefacts, child, findings, peers, roofline, samples, scenarios, startup, verbs
-from distilrt.bench.session import Session
+from distilrt.bench import artefacts, findings, peers, roofline, samples, scenarios, startup, verbs
 from distilrt.model.config import DistilBertConfig
 from distilrt.text.tokenizer import DistilBertTokenizer
 from tests.bench.conftest import read
@@ -136,9 +135,7 @@ def test_startup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert startup.TOKENS == 16
 
 
-def test_peaks_of_the_machine(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_peaks_of_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Positive where the CPU has the instructions; the compiled loops are kept."""
     monkeypatch.undo()
     flags = findings.facts(1)["isa"].split()
@@ -149,12 +146,11 @@ def test_peaks_of_the_machine(
         rate = found.flops[dtype]
         assert (rate is not None) == (flag in flags)
         assert rate is None or rate > 1e8
-    assert bench("roofline", "--threads", "1", "--cache", str(tmp_path)) == 0
-    assert "memory read" in capsys.readouterr().out
+    roofline.measure(1, tmp_path)
     assert library.stat().st_mtime_ns == before
     monkeypatch.setenv("CC", "no-such-compiler")
-    assert bench("roofline", "--cache", str(tmp_path / "other")) == 2
-    assert "no-such-compiler" in capsys.readouterr().err
+    with pytest.raises(RuntimeError, match="no-such-compiler"):
+        roofline.measure(1, tmp_path / "other")
 
 
 def test_arithmetic() -> None:
@@ -165,27 +161,3 @@ def test_arithmetic() -> None:
     less = roofline.flops(config, [n], last_layer_rows=1)
     rest = 2 * (2 * hidden**2 + 2 * hidden * inner) + 4 * n * hidden
     assert less == 5 * layer + n * 4 * hidden**2 + rest
-
-
-def test_a_child_that_was_left_behind_answers_no_more(
-    classifier: str, queries: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What it would say next answers the question that Ctrl-C cut short."""
-
-    def stopped(*given: Any) -> Any:
-        raise KeyboardInterrupt
-
-    from distilrt.bench.targets import Spec
-
-    with Session(Spec("distilrt", "float32", classifier, threads=1), queries) as served:
-        with monkeypatch.context() as patched:
-            patched.setattr("select.select", stopped)
-            with pytest.raises(KeyboardInterrupt):
-                served.answers([0])
-        with pytest.raises(child.PeerError, match="was ended by Ctrl-C"):
-            served.answers([0])
-    with Session(Spec("distilrt", "float32", classifier, threads=1), queries) as served:
-        process: Any = served._process
-        process.kill()
-        with pytest.raises(child.PeerError, match="ended with -9"):
-            served.answers([0])

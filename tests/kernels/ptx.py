@@ -1,24 +1,28 @@
 """Compiles the kernels for GPUs that need not be here, and reads from the machine code what they cost.
 
-What is compiled, `distilrt.bench.launches` knows. The assembler and cuobjdump come with Triton.
+What is compiled, `launches` knows. The assembler and cuobjdump come with Triton.
+
+    python -m tests.kernels.ptx --chips 90 --out docs/kernels.md
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import torch
 import triton
+import typer
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from distilrt.bench.launches import CHIPS, DTYPES, POINTERS, Launch, launches
-from distilrt.errors import InvalidParameter
 from distilrt.kernels import tiles
+from tests.kernels.launches import DTYPES, POINTERS, Launch, launches
 
 # Shared memory and threads that a multiprocessor has for all its programs; each takes 1 KiB more than it asks for.
 _SHARED_OF_ALL = {80: 164 << 10, 89: 100 << 10, 90: 228 << 10, 100: 228 << 10}
@@ -53,17 +57,7 @@ def rows(capability: int, dtype: str, only: str = "") -> Iterator[Row]:
 
     Returns:
         `COLUMNS`, and `faults` in words.
-
-    Raises:
-        InvalidParameter: another chip or dtype, or Triton's interpreter is on.
     """
-    if capability not in CHIPS or dtype not in DTYPES:
-        raise InvalidParameter(
-            f"the chip must be one of {', '.join(map(str, CHIPS))} and the dtype one of {', '.join(DTYPES)}, found "
-            f"{capability} and {dtype}"
-        )
-    if triton.knobs.runtime.interpret:
-        raise InvalidParameter("the kernels are in Triton's interpreter: unset TRITON_INTERPRET to compile them")
     for launched in launches(capability, dtype):
         if only in launched.label:
             warps, (cubin, shared) = launched.options.get("num_warps", 4), _compiled(launched, capability)
@@ -154,3 +148,27 @@ def _programs(registers: int, shared: int, capability: int, threads: int) -> int
     by_registers = 65536 // (-(-registers // 8) * 8 * threads)
     by_memory = _SHARED_OF_ALL[capability] // (shared + 1024)
     return min(by_registers, by_memory, _THREADS_OF_ALL[capability] // threads, 24 if capability == 89 else 32)
+
+
+def main(
+    chips: Annotated[str, typer.Option(help="Comma-separated compute capabilities.")] = "80,89,90,100",
+    dtypes: Annotated[str, typer.Option(help="Comma-separated.")] = ",".join(DTYPES),
+    only: Annotated[str, typer.Option(help="Compile only the kernels whose row has this text.")] = "",
+    out: Annotated[Path | None, typer.Option(help="Write the table to this Markdown file too.")] = None,
+) -> None:
+    """Show registers, spills and tensor-core instructions; exit code 1: there is a fault."""
+    found: list[Row] = []
+    for chip, dtype in itertools.product(map(int, chips.split(",")), dtypes.split(",")):
+        for row in rows(chip, dtype, only):
+            found.append(row)
+            faults = f": {', '.join(row['faults'])}" if row["faults"] else ""
+            typer.echo(f"sm_{chip} {dtype} {row['kernel']}{faults}", err=True)
+    typer.echo(table(found))
+    if out is not None:
+        out.write_text(page(found))
+    if any(row["faults"] for row in found):
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+COMPILING = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+ROOT = Path(__file__).parents[2]
 
-def _bench(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"} | variables
-    return subprocess.run(
-        [sys.executable, "-m", "distilrt", "bench", *arguments], env=environment, capture_output=True, text=True
-    )
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *words], env=COMPILING, cwd=ROOT, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_kernels_compile_to_tensor_cores_without_spills(
     chip: str, dtype: str, instruction: str, copies: str, kernel: str, tmp_path: Path
 ) -> None:
     page = tmp_path / "kernels.md"
-    done = _bench("ptx", "--chips", chip, "--dtypes", dtype, "--only", kernel, "--out", str(page))
+    done = run("-m", "tests.kernels.ptx", "--chips", chip, "--dtypes", dtype, "--only", kernel, "--out", str(page))
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [line for line in done.stdout.splitlines() if line.startswith("| sm_")]
     assert rows
@@ -56,7 +56,7 @@ def test_what_comes_before_the_wait_is_seen(tmp_path: Path) -> None:
     module = tmp_path / "wrong.py"
     module.write_text("""
 import torch, triton, triton.language as tl
-from distilrt.bench import launches, ptx
+from tests.kernels import launches, ptx
 from distilrt.kernels.launch import await_previous
 
 @triton.jit
@@ -83,17 +83,7 @@ ptx.launches = lambda *_: [
 for row in ptx.rows(90, "float32"):
     print(row["faults"])
 """)
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    done = subprocess.run([sys.executable, str(module)], env=environment, capture_output=True, text=True)
+    done = run("-c", f"import sys, runpy; sys.path.insert(0, {str(ROOT)!r}); runpy.run_path({str(module)!r})")
     assert done.stdout.splitlines() == [
         "['1 loads before the wait for the kernel before']", "['no wait for the kernel before']", "[]",
     ], done.stderr  # fmt: skip
-
-
-def test_bad_arguments() -> None:
-    done = _bench("ptx", "--chips", "75")
-    assert done.returncode == 2
-    assert "the chip must be one of 80, 89, 90, 100" in " ".join(done.stderr.replace("│", " ").split())
-    done = _bench("ptx", "--chips", "90", TRITON_INTERPRET="1")
-    assert done.returncode == 2
-    assert "unset TRITON_INTERPRET" in " ".join(done.stderr.replace("│", " ").split())

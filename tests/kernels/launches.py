@@ -16,8 +16,9 @@ from typing import Any
 import torch
 import triton
 
+from distilrt.bench.tiles import measured
 from distilrt.kernels import launch, tiles
-from distilrt.kernels.op import Arrays, Entries, all_ops
+from distilrt.kernels.op import Arrays, all_ops
 from distilrt.model.config import DistilBertConfig
 
 CHIPS = {chip.capability: chip for chip in (tiles.A100, tiles.L40S, tiles.H200, tiles.B200)}
@@ -115,19 +116,6 @@ def recorded(chip: tiles.Chip) -> Iterator[list[Launch]]:
         launch.stand_in = before
         for module, name, kernel in kernels:
             setattr(module, name, kernel)
-
-
-@contextmanager
-def measured(entries: Entries) -> Iterator[None]:
-    """Within, `tiles.MEASURED` has these entries alone."""
-    before = dict(tiles.MEASURED)
-    try:
-        tiles.MEASURED.clear()
-        tiles.MEASURED.update(entries)
-        yield
-    finally:
-        tiles.MEASURED.clear()
-        tiles.MEASURED.update(before)
 
 
 class _Recorder:
