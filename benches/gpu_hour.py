@@ -51,7 +51,7 @@ class Step:
 MODEL = "benches/bench_gpu_model.py"
 STEPS = (
     Step("device", 40, "benches/bench_gpu_device.py"),
-    Step("compile", 90, "benches/bench_gpu_compile.py", "load", parallel=True),
+    Step("compile", 90, "tests/gpu/test_compile.py", "load", parallel=True),
     Step("checks", 60, "tests/gpu/test_kernels.py", parallel=True),
     Step("tests", 60, "tests/gpu/test_device.py tests/gpu/test_heads.py"),
     Step("ours-bfloat16", 30, MODEL, "test_ours and bfloat16"),
@@ -64,7 +64,7 @@ STEPS = (
     Step("compiled-1x16", 35, MODEL, "test_compiled and (1x16 or 1x4)"),
     Step("compiled-1x128", 30, MODEL, "test_compiled and 1x128", tiny=False),
     Step("compiled-32x128", 35, MODEL, "test_compiled and 32x128", tiny=False),
-    Step("candidates", 60, "benches/bench_gpu_compile.py", "candidates", parallel=True),
+    Step("candidates", 60, "tests/gpu/test_compile.py", "candidates", parallel=True),
     Step("tune", 100, MODEL, "test_tiles"),
     Step("tuned", 30, MODEL, "test_ours and bfloat16"),
     Step("cpu", 90),

@@ -11,17 +11,18 @@ by window. Rows go to benches/results/serving.csv.
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from benches.serving.servers import INFINITY, KINDS, Server, model, serving
-from distilrt.bench import findings, peers, report, roofline, samples, scenarios
+from distilrt.bench import findings, peers, roofline, samples, scenarios
 from distilrt.bench.findings import Findings
-from distilrt.bench.progress import Bar, Say
+from distilrt.bench.outcome import Files, carry_out
+from distilrt.bench.progress import Say
 from distilrt.bench.statistics import parse_slo
 from distilrt.bench.targets import Spec
 from distilrt.bench.verbs import CACHE
@@ -59,14 +60,11 @@ def main(
              scenarios.Plan("peak", seconds, slo=parse_slo(slo)))  # fmt: skip
     folder = model(cache, texts())
     found = Findings(findings.facts(threads, str(folder)), {"scenario": "servers"})
-    with Bar(len(chosen) * (20 + 3 * sum(plan.seconds for plan in plans)), Console(stderr=True), log=True) as bar:
-        compare(chosen, plans, folder, threads, infinity, found, bar.step)
-        found.complete = True
-    report.show(found, Console(markup=False, highlight=False))
-    if record and not bar.stopped:
-        findings.append(RESULTS, found.recorded())
-    if bar.stopped or found.left_out:
-        raise typer.Exit(130 if bar.stopped else 1)
+    work = partial(compare, chosen, plans, folder, threads, infinity, found)
+    whole = len(chosen) * (20 + 3 * sum(plan.seconds for plan in plans))
+    carry_out(found, whole, work, Files(record=RESULTS if record else None))
+    if found.left_out:
+        raise typer.Exit(1)
 
 
 def compare(

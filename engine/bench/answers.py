@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,6 @@ class Quality:
         max_difference, mean_difference: of all numbers, relative to the largest number of float32.
         cosine: the smallest between two answers of at least 3 numbers; 1 where there are fewer.
         agreement: share of answers with the same label; None where there are no labels.
-        checked: answers compared.
         bound: what the largest difference may be.
     """
 
@@ -39,17 +38,12 @@ class Quality:
     mean_difference: float
     cosine: float
     agreement: float | None
-    checked: int
     bound: float
 
     @property
     def ok(self) -> bool:
         """Whether it is within its bound; NaN is not."""
         return self.max_difference <= self.bound
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return asdict(self) | {"ok": self.ok}
 
 
 def parse(raw: Any) -> Answer:
@@ -99,11 +93,10 @@ def compare(answers: Sequence[Answer], exact: Sequence[Answer], dtype: str) -> Q
     labels = [ours.label == theirs.label for ours, theirs in pairs if theirs.label is not None]
     agreement = sum(labels) / len(labels) if labels else None
     if any(ours.numbers.shape != theirs.numbers.shape for ours, theirs in pairs):
-        return Quality(float("inf"), float("inf"), 0.0, agreement, len(pairs), bound)
+        return Quality(float("inf"), float("inf"), 0.0, agreement, bound)
     differences = np.concatenate([np.abs(ours.numbers - theirs.numbers) for ours, theirs in pairs]) / (largest or 1.0)
     cosines = [_cosine(ours.numbers, theirs.numbers) for ours, theirs in pairs if len(theirs.numbers) >= 3]
-    return Quality(float(differences.max()), float(differences.mean()), min(cosines, default=1.0), agreement,
-                   len(pairs), bound)  # fmt: skip
+    return Quality(float(differences.max()), float(differences.mean()), min(cosines, default=1.0), agreement, bound)
 
 
 def _cosine(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) -> float:

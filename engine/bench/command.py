@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from distilrt import env
 from distilrt.bench import findings as finding
-from distilrt.bench import page, peers, plots, report, roofline, samples, scenarios, statistics, targets, verbs, wire
-from distilrt.bench.progress import Bar
+from distilrt.bench import peers, plots, roofline, samples, scenarios, statistics, targets, verbs, wire
+from distilrt.bench.outcome import Files, carry_out
 from distilrt.checkpoint import packed
 from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.weights import load_weights, save_checkpoint
@@ -99,16 +98,9 @@ def bench(
     found = finding.Findings(finding.facts(num_threads, model), plan.describe())
     local = any(not spec.is_url for spec in specs)
     seconds = 4.0 + len(specs) * (2.0 + len(loads) * (0.5 + plan.seconds))
-    try:
-        with Bar(seconds, Console(stderr=True)) as bar:
-            scenarios.run(specs, loads, plan, found, exact_model=against or model,
-                          peaks=partial(_peaks, num_threads, local), say=bar.step)  # fmt: skip
-            found.complete = True
-    finally:
-        _write(found, json_file, csv_file, html_file, png_folder)
-    report.show(found, Console(markup=False, highlight=False))
-    if bar.stopped:
-        raise typer.Exit(130)
+    work = partial(scenarios.run, specs, loads, plan, found, exact_model=against or model,
+                   peaks=partial(_peaks, num_threads, local))  # fmt: skip
+    carry_out(found, seconds, lambda say: work(say=say), Files(json_file, csv_file, html_file, png_folder), log=False)
     if found.left_out:
         raise typer.Exit(1)
 
@@ -143,19 +135,6 @@ def for_peers(model: str, loads: Sequence[samples.Samples]) -> str:
         load_tokenizer(model).save_pretrained(folder)
         save_checkpoint(folder, config, load_weights(Source(model), architecture, config), architecture)
     return str(folder)
-
-
-def _write(
-    found: finding.Findings, json_file: Path | None, csv_file: Path | None, html_file: Path | None, pngs: Path | None
-) -> None:
-    if json_file is not None:
-        json_file.write_text(found.to_json(), encoding="utf-8")
-    if csv_file is not None:
-        csv_file.write_text(found.to_csv(), encoding="utf-8")
-    if html_file is not None:
-        html_file.write_text(page.page(found), encoding="utf-8")
-    if pngs is not None:
-        plots.save(found, pngs)
 
 
 def run(arguments: list[str]) -> None:

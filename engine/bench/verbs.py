@@ -1,28 +1,25 @@
-"""The sub-verbs of `distilrt bench`: engines alone, starts, peaks, GPU kernels, and what is made of kept rows.
-
-Progress goes to stderr. A run that Ctrl-C ends shows what it has, and records nothing.
-"""
+"""The sub-verbs of `distilrt bench`: engines alone, starts, and what is made of kept rows."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from distilrt.bench import claims as claiming
 from distilrt.bench import findings as finding
-from distilrt.bench import page, peers, report, samples, scenarios, targets
+from distilrt.bench import peers, samples, scenarios, targets
 from distilrt.bench import roofline as rooflines
 from distilrt.bench.artefacts import classifier_of, make_checkpoint
 from distilrt.bench.busy import MOST_BUSY
 from distilrt.bench.claims import BERT_LAYERS
 from distilrt.bench.findings import Findings
-from distilrt.bench.progress import Bar, Say
+from distilrt.bench.outcome import Files, carry_out
+from distilrt.bench.progress import Say
 from distilrt.bench.turns import WINDOWS
 from distilrt.cpu_count import usable_cores
 from distilrt.errors import InvalidParameter
@@ -77,31 +74,18 @@ def _dtypes(text: str) -> list[str]:
     return [dtype for dtype in peers.DTYPES if dtype in _C.dtypes()]
 
 
-def _measure(found: Findings, seconds: float, work: Callable[[Say], None], file: Path | None) -> None:
-    """Do it under a bar, show what was found, and append it to `file`."""
-    with Bar(seconds, Console(stderr=True), log=True) as bar:
-        work(bar.step)
-        found.complete = True
-    report.show(found, Console(markup=False, highlight=False))
-    if bar.stopped:
-        typer.echo("nothing was recorded", err=True)
-        raise typer.Exit(130)
-    if file is not None:
-        finding.append(file, found.recorded())
-
-
 def _alone(
     found: Findings, engines: Sequence[Sequence[targets.Spec]], loads: Sequence[samples.Samples], plan: scenarios.Plan,
-    of_machine: Callable[[], rooflines.Roofline], file: Path | None,
+    cache: Path, files: Files,
 ) -> None:  # fmt: skip
     """Measure engines from token ids to logits, those of one dtype in turns."""
 
     def work(say: Say) -> None:
         for each in engines:
-            scenarios.run(each, loads, plan, found, peaks=of_machine, say=say)
+            scenarios.run(each, loads, plan, found, peaks=partial(peaks, found.facts["threads"], cache), say=say)
 
     seconds = sum(4.0 + len(each) * (4.0 + len(loads) * plan.seconds) for each in engines)
-    _measure(found, seconds, work, file)
+    carry_out(found, seconds, work, files)
 
 
 def compare(
@@ -135,13 +119,8 @@ def compare(
     file = "contended.csv" if any(counts) else "trained.csv" if model else "cpu.csv"
     found = Findings(finding.facts(num_threads, str(made)), plan.describe())
     found.facts["model"] = "/".join(model.resolve().parts[-2:]) if model else _RANDOM
-    try:
-        _alone(found, engines, chosen, plan, partial(peaks, num_threads, cache), results / file if record else None)
-    finally:
-        if json_file is not None:
-            json_file.write_text(found.to_json(), encoding="utf-8")
-        if html_file is not None:
-            html_file.write_text(page.page(found), encoding="utf-8")
+    files = Files(json=json_file, html=html_file, record=results / file if record else None)
+    _alone(found, engines, chosen, plan, cache, files)
 
 
 def _counts(text: str) -> tuple[int, ...]:
@@ -174,10 +153,9 @@ def startup(
             chosen.setdefault((spec.name, dtype), spec)
     found = Findings(finding.facts(num_threads, checkpoint), {"scenario": "startup"})
 
-    def work(say: Say) -> None:
-        starting.measure(found, list(chosen.values()), num_threads, times, say)
-
-    _measure(found, len(chosen) * (times + 1) * starting.SECONDS, work, results / "startup.csv" if record else None)
+    work = partial(starting.measure, found, list(chosen.values()), num_threads, times)
+    seconds = len(chosen) * (times + 1) * starting.SECONDS
+    carry_out(found, seconds, work, Files(record=results / "startup.csv" if record else None))
 
 
 def distillation(
@@ -203,14 +181,7 @@ def distillation(
     engines = [[targets.Spec(peers.OURS, dtype, str(folder), form="first-rows", threads=num_threads, title=title)
                 for title, folder in folders.items()] for dtype in _dtypes(dtypes)]  # fmt: skip
     found = Findings(finding.facts(num_threads), plan.describe())
-    _alone(
-        found,
-        engines,
-        chosen,
-        plan,
-        partial(peaks, num_threads, cache),
-        results / "distillation.csv" if record else None,
-    )
+    _alone(found, engines, chosen, plan, cache, Files(record=results / "distillation.csv" if record else None))
 
 
 def claims(

@@ -71,15 +71,6 @@ def test_parameters() -> None:
     assert (ours, theirs) == (66_362_880, 109_482_240)  # of transformers' DistilBertModel and BertModel
 
 
-def test_distillation_table(tmp_path: Path) -> None:
-    row = {**RUN, "dtype": "float32", "scenario": "multi", "workload": "1x8"}
-    rows = [row | {"target": target, "p50_ms": ms} for target, ms in (("DistilBERT", 2.0), ("BERT-base", 3.5))]
-    findings.append(tmp_path / "distillation.csv", rows)
-    page = claims.render(_page("distillation"), tmp_path)
-    assert "| 1x8 | float32 | 2.0 ms | 3.5 ms | +75% |" in page
-    assert "| parameters |  | 66.4 M | 109.5 M | -39% |" in page
-
-
 def test_aims_table(tmp_path: Path) -> None:
     """Of each machine, with what is missed in italics; one without mixed lengths has no line."""
     row = {**RUN, "target": "distilrt", "form": "all-rows", "dtype": "int8", "isa": "avx512_vnni"}
@@ -117,45 +108,6 @@ def test_serving_table(tmp_path: Path) -> None:
     page = claims.render(_page("serving"), tmp_path)
     assert "| 0.5 | 200 | 0.50 / 0.40 | 86% |" in page
     assert "| other int8 | 2.2 / 9.0 | none held | 165, 13,000 | 0.5 | 200 | – | – |" in page
-
-
-def test_startup_table(tmp_path: Path) -> None:
-    measured = (("distilrt", "float32", 0.204, 212), ("distilrt", "int8", 0.23, 94), ("other", "int8", 1.5, 300))
-    rows = [{**RUN, "target": target, "dtype": dtype, "start_s": seconds, "peak_mb": mb}
-            for target, dtype, seconds, mb in measured]  # fmt: skip
-    findings.append(tmp_path / "startup.csv", rows)
-    page = claims.render(_page("startup"), tmp_path)
-    assert "| distilrt | 0.20 / 212 |  | 0.23 / 94 |" in page
-    assert "| other |  |  | 1.50 / 300 |" in page
-
-
-def test_trained_table(tmp_path: Path) -> None:
-    row = {**RUN, "dtype": "int8", "scenario": "offline", "workload": "mixed", "mean_difference": 1.26e-3,
-           "max_difference": 0.02, "cosine": 0.999}  # fmt: skip
-    rates = (
-        ("distilrt", "first-rows", 9000),
-        ("distilrt", "all-rows", 9500),
-        ("o", "streams", 70),
-        ("o", "padded", 60),
-    )
-    rows = [row | {"target": target, "form": form, "tokens_per_s": rate} for target, form, rate in rates]
-    findings.append(tmp_path / "trained.csv", rows)
-    page = claims.render(_page("trained"), tmp_path)
-    assert "| distilrt first-rows | int8 | 9,000 | 1.3e-03 | 2.0e-02 | 0.99900 |" in page
-    assert "| o streams | int8 | 70 |" in page
-    assert "padded" not in page
-
-
-def test_contended_table(tmp_path: Path) -> None:
-    row = {**RUN, "dtype": "int8", "scenario": "multi", "workload": "1x16"}
-    times = (("distilrt", "first-rows", 2), ("distilrt", "all-rows", 3), ("other", "static", 4))
-    rows = [row | {"target": target, "form": form, "busy": busy, "p50_ms": ms * (1 + busy), "p99_ms": 9 + busy}
-            for busy in (0, 1) for target, form, ms in times]  # fmt: skip
-    findings.append(tmp_path / "contended.csv", rows)
-    page = claims.render(_page("contended"), tmp_path)
-    assert "| p50 / p99 ms beside none | p50 / p99 ms beside 1 |" in page
-    assert "| 1x16 | int8 | distilrt first-rows | 2.0 / 9.0 | 4.0 / 10.0 | 2.00 |" in page
-    assert "all-rows" not in page
 
 
 def test_committed_rows_have_the_columns_of_rows() -> None:

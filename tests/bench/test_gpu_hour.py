@@ -104,7 +104,7 @@ def test_the_time_of_all_steps() -> None:
 def test_what_a_load_launches_is_known_without_a_device() -> None:
     """In a process that compiles, since in the interpreter nothing is recorded."""
     program = (
-        "from benches.bench_gpu_compile import of_load\n"
+        "from tests.gpu.test_compile import of_load\n"
         "from tests.kernels.launches import distinct\n"
         "from distilrt.kernels.tiles import H200\n"
         "from distilrt.model.config import DistilBertConfig\n"

@@ -230,22 +230,6 @@ def test_peak_is_lowered_where_retests_fail(monkeypatch: pytest.MonkeyPatch) -> 
     assert [probe["met"] for probe in row["probes"]][-2:] == [True, True]
 
 
-def test_peaks_are_searched_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = iter(range(100))
-
-    def fails(wanted: Load) -> Window:
-        if wanted.scenario == "server" and next(calls) == 2:
-            raise PeerError("it died")
-        return window(10, wanted)
-
-    sessions = Sessions(monkeypatch, one=lambda wanted: window(10, wanted), two=fails)
-    found = run(Plan("peak", slo=parse_slo("p99=20ms"), duration=1.0), [ONE, TWO])
-    names = [name for name, load in sessions.asked if load.scenario != "multi"]
-    assert names == ["one", "two"] * 4 + ["one"] * (1 + peak.HALVINGS + peak.RETESTS - 4)
-    assert [row["target"] for row in found.rows] == ["one"]
-    assert found.left_out == ["two float32 (server): it died"]
-
-
 @pytest.mark.parametrize(("offset", "times"), [(5.0, 1.0), (0.0, 1.5)])
 def test_probabilities_are_compared_but_for_a_constant(
     monkeypatch: pytest.MonkeyPatch, offset: float, times: float
@@ -264,13 +248,6 @@ def test_probabilities_are_compared_but_for_a_constant(
     else:
         with pytest.raises(PeerError, match="its answers are off by"):
             scenarios.quality(spec, session, given(), right)
-
-
-def test_no_rate_meets_the_slo(monkeypatch: pytest.MonkeyPatch) -> None:
-    Sessions(monkeypatch, one=lambda wanted: window(30, wanted))
-    (row,) = run(Plan("peak", slo=parse_slo("p99=20ms"), duration=1.0), [ONE]).rows
-    assert (row["rate"], row["steady"]) == (0, False)
-    assert "p99_ms" not in row
 
 
 @pytest.mark.parametrize(("given", "words"), [

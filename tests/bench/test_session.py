@@ -29,21 +29,6 @@ def test_an_engine(classifier: str, queries: Samples) -> None:
         assert 10 < (target.peak_mb() or 0) < 4000
 
 
-def test_a_server(server: Any, classifier: str, queries: Samples) -> None:
-    with session.Session(Spec(server.url, "auto", classifier), queries) as target:
-        assert (target.facts.dtype, target.facts.version, target.start_s, target.peak_mb()) == (
-            "unknown",
-            "tiny",
-            None,
-            None,
-        )
-        assert len(target.window(Load("server", 0.0, 20, rate=1000.0)).latencies) == 20
-        server.reply = lambda path, body: (429, {})
-        assert target.window(Load("server", 0.0, 20, rate=1000.0)).failures == {"HTTP 429": 20}
-        with pytest.raises(PeerError, match="HTTP 429"):
-            target.answers([0])
-
-
 def test_what_cannot_be_loaded(classifier: str, queries: Samples) -> None:
     with pytest.raises(PeerError, match="int3"):
         session.Session(Spec("distilrt", "int3", classifier), queries)

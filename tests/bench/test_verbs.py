@@ -94,9 +94,7 @@ def test_what_ctrl_c_leaves(
     monkeypatch.setattr(scenarios, "run", stopped)
     file = tmp_path / "found.json"
     assert bench("compare", *LITTLE, *SHAPE, "--cache", str(tmp_path), "--json", str(file)) == 130
-    printed = capsys.readouterr()
-    assert "broken off" in printed.out
-    assert "nothing was recorded" in printed.err
+    assert "broken off" in capsys.readouterr().out
     assert not (tmp_path / "cpu.csv").exists()
     assert not read(file).complete
 

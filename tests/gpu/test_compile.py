@@ -1,18 +1,17 @@
-"""Kernels brought into Triton's cache by many processes, each with a part of them: `pytest -n 14`. Needs a GPU."""
+"""Every kernel of a load compiles; many processes, each with a part of them, fill Triton's cache: `pytest -n 14`."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import pytest
 import torch
 
-from distilrt.backends.cuda.devices import DTYPES, interpreting
+from benches.bench_gpu_model import TOKENS, searched
+from distilrt.backends.cuda.devices import DTYPES
 from distilrt.backends.cuda.encoder import DeviceEncoder
 from distilrt.bench import tiles
 from distilrt.bench.artefacts import ARCHITECTURE
-from distilrt.bench.clock import Clock
 from distilrt.checkpoint.weights import random_weights
 from distilrt.kernels.launch import chip_of
 from distilrt.kernels.op import Arrays
@@ -21,7 +20,7 @@ from distilrt.model.config import DistilBertConfig
 from tests.kernels.launches import Launch, distinct, recorded
 
 PARTS = 14
-TOKENS, CANDIDATES = ((5,), 2) if interpreting() else ((16, 128, 5632), 8)  # The hour has no time to search more.
+pytestmark = [pytest.mark.gpu, pytest.mark.whole]
 
 
 def of_load(config: DistilBertConfig, dtypes: Iterable[str], chip: Chip) -> Iterator[Launch]:
@@ -39,12 +38,6 @@ def of_load(config: DistilBertConfig, dtypes: Iterable[str], chip: Chip) -> Iter
         yield from launched
 
 
-def searched(config: DistilBertConfig, tokens: Iterable[int], device: torch.device) -> Iterator[tiles.Candidates]:
-    """Products and attention for these numbers of tokens, with the likeliest tiles of each."""
-    found = tiles.choices(config, tokens, "bfloat16", device, CANDIDATES)
-    return (each for each in found if each[2].key[0] != "rows")
-
-
 def of_candidates(config: DistilBertConfig, device: torch.device, chip: Chip) -> Iterator[Launch]:
     """What is launched with each of their tiles."""
     for op, arguments, choice in searched(config, TOKENS, device):
@@ -56,15 +49,15 @@ def of_candidates(config: DistilBertConfig, device: torch.device, chip: Chip) ->
 
 @pytest.mark.parametrize("part", range(PARTS))
 @pytest.mark.parametrize("what", ["load", "candidates"])
-def test_compile(clock: Clock, add_row: Callable[..., None], what: str, part: int) -> None:
-    if not clock.on_gpu:
+def test_compile(device: torch.device, tiny: bool, what: str, part: int) -> None:
+    """Whatever a compiler raises, the others are compiled too."""
+    if tiny:
         pytest.skip("Triton's interpreter compiles nothing")
-    config, chip, start = DistilBertConfig(), chip_of(torch.empty(0, device=clock.device)), time.perf_counter()
-    found = of_load(config, DTYPES, chip) if what == "load" else of_candidates(config, clock.device, chip)
-    mine = distinct(found)[part::PARTS]
-    for launched in mine:
+    config, chip, failed = DistilBertConfig(), chip_of(torch.empty(0, device=device)), []
+    found = of_load(config, DTYPES, chip) if what == "load" else of_candidates(config, device, chip)
+    for launched in distinct(found)[part::PARTS]:
         try:
             launched.kernel.warmup(grid=(1,), **launched.arguments, **launched.options)
-        except Exception as error:  # whatever a compiler raises, the others still count
-            add_row(what=launched.label, failed=str(error))
-    add_row(what=what, kernels=len(mine), seconds=round(time.perf_counter() - start, 1))
+        except Exception as error:
+            failed.append(f"{launched.label}: {error}")
+    assert not failed
