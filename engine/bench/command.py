@@ -80,8 +80,8 @@ def bench(
     for path in (json_file, csv_file, html_file):
         if path is not None and not path.resolve().parent.is_dir():
             raise InvalidParameter(f"there is no folder {path.resolve().parent} for {path.name}; make it first")
-    if png_folder is not None:
-        plots.require()
+    if png_folder is not None and not plots.available():
+        raise InvalidParameter("--png needs vl-convert: pip install 'distilrt[bench]'; --html has no charts without")
     if source is not None and workload:
         raise InvalidParameter("give --workload or --input, not both")
     names = workload or ["mixed"]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from distilrt.bench import charts, plots, report
+from distilrt.bench import plots, report
 from distilrt.bench.findings import Findings, Row, named
 
 _CSS = """
@@ -61,8 +61,8 @@ def page(findings: Findings) -> str:
         parts.append('<p class="bad">Broken off: this is what had been measured until then.</p>')
     if findings.rows:
         parts.append(f'<div class="heads">{"".join(_heads(findings.rows))}</div>')
-    if charts.available():
-        parts += [f"<figure>{charts.svg(chart)}</figure>" for chart in plots.draw(findings).values()]
+    if plots.available():
+        parts += [f"<figure>{plots.svg(chart)}</figure>" for chart in plots.draw(findings).values()]
     else:
         parts.append("<p>Charts need vl-convert: pip install 'distilrt[bench]'.</p>")
     for title, about, tables, notes in report.sections(findings):

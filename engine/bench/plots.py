@@ -1,17 +1,24 @@
-"""Which charts findings become: latency against rate, throughput and share of the peak against batch and length or by
-workload, latency, start, memory. Each is drawn only where there is something to see; `charts` draws.
+"""The charts of findings: latency against rate, throughput and share of the peak against batch and length or by
+workload, latency, start, memory; each only where there is something to see.
+
+They are Vega-Lite documents, bars and curves, which vl-convert draws as SVG or PNG.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-from distilrt.bench import charts
-from distilrt.bench.charts import Bar, Point
 from distilrt.bench.findings import Findings, Row, named
 
+Chart = dict[str, Any]
+# Distinguishable by people who see colours differently (Okabe and Ito), and in grey by their order.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#555555")
+WIDTH, PANEL = 520, 200  # pixels of the plot of bars, and of each side of a panel of curves
+INK, BOUND = "#3b4048", "#b3261e"
 POINTS = 3  # that make a curve
 _BY_WORKLOAD = (
     ("latency", ("p50_ms", "p99_ms"), "Latency of a query, ms: median, and 99th percentile in outline"),
@@ -22,18 +29,16 @@ _BY_WORKLOAD = (
 _ONCE = (("start", "start_s", "Start to first answer, s"), ("memory", "peak_mb", "Most memory, MB"))
 
 
-def draw(findings: Findings) -> dict[str, charts.Chart]:
+def draw(findings: Findings) -> dict[str, Chart]:
     """Charts by name."""
     rows = [row for row in findings.rows if row.get("valid", True) or row.get("probes")]
     names = list(dict.fromkeys(map(named, findings.rows)))
-    figures: dict[str, charts.Chart] = {}
+    figures: dict[str, Chart] = {}
     for workload in dict.fromkeys(row["workload"] for row in rows):
         if points := _rates(rows, workload):
-            slo = findings.plan["slo"]
-            bound = (float(slo.partition("=")[2].removesuffix("ms")), slo) if slo else None
             title = f"Latency against rate, {workload}: p99, and median dashed; ms from the intended time"
-            figures[f"rate-{workload}"] = charts.curves(
-                title, "queries per second", points, names, log=True, bound=bound
+            figures[f"rate-{workload}"] = _curves(
+                title, "queries per second", points, names, log=True, slo=findings.plan["slo"]
             )
     for key, values, title in _BY_WORKLOAD:
         shown = [row for row in rows if row.get(values[0]) and _tells(row, key, figures)]
@@ -41,45 +46,44 @@ def draw(findings: Findings) -> dict[str, charts.Chart]:
         if key in ("throughput", "peak-share"):
             for along, x in (("length", "tokens of a text"), ("batch", "texts of a batch")):
                 if points := _along(shown, values[0], scale, along):
-                    figures[f"{key}-{along}"] = charts.curves(f"{title}, by {along}", x, points, names)
+                    figures[f"{key}-{along}"] = _curves(f"{title}, by {along}", x, points, names)
             drawn = {name for name in figures if name.startswith(f"{key}-")}
             shown = [] if drawn and all(_shape(row) for row in shown) else shown
         if shown:
-            found = [Bar(_group(row), named(row), [scale * (row.get(value) or 0) for value in values]) for row in shown]
-            figures[key] = charts.bars(title, found, names)
+            bars = [_bar(_group(row), named(row), [scale * (row.get(value) or 0) for value in values]) for row in shown]
+            figures[key] = _bars(title, bars, names)
     for key, value, title in _ONCE:  # one number of an engine, not of a workload
         once = {named(row): row[value] for row in reversed(findings.rows) if row.get(value)}
         if once:
-            figures[key] = charts.bars(title, [Bar("", name, [once[name]]) for name in names if name in once], names)
+            figures[key] = _bars(title, [_bar("", name, [once[name]]) for name in names if name in once], names)
     return figures
 
 
-def save(findings: Findings, folder: Path) -> list[Path]:
-    """Write each chart as a PNG.
+def available() -> bool:
+    """Whether what draws is installed."""
+    return find_spec("vl_convert") is not None
 
-    Raises:
-        ModuleNotFoundError: vl-convert is not installed.
-    """
-    require()
+
+def svg(chart: Chart) -> str:
+    """An `<svg>` element for a page."""
+    import vl_convert
+
+    return str(vl_convert.vegalite_to_svg(chart))
+
+
+def save(findings: Findings, folder: Path) -> list[Path]:
+    """Write each chart as a PNG."""
+    import vl_convert
+
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, chart in draw(findings).items():
         paths.append(folder / f"{name}.png")
-        paths[-1].write_bytes(charts.png(chart))
+        paths[-1].write_bytes(bytes(vl_convert.vegalite_to_png(chart, scale=2)))
     return paths
 
 
-def require() -> None:
-    """Nothing, where charts can be drawn.
-
-    Raises:
-        ModuleNotFoundError: vl-convert is not installed.
-    """
-    if not charts.available():
-        raise ModuleNotFoundError("--png needs vl-convert: pip install 'distilrt[bench]'; --html has no charts without")
-
-
-def _tells(row: Row, key: str, figures: Mapping[str, charts.Chart]) -> bool:
+def _tells(row: Row, key: str, figures: Mapping[str, Chart]) -> bool:
     """Whether a row belongs into the figure `key` of all workloads."""
     scenario: str = row["scenario"]
     if key == "peak-rate" or scenario == "peak":
@@ -95,17 +99,18 @@ def _shape(row: Row) -> tuple[int, int] | None:
     return (int(match[1]), int(match[2])) if match else None
 
 
-def _along(rows: Sequence[Row], value: str, scale: float, along: str) -> list[Point]:
+def _along(rows: Sequence[Row], value: str, scale: float, along: str) -> list[Row]:
     """A panel for each batch (or length) of which an engine has at least `POINTS` lengths (or batches)."""
-    found: dict[tuple[str, str], list[Point]] = {}
+    found: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         if shape := _shape(row):
             at, panel = (shape[1], f"batches of {shape[0]}") if along == "length" else (shape[0], f"{shape[1]} tokens")
-            found.setdefault((panel, named(row)), []).append(Point(panel, named(row), at, scale * row[value]))
+            point = {"panel": panel, "name": named(row), "x": at, "y": scale * row[value], "dashed": False}
+            found.setdefault((panel, named(row)), []).append(point)
     return [point for points in found.values() if len(points) >= POINTS for point in points]
 
 
-def _rates(rows: Sequence[Row], workload: str) -> list[Point]:
+def _rates(rows: Sequence[Row], workload: str) -> list[Row]:
     """p99, and dashed the median, of each target by rate: its measurements, or the probes of its peak search."""
     found: dict[str, dict[float, Row]] = {}
     for row in rows:
@@ -114,7 +119,7 @@ def _rates(rows: Sequence[Row], workload: str) -> list[Point]:
                 if probe["valid"] and probe.get("p99_ms"):
                     found.setdefault(named(row), {})[probe["rate"]] = probe
     return [
-        Point("", name, rate, probe[key], dashed=key == "p50_ms")
+        {"panel": "", "name": name, "x": rate, "y": probe[key], "dashed": key == "p50_ms"}
         for name, probes in found.items() if len(probes) > 1
         for key in ("p99_ms", "p50_ms")
         for rate, probe in probes.items()
@@ -125,3 +130,70 @@ def _group(row: Row) -> str:
     rate = f" {row['rate']:g}/s" if row["scenario"] == "server" else ""
     busy = f" beside {row['busy']}" if row.get("busy") else ""
     return f"{row['workload']}{rate}{busy}"
+
+
+def _bar(group: str, name: str, numbers: Sequence[float]) -> Row:
+    """One bar of a group; a second, larger number is the outline of a longer bar."""
+    return {"group": group, "name": name, "number": numbers[0], "most": max(numbers),
+            "words": "  ".join(f"{each:,.0f}" if each >= 100 else f"{each:.3g}" for each in numbers)}  # fmt: skip
+
+
+def _bars(title: str, bars: Sequence[Row], names: Sequence[str]) -> Chart:
+    """Horizontal bars in groups, both in the order in which they come; `names` are all engines of the report."""
+    x = {"type": "quantitative", "stack": None, "title": None}
+    most = {"x": x | {"field": "most"}}
+    return _chart(title, bars) | {
+        "width": WIDTH,
+        "encoding": {
+            "y": {"field": "group", "type": "nominal", "sort": None, "title": None},
+            "yOffset": {"field": "name", "type": "nominal", "sort": list(names)},
+            "color": _colour(names),
+        },
+        "layer": [
+            {"mark": "bar", "encoding": {"x": x | {"field": "number"}}},
+            {"mark": {"type": "bar", "filled": False}, "encoding": most},
+            {"mark": {"type": "text", "align": "left", "dx": 4, "color": INK},
+             "encoding": most | {"text": {"field": "words"}, "color": {"value": INK}}},
+        ],
+    }  # fmt: skip
+
+
+def _curves(
+    title: str, x: str, points: Sequence[Row], names: Sequence[str], *, log: bool = False, slo: str | None = None
+) -> Chart:
+    """Panels of one scale beside each other; an SLO is a horizontal line."""
+    layer: list[Chart] = [{
+        "mark": {"type": "line", "point": True},
+        "encoding": {
+            "x": {"field": "x", "type": "quantitative", "scale": {"type": "log", "nice": False}, "title": x,
+                  "axis": {"values": sorted({point["x"] for point in points}), "format": "~g"}},
+            "y": {"field": "y", "type": "quantitative", "scale": {"type": "log" if log else "linear"}, "title": None},
+            "color": _colour(names),
+            "strokeDash": {"field": "dashed", "type": "nominal", "legend": None,
+                           "scale": {"domain": [False, True], "range": [[1, 0], [5, 3]]}},
+        },
+    }]  # fmt: skip
+    if slo is not None:
+        y = {"datum": float(slo.partition("=")[2].removesuffix("ms"))}
+        layer += [
+            {"mark": {"type": "rule", "color": BOUND}, "encoding": {"y": y}},
+            {"mark": {"type": "text", "align": "left", "dy": -6, "color": BOUND, "text": slo},
+             "encoding": {"y": y, "x": {"value": 4}}},
+        ]  # fmt: skip
+    panels = {"field": "panel", "type": "nominal", "sort": None, "title": None}
+    several = len({point["panel"] for point in points}) > 1
+    spec = {"layer": layer, "width": PANEL if several else WIDTH, "height": PANEL}
+    return _chart(title, points) | {"facet": panels, "columns": 3, "spec": spec}
+
+
+def _chart(title: str, values: Sequence[Row]) -> Chart:
+    return {"$schema": "https://vega.github.io/schema/vega-lite/v5.json", "data": {"values": list(values)},
+            "title": {"text": title, "anchor": "start"}, "config": {"view": {"stroke": None}}}  # fmt: skip
+
+
+def _colour(names: Sequence[str]) -> Chart:
+    """A colour for each engine, the same in all charts of a report."""
+    colours = [COLOURS[i % len(COLOURS)] for i in range(len(names))]
+    return {"field": "name", "type": "nominal", "title": None,
+            "scale": {"domain": list(names), "range": colours},
+            "legend": {"orient": "bottom", "columns": 2, "labelLimit": 300}}  # fmt: skip

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from distilrt.bench import charts, findings, page, plots, report
+from distilrt.bench import findings, page, plots, report
 from distilrt.bench.findings import Findings, Row
 from distilrt.bench.scenarios import Plan
 
@@ -105,7 +105,7 @@ def test_page_is_whole_and_alone(found: Findings) -> None:
         assert words in html
 
 
-def values(chart: charts.Chart) -> list[dict[str, Any]]:
+def values(chart: plots.Chart) -> list[dict[str, Any]]:
     return list(chart["data"]["values"])
 
 
@@ -124,18 +124,28 @@ def test_rates_are_drawn_from_rows_and_from_probes(found: Findings) -> None:
     probes = [{"rate": rate, "p99_ms": rate, "p50_ms": 1.0, "valid": rate < 50} for rate in (40.0, 10.0, 50.0)]
     found.rows = [row("a", "peak", rate=40.0, slo="p99=20ms", probes=probes)]
     assert set(rates(found, dashed=False)) == {10, 40}
-    assert "p99=20ms" in charts.svg(plots.draw(found)["rate-mixed"])
+    assert "p99=20ms" in plots.svg(plots.draw(found)["rate-mixed"])
 
 
-def test_workloads_of_an_offline_run(found: Findings, tmp_path: Path) -> None:
-    found.rows = [row(name, "offline", workload) for workload in ("1x16", "8x128") for name in ("a", "b")]
+@pytest.mark.parametrize(("rows", "key", "bars", "drawn"), [
+    ([row(name, "offline", workload) for workload in ("1x16", "8x128") for name in "ab"], "throughput",
+     [(workload, f"{name} int8", 9872) for workload in ("1x16", "8x128") for name in "ab"],
+     {"throughput", "peak-share"}),
+    ([row("a", "peak", rate=40.0, probes=[]), row("b", "peak", rate=50.0, probes=[])], "peak-rate",
+     [("mixed", "a int8", 40), ("mixed", "b int8", 50)], {"peak-rate", "peak-share"}),
+    ([row("a", "multi", "1x16", busy=count) for count in (0, 1)], "latency",
+     [("1x16", "a int8", 8.25), ("1x16 beside 1", "a int8", 8.25)], {"latency", "throughput", "peak-share"}),
+])  # fmt: skip
+def test_bars(
+    found: Findings, tmp_path: Path, rows: list[Row], key: str, bars: list[tuple[str, str, float]], drawn: set[str]
+) -> None:
+    found.rows = rows
     figures = plots.draw(found)
-    assert set(figures) == {"throughput", "peak-share", "start", "memory"}
-    assert [(bar["group"], bar["name"]) for bar in values(figures["throughput"])] == [
-        (workload, f"{name} int8") for workload in ("1x16", "8x128") for name in ("a", "b")]  # fmt: skip
+    assert set(figures) == drawn | {"start", "memory"}
+    assert [(bar["group"], bar["name"], bar["number"]) for bar in values(figures[key])] == bars
     paths = plots.save(found, tmp_path / "plots")
+    assert len(paths) == len(figures)
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
-    assert len(paths) == 4
 
 
 def test_shapes_make_curves(found: Findings) -> None:
@@ -157,18 +167,6 @@ def test_shapes_make_curves(found: Findings) -> None:
     assert "<svg" in page.page(found)
 
 
-def test_a_peak_is_shown_by_its_rate(found: Findings) -> None:
-    found.rows = [row(name, "peak", rate=rate, slo="p99=20ms", probes=[]) for name, rate in (("a", 40.0), ("b", 50.0))]
-    figures = plots.draw(found)
-    assert set(figures) == {"peak-rate", "peak-share", "start", "memory"}
-    assert [bar["number"] for bar in values(figures["peak-rate"])] == [40, 50]
-
-
-def test_busy_neighbours_have_bars_of_their_own(found: Findings) -> None:
-    found.rows = [row("a", "multi", "1x16", busy=count) for count in (0, 1)]
-    assert [bar["group"] for bar in values(plots.draw(found)["latency"])] == ["1x16", "1x16 beside 1"]
-
-
 def test_nothing_measured(found: Findings) -> None:
     found.rows, found.workloads = [], []
     assert plots.draw(found) == {}
@@ -177,10 +175,7 @@ def test_nothing_measured(found: Findings) -> None:
 
 
 def test_without_vl_convert(found: Findings, monkeypatch: pytest.MonkeyPatch) -> None:
-    plots.require()
-    monkeypatch.setattr(charts, "find_spec", lambda name: None)
+    monkeypatch.setattr(plots, "find_spec", lambda name: None)
     html = page.page(found)
     assert "<svg" not in html
     assert "Charts need vl-convert" in html
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'distilrt\[bench\]'"):
-        plots.require()

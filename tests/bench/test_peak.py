@@ -31,12 +31,13 @@ def take_turns(
     return rows
 
 
-def test_what_is_asked() -> None:
+@pytest.mark.parametrize("limit", [12, 60, 99])
+def test_what_is_asked(limit: float) -> None:
     asked: list[Load] = []
 
     def measure(name: str, load: Load) -> Window:
         asked.append(load)
-        return window(load, 60)
+        return window(load, limit)
 
     row = take_turns({"a": peak.Search(LOAD, SLO, in_flight=8, retest=9.0)}, measure)["a"]
     flood, *probes = asked
@@ -45,7 +46,7 @@ def test_what_is_asked() -> None:
     seeds = [load.seed for load in probes]
     assert len(set(seeds)) == len(seeds)
     assert row["rate"] == pytest.approx(probes[-1].rate, abs=1e-3)
-    assert 60 - 110 / 2**peak.HALVINGS <= row["rate"] <= 60
+    assert limit - 110 / 2**peak.HALVINGS <= row["rate"] <= limit
     assert len(row["probes"]) == len(probes)
 
 

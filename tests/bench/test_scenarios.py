@@ -209,24 +209,14 @@ def test_no_answers_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (found.rows, found.left_out) == ([], ["one float32 (multi): no query was answered: HTTP 503"])
 
 
-@pytest.mark.parametrize("limit", [12.0, 37.0, 99.0])
-def test_peak_finds_the_limit(monkeypatch: pytest.MonkeyPatch, limit: float) -> None:
-    """A target that takes 100 texts/s, and more than 20 ms where it is asked for more than `limit` of them."""
-    Sessions(monkeypatch, one=lambda wanted: window(30 if wanted.rate > limit else 10, wanted))
-    found = run(Plan("peak", slo=parse_slo("p99=20ms"), duration=1.0), [ONE])
-    (row,) = found.rows
-    assert limit - 110 / 2**peak.HALVINGS <= row["rate"] <= limit
-    assert (row["slo"], row["steady"], row["saturated_per_s"], row["p99_ms"]) == ("p99=20ms", True, 100, 10)
-    assert all(probe["met"] == (probe["rate"] <= limit) for probe in row["probes"])
-
-
-def test_peak_is_lowered_where_retests_fail(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A short window flatters: 50/s holds for a second, 40/s for two."""
+def test_peak_has_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """50/s holds for a second, 40/s for two."""
     Sessions(
         monkeypatch, one=lambda wanted: window(30 if wanted.rate > (50 if wanted.seconds < 2 else 40) else 10, wanted)
     )
     (row,) = run(Plan("peak", slo=parse_slo("p99=20ms"), duration=1.0), [ONE]).rows
     assert 40 * peak.RETEST_STEP <= row["rate"] <= 40
+    assert (row["slo"], row["steady"], row["saturated_per_s"], row["p99_ms"]) == ("p99=20ms", True, 100, 10)
     assert [probe["met"] for probe in row["probes"]][-2:] == [True, True]
 
 

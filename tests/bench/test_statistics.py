@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from distilrt.bench import statistics
 from distilrt.bench.statistics import Window
@@ -89,17 +88,6 @@ def test_wrong_slo(text: str) -> None:
 
 def test_figures_are_of_the_queries_that_all_answered() -> None:
     assert statistics.figures([window([2, 8]), window([1, 4, 999])]) == pytest.approx([4e-3, 2e-3])
-
-
-@pytest.mark.parametrize("count", [3, 9, 36])
-def test_interval_is_yuens(count: int) -> None:
-    """That of a sample beside one that is all but a constant."""
-    logs = np.random.default_rng().normal(0.3, 0.05, count)
-    found = statistics.beside(list(np.exp(-logs)), [1.0] * count)
-    kept = count - 2 * int(statistics.TRIM * count)
-    assert found.log == pytest.approx(stats.trim_mean(logs, statistics.TRIM))
-    half = stats.t.ppf(0.975, kept - 1) * stats.mstats.trimmed_stde(logs, (statistics.TRIM, statistics.TRIM))
-    assert found.half == pytest.approx(half)
 
 
 def test_beside() -> None:
