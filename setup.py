@@ -16,7 +16,7 @@ from setuptools import setup
 from setuptools.command.build_ext import build_ext
 
 # Rows of the list that csrc/dispatch.cpp compiles: architecture, instruction set, features, flags.
-ISA_ROW = re.compile(r'^(\w+)\((\w+), [^"]*"([^"]*)"\)$', re.MULTILINE)
+ISA_ROW = re.compile(r'^(\w+)\((\w+),\s[^"]*"([^"]*)"\)$', re.MULTILINE)
 MACHINE = platform.machine().replace("AMD64", "x86_64").replace("arm64", "aarch64")
 ISA_FLAGS = {
     isa: flags.split()

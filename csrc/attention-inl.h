@@ -30,16 +30,17 @@ static int64_t attention_scratch(int64_t keys, int64_t head_dim) {
   return 4 * AttentionScratch<DotOf<T>>(keys, head_dim).size;
 }
 
-// out[rows, width] = A[rows, depth] * B[depth, width]; width is a whole number of vectors, at most a panel.
-template <class Dot>
-static void product(int64_t rows, int64_t width, int64_t depth, const Lane* a, int64_t lda, const Lane* b, int64_t ldb,
-                    float* out, int64_t ldo) {
-  using Tile = typename Isa::template Tile<Dot>;
+// out[rows, width] = A[rows, depth] * B[depth, width] with a tile for `rows`; width is a whole number of vectors, at
+// most a panel.
+template <class Tile>
+static void product(const Tile& tile, int64_t rows, int64_t width, int64_t depth, const Lane* a, int64_t lda,
+                    const Lane* b, int64_t ldb, float* out, int64_t ldo) {
   Ahead nothing{nullptr, nullptr, 0};
+  const int64_t each = Tile::rows_each(rows);
   for (int64_t p = 0; p < depth; p += kDepth)
-    for (int64_t i = 0; i < rows; i += Tile::kRows)
-      Tile::multiply(min64(rows - i, Tile::kRows), width / kWidth, min64(depth - p, kDepth), a + i * lda + p, lda,
-                     b + p * ldb, ldb, nothing, p > 0, out + i * ldo, ldo);
+    for (int64_t i = 0; i < rows; i += each)
+      tile.multiply(min64(rows - i, each), width / kWidth, min64(depth - p, kDepth), a + i * lda + p, lda, b + p * ldb,
+                    ldb, nothing, p > 0, out + i * ldo, ldo);
 }
 
 // The first n activations of a row as lanes, at most a vector of them; elements past the end are 0.
@@ -169,6 +170,7 @@ static void attention(const AttentionArgs& g) {
       g.head_dim % Dot::kLane == 0 && g.ldq % Dot::kLane == 0 && reinterpret_cast<uintptr_t>(q) % sizeof(Lane) == 0;
   for (int64_t q0 = 0; q0 < g.queries; q0 += kQueryBlock) {
     const int64_t rows = min64(g.queries - q0, kQueryBlock);
+    const typename Isa::template Tile<Dot> tile(rows);
     const Lane* a = reinterpret_cast<const Lane*>(q + q0 * g.ldq);
     int64_t lda = g.ldq / Dot::kLane;
     if (!whole_lanes) {
@@ -181,16 +183,16 @@ static void attention(const AttentionArgs& g) {
       lda = at.head_lanes;
     }
     for (int64_t key = 0; key < g.keys; key += kPanel)
-      product<Dot>(rows, min64(at.columns - key, kPanel), at.head_lanes, a, lda, k_panels + key * at.head_lanes, kPanel,
-                   scores + key, at.columns);
+      product(tile, rows, min64(at.columns - key, kPanel), at.head_lanes, a, lda, k_panels + key * at.head_lanes,
+              kPanel, scores + key, at.columns);
     float inverse[kQueryBlock];
     for (int64_t i = 0; i < rows; ++i) inverse[i] = 1.0f / softmax_row<T>(scores + i * at.columns, g.keys, g.scale);
 
     for (int64_t d = 0; d < at.value_width; d += kPanel) {
       const int64_t width = min64(at.value_width - d, kPanel);
       float weighted[kQueryBlock * kPanel];
-      product<Dot>(rows, width, lanes(g.keys, Dot::kLane), reinterpret_cast<const Lane*>(scores), at.columns,
-                   values + d, at.value_width, weighted, kPanel);
+      product(tile, rows, width, lanes(g.keys, Dot::kLane), reinterpret_cast<const Lane*>(scores), at.columns,
+              values + d, at.value_width, weighted, kPanel);
       const int64_t kept = min64(g.head_dim - d, kPanel);
       for (int64_t i = 0; i < rows; ++i)
         for (int64_t j = 0; j < kept; j += kWidth)

@@ -122,6 +122,15 @@ class PyKernels {
 
 }  // namespace
 
+Epilogue epilogue_named(const std::string& activation) {
+  if (activation == "gelu") return Epilogue::kBiasGelu;
+  if (activation == "gelu_new" || activation == "gelu_pytorch_tanh") return Epilogue::kBiasGeluTanh;
+  if (activation == "relu") return Epilogue::kBiasRelu;
+  if (activation == "silu") return Epilogue::kBiasSilu;
+  if (activation.empty()) return Epilogue::kBias;
+  throw std::invalid_argument("unknown activation '" + activation + "'");
+}
+
 void bind_kernels(py::module_& m) {
   py::class_<PyKernels>(m, "Kernels")
       .def(py::init<const std::string&, const std::string&>(), py::arg("isa"), py::arg("dtype") = "float32")

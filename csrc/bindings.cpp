@@ -1,28 +1,13 @@
 #include "bindings.h"
 
-#include <stdexcept>
-
 #include "dispatch.h"
 #include "thread_pool.h"
 
 namespace distilrt {
 
-void require(bool condition, const std::string& message) {
-  if (!condition) throw std::invalid_argument(message);
-}
-
 void require_threads(int threads) {
   require(threads >= 1 && threads <= Team::kMaxThreads,
           "num_threads must be 1 to " + std::to_string(Team::kMaxThreads));
-}
-
-Epilogue epilogue_named(const std::string& activation) {
-  if (activation == "gelu") return Epilogue::kBiasGelu;
-  if (activation == "gelu_new" || activation == "gelu_pytorch_tanh") return Epilogue::kBiasGeluTanh;
-  if (activation == "relu") return Epilogue::kBiasRelu;
-  if (activation == "silu") return Epilogue::kBiasSilu;
-  if (activation.empty()) return Epilogue::kBias;
-  throw std::invalid_argument("unknown activation '" + activation + "'");
 }
 
 namespace {

@@ -6,6 +6,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <stdexcept>
 #include <string>
 
 #include "kernels.h"
@@ -22,8 +23,10 @@ using Bytes = py::array_t<uint8_t, py::array::c_style>;
 // An argument that is such an array.
 inline py::arg array_arg(const char* name) { return py::arg(name).noconvert(); }
 
-// Throw std::invalid_argument, which Python sees as ValueError.
-void require(bool condition, const std::string& message);
+// These throw std::invalid_argument, which Python sees as ValueError.
+inline void require(bool condition, const std::string& message) {
+  if (!condition) throw std::invalid_argument(message);
+}
 void require_threads(int threads);
 Epilogue epilogue_named(const std::string& activation);
 

@@ -4,6 +4,10 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #elif defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
 #elif defined(__aarch64__) && defined(__APPLE__)
@@ -38,6 +42,15 @@ unsigned saved_registers() {
   return low;
 }
 
+// Refused by kernels before 5.16, by some containers, and where a signal stack of this process is too small for tiles.
+bool may_use_tiles() {
+#if defined(__linux__)
+  return syscall(SYS_arch_prctl, 0x1023, 18) == 0;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+#else
+  return false;
+#endif
+}
+
 }  // namespace
 
 // Not __builtin_cpu_supports: it answers 0 for everything where the compiler's own runtime library is not linked.
@@ -52,6 +65,10 @@ CpuFeatures cpu_features() {
   cpu.avx512 = cpu.avx2 && has(saved, 5, 6, 7) && has(wide.ebx, 16, 17, 28, 30, 31);  // F, DQ, CD, BW, VL
   cpu.avx512_vnni = cpu.avx512 && has(wide.ecx, 11);
   cpu.avx512_bf16 = cpu.avx512 && has(more.eax, 5);
+  const bool tiles = has(saved, 17, 18) && has(wide.edx, 24);
+  cpu.amx_int8 = tiles && has(wide.edx, 25);
+  cpu.amx_bf16 = tiles && has(wide.edx, 22);
+  cpu.amx_permission = tiles && may_use_tiles();
   return cpu;
 }
 

@@ -15,6 +15,10 @@ struct RegisterTile {
   using Sum = typename Dot::Sum;
   static constexpr int64_t kRows = kTileRows;  // of A that one call of multiply() takes, at most
 
+  // For `rows` rows, of which each call should take so many.
+  explicit RegisterTile(int64_t) {}
+  static int64_t rows_each(int64_t) { return kRows; }
+
   // out[i, j] (+)= sum over p of a[i, p] * b[p, j] for up to kRows rows and any number of vectors of columns.
   DISTILRT_INLINE void multiply(int64_t rows, int64_t vecs, int64_t depth, const Lane* a, int64_t lda, const Lane* b,
                                 int64_t ldb, Ahead& ahead, bool accumulate, Sum* out, int64_t ldo) {
@@ -150,6 +154,7 @@ static void gemm_block(const GemmArgs& g, int64_t m0, int64_t m1, int64_t column
   const int64_t tiles = (m1 - m0 + Tile::kRows - 1) / Tile::kRows;
   const int64_t loops = tiles * ((vecs + kTileVecs - 1) / kTileVecs);
   const Lane* a = static_cast<const Lane*>(g.a);
+  const Tile tile(m1 - m0);
   for (int64_t p0 = 0; p0 < depth; p0 += kDepth) {
     const int64_t p1 = min64(p0 + kDepth, depth);
     Ahead ahead{panel + p1 * kPanel, panel + (2 * p1 - p0) * kPanel, (kGroup * kPanel / kLine + loops - 1) / loops};
@@ -157,8 +162,8 @@ static void gemm_block(const GemmArgs& g, int64_t m0, int64_t m1, int64_t column
       const int64_t row = (m1 - m0) * t / tiles;
       const int64_t rows = (m1 - m0) * (t + 1) / tiles - row;
       typename Dot::Sum* out = sums + row * kPanel;
-      Tile::multiply(rows, vecs, p1 - p0, a + (m0 + row) * g.lda + p0, g.lda, panel + p0 * kPanel, kPanel, ahead,
-                     p0 > 0, out, kPanel);
+      tile.multiply(rows, vecs, p1 - p0, a + (m0 + row) * g.lda + p0, g.lda, panel + p0 * kPanel, kPanel, ahead, p0 > 0,
+                    out, kPanel);
       if (p1 < depth) continue;
       if (g.narrow)
         run_epilogue<Dot, Activation>(g, out, m0 + row, rows, column);

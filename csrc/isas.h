@@ -3,6 +3,9 @@
 // isas/<set>.h. Includers define X86_64, AARCH64, ANY and NEEDS; a new architecture adds its macro in dispatch.cpp.
 // On ARM g++ moves loads before it assigns registers, and then spills sums.
 
+X86_64(avx512_amx,
+       NEEDS(avx512) NEEDS(avx512_vnni) NEEDS(avx512_bf16) NEEDS(amx_int8) NEEDS(amx_bf16) NEEDS(amx_permission),
+       "-march=x86-64-v4 -mprefer-vector-width=512 -mavx512vnni -mavx512bf16 -mamx-int8 -mamx-bf16 -fno-exceptions")
 X86_64(avx512_bf16, NEEDS(avx512) NEEDS(avx512_vnni) NEEDS(avx512_bf16),
        "-march=x86-64-v4 -mprefer-vector-width=512 -mavx512vnni -mavx512bf16")
 X86_64(avx512_vnni, NEEDS(avx512) NEEDS(avx512_vnni), "-march=x86-64-v4 -mprefer-vector-width=512 -mavx512vnni")

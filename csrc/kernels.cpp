@@ -30,6 +30,8 @@ using Isa = ISA;
 
 #include "gemm-inl.h"
 
+#include "amx-inl.h"
+
 #include "pack-inl.h"
 
 #include "layer_norm-inl.h"

@@ -43,10 +43,12 @@ struct Ahead {
   int64_t lines;
 };
 
-// The inner loop of every product, in gemm-inl.h. An instruction set may name as its Tile another template that has
-// kRows and multiply().
+// The inner loop of every product, in gemm-inl.h. An instruction set may name as its Tile another template that is made
+// of a number of rows and has kRows, rows_each() and multiply().
 template <class Dot>
 struct RegisterTile;
+template <class Dot, class Unit, int kLane = Dot::kLane>
+class AmxTile;
 
 // An instruction set is a struct derived from this one, which replaces what it has instructions for.
 struct Portable {

@@ -14,11 +14,12 @@ import pytest
 from distilrt import _C
 from distilrt.model import functional
 from distilrt.model.config import ACTIVATIONS
+from tests.csrc.native_tables import TABLES, dtypes_of, kernels_of
 
 SHAPES = [(1, 1, 1), (1, 768, 768), (2, 3, 5), (5, 17, 33), (7, 65, 63), (64, 36, 36), (65, 96, 384), (129, 48, 1537),
           (130, 100, 3071)]  # fmt: skip
 WITHOUT_FMA = {"generic"} if platform.machine() == "x86_64" else set()
-PAIRS = [(isa, dtype) for isa in _C.available_isas() for dtype in _C.dtypes(isa) if dtype != "float32"]
+PAIRS = [(isa, dtype) for isa in TABLES for dtype in dtypes_of(isa) if dtype != "float32"]
 
 
 def bfloat16(x: Any) -> Any:
@@ -76,7 +77,7 @@ def test_linear(rng: Any, assert_close: Any, isa: str, dtype: str, m: int, n: in
     bias = rng.standard_normal(n, np.float32)
     rounded = (bfloat16(x), bfloat16(weight)) if dtype == "bfloat16" else (int8(x, isa), int8_weight(weight, isa))
     out = np.full((m, n), np.nan, np.float32)
-    _C.Kernels(isa, dtype).linear(x, weight, bias, activation, out=out)
+    kernels_of(isa, dtype).linear(x, weight, bias, activation, out=out)
     exact = functional.linear(rounded[0].astype(float), rounded[1].astype(float), bias.astype(float))
     plain = functional.linear(rounded[0].astype(np.float32), rounded[1].astype(np.float32), bias)
     if activation:
@@ -91,13 +92,13 @@ def test_activations_are_rounded_once(rng: Any, isa: str, dtype: str, activation
     x = np.linspace(-11, 11, 4096, dtype=np.float32)[:, None]
     x = np.concatenate([x, [[-1e4], [1e4], [np.inf], [np.nan]]]).astype(np.float32)
     one, zero = np.ones((1, 1), np.float32), np.zeros(1, np.float32)
-    kernels = _C.Kernels(isa, dtype)
+    kernels = kernels_of(isa, dtype)
     full, narrow, linear = (np.full_like(x, np.nan) for _ in range(3))
     kernels.linear(x, one, zero, activation, out=full)
     kernels.linear(x, one, zero, activation, narrow=True, out=narrow)
     kernels.linear(x, one, zero, out=linear)
     exact = functional.activation(activation, linear[:-2].astype(float))
-    step = 2**-8 if "bfloat16" in _C.dtypes(isa) else 2**-23
+    step = 2**-8 if "bfloat16" in dtypes_of(isa) else 2**-23
     assert (
         np.abs(narrow[:-2] - exact) <= step * np.abs(exact) + 2e-5 * (step > 2**-23) + 3e-7 + 1e-7 * np.abs(linear[:-2])
     ).all()
@@ -106,32 +107,40 @@ def test_activations_are_rounded_once(rng: Any, isa: str, dtype: str, activation
 
 
 @pytest.mark.parametrize(("isa", "dtype"), PAIRS)
-def test_residual_and_rows_alone(rng: Any, isa: str, dtype: str) -> None:
+def test_residual(rng: Any, isa: str, dtype: str) -> None:
     x, weight = rng.standard_normal((131, 100), np.float32), rng.standard_normal((70, 100), np.float32)
     bias, residual = rng.standard_normal(70, np.float32), rng.standard_normal((131, 70), np.float32)
-    kernels = _C.Kernels(isa, dtype)
+    kernels = kernels_of(isa, dtype)
     plain, added = np.full((131, 70), np.nan, np.float32), np.full((131, 70), np.nan, np.float32)
     kernels.linear(x, weight, bias, out=plain)
     kernels.linear(x, weight, bias, residual=residual, out=added)
     np.testing.assert_allclose(added, plain + residual, rtol=1e-6, atol=1e-5)
-    for row in (0, 6, 127, 130):
-        alone = np.full((1, 70), np.nan, np.float32)
-        kernels.linear(x[row : row + 1], weight, bias, out=alone)
-        np.testing.assert_array_equal(alone[0], plain[row])
 
 
-def test_int8_is_the_same_on_every_instruction_set(rng: Any) -> None:
-    """Sums are integers, so only the last float32 operations can differ."""
-    x, weight = rng.standard_normal((20, 300), np.float32), rng.standard_normal((30, 300), np.float32)
-    outs = []
-    for isa in _C.available_isas():
-        if isa in WITHOUT_FMA:
-            continue  # without FMA a tie may round to the other integer
-        out = np.full((20, 30), np.nan, np.float32)
-        _C.Kernels(isa, "int8").linear(x, weight, np.zeros(30, np.float32), out=out)
-        outs.append(out)
-    for out in outs[1:]:
-        np.testing.assert_array_equal(out, outs[0])
+@pytest.mark.parametrize("isa", TABLES)
+@pytest.mark.parametrize("rows", range(1, 41))
+def test_int8_sums_are_exact(rng: Any, isa: str, rows: int) -> None:
+    """Operands that are integers already, so that every instruction set gives the exact sums, which float32 holds."""
+    n, k = int(rng.integers(1, 150)), int(rng.integers(9, 1500))
+    x = rng.integers(0, 256, (rows, k)).astype(np.float32)
+    weight = rng.integers(-32, 33, (n, k)).astype(np.float32)  # four of them never add up to more than 128
+    x[:, :2], weight[:, :8], weight[:, 0] = [0, 255], 0, 127  # the ends of both ranges
+    out = np.full((rows, n), np.nan, np.float32)
+    kernels_of(isa, "int8").linear(x, weight, np.zeros(n, np.float32), out=out)
+    np.testing.assert_array_equal(out, x.astype(int) @ weight.T.astype(int))
+
+
+@pytest.mark.parametrize(("isa", "dtype"), PAIRS)
+def test_a_row_is_the_same_beside_any_number_of_others(rng: Any, isa: str, dtype: str) -> None:
+    x, weight = rng.standard_normal((40, 100), np.float32), rng.standard_normal((70, 100), np.float32)
+    bias, kernels = rng.standard_normal(70, np.float32), kernels_of(isa, dtype)
+    alone = np.full((40, 70), np.nan, np.float32)
+    for row in range(40):
+        kernels.linear(x[row : row + 1], weight, bias, "gelu", out=alone[row : row + 1])
+    for rows in range(2, 41):
+        together = np.full((rows, 70), np.nan, np.float32)
+        kernels.linear(x[:rows], weight, bias, "gelu", out=together)
+        np.testing.assert_array_equal(together, alone[:rows])
 
 
 @pytest.mark.parametrize(("isa", "dtype"), PAIRS)
@@ -147,7 +156,7 @@ def test_values_that_break_scales(isa: str, dtype: str) -> None:
     weight[1] = 0
     weight[2] = 1e-38
     out = np.full((6, 5), 7, np.float32)
-    _C.Kernels(isa, dtype).linear(x, weight, np.zeros(5, np.float32), out=out)
+    kernels_of(isa, dtype).linear(x, weight, np.zeros(5, np.float32), out=out)
     np.testing.assert_allclose(out[0], 0)
     np.testing.assert_allclose(out[1], 0, atol=1e-36)
     np.testing.assert_allclose(out[3, [0, 1]], [40, 0], rtol=1e-6)
@@ -163,7 +172,7 @@ def test_bfloat16_attention(rng: Any, isa: str, length: int, head_dim: int) -> N
     """Twice the error of the plain computation that rounds probabilities and the result to bfloat16."""
     q, k, v = (bfloat16(rng.standard_normal((length, head_dim), np.float32)) for _ in range(3))
     out = np.full_like(q, np.nan)
-    _C.Kernels(isa, "bfloat16").attention(q, k, v, out=out)
+    kernels_of(isa, "bfloat16").attention(q, k, v, out=out)
     exact = functional.attention_probs(q.astype(float), k.astype(float), 1)[0] @ v.astype(float)
     scores = q @ k.T * np.float32(head_dim**-0.5)
     weights = np.exp(scores - scores.max(axis=1, keepdims=True))
@@ -180,7 +189,7 @@ ISAS = _C.available_isas()
 def test_input_scales(rng: Any, isa: str, m: int, n: int, k: int) -> None:
     """Powers of two, which multiply exactly: the same bits as of scaled rows. Ones: the same as none."""
     x, weight = rng.standard_normal((m, k), np.float32), rng.standard_normal((n, k), np.float32)
-    bias, kernels = rng.standard_normal(n, np.float32), _C.Kernels(isa, "int8")
+    bias, kernels = rng.standard_normal(n, np.float32), kernels_of(isa, "int8")
     scales = np.exp2(rng.integers(-40, 40, k)).astype(np.float32)
     scaled, expected = np.full((m, n), np.nan, np.float32), np.full((m, n), np.nan, np.float32)
     kernels.linear(x, weight, bias, input_scales=scales, out=scaled)
@@ -200,7 +209,7 @@ def test_input_scales_of_any_size(rng: Any, isa: str, m: int, n: int, k: int) ->
     scaled = x.astype(float) * scales
     rounded = int8_weight(weight, isa)
     out = np.full((m, n), np.nan, np.float32)
-    _C.Kernels(isa, "int8").linear(x, weight, np.zeros(n, np.float32), input_scales=scales, out=out)
+    kernels_of(isa, "int8").linear(x, weight, np.zeros(n, np.float32), input_scales=scales, out=out)
     step = (scaled.max(axis=1, keepdims=True) - scaled.min(axis=1, keepdims=True)) / 255
     # The few float32 operations of a result, on terms of up to 255 steps and the smallest value.
     noise = 1e-5 * (np.abs(scaled).max(axis=1, keepdims=True) + 255 * step)
@@ -219,7 +228,7 @@ def test_input_scales_and_values_that_break_them(isa: str) -> None:
     out = np.full((5, 1), 7, np.float32)
     weight = np.ones((1, 40), np.float32)
     weight[0, 9] = 0
-    _C.Kernels(isa, "int8").linear(x, weight, np.zeros(1, np.float32), input_scales=scales, out=out)
+    kernels_of(isa, "int8").linear(x, weight, np.zeros(1, np.float32), input_scales=scales, out=out)
     assert np.isfinite(out[[0, 4]]).all()
     assert not np.isfinite(out[1:4]).any()
 
@@ -254,7 +263,7 @@ def test_given_steps_keep_integers(rng: Any) -> None:
             encoder.add_linear("y", [weight], [steps], "float32", scales)
 
 
-@pytest.mark.parametrize("isa", _C.available_isas())
+@pytest.mark.parametrize("isa", TABLES)
 @pytest.mark.parametrize("k", [1, 3, 4, 8, 13, 1023, 3072])
 @pytest.mark.parametrize("signs", ["above", "below", "both", "random"])
 def test_int8_sums_do_not_saturate(rng: Any, isa: str, k: int, signs: str) -> None:
@@ -268,6 +277,6 @@ def test_int8_sums_do_not_saturate(rng: Any, isa: str, k: int, signs: str) -> No
     x = np.concatenate([weight[:7] > 0, weight[:7] < 0, np.ones((1, k), bool)]).astype(np.float32) * 255
     x[-1, 0] = 0
     out = np.full((len(x), 65), np.nan, np.float32)
-    _C.Kernels(isa, "int8").linear(x, weight, np.zeros(65, np.float32), out=out)
+    kernels_of(isa, "int8").linear(x, weight, np.zeros(65, np.float32), out=out)
     exact = int8(x, isa) @ int8_weight(weight, isa).T
     np.testing.assert_allclose(out, exact, rtol=1e-6, atol=1e-6 * np.abs(exact).max())

@@ -12,11 +12,12 @@ from distilrt import _C
 from distilrt.isas import why_not_the_best
 
 CSRC = Path(__file__).parents[2] / "csrc"
-ROWS = re.findall(r"^(\w+)\((\w+), ", (CSRC / "isas.h").read_text(), re.MULTILINE)
+ROWS = re.findall(r"^(\w+)\((\w+),\s", (CSRC / "isas.h").read_text(), re.MULTILINE)
 HERE = [isa for architecture, isa in ROWS if architecture in ("ANY", platform.machine().upper())]
 # As the kernel calls what a set needs.
 AVX512 = {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
 FLAGS = {
+    "avx512_amx": AVX512 | {"avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8", "amx_bf16"},
     "avx512_bf16": AVX512 | {"avx512_vnni", "avx512_bf16"},
     "avx512_vnni": AVX512 | {"avx512_vnni"},
     "avx512": AVX512,

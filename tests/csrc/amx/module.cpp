@@ -1,0 +1,19 @@
+// The module `amx_stand_in`: single ops as `distilrt._C` has them, on the table of that name alone.
+
+#include "bind_kernels.cpp"
+
+namespace distilrt {
+
+extern const Kernels amx_stand_in_kernels;
+
+const Kernels& find_kernels(const std::string&) { return amx_stand_in_kernels; }
+
+const DtypeKernels& find_dtype(const Kernels& kernels, const std::string& dtype) {
+  for (const DtypeKernels* table : kernels.dtypes)
+    if (dtype == table->dtype) return *table;
+  throw std::invalid_argument("there is no dtype " + dtype);
+}
+
+}  // namespace distilrt
+
+PYBIND11_MODULE(amx_stand_in, m) { distilrt::bind_kernels(m); }
