@@ -31,7 +31,7 @@ grep -q amx_tile /proc/cpuinfo || { echo this machine has no AMX; exit 0; }
 mkdir build && cp -r "$ROOT"/{engine,kernels,csrc,tests,setup.py,pyproject.toml,README.md} build && cd build || exit
 "$PYTHON" setup.py -q build --build-base made || exit
 export PYTHONPATH=$(echo "$PWD"/made/lib*) && cd .. || exit
-"$PYTHON" -m distilrt bench compare --peers distilrt --workloads 1x16,8x128 --duration 1 --json "$OUT/cpu.json"
+"$PYTHON" -m distilrt bench compare --peers distilrt --workloads 1x16,1x128,8x128 --duration 1 --json "$OUT/cpu.json"
 "$PYTHON" -P -m pytest -q -x build/tests/csrc -p no:cacheprovider
 """
 

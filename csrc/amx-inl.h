@@ -81,9 +81,9 @@ class AmxTile {
     sums<kTall, kWide>(job);
   }
 
-  // Tile kWide * i + j has the sums of tile i of A and tile j of B.
+  // Tile kWide * i + j has the sums of tile i of A and tile j of B. A copy of the job stays in registers beside stores.
   template <int kTall, int kWide>
-  static __attribute__((noinline)) void sums(const Job& job) {
+  static __attribute__((noinline)) void sums(Job job) {
     start<kWide>(job, IndicesTo<kTall * kWide>{});
     // A panel is one call of this function for one tile of rows, and two for two.
     const int64_t lines = job.ahead.at < job.ahead.end ? job.ahead.lines * (kSide / kGroup) / kTall : 0;

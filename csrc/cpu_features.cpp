@@ -65,7 +65,8 @@ CpuFeatures cpu_features() {
   cpu.avx512 = cpu.avx2 && has(saved, 5, 6, 7) && has(wide.ebx, 16, 17, 28, 30, 31);  // F, DQ, CD, BW, VL
   cpu.avx512_vnni = cpu.avx512 && has(wide.ecx, 11);
   cpu.avx512_bf16 = cpu.avx512 && has(more.eax, 5);
-  const bool tiles = has(saved, 17, 18) && has(wide.edx, 24);
+  // Some hypervisors show tiles without a palette to configure them by.
+  const bool tiles = has(saved, 17, 18) && has(wide.edx, 24) && leaf(0x1D).eax >= 1;
   cpu.amx_int8 = tiles && has(wide.edx, 25);
   cpu.amx_bf16 = tiles && has(wide.edx, 22);
   cpu.amx_permission = tiles && may_use_tiles();

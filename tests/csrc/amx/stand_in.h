@@ -13,6 +13,7 @@ struct amx_stand_in : Portable {
   class Unit {
    public:
     static void configure(const void* shapes) {
+      check(tiles[0].rows == 0, "tiles were not released");
       unsigned char bytes[64];
       __builtin_memcpy(bytes, shapes, sizeof(bytes));
       check(bytes[0] == 1, "the palette is not 1");
