@@ -42,6 +42,7 @@ PYBIND11_MODULE(_C, m) {
         "The instruction sets of this build, best first, with the features that each needs and this CPU lacks.");
   m.def("dtypes", &dtype_names, py::arg("isa") = "", "Dtypes that an instruction set has; '': the best one's.");
   bind_attention(m);
+  bind_batch(m);
   bind_encoder(m);
   bind_kernels(m);
   bind_watch(m);

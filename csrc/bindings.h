@@ -31,6 +31,7 @@ void require_threads(int threads);
 Epilogue epilogue_named(const std::string& activation);
 
 void bind_attention(py::module_& m);
+void bind_batch(py::module_& m);
 void bind_encoder(py::module_& m);
 void bind_kernels(py::module_& m);
 void bind_watch(py::module_& m);

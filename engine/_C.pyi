@@ -136,6 +136,33 @@ class Encoder:
     @property
     def workspace_bytes(self) -> int: ...
 
+def pack_lists(sequences: Any, vocab_size: int) -> tuple[_Ints, _Ints, _Ints, _Ints, int] | None:
+    """Token ids, position ids, cu_seqlens, key_lengths and the longest length of lists laid end to end; None where
+    `sequences` is no list or tuple of lists of at least one int of the vocabulary each."""
+
+class BucketIntegers:
+    """The pinned memory of one GPU bucket: `distilrt.backends.cuda.encoder.INTEGERS`, in this order."""
+
+    def __init__(self, *fields: _Ints, block_rows: int) -> None: ...
+    def fill(
+        self,
+        cu_seqlens: _Ints,
+        key_lengths: _Ints,
+        position_ids: _Ints,
+        input_ids: _Ints | None,
+        wanted: npt.NDArray[np.integer[Any]] | None,
+        first: int,
+        end: int,
+        low: int,
+        high: int,
+        few: bool,
+    ) -> None:
+        """Write the integers of sequences `first` to `end - 1` of a packed batch.
+
+        Of the batch's `wanted` rows, those from `low` to `high - 1` go into `wanted` with their number if `few`, else
+        into `index`.
+        """
+
 class Kernels:
     def __init__(self, isa: str, dtype: str = "float32") -> None: ...
     def linear(

@@ -20,6 +20,11 @@ from distilrt.errors import InvalidInput, TooLong
 from distilrt.model.array_kinds import as_array, kind_of
 from distilrt.model.config import DistilBertConfig
 
+try:
+    from distilrt._C import pack_lists
+except ImportError:  # The GPU backend runs without the native extension.
+    pack_lists = None  # type: ignore[assignment]
+
 IntArray = npt.NDArray[np.int32]
 IndexArray = npt.NDArray[np.integer[Any]]
 FloatArray = npt.NDArray[np.float32]
@@ -109,19 +114,29 @@ def pack(config: DistilBertConfig, sequences: Sequence[Any]) -> Batch:
         InvalidInput: an id outside the vocabulary, an empty sequence, a wrong rank or dtype.
         TooLong: a sequence longer than `max_position_embeddings`.
     """
+    packed = None if pack_lists is None else pack_lists(sequences, config.vocab_size)
+    if packed is None:  # other kinds of sequences, or a wrong one
+        packed = _pack_arrays(config, sequences)
+    ids, positions, cu_seqlens, key_lengths, longest = packed
+    if longest > config.max_position_embeddings:
+        raise too_long(longest - 1, config)
+    return Batch(ids, None, positions, cu_seqlens, key_lengths, longest)
+
+
+def _pack_arrays(
+    config: DistilBertConfig, sequences: Sequence[Any]
+) -> tuple[IntArray, IntArray, IntArray, IntArray, int]:
+    """What `pack_lists` returns, of any kinds of sequences; the errors of `pack`."""
     ids: IndexArray
     try:
         ids = _ids_of_lists(sequences)
-    except (TypeError, OverflowError, LookupError):  # other kinds of sequences, or a wrong one
+    except (TypeError, OverflowError, LookupError):
         ids = _ids_of_arrays(sequences)
     _check_token_ids(config, ids)
     lengths = list(map(len, sequences))
-    longest = max(lengths, default=0)
-    if longest > config.max_position_embeddings:
-        raise too_long(longest - 1, config)
     cu_seqlens, key_lengths = np.array([0, *accumulate(lengths)], np.int32), np.array(lengths, np.int32)
     positions = np.arange(len(ids), dtype=np.int32) - cu_seqlens[:-1].repeat(key_lengths)
-    return Batch(np.ascontiguousarray(ids, np.int32), None, positions, cu_seqlens, key_lengths, longest)
+    return np.ascontiguousarray(ids, np.int32), positions, cu_seqlens, key_lengths, max(lengths, default=0)
 
 
 def _ids_of_lists(sequences: Sequence[Any]) -> IntArray:

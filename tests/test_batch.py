@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import distilrt.batch
+from distilrt import _C
 from distilrt.batch import PaddedInputs, pack, pack_padded
 from distilrt.errors import InvalidInput, TooLong
 from distilrt.model.config import DistilBertConfig
@@ -62,9 +65,11 @@ def test_asking_rows_go_behind_the_keys(grid: tuple[np.ndarray, np.ndarray], eve
     assert layout.unpack(batch.input_ids + 1, masked=True).tolist() == np.where(shown, ids + 1, 0).tolist()
 
 
-@given(st.lists(st.lists(st.integers(0, 99), min_size=1, max_size=16), max_size=6))
-def test_pack_is_pack_padded_without_padding(sequences: list[list[int]]) -> None:
-    batch = pack(CONFIG, sequences)
+@given(st.lists(st.lists(st.integers(0, 99), min_size=1, max_size=16), max_size=6), st.booleans())
+def test_pack_is_pack_padded_without_padding(sequences: list[list[int]], native: bool) -> None:
+    with mock.patch.object(distilrt.batch, "pack_lists", _C.pack_lists if native else None):
+        batch = pack(CONFIG, sequences)
+    assert all(array.dtype == np.int32 for array in (batch.position_ids, batch.cu_seqlens, batch.key_lengths))
     assert batch.input_ids is not None
     assert batch.input_ids.tolist() == [i for ids in sequences for i in ids]
     assert batch.position_ids.tolist() == [p for ids in sequences for p in range(len(ids))]
@@ -193,6 +198,9 @@ def test_pack_refuses() -> None:
         ([[1], [[2]]], r"sequence 1 must have shape \[seq_len\], found \[1, 1\]"),
         ([[1.5]], "sequence 0 must hold integers"),
         ([[1, 100]], "holds 100"),
+        ([[1, -1]], "holds -1"),
+        ([[1, 1 << 70]], "sequence 0 must hold integers"),
+        ([[True]], "sequence 0 must hold integers"),
     ):
         with pytest.raises(InvalidInput, match=message):
             pack(CONFIG, sequences)

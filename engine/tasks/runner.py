@@ -6,16 +6,16 @@ It reads its inputs a window at a time and forgets them with their answers. It k
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate, islice, pairwise
+from itertools import islice, pairwise
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 from distilrt.backends.base import Backend
-from distilrt.batch import pack
+from distilrt.batch import IndexArray, pack
 from distilrt.errors import InvalidInput, InvalidParameter
 from distilrt.model.config import DistilBertConfig
-from distilrt.tasks.task import ALL, Params, Prepared, Rows, Selection, Task
+from distilrt.tasks.task import ALL, FIRST, Params, Prepared, Rows, Selection, Task
 from distilrt.tasks.task_parameters import is_count
 
 MAX_TOKENS = 4096
@@ -37,10 +37,18 @@ def compute(model: Model, sequences: Sequence[list[int]], rows: Sequence[Selecti
     The sequences may come from different inputs and from different tasks with the same head.
     """
     batch = pack(model.config, sequences)
-    wanted, ends = None, batch.cu_seqlens.tolist()
-    if any(chosen != ALL for chosen in rows):
-        index = [np.arange(*span)[chosen] for span, chosen in zip(pairwise(ends), rows, strict=True)]
-        wanted, ends = np.concatenate(index), [0, *accumulate(map(len, index))]
+    wanted: IndexArray | None = None
+    ends: Sequence[int] = batch.cu_seqlens.tolist()
+    if 0 < len(rows) == rows.count(FIRST):
+        wanted, ends = batch.cu_seqlens[:-1], range(len(rows) + 1)
+    elif rows.count(ALL) < len(rows):
+        index: list[int] = []
+        counts = [0]
+        for (start, end), chosen in zip(pairwise(ends), rows, strict=True):
+            span = range(start, end)
+            index += span[chosen] if isinstance(chosen, slice) else [span[i] for i in chosen]
+            counts.append(len(index))
+        wanted, ends = np.array(index, np.int32), counts
     output = model.backend.answer(batch, wanted)
     return [output[start:end] for start, end in pairwise(ends)]
 

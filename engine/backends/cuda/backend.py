@@ -137,8 +137,8 @@ class CudaBackend:
             values, staging = out[..., part.out, :], self._unused[part.bucket].get()
             try:
                 staging.fill(part, batch, wanted)
-                with self._turns.turn(staging.done):
-                    self._forward(part, staging, self._embeds(part, batch), values, all_layers)
+                work = partial(self._forward, part, staging, self._embeds(part, batch), values, all_layers)
+                self._turns.turn(work, staging.done)
             finally:
                 self._unused[part.bucket].put(staging)
         return out
@@ -163,33 +163,33 @@ class CudaBackend:
         """
         parts = self._parts(batch, wanted) if self._captured else []
         few = self.head.reads == "first"
-        if not parts or any(part.few != few for part in parts) or (wanted is None) == few:
+        if not parts or (wanted is None) == few or [part for part in parts if part.few != few]:
             return self.to_numpy(self.head.compute(self, self.forward(batch, wanted=wanted)))
         answer = np.empty((parts[-1].out.stop, self._width), np.float32)
         running: deque[tuple[Part, Staging]] = deque()
-
-        def read() -> None:
-            part, staging = running[0]
-            staging.read(answer[part.out])
-            running.popleft()
-            self._unused[part.bucket].put(staging)
-
         try:
             for part in parts:
                 # Whoever waits for another call's memory holds none itself: so nobody waits for ever.
                 while running and self._unused[part.bucket].empty():
-                    read()
+                    self._read(running, answer)
                 staging = self._unused[part.bucket].get()
                 running.append((part, staging))
                 staging.fill(part, batch, wanted)
-                with self._turns.turn(staging.done):
-                    self._replay((part.bucket, few, staging), self._embeds(part, batch))
+                key = (part.bucket, few, staging)
+                self._turns.turn(partial(self._replay, key, self._embeds(part, batch)), staging.done)
             while running:
-                read()
+                self._read(running, answer)
         finally:  # After an error some are left.
             for part, staging in running:
                 self._unused[part.bucket].put(staging)
         return answer
+
+    def _read(self, running: deque[tuple[Part, Staging]], answer: npt.NDArray[np.float32]) -> None:
+        """Wait for the first part's rows, and give its memory back."""
+        part, staging = running[0]
+        staging.read(answer[part.out])
+        running.popleft()
+        self._unused[part.bucket].put(staging)
 
     def _parts(self, batch: Batch, wanted: IndexArray | None) -> list[Part]:
         self._errors.raise_known()
@@ -264,24 +264,27 @@ class CudaBackend:
         """
         self._errors.raise_known()
         padded, head = check(self.config, inputs), self.head if with_head else ENCODER
+        joined = self._turns.turn(partial(self._run_parts, padded, head, first_only, all_layers))
+        return joined[0], tuple(joined[1:])
+
+    def _run_parts(self, padded: Padded, head: Head, first_only: bool, all_layers: bool) -> list[torch.Tensor]:
+        """What `_run_part` gives, for as many sequences as there are."""
         (batch_size, seq_len), top = padded.shape, self.encoder.buckets[-1]
         step = min(top.seqs, top.tokens // max(seq_len, 1))
         parts: list[torch.Tensor] = []
         states: list[tuple[torch.Tensor, ...]] = []
-        with self._turns.turn():
-            word = self._errors.next_word(self._turns.wait)
-            try:
-                for first in range(0, batch_size, step) or (0,):
-                    part = padded.part(first, first + step)
-                    output, layers = self._run_part(part, word, head, first_only, all_layers)
-                    parts.append(output)
-                    states.append(layers)
-                joined = [_joined(parts), *(_joined(layer) for layer in zip(*states, strict=True))]
-                for tensor in joined:
-                    tensor.masked_fill_(word != 0, torch.nan)
-            finally:  # or an error that a head raises here would leave the word to a later batch
-                self._errors.send(word)
-        return joined[0], tuple(joined[1:])
+        word = self._errors.next_word(self._turns.wait)
+        try:
+            for first in range(0, batch_size, step) or (0,):
+                output, layers = self._run_part(padded.part(first, first + step), word, head, first_only, all_layers)
+                parts.append(output)
+                states.append(layers)
+            joined = [_joined(parts), *(_joined(layer) for layer in zip(*states, strict=True))]
+            for tensor in joined:
+                tensor.masked_fill_(word != 0, torch.nan)
+        finally:  # or an error that a head raises here would leave the word to a later batch
+            self._errors.send(word)
+        return joined
 
     def _run_part(
         self, padded: Padded, word: torch.Tensor, head: Head, first_only: bool, all_layers: bool

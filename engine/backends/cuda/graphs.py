@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import gc
 import threading
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from distilrt.errors import BackendError
 
@@ -22,8 +21,7 @@ _TILE_ROWS, _TILE_COLUMNS = 128, 256  # of the widest GEMM tile
 _capturing = threading.Lock()  # torch allows one capture at a time in a process
 
 
-@dataclass(frozen=True, slots=True)
-class Bucket:
+class Bucket(NamedTuple):
     """Up to `tokens` rows of up to `seqs` sequences, a multiple of 4 so that `cu_seqlens[seqs]` is aligned."""
 
     tokens: int
@@ -78,8 +76,11 @@ def within(
 
 
 def pick(buckets: Sequence[Bucket], tokens: int, seqs: int) -> Bucket:
-    """The smallest bucket that holds so many rows and sequences; there must be one."""
-    return next(bucket for bucket in buckets if tokens <= bucket.tokens and seqs <= bucket.seqs)
+    """The smallest of rising buckets that holds so many rows and sequences; there must be one."""
+    number = bisect_left(buckets, (tokens, 0))
+    while buckets[number].seqs < seqs:
+        number += 1
+    return buckets[number]
 
 
 def cut(cu_seqlens: Sequence[int], top: Bucket) -> Iterator[tuple[int, int]]:

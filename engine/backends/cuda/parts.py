@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -47,16 +46,17 @@ def divide(
             "raise or unset DISTILRT_GPU_MEMORY, or use backend='cpu'"
         )
     if wanted is not None and wanted.size:
-        outside = wanted[0] < 0 or wanted[-1] >= total
-        if outside or np.count_nonzero(wanted[1:] <= wanted[:-1]):
+        outside = wanted.item(0) < 0 or wanted.item(-1) >= total
+        if outside or (wanted.size > 1 and np.count_nonzero(wanted[1:] <= wanted[:-1])):
             raise ValueError(f"wanted rows must rise and be 0 to {total - 1}, found {wanted.tolist()}")
-    ends = batch.cu_seqlens.tolist()
-    spans = list(cut(ends, buckets[-1]))
-    rows = [ends[first] for first, _ in spans] + [total]
-    outs = rows if wanted is None else wanted.searchsorted(rows).tolist()
     parts = []
-    for (first, end), (start, stop), (low, high) in zip(spans, pairwise(rows), pairwise(outs), strict=True):
+    start = low = 0
+    ends = batch.cu_seqlens.tolist()
+    for first, end in cut(ends, buckets[-1]):
+        stop = ends[end]
+        high = stop if wanted is None else wanted.size if stop == total else int(wanted.searchsorted(stop))
         bucket = pick(buckets, stop - start, end - first)
         part_few = few and wanted is not None and high - low <= bucket.seqs
         parts.append(Part(first, end, slice(start, stop), slice(low, high), bucket, part_few))
+        start, low = stop, high
     return parts

@@ -13,6 +13,11 @@ from distilrt.backends.cuda.parts import Part
 from distilrt.batch import Batch, IndexArray
 from distilrt.kernels.attention import query_blocks
 
+try:
+    from distilrt._C import BucketIntegers
+except ImportError:
+    BucketIntegers = None  # type: ignore[assignment,misc]
+
 
 class Staging:
     """Pinned memory for the integers of one bucket, and for its head's output. One call at a time has it.
@@ -32,6 +37,9 @@ class Staging:
             name: numbers[int(view.storage_offset() - origin) :][: view.numel()].reshape(view.shape)
             for name, view in views.items()
         }
+        self._native: BucketIntegers | None = None
+        if BucketIntegers is not None:
+            self._native = BucketIntegers(*self._fields.values(), block_rows=buffers.block_rows)
         self._scores = torch.empty((rows, width), device="cpu", pin_memory=pinned)
         self._output = self._scores.numpy()
 
@@ -44,6 +52,13 @@ class Staging:
                 number, if they are few; else into `index`.
         """
         self._wait()
+        if self._native is None:
+            self._fill_by_numpy(part, batch, wanted)
+        else:
+            self._native.fill(batch.cu_seqlens, batch.key_lengths, batch.position_ids, batch.input_ids, wanted,
+                              part.first, part.end, part.out.start, part.out.stop, part.few)  # fmt: skip
+
+    def _fill_by_numpy(self, part: Part, batch: Batch, wanted: IndexArray | None) -> None:
         first, end, start, tokens = part.first, part.end, part.rows.start, part.rows.stop - part.rows.start
         fields, seqs = self._fields, end - first
         ends, keys = fields["cu_seqlens"], fields["key_lengths"][:seqs]

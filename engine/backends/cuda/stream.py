@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from typing import Any
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
+from typing import Any, TypeVar
 
 import torch
 
 from distilrt.errors import BackendError
+
+Result = TypeVar("Result")
 
 
 class Turns:
@@ -31,11 +33,11 @@ class Turns:
         """Within, launches go to this device; another may be torch's current one when a call comes."""
         return torch.cuda.device(self._device) if self.on_gpu else nullcontext()
 
-    @contextmanager
-    def turn(self, done: Any = None) -> Iterator[None]:
-        """Within, nobody else uses the model: threads wait for a lock, streams for an event.
+    def turn(self, work: Callable[[], Result], done: Any = None) -> Result:
+        """Enqueue work while nobody else uses the model: threads wait for a lock, streams for an event.
 
         Args:
+            work: enqueues it; what it returns is returned.
             done: an event to record behind it; None: one of its own.
 
         Raises:
@@ -43,8 +45,7 @@ class Turns:
         """
         with self._lock, self.current():
             if not self.on_gpu:
-                yield
-                return
+                return work()
             if torch.cuda.is_current_stream_capturing():
                 raise BackendError(
                     "this model replays CUDA graphs of its own and can't be captured into another; call it outside of "
@@ -53,7 +54,7 @@ class Turns:
             stream = torch.cuda.current_stream()
             stream.wait_event(self._done)
             try:
-                yield
+                return work()
             finally:
                 self._done = done or self._own
                 self._done.record(stream)

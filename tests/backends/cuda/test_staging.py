@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from distilrt import _C
 from distilrt.backends.cuda.parts import divide
 from distilrt.batch import pack
 from distilrt.errors import BackendError
+from distilrt.kernels.attention import query_blocks
 from distilrt.model import models
+from distilrt.tasks.runner import compute
+from distilrt.tasks.task import FIRST
 from tests.backends.cuda.cuda_models import config_of, fresh
 
 CONFIG = config_of(n_layers=1, max_position_embeddings=16)
@@ -66,7 +72,7 @@ def test_threads_get_their_own_answers(backend: Any) -> None:
 def test_memory_is_given_back_after_an_error(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = pack(CONFIG, [[number] * 16 for number in range(9)])
     with monkeypatch.context() as patched:
-        patched.setattr(backend._turns, "turn", lambda _: (_ for _ in ()).throw(BackendError("captured")))
+        patched.setattr(backend._turns, "turn", lambda *_: (_ for _ in ()).throw(BackendError("captured")))
         for _ in range(3):
             with pytest.raises(BackendError, match="captured"):
                 backend.answer(batch, batch.cu_seqlens[:-1])
@@ -75,8 +81,12 @@ def test_memory_is_given_back_after_an_error(backend: Any, monkeypatch: pytest.M
     assert backend.answer(batch, batch.cu_seqlens[:-1])[:, 0].tolist() == list(range(9))
 
 
-def test_integers_of_a_part(backend: Any) -> None:
-    """Nothing of what lay there before is left where kernels read."""
+@pytest.mark.parametrize("native", [True, False])
+def test_integers_of_a_part(backend: Any, monkeypatch: pytest.MonkeyPatch, native: bool) -> None:
+    """Nothing of what lay there before is left where kernels read, with the native extension and without."""
+    if not native:
+        for both in backend._stagings.values():
+            monkeypatch.setattr(both[0], "_native", None)
     rng = fresh()
     for _ in range(30):
         batch = pack(CONFIG, [rng.integers(0, 61, n).tolist() for n in rng.integers(1, 17, rng.integers(1, 9))])
@@ -89,9 +99,61 @@ def test_integers_of_a_part(backend: Any) -> None:
                 room = part.bucket.seqs + 1 - len(ends)
                 assert found["cu_seqlens"].tolist() == [*ends, *[ends[-1]] * room]
                 assert found["key_lengths"][: len(ends) - 1].tolist() == np.diff(ends).tolist()
+                blocks = query_blocks(ends.astype(np.int32), np.diff(ends), staging._buffers.block_rows)
+                assert found["query_blocks"][0, 0] == blocks[0, 0]
+                assert found["query_blocks"][1 : len(blocks)].tolist() == blocks[1:].tolist()
                 for name in ("input_ids", "position_ids"):
                     assert found[name][: ends[-1]].tolist() == getattr(batch, name)[part.rows].tolist()
                 if wanted is not None:
                     listed = (wanted[part.out] - start).tolist()
                     assert found["wanted" if part.few else "index"][: len(listed)].tolist() == listed
                     assert not part.few or found["wanted"][-1] == len(listed)
+
+
+def test_native_memory_takes_nothing_that_does_not_fit() -> None:
+    def zeros(*shape: int) -> Any:
+        return np.zeros(shape, np.int32)
+
+    fields = [zeros(3), zeros(2), zeros(3), zeros(4, 4), zeros(8), zeros(8), zeros(8)]
+    memory = _C.BucketIntegers(*fields, block_rows=4)
+    ends, keys, rows = np.array([0, 3, 8, 9], np.int32), np.array([3, 5, 1], np.int32), zeros(9)
+    memory.fill(ends, keys, rows, rows, np.array([0, 4]), 0, 2, 0, 2, True)
+    assert [field.tolist() for field in fields[:3]] == [[0, 3, 8], [3, 5], [0, 4, 2]]
+    assert fields[3].tolist() == [[3, 0, 0, 0], [0, 0, 3, 3], [3, 0, 5, 5], [3, 4, 5, 5]]
+    for arguments in (
+        (ends, keys, rows, rows, None, 0, 3, 0, 0, True),  # more sequences than it has room for
+        (ends, keys, rows, rows, None, 2, 4, 0, 0, True),  # sequences that the batch has not
+        (ends, keys, rows, rows, None, -1, 1, 0, 0, True),
+        (ends * 2, keys, zeros(18), None, None, 0, 2, 0, 0, True),  # more rows
+        (ends, keys, rows[:5], None, None, 0, 2, 0, 0, True),  # rows that the batch has not
+        (ends, keys, rows, rows[:5], None, 0, 2, 0, 0, True),
+        (ends[::-1].copy(), keys, rows, rows, None, 0, 2, 0, 0, True),
+        (ends, keys, rows, rows, np.arange(3), 0, 2, 0, 3, True),  # more wanted rows
+        (ends, keys, rows, rows, np.arange(3), 0, 2, 0, 4, False),
+        (np.array([0, 7, 8], np.int32), keys[:2], rows, rows, None, 0, 2, 0, 0, True, 1),  # more blocks
+    ):
+        narrow = _C.BucketIntegers(*fields, block_rows=1) if len(arguments) > 10 else memory
+        with pytest.raises(ValueError, match=r"must be|must rise|too few"):
+            narrow.fill(*arguments[:10])
+    with pytest.raises(ValueError, match="do not fit one another"):
+        _C.BucketIntegers(*fields[1:], zeros(8), block_rows=4)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_few_calls_a_batch(backend: Any, monkeypatch: pytest.MonkeyPatch, batch_size: int) -> None:
+    """From token ids to the head's output the host makes as many calls for many sequences as for one, and not many."""
+    model: Any = SimpleNamespace(config=CONFIG, backend=backend)
+    monkeypatch.setattr(backend, "_graphs", None)
+    monkeypatch.setattr(backend, "_launch", lambda *_: (None, None))
+    ids, calls = [[1, 2, 3]] * batch_size, 0
+
+    def count(frame: Any, event: str, _: Any) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        compute(model, ids, [FIRST] * batch_size)
+    finally:
+        sys.setprofile(None)
+    assert calls < 70
