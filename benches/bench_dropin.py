@@ -20,6 +20,7 @@ import transformers
 
 import distilrt
 from distilrt import _C
+from distilrt.bench.statistics import beside
 from distilrt.cpu_count import usable_cores
 
 MOST = 30e-6  # seconds that the wrapper may add to a call at 1x8
@@ -54,7 +55,7 @@ def _sentences(number: int) -> list[str]:
 
 
 @pytest.mark.parametrize(("peer", "dtype"), [("torch", "float32"), ("torch", "bfloat16"), ("openvino", "float32")])
-def test_encode(sentence_encoder: Path, peer: str, dtype: str, add_row: Any, compared: Any) -> None:
+def test_encode(sentence_encoder: Path, peer: str, dtype: str, add_row: Any) -> None:
     sentence_transformers = pytest.importorskip("sentence_transformers")
     if peer == "openvino":
         pytest.importorskip("optimum.intel", reason="the openvino backend needs optimum-intel")
@@ -76,4 +77,8 @@ def test_encode(sentence_encoder: Path, peer: str, dtype: str, add_row: Any, com
             model.encode(texts, batch_size=32)
             found.append(time.perf_counter() - start)
             time.sleep(0.1)  # until idle threads sleep
-    add_row(workload="encode 2000", peer=f"sentence-transformers {peer}", dtype=dtype, **compared(*times))
+    own, other = (round(1e3 * statistics.median(each), 4) for each in times)
+    ratio = beside(*times)
+    low, high = (round(end, 3) for end in ratio.interval)
+    add_row(workload="encode 2000", peer=f"sentence-transformers {peer}", dtype=dtype, p50_ms=own, peer_p50_ms=other,
+            ratio=round(ratio.ratio, 3), ratio_low=low, ratio_high=high)  # fmt: skip

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +19,6 @@ import torch
 from distilrt.backends.cuda.devices import DTYPES, cuda_device
 from distilrt.bench.clock import Clock
 from distilrt.bench.findings import Row, facts
-from distilrt.bench.statistics import beside
 from distilrt.cpu_count import usable_cores
 from distilrt.errors import BackendError
 
@@ -51,20 +50,6 @@ def add_row(request: pytest.FixtureRequest) -> Callable[..., None]:
                 lines.write(json.dumps(row | _facts(), default=str) + "\n")
 
     return add
-
-
-@pytest.fixture(scope="session")
-def compared() -> Callable[[Sequence[float], Sequence[float]], Row]:
-    """Makes the figures of a row from our and a peer's seconds in the rounds of one interleaved run."""
-
-    def figures(ours: Sequence[float], theirs: Sequence[float]) -> Row:
-        found = beside(ours, theirs)
-        low, high = found.interval
-        own, other = (round(1e3 * statistics.median(each), 4) for each in (ours, theirs))
-        return {"p50_ms": own, "peer_p50_ms": other, "ratio": round(found.ratio, 3), "ratio_low": round(low, 3),
-                "ratio_high": round(high, 3)}  # fmt: skip
-
-    return figures
 
 
 @pytest.fixture(scope="session")

@@ -92,7 +92,7 @@ def compare(
                                       strict=True):  # fmt: skip
             if specs:
                 scenarios.run(specs, loads, plan, found, exact_model=str(folder), say=say,
-                              peaks=lambda: roofline.Roofline({}, None))  # fmt: skip
+                              peaks=lambda: roofline.Roofline({}, 0.0))  # fmt: skip
         for row in found.rows:
             if row["target"] in running:
                 servers = running[row["target"]]

@@ -115,7 +115,7 @@ def _rates(text: str) -> tuple[float, ...]:
 
 def _peaks(num_threads: int, wanted: bool) -> roofline.Roofline:
     """The machine's peaks, where somebody asks."""
-    return verbs.peaks(num_threads, verbs.CACHE) if wanted else roofline.Roofline({}, None)
+    return verbs.peaks(num_threads, verbs.CACHE) if wanted else roofline.Roofline({}, 0.0)
 
 
 def for_peers(model: str, loads: Sequence[samples.Samples]) -> str:

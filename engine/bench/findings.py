@@ -8,6 +8,7 @@ import io
 import json
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -109,6 +110,8 @@ def facts(threads: int, model: str | None = None) -> Row:
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
         cpu = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    status = Path("/proc/self/status")
+    allowed = re.search(r"Cpus_allowed_list:\s*(\S+)", status.read_text()) if status.exists() else None
     flags = cpu.get("flags", "").split()
     versions = {"distilrt": __version__, "python": platform.python_version()}
     for name in _LIBRARIES:
@@ -123,7 +126,7 @@ def facts(threads: int, model: str | None = None) -> Row:
         "isa": " ".join(flag for flag in ISA_FLAGS if flag in flags),
         "threads": threads,
         "load": round(os.getloadavg()[0], 2),
-        "affinity": _ranges(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else "unknown",
+        "affinity": allowed[1] if allowed else "unknown",
         "system": f"{platform.system()} {platform.release()}",
         "memory_gb": _memory(),
         "versions": versions,
@@ -142,17 +145,6 @@ def _commit() -> str:
 
     changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)benches/results")
     return (git("rev-parse", "--short", "HEAD") or "none") + ("-dirty" if changed else "")
-
-
-def _ranges(numbers: list[int]) -> str:
-    """`0-3,8` for 0, 1, 2, 3 and 8."""
-    parts: list[list[int]] = []
-    for number in numbers:
-        if parts and number == parts[-1][-1] + 1:
-            parts[-1].append(number)
-        else:
-            parts.append([number])
-    return ",".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in parts)
 
 
 def _memory() -> float | None:

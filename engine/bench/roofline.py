@@ -24,15 +24,15 @@ BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}  # A weight takes so many.
 
 @dataclass(frozen=True, slots=True)
 class Roofline:
-    """Operations per second by dtype and bytes per second read; None: not measurable here."""
+    """Operations per second of the dtypes, and bytes per second read; of what is not measurable here, none and 0."""
 
-    flops: dict[str, float | None]
-    read_bandwidth: float | None
+    flops: dict[str, float]
+    read_bandwidth: float
 
     def better(self, other: Roofline) -> Roofline:
         """The higher of each of two measurements: noise only ever lowers one."""
-        flops = {dtype: _higher(rate, other.flops.get(dtype)) for dtype, rate in self.flops.items()}
-        return Roofline(flops, _higher(self.read_bandwidth, other.read_bandwidth))
+        flops = {dtype: max(rate, other.flops.get(dtype, 0.0)) for dtype, rate in self.flops.items()}
+        return Roofline(flops, max(self.read_bandwidth, other.read_bandwidth))
 
 
 def measure(num_threads: int, cache: Path) -> Roofline:
@@ -43,13 +43,13 @@ def measure(num_threads: int, cache: Path) -> Roofline:
     """
     library = ctypes.CDLL(str(_compiled(cache)))
 
-    def peak(name: str) -> float | None:
+    def peak(name: str) -> float:
         function = getattr(library, name)
         function.restype = ctypes.c_double
-        found = float(function(num_threads, TRIES))
-        return found if found > 0 else None
+        return max(float(function(num_threads, TRIES)), 0.0)
 
-    return Roofline({dtype: peak(f"peak_{dtype}") for dtype in ("float32", "bfloat16", "int8")}, peak("read_bandwidth"))
+    found = {dtype: peak(f"peak_{dtype}") for dtype in BYTES}
+    return Roofline({dtype: rate for dtype, rate in found.items() if rate}, peak("read_bandwidth"))
 
 
 def encoder_weights(config: DistilBertConfig) -> int:
@@ -70,10 +70,6 @@ def flops(config: DistilBertConfig, lengths: Iterable[int], *, last_layer_rows: 
         total += (layers - 1) * (n * of_each + 4 * n * n * hidden)
         total += n * of_all + rows * (of_each - of_all) + 4 * rows * n * hidden
     return float(total)
-
-
-def _higher(one: float | None, other: float | None) -> float | None:
-    return max((rate for rate in (one, other) if rate is not None), default=None)
 
 
 def _compiled(cache: Path) -> Path:

@@ -19,7 +19,6 @@ from distilrt.bench.peers import OURS
 from distilrt.bench.samples import IDS, Samples
 from distilrt.errors import DistilrtError, InvalidParameter
 
-PEERS = tuple(name for name in peers.ENGINES if name != OURS)
 DTYPES = ("auto", "float32", "float16", "bfloat16", "int8")
 
 

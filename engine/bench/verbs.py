@@ -48,7 +48,7 @@ def peaks(num_threads: int, cache: Path) -> rooflines.Roofline:
     try:
         return rooflines.measure(num_threads, cache)
     except (RuntimeError, OSError):
-        return rooflines.Roofline({}, None)
+        return rooflines.Roofline({}, 0.0)
 
 
 def specs(names: str, dtype: str, model: str, threads: int) -> list[targets.Spec]:

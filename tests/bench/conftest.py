@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import threading
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -36,51 +36,47 @@ def read(file: Path) -> findings.Findings:
 
 
 class Server:
-    """An HTTP server of a few lines, on a thread; `reply` may be changed meanwhile."""
+    """An HTTP server on a thread; `reply` may be changed meanwhile, and its status 0 hangs up."""
 
     def __init__(self) -> None:
         self.reply: Reply = lambda path, body: (200, [[{"label": "LABEL_0", "score": 1.0}]])
         self.requests: list[tuple[str, Any]] = []
         self.heads: list[str] = []
-        self._loop = asyncio.new_event_loop()
-        self._server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-        self._thread = threading.Thread(target=self._loop.run_forever)
-        self._thread.start()
+        server = self
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode()
-                lengths = [line for line in head.lower().split("\r\n") if line.startswith("content-length")]
-                body = await reader.readexactly(int(lengths[0].partition(":")[2])) if lengths else b"null"
-                path = head.split()[1]
-                self.heads.append(head)
-                self.requests.append((path, json.loads(body)))
-                status, answer = self.reply(path, json.loads(body))
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version, server_version, sys_version = "HTTP/1.1", "tiny", ""
+            wbufsize, disable_nagle_algorithm = -1, True
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or "null")
+                server.heads.append(str(self.headers))
+                server.requests.append((self.path, body))
+                status, answer = server.reply(self.path, body)
                 if status == 0:
-                    writer.close()
+                    self.close_connection = True
                     return
                 data = json.dumps(answer).encode()
-                head_of = b"HTTP/1.1 %d X\r\nserver: tiny\r\ncontent-length: %d\r\n\r\n"
-                writer.write(head_of % (status, len(data)) + data)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            writer.close()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def do_GET(self) -> None:
+                self.do_POST()
+
+            def log_message(self, *_: object) -> None: ...
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
+        self._thread.start()
 
     def close(self) -> None:
         """Stop."""
-
-        async def end() -> None:
-            self._server.close()
-            others = asyncio.all_tasks() - {asyncio.current_task()}
-            for task in others:
-                task.cancel()
-            await asyncio.gather(*others, return_exceptions=True)
-
-        asyncio.run_coroutine_threadsafe(end(), self._loop).result(10)
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._server.shutdown()
         self._thread.join()
-        self._loop.close()
+        self._server.server_close()
 
 
 @pytest.fixture

@@ -40,7 +40,3 @@ def test_rows_are_appended(tmp_path: Path) -> None:
     path.write_text("colour\n")
     with pytest.raises(ValueError, match="has columns that rows lack: colour"):
         findings.append(path, [])
-
-
-def test_ranges() -> None:
-    assert findings._ranges([0, 1, 2, 5, 7, 8]) == "0-2,5,7-8"

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from distilrt import tasks
 from distilrt.bench import samples
-from distilrt.model.config import DistilBertConfig
 from distilrt.text.tokenizer import DistilBertTokenizer
 
 
@@ -39,21 +37,6 @@ def test_mixes(classifier: str) -> None:
 def test_padding_is_of_batches_in_order() -> None:
     made = samples.Samples("x", "text-classification", {}, ("a",) * 5, (2, 4, 3, 3, 9), 2)
     assert made.padding == pytest.approx(1 - 21 / (8 + 6 + 9))
-
-
-HEADS = ("DistilBertModel", "DistilBertForTokenClassification", "DistilBertForQuestionAnswering",
-         "DistilBertForMaskedLM", "DistilBertForSequenceClassification")  # fmt: skip
-
-
-@pytest.mark.parametrize("architecture", HEADS)
-def test_every_head_takes_its_samples(folder_of: Callable[..., Path], architecture: str) -> None:
-    folder = folder_of(architecture)
-    made = samples.make("1x16", str(folder))
-    task, config = tasks.find(made.task), DistilBertConfig.from_pretrained(folder)
-    bound = task(DistilBertTokenizer.from_pretrained(folder), config)
-    prepared = bound.prepare(list(made.inputs), bound.settle(made.params))
-    assert task.architecture == architecture
-    assert tuple(sum(map(len, each.sequences)) for each in prepared if isinstance(each, tasks.Prepared)) == made.lengths
 
 
 def test_pooling_is_the_checkpoints(sentence_encoder: Path) -> None:

@@ -18,7 +18,7 @@ from distilrt.bench.session import Facts, PeerError
 from distilrt.bench.statistics import Window, parse_slo
 from distilrt.bench.targets import Spec
 
-PEAKS = roofline.Roofline({"float32": 1e12}, None)
+PEAKS = roofline.Roofline({"float32": 1e12}, 0.0)
 ONE, TWO, EXACT = (Spec(name, "float32", "model", backend=name) for name in ("one", "two", "reference"))
 Behaviour = Callable[[Load], Window]
 
@@ -260,7 +260,7 @@ def test_the_higher_of_two_peaks_counts(measured: tuple[float, float], monkeypat
     plan, peaks = Plan("single", duration=3.0, count=30), iter(measured)
     found = Findings({}, plan.describe())
     scenarios.run([ONE], [given()], plan, found, exact_model="m", say=lambda *_: None,
-                  peaks=lambda: roofline.Roofline({"float32": next(peaks)}, None))  # fmt: skip
+                  peaks=lambda: roofline.Roofline({"float32": next(peaks)}, 0.0))  # fmt: skip
     assert [row["peak_gflops"] for row in found.rows] == [2e12]
 
 
