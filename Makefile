@@ -45,9 +45,10 @@ test-ray: .venv-ray/stamp .venv/model.stamp
 test-browser: .venv/browser.stamp .venv/model.stamp
 	$(BIN)/python -m pytest tests/server/browser
 
-# Each of ARM's tables on an emulated CPU that has no better one, two at a time.
+# Each of ARM's tables on an emulated CPU that has no better one, two at a time, after a look at their inner loops.
 test-arm: build/arm/stamp .venv/core.stamp .venv/model.stamp
 	tests/arm/python setup.py -q build --build-base build/arm/build
+	$(BIN)/python -m pytest tests/arm -m ""
 	rm -rf build/arm/packed && $(BIN)/distilrt pack $(CHECKPOINT) build/arm/packed
 	tests/arm/run.sh max neon_i8mm_bf16 $(CHECKPOINT) build/arm/packed & best=$$!; \
 	  tests/arm/run.sh neoverse-n1 neon_dotprod $(CHECKPOINT) build/arm/packed && \

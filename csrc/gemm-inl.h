@@ -1,13 +1,8 @@
 // C = epilogue(A * W^T + bias): a register tile of kTileRows x kTileVecs vectors that broadcasts A against packed
 // panels of W (the GotoBLAS scheme: Goto and van de Geijn, ACM TOMS 34(3), 2008). A is read where it lies.
 
-// Depth of one pass over a panel, in lanes: a tile's rows of A stay in L1, a panel's slice in L2. Each slice is summed
-// from 0 and then added, which rounds less than one long sum.
-constexpr int64_t kDepth = 256;
 // Rows of one panel that are summed in a buffer before the epilogue; several tiles reuse a panel slice meanwhile.
 constexpr int64_t kBlockRows = 128;
-constexpr int64_t kLine = 16;  // lanes of a cache line
-constexpr int kGroup = 8;      // lanes of the depth that are summed before weights are asked for again
 
 // Sums of products by tiles of registers: the Tile of an instruction set that names no better one.
 template <class Dot>
@@ -54,6 +49,13 @@ struct RegisterTile {
     if (ahead.at >= ahead.end) ahead.lines = 0;
     for (; depth >= kGroup; depth -= kGroup) {
       for (int64_t line = 0; line < ahead.lines; ++line, ahead.at += kLine) __builtin_prefetch(ahead.at, 0, 2);
+      if constexpr (Dot::kByElement) {
+        int lanes = kGroup;
+        asm("" : "+r"(lanes));  // A loop of two steps g++ unrolls whatever it is told, and then spills accumulators.
+        for (; lanes > 0; lanes -= kWidth, a += kWidth, b += kWidth * ldb)
+          step_by_element(acc, a, lda, b, ldb, IndicesTo<kWidth>{});
+        continue;
+      }
       constexpr int kStep = Dot::kPairs ? 2 : 1;
 #pragma GCC unroll 1
       for (int p = 0; p < kGroup; p += kStep, a += kStep, b += kStep * ldb) step<kStep>(acc, a, lda, b, ldb);
@@ -85,6 +87,24 @@ struct RegisterTile {
 #pragma GCC unroll 8
       for (int j = 0; j < kVecs; ++j) acc[i][j] = Dot::step(acc[i][j], row, columns[j]);
     }
+  }
+
+  // A vector of lanes of each row of A. One vector of B at a time, as no more fit beside the accumulators.
+  template <int kTall, int kVecs, int... kElements>
+  DISTILRT_INLINE void step_by_element(typename Dot::Acc (&acc)[kTall][kVecs], const Lane* a, int64_t lda,
+                                       const Lane* b, int64_t ldb, Indices<kElements...>) {
+    IntVec row[kTall];
+#pragma GCC unroll 8
+    for (int i = 0; i < kTall; ++i) row[i] = load(a + i * lda);
+    const auto add = [&](auto element) __attribute__((always_inline)) {
+#pragma GCC unroll 8
+      for (int j = 0; j < kVecs; ++j) {
+        const IntVec column = load(b + element.value * ldb + j * kWidth);
+#pragma GCC unroll 8
+        for (int i = 0; i < kTall; ++i) acc[i][j] = Dot::step(acc[i][j], row[i], column, element);
+      }
+    };
+    (add(Element<kElements>{}), ...);
   }
 };
 

@@ -36,11 +36,23 @@ DISTILRT_INLINE void store(Lane* p, IntVec x) { *reinterpret_cast<IntVecUnaligne
 // A bfloat16 is the upper half of a float32.
 DISTILRT_INLINE Vec from_half(HalfVec x) { return as_floats(__builtin_convertvector(x, IntVec) << 16); }
 
+// Depth of one pass over a panel, in lanes: a tile's rows of A stay in L1, a panel's slice in L2. Each slice is summed
+// from 0 and then added, which rounds less than one long sum.
+constexpr int64_t kDepth = 256;
+constexpr int64_t kLine = 16;  // lanes of a cache line
+constexpr int kGroup = 8;      // lanes of the depth that are summed before weights are asked for again
+
 // Weights to ask for while tiles are summed: `lines` cache lines every kGroup lanes of depth, from `at` until `end`.
 struct Ahead {
   const Lane* at;
   const Lane* end;
   int64_t lines;
+};
+
+// Which lane of a vector an instruction takes for all.
+template <int kLane>
+struct Element {
+  static constexpr int value = kLane;
 };
 
 // The inner loop of every product, in gemm-inl.h. An instruction set may name as its Tile another template that is made

@@ -16,8 +16,8 @@ from distilrt.model import functional
 from distilrt.model.config import ACTIVATIONS
 from tests.csrc.native_tables import TABLES, dtypes_of, kernels_of
 
-SHAPES = [(1, 1, 1), (1, 768, 768), (2, 3, 5), (5, 17, 33), (7, 65, 63), (64, 36, 36), (65, 96, 384), (129, 48, 1537),
-          (130, 100, 3071)]  # fmt: skip
+SHAPES = [(1, 1, 1), (1, 768, 768), (2, 3, 5), (4, 70, 202), (5, 17, 33), (7, 65, 63), (64, 36, 36), (65, 96, 384),
+          (129, 48, 1537), (130, 100, 3071)]  # fmt: skip
 WITHOUT_FMA = {"generic"} if platform.machine() == "x86_64" else set()
 PAIRS = [(isa, dtype) for isa in TABLES for dtype in dtypes_of(isa) if dtype != "float32"]
 
