@@ -98,7 +98,7 @@ def bench(
     found = finding.Findings(finding.facts(num_threads, model), plan.describe())
     local = any(not spec.is_url for spec in specs)
     seconds = 4.0 + len(specs) * (2.0 + len(loads) * (0.5 + plan.seconds))
-    work = partial(scenarios.run, specs, loads, plan, found, exact_model=against or model,
+    work = partial(scenarios.run, [specs], loads, plan, found, exact_model=against or model,
                    peaks=partial(_peaks, num_threads, local))  # fmt: skip
     carry_out(found, seconds, lambda say: work(say=say), Files(json_file, csv_file, html_file, png_folder), log=False)
     if found.left_out:

@@ -108,7 +108,7 @@ class Plan:
 
 
 def run(
-    specs: Sequence[Spec], loads: Sequence[Samples], plan: Plan, findings: Findings, *,
+    groups: Sequence[Sequence[Spec]], loads: Sequence[Samples], plan: Plan, findings: Findings, *,
     peaks: Callable[[], Roofline], say: Say, exact_model: str | None = None,
 ) -> None:  # fmt: skip
     """Measure every target on every workload; rows appear in `findings` as they are complete.
@@ -116,7 +116,7 @@ def run(
     A target that cannot load, fails, or answers otherwise than float32 is left out with its reason.
 
     Args:
-        specs: the targets.
+        groups: targets; those of one group take turns.
         loads: the workloads.
         plan: what to measure.
         findings: filled.
@@ -125,20 +125,22 @@ def run(
         exact_model: the checkpoint, in float weights, whose answers in float32 are the right ones; None: each target's.
     """
     say("answers in float32", 2.0)
-    expected = {model: exact_answers(model, loads) for model in {exact_model or spec.model for spec in specs}}
+    models = {exact_model or spec.model for specs in groups for spec in specs}
+    expected = {model: exact_answers(model, loads) for model in models}
     say("peaks of the machine", roofline.SECONDS)
     most, measured = peaks(), list[tuple[Row, Spec, Samples]]()
     try:
-        with ExitStack() as stack:
-            sessions = _loaded(specs, loads[0], findings, say, stack)
-            for count, (place, samples) in itertools.product(plan.busy, enumerate(loads)):
-                if samples.describe() not in findings.workloads:
-                    findings.workloads.append(samples.describe())
-                right = {spec: expected[exact_model or spec.model][place] for spec in sessions}
-                field = Field({spec: session for spec, session in sessions.items()
-                               if spec.suits(samples, plan.at_once(samples))}, findings, say)  # fmt: skip
-                with busy(count):
-                    _measure_workload(field, samples, right, plan, count, measured)
+        for specs in groups:
+            with ExitStack() as stack:
+                sessions = _loaded(specs, loads[0], findings, say, stack)
+                for count, (place, samples) in itertools.product(plan.busy, enumerate(loads)):
+                    if samples.describe() not in findings.workloads:
+                        findings.workloads.append(samples.describe())
+                    right = {spec: expected[exact_model or spec.model][place] for spec in sessions}
+                    field = Field({spec: session for spec, session in sessions.items()
+                                   if spec.suits(samples, plan.at_once(samples))}, findings, say)  # fmt: skip
+                    with busy(count):
+                        _measure_workload(field, samples, right, plan, count, measured)
         say("peaks of the machine", roofline.SECONDS)
         most = most.better(peaks())
     finally:  # what there is when Ctrl-C comes, too

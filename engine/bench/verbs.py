@@ -19,7 +19,6 @@ from distilrt.bench.busy import MOST_BUSY
 from distilrt.bench.claims import BERT_LAYERS
 from distilrt.bench.findings import Findings
 from distilrt.bench.outcome import Files, carry_out
-from distilrt.bench.progress import Say
 from distilrt.bench.turns import WINDOWS
 from distilrt.cpu_count import usable_cores
 from distilrt.errors import InvalidParameter
@@ -79,13 +78,9 @@ def _alone(
     cache: Path, files: Files,
 ) -> None:  # fmt: skip
     """Measure engines from token ids to logits, those of one dtype in turns."""
-
-    def work(say: Say) -> None:
-        for each in engines:
-            scenarios.run(each, loads, plan, found, peaks=partial(peaks, found.facts["threads"], cache), say=say)
-
+    of_machine = partial(peaks, found.facts["threads"], cache)
     seconds = sum(4.0 + len(each) * (4.0 + len(loads) * plan.seconds) for each in engines)
-    carry_out(found, seconds, work, files)
+    carry_out(found, seconds, lambda say: scenarios.run(engines, loads, plan, found, peaks=of_machine, say=say), files)
 
 
 def compare(
