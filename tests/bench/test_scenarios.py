@@ -78,7 +78,7 @@ def given(name: str = "easy") -> samples.Samples:
 
 def run(plan: Plan, specs: list[Spec], loads: list[samples.Samples] | None = None) -> Findings:
     found = Findings({}, plan.describe())
-    scenarios.run(specs, loads or [given()], plan, found, exact_model="m", peaks=lambda: PEAKS, say=lambda *_: None)
+    scenarios.run([specs], loads or [given()], plan, found, exact_model="m", peaks=lambda: PEAKS, say=lambda *_: None)
     return found
 
 
@@ -156,7 +156,7 @@ def test_ctrl_c_leaves_the_rounds_that_are_complete(monkeypatch: pytest.MonkeyPa
     plan = Plan("single", duration=3.0, count=30)
     found = Findings({}, plan.describe())
     with pytest.raises(KeyboardInterrupt):
-        scenarios.run([ONE, TWO], [given()], plan, found, exact_model="m", peaks=lambda: PEAKS, say=lambda *_: None)
+        scenarios.run([[ONE, TWO]], [given()], plan, found, exact_model="m", peaks=lambda: PEAKS, say=lambda *_: None)
     assert [(row["target"], row["rounds_ms"], row["steady"]) for row in found.rows] == [
         ("one", [5.0] * 7, False), ("two", [7.0] * 7, False)]  # fmt: skip
 
@@ -259,7 +259,7 @@ def test_the_higher_of_two_peaks_counts(measured: tuple[float, float], monkeypat
     monkeypatch.setattr(scenarios, "_shares", lambda row, spec, given, most: {"peak_gflops": most.flops["float32"]})
     plan, peaks = Plan("single", duration=3.0, count=30), iter(measured)
     found = Findings({}, plan.describe())
-    scenarios.run([ONE], [given()], plan, found, exact_model="m", say=lambda *_: None,
+    scenarios.run([[ONE]], [given()], plan, found, exact_model="m", say=lambda *_: None,
                   peaks=lambda: roofline.Roofline({"float32": next(peaks)}, 0.0))  # fmt: skip
     assert [row["peak_gflops"] for row in found.rows] == [2e12]
 
