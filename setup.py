@@ -69,7 +69,7 @@ setup(
         Pybind11Extension(
             "distilrt._C",
             sources=SOURCES,
-            depends=["csrc/kernels.cpp", *HEADERS],
+            depends=["setup.py", "csrc/kernels.cpp", *HEADERS],
             extra_compile_args=[*COMMON_FLAGS, *SANITIZE_FLAGS],
             extra_link_args=["-pthread", *SANITIZE_FLAGS],
             cxx_std=20,

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from queue import SimpleQueue
 from typing import Any
+from weakref import finalize
 
 import numpy as np
 import numpy.typing as npt
@@ -80,6 +81,8 @@ class CudaBackend:
         dtype = chosen_dtype(dtype, weights)
         self.dtype, self.device = dtype, str(device)
         self._device, self._turns = device, Turns(device)
+        # The workspace goes back to torch's cache for the stream of the load: no other stream may still work in it.
+        finalize(self, self._turns.wait_for_all)
         self.config, self.head, self._torch_dtype = config, head, getattr(torch, dtype)
         self._captured = head if head.layers and head.width != "vocab_size" else None
         width = head.width
@@ -381,11 +384,6 @@ class CudaBackend:
         traceback.clear_frames(error.__traceback__)
         vars(self).clear()
         torch.cuda.empty_cache()
-
-    def __del__(self) -> None:
-        # The workspace goes back to torch's cache for the stream of the load: no other stream may still work in it.
-        if turns := vars(self).get("_turns"):
-            turns.wait_for_all()
 
     def _empty(self, *shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
         return torch.empty(shape, dtype=dtype or self._torch_dtype, device=self._device)
