@@ -146,7 +146,7 @@ def startup(
     for dtype in _dtypes(dtypes):
         for spec in specs(names, dtype, checkpoint, num_threads):
             chosen.setdefault((spec.name, dtype), spec)
-    found = Findings(finding.facts(num_threads, checkpoint), {"scenario": "startup"})
+    found = Findings(finding.facts(num_threads, checkpoint) | {"model": _RANDOM}, {"scenario": "startup"})
 
     work = partial(starting.measure, found, list(chosen.values()), num_threads, times)
     seconds = len(chosen) * (times + 1) * starting.SECONDS
