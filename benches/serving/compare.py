@@ -91,7 +91,7 @@ def compare(
         for plan, specs, loads in zip(plans, ([*asked, *engines], engines, asked), (short, [mixed], [mixed]),
                                       strict=True):  # fmt: skip
             if specs:
-                scenarios.run(specs, loads, plan, found, exact_model=str(folder), say=say,
+                scenarios.run([specs], loads, plan, found, exact_model=str(folder), say=say,
                               peaks=lambda: roofline.Roofline({}, 0.0))  # fmt: skip
         for row in found.rows:
             if row["target"] in running:
