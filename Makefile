@@ -127,7 +127,7 @@ sanitize-threads: .venv/test.stamp
 
 # Every GPU kernel, dtype and tile compiled ahead of time; no GPU needed. Takes minutes the first time.
 ptx: .venv/test.stamp
-	$(BIN)/python -m tests.kernels.ptx --out docs/kernels.md
+	env -u TRITON_INTERPRET $(BIN)/python -m tests.kernels.ptx --out docs/kernels.md
 
 loc: .venv/test.stamp
 	@$(BIN)/python tests/test_line_budgets.py

@@ -176,7 +176,8 @@ async def _open_loop(target: Target, lengths: Sequence[int], load: Load) -> Wind
     record, take = _Record(lengths), _order(lengths, load.seed)
     times = arrivals(load.rate, load.seconds, load.count, load.seed)
     order = take(len(times))
-    with ThreadPoolExecutor(1) as thread:
+    thread = ThreadPoolExecutor(1)
+    try:
         answer, queries = _unblocked(target, thread), list[asyncio.Task[bool]]()
         start, together = time.perf_counter() + 0.01, 0
         for offset, index in zip(times.tolist(), order, strict=True):
@@ -191,7 +192,10 @@ async def _open_loop(target: Target, lengths: Sequence[int], load: Load) -> Wind
         for query in unanswered:
             query.cancel()
         await asyncio.gather(*unanswered, return_exceptions=True)
+    finally:
+        thread.shutdown(wait=False, cancel_futures=True)  # an engine that hangs is not waited for
     if unanswered:
+        record.end = time.perf_counter()
         record.failures[f"no answer in {DRAIN:.0f} s"] += len(unanswered)
     for query in answered:
         query.result()  # raises what is no `TargetError`

@@ -52,9 +52,11 @@ def carry_out(found: Findings, seconds: float, work: Callable[[Say], None], file
             work(bar.step)
             found.complete = True
     finally:
+        report.show(found, Console(markup=False, highlight=False))
         files.write(found)
-    report.show(found, Console(markup=False, highlight=False))
     if bar.stopped:
+        if files.record is not None:
+            typer.echo("nothing was recorded", err=True)
         raise typer.Exit(130)
     if files.record is not None:
         finding.append(files.record, found.recorded())

@@ -72,7 +72,7 @@ class Server:
                 headers=headers,
             )
         try:
-            async with self._session.request(method, url, data=body) as response:
+            async with self._session.request(method, url, data=body, allow_redirects=False) as response:
                 return response.headers.get("Server", ""), response.status, await response.read()
         except aiohttp.ClientConnectorError as error:
             reason = os.strerror(error.os_error.errno) if error.os_error.errno else str(error.os_error)

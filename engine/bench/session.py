@@ -137,6 +137,7 @@ class _Served:
 
     def __init__(self) -> None:
         self._loop = new_loop()
+        self._target: Any = None
 
     def load(self, spec: Spec) -> None:
         self._spec, self._target = spec, targets.create(spec)
@@ -166,6 +167,10 @@ class _Served:
     def peak_mb(self) -> float | None:
         return None if self._spec.is_url else peak_mb()
 
+    def close(self) -> None:
+        if self._target is not None:
+            self._loop.run_until_complete(self._target.close())
+
 
 def serve(descriptor: int) -> None:
     """The process of a session: answer calls of `_Served`'s methods until the other end of the pipe is closed."""
@@ -179,3 +184,4 @@ def serve(descriptor: int) -> None:
             except Exception as error:
                 answer = (True, f"{type(error).__name__}: {last_line(str(error))}")
             pipe.send(answer)
+    served.close()

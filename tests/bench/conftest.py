@@ -59,6 +59,7 @@ class Server:
                 data = json.dumps(answer).encode()
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(data)))
+                self.send_header("Location", "/elsewhere")  # a status 3xx is an answer like others
                 self.end_headers()
                 self.wfile.write(data)
 

@@ -110,6 +110,23 @@ def test_serving_table(tmp_path: Path) -> None:
     assert "| other int8 | 2.2 / 9.0 | none held | 165, 13,000 | 0.5 | 200 | – | – |" in page
 
 
+def test_trained_table(tmp_path: Path) -> None:
+    row = {**RUN, "dtype": "int8", "scenario": "offline", "workload": "mixed", "mean_difference": 1.26e-3,
+           "max_difference": 0.02, "cosine": 0.999}  # fmt: skip
+    rates = (
+        ("distilrt", "first-rows", 9000),
+        ("distilrt", "all-rows", 9500),
+        ("o", "streams", 70),
+        ("o", "padded", 60),
+    )
+    rows = [row | {"target": target, "form": form, "tokens_per_s": rate} for target, form, rate in rates]
+    findings.append(tmp_path / "trained.csv", rows)
+    page = claims.render(_page("trained"), tmp_path)
+    assert "| distilrt first-rows | int8 | 9,000 | 1.3e-03 | 2.0e-02 | 0.99900 |" in page
+    assert "| o streams | int8 | 70 |" in page
+    assert "padded" not in page
+
+
 def test_committed_rows_have_the_columns_of_rows() -> None:
     for file, _, _ in claims.TABLES.values():
         with (ROOT / "benches" / "results" / file).open(newline="") as rows:

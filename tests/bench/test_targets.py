@@ -84,7 +84,7 @@ def test_statuses_and_hang_ups_are_failures_and_the_next_request_works(
     async def go() -> list[str]:
         target, said = targets.create(Spec(server.url, "auto", classifier, key="secret")), []
         await target.prepare(queries)
-        for status in (429, 0, 503, 200):
+        for status in (429, 0, 307, 503, 200):
             server.reply = lambda path, body, status=status: (status, {"error": "x"})
             try:
                 said.append((await target.answer([0]))[0].decode())
@@ -94,7 +94,7 @@ def test_statuses_and_hang_ups_are_failures_and_the_next_request_works(
         assert target.version == "tiny"
         return said
 
-    assert asyncio.run(go()) == ["HTTP 429", "connection lost", "HTTP 503", '{"error": "x"}']
+    assert asyncio.run(go()) == ["HTTP 429", "connection lost", "HTTP 307", "HTTP 503", '{"error": "x"}']
     assert "Authorization: Bearer secret" in server.heads[0]
 
 
