@@ -163,7 +163,7 @@ static void run_epilogue(const GemmArgs& g, const typename Dot::Sum* sums, int64
 }
 
 // Up to kBlockRows rows of one panel. Weights come from memory, as all layers together are larger than any cache; the
-// slice that follows is asked for while this one is used, evenly over all tiles, so that a load in hand never queues
+// slice that follows is asked for while this one is used, a few lines at a time, so that a load in hand never queues
 // behind many. Rows are dealt out evenly, so 128 rows are 22 tiles of 5 or 6 and no tile of 2.
 template <class Dot, typename Activation>
 static void gemm_block(const GemmArgs& g, int64_t m0, int64_t m1, int64_t column, const Lane* panel) {

@@ -37,7 +37,7 @@ DISTILRT_INLINE void store(Lane* p, IntVec x) { *reinterpret_cast<IntVecUnaligne
 DISTILRT_INLINE Vec from_half(HalfVec x) { return as_floats(__builtin_convertvector(x, IntVec) << 16); }
 
 // Depth of one pass over a panel, in lanes: a tile's rows of A stay in L1, a panel's slice in L2. Each slice is summed
-// from 0 and then added, which rounds less than one long sum.
+// from 0 and then added, which rounds less than one long sum; AMX's tiles go on with the sums there are.
 constexpr int64_t kDepth = 256;
 constexpr int64_t kLine = 16;  // lanes of a cache line
 constexpr int kGroup = 8;      // lanes of the depth that are summed before weights are asked for again

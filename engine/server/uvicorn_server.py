@@ -131,8 +131,8 @@ class _DrainingServer(uvicorn.Server):
         for engine in self._engines.values():
             if self._on_terminal:
                 _introduce(engine)
-            elif engine.describe().get("isa") == "generic":  # many times slower than any other
-                _log.warning("%s: %s", engine.name, why_not_the_best("generic"))
+            elif engine.describe().get("isa") == "generic" and (words := why_not_the_best("generic")):
+                _log.warning("%s: %s", engine.name, words)  # it is many times slower than any other
 
 
 def _introduce(engine: Engine) -> None:

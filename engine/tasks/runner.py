@@ -39,7 +39,7 @@ def compute(model: Model, sequences: Sequence[list[int]], rows: Sequence[Selecti
     batch = pack(model.config, sequences)
     wanted: IndexArray | None = None
     ends: Sequence[int] = batch.cu_seqlens.tolist()
-    if 0 < len(rows) == rows.count(FIRST):
+    if 0 < batch.num_seqs == len(rows) == rows.count(FIRST):
         wanted, ends = batch.cu_seqlens[:-1], range(len(rows) + 1)
     elif rows.count(ALL) < len(rows):
         index: list[int] = []

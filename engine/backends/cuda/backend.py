@@ -140,20 +140,18 @@ class CudaBackend:
             values, staging = out[..., part.out, :], self._unused[part.bucket].get()
             try:
                 staging.fill(part, batch, wanted)
-                work = partial(self._forward, part, staging, self._embeds(part, batch), values, all_layers)
+                work = partial(self._forward, part, batch, staging, values, all_layers)
                 self._turns.turn(work, staging.done)
             finally:
                 self._unused[part.bucket].put(staging)
         return out
 
-    def _forward(
-        self, part: Part, staging: Staging, embeds: torch.Tensor | None, out: torch.Tensor, all_layers: bool
-    ) -> None:
+    def _forward(self, part: Part, batch: Batch, staging: Staging, out: torch.Tensor, all_layers: bool) -> None:
         if all_layers:
             staging.send()
-            self.encoder.launch(part.bucket, embeds=embeds, visit=partial(_copy_layer, out))
+            self.encoder.launch(part.bucket, embeds=self._embeds(part, batch), visit=partial(_copy_layer, out))
             return
-        stage, _ = self._replay((part.bucket, part.few, staging), embeds)
+        stage, _ = self._replay_part((part.bucket, part.few, staging), part, batch)
         if part.few or part.out == part.rows:
             out.copy_(stage.hidden[: len(out)])
         else:
@@ -179,7 +177,7 @@ class CudaBackend:
                 running.append((part, staging))
                 staging.fill(part, batch, wanted)
                 key = (part.bucket, few, staging)
-                self._turns.turn(partial(self._replay, key, self._embeds(part, batch)), staging.done)
+                self._turns.turn(partial(self._replay_part, key, part, batch), staging.done)
             while running:
                 self._read(running, answer)
         finally:  # After an error some are left.
@@ -208,6 +206,9 @@ class CudaBackend:
         values = torch.tensor(batch.inputs_embeds[part.rows], device="cpu")
         embeds[: len(values)].copy_(values, non_blocking=True)
         return embeds
+
+    def _replay_part(self, key: Key, part: Part, batch: Batch) -> tuple[Stage, torch.Tensor | None]:
+        return self._replay(key, self._embeds(part, batch))
 
     def _replay(self, key: Key, embeds: torch.Tensor | None = None) -> tuple[Stage, torch.Tensor | None]:
         """A bucket in one form: its graph, or launch by launch where there is none."""

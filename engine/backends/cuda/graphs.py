@@ -163,7 +163,7 @@ def _captured(graph: Any, pool: Any, launch: Callable[[Any], Any], key: Any) -> 
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """Hold the garbage collector off: a `__del__` that waits for an event of the device would spoil a capture."""
+    """Hold the garbage collector off: a finalizer that waits for an event of the device would spoil a capture."""
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -116,10 +116,10 @@ def test_native_memory_takes_nothing_that_does_not_fit() -> None:
 
     fields = [zeros(3), zeros(2), zeros(3), zeros(4, 4), zeros(8), zeros(8), zeros(8)]
     memory = _C.BucketIntegers(*fields, block_rows=4)
-    ends, keys, rows = np.array([0, 3, 8, 9], np.int32), np.array([3, 5, 1], np.int32), zeros(9)
+    ends, keys, rows = np.array([0, 3, 8, 9], np.int32), np.array([2, 5, 1], np.int32), zeros(9)
     memory.fill(ends, keys, rows, rows, np.array([0, 4]), 0, 2, 0, 2, True)
-    assert [field.tolist() for field in fields[:3]] == [[0, 3, 8], [3, 5], [0, 4, 2]]
-    assert fields[3].tolist() == [[3, 0, 0, 0], [0, 0, 3, 3], [3, 0, 5, 5], [3, 4, 5, 5]]
+    assert [field.tolist() for field in fields[:3]] == [[0, 3, 8], [2, 5], [0, 4, 2]]
+    assert fields[3].tolist() == [[3, 0, 0, 0], [0, 0, 3, 2], [3, 0, 5, 5], [3, 4, 5, 5]]
     for arguments in (
         (ends, keys, rows, rows, None, 0, 3, 0, 0, True),  # more sequences than it has room for
         (ends, keys, rows, rows, None, 2, 4, 0, 0, True),  # sequences that the batch has not
