@@ -11,13 +11,13 @@ struct CpuFeatures {
   bool avx512_bf16 = false;     // bfloat16 products on vectors of 64 bytes
   bool amx_int8 = false;        // tiles, and their 8-bit products
   bool amx_bf16 = false;        // tiles, and their bfloat16 products
-  bool amx_permission = false;  // what the operating system must give a process before it uses tiles
+  bool amx_permission = false;  // whether the operating system lets this process use tiles
   bool dotprod = false;         // ARM: signed 8-bit products
   bool i8mm = false;            // ARM: 8-bit products of unsigned and signed, and of matrices
   bool bf16 = false;            // ARM: bfloat16 products
 };
 
-// Asks Linux for the permission to use tiles where the CPU has them; it holds for the process and its children.
+// Asks Linux for the permission to use tiles where the CPU has them; it holds for the process and what it forks.
 CpuFeatures cpu_features();
 
 }  // namespace distilrt

@@ -66,7 +66,7 @@ struct DotInt8 {
     return Set::dot_int8(acc, a, b, element);
   }
   struct Columns {
-    IntVec left_out;  // what sums lack because activations are stored less kByteZero
+    IntVec left_out;  // to be added to sums, because activations are stored less kByteZero
     Vec weights, scale, bias;
   };
   DISTILRT_INLINE Columns columns(const GemmArgs& g, int64_t column, int64_t n) {

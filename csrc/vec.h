@@ -55,8 +55,8 @@ struct Element {
   static constexpr int value = kLane;
 };
 
-// The inner loop of every product, in gemm-inl.h. An instruction set may name as its Tile another template that is made
-// of a number of rows and has kRows, rows_each() and multiply().
+// The inner loop of every product, in gemm-inl.h. An instruction set may name another template as its Tile: its
+// constructor takes a number of rows, and it has kRows, rows_each() and multiply().
 template <class Dot>
 struct RegisterTile;
 template <class Dot, class Unit, int kLane = Dot::kLane>

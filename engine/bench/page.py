@@ -44,7 +44,7 @@ _WORDS = {"single": "one text after the other", "multi": "batches, one after the
           "peak": "the highest rate that keeps the promise, held in two re-tests",
           "alone": "token ids to logits: batches of one shape, or a mix of lengths all at once"}  # fmt: skip
 
-# Of a scenario the number that it is about, and what it is called.
+# The column that each scenario is about, and the unit that is shown behind its number.
 _FIGURES = {"single": ("p90_ms", "ms, p90"), "multi": ("p99_ms", "ms, p99"), "server": ("p99_ms", "ms, p99"),
             "offline": ("tokens_per_s", "real tokens/s"), "peak": ("rate", "texts/s")}  # fmt: skip
 

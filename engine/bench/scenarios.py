@@ -143,7 +143,7 @@ def run(
                         _measure_workload(field, samples, right, plan, count, measured)
         say("peaks of the machine", roofline.SECONDS)
         most = most.better(peaks())
-    finally:  # what there is when Ctrl-C comes, too
+    finally:  # Rows get their shares also when Ctrl-C ends the run.
         for row, spec, samples in measured:
             row |= _shares(row, spec, samples, most)
 

@@ -40,7 +40,7 @@ def stand_in() -> Any:
     folder.mkdir(parents=True, exist_ok=True)
     library = folder / f"{STAND_IN}{sysconfig.get_config_var('EXT_SUFFIX')}"
     with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # of tests in several processes the first compiles
+        fcntl.flock(lock, fcntl.LOCK_EX)  # Tests run in several processes, and the first of them compiles.
         sources = [path for top in (CSRC, SOURCES) for path in top.rglob("*") if path.suffix in (".cpp", ".h")]
         if not library.exists() or library.stat().st_mtime < max(path.stat().st_mtime for path in sources):
             compile_to(library, folder)
