@@ -12,13 +12,20 @@ class AmxTile {
   // Vectors suit fewer rows better. Only int8 sums are the same by both, and a row's result must not depend on how many
   // others there are: for bfloat16 AMX sums the first and the second elements of lanes apart.
   static constexpr int64_t kFewest = kLane == 4 ? 5 : 1;
+  // Two tiles of rows are read again for the other half of a panel, and the panel for other rows, so that a slice of
+  // both must stay in L1.
+  static constexpr int64_t kSlice = 96;
 
  public:
   static constexpr int64_t kRows = 2 * kSide;
+  // 128 rows use a panel up in the time that it takes to read the next one from memory.
+  static constexpr int64_t kBlockRows = 256;
 
   // Configures this thread's tiles for `rows` rows that are dealt out evenly over calls of multiply(). They are
   // released with this object: the thread may be a caller's, who has other libraries with tiles.
-  explicit AmxTile(int64_t rows) : height_(rows < kFewest ? 0 : height_of(rows_each(rows))) {
+  explicit AmxTile(int64_t rows)
+      : height_(rows < kFewest ? 0 : height_of(rows_each(rows))),
+        slice_(rows < kFewest || rows <= kSide ? kDepth : kSlice) {
     if (height_ == 0) return;
     alignas(64) Shapes shapes{};
     shapes.palette = 1;
@@ -39,6 +46,9 @@ class AmxTile {
     const int64_t calls = (rows + kRows - 1) / kRows;
     return (rows + calls - 1) / calls;
   }
+
+  // Sums go on from slice to slice, so its depth does not change them.
+  int64_t slice() const { return slice_; }
 
   // As RegisterTile's. More rows than a tile has are two tiles, which may share some.
   void multiply(int64_t rows, int64_t vecs, int64_t depth, const Lane* a, int64_t lda, const Lane* b, int64_t ldb,
@@ -85,8 +95,9 @@ class AmxTile {
   template <int kTall, int kWide>
   static __attribute__((noinline)) void sums(Job job) {
     start<kWide>(job, IndicesTo<kTall * kWide>{});
-    // A panel is one call of this function for one tile of rows, and two for two.
-    const int64_t lines = job.ahead.at < job.ahead.end ? job.ahead.lines * (kSide / kGroup) / kTall : 0;
+    // One tile of rows uses weights as fast as they can come, and the processor looks ahead by itself. With two, a
+    // panel is two calls of this function.
+    const int64_t lines = kTall > 1 && job.ahead.at < job.ahead.end ? job.ahead.lines * (kSide / kGroup) / kTall : 0;
     const Lane* ahead = job.ahead.at;
     int64_t p = 0;
     for (; p + kSide <= job.depth; p += kSide) {
@@ -141,6 +152,7 @@ class AmxTile {
   }
 
   const int64_t height_;  // rows of a tile; 0: no tiles
+  const int64_t slice_;
 };
 
 // A lane of one float32 is none of AMX's.

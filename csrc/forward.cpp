@@ -70,7 +70,7 @@ void Encoder::forward(const BatchView& batch, bool all_layers, float* out) {
   check(batch);
   if (batch.total_tokens == 0) return;
   std::lock_guard<ForkLock> lock(forward_);
-  schedule_.plan(batch.cu_seqlens, batch.num_seqs, threads_);
+  schedule_.plan(batch.cu_seqlens, batch.num_seqs, threads_, dtype_.block_rows);
   int64_t alone_bytes = 0;
   for (const Run& run : schedule_.alone) alone_bytes = std::max(alone_bytes, lay_out(nullptr, batch, run, 1).bytes);
   const int64_t together_bytes = lay_out(nullptr, batch, schedule_.together, threads_).bytes;

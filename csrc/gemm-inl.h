@@ -1,18 +1,18 @@
 // C = epilogue(A * W^T + bias): a register tile of kTileRows x kTileVecs vectors that broadcasts A against packed
 // panels of W (the GotoBLAS scheme: Goto and van de Geijn, ACM TOMS 34(3), 2008). A is read where it lies.
 
-// Rows of one panel that are summed in a buffer before the epilogue; several tiles reuse a panel slice meanwhile.
-constexpr int64_t kBlockRows = 128;
-
 // Sums of products by tiles of registers: the Tile of an instruction set that names no better one.
 template <class Dot>
 struct RegisterTile {
   using Sum = typename Dot::Sum;
   static constexpr int64_t kRows = kTileRows;  // of A that one call of multiply() takes, at most
+  static constexpr int64_t kBlockRows = 128;   // of A for which a panel is read once, at most
 
   // For `rows` rows, of which each call should take so many.
   explicit RegisterTile(int64_t) {}
   static int64_t rows_each(int64_t) { return kRows; }
+  // The depth of a slice of a panel, which all rows use before the next one.
+  static constexpr int64_t slice() { return kDepth; }
 
   // out[i, j] (+)= sum over p of a[i, p] * b[p, j] for up to kRows rows and any number of vectors of columns.
   DISTILRT_INLINE void multiply(int64_t rows, int64_t vecs, int64_t depth, const Lane* a, int64_t lda, const Lane* b,
@@ -168,15 +168,16 @@ static void run_epilogue(const GemmArgs& g, const typename Dot::Sum* sums, int64
 template <class Dot, typename Activation>
 static void gemm_block(const GemmArgs& g, int64_t m0, int64_t m1, int64_t column, const Lane* panel) {
   using Tile = typename Isa::template Tile<Dot>;
-  alignas(64) typename Dot::Sum sums[kBlockRows * kPanel];
+  alignas(64) typename Dot::Sum sums[Tile::kBlockRows * kPanel];
   const int64_t depth = lanes(g.k, Dot::kLane);
   const int64_t vecs = (min64(g.n - column, kPanel) + kWidth - 1) / kWidth;
   const int64_t tiles = (m1 - m0 + Tile::kRows - 1) / Tile::kRows;
   const int64_t loops = tiles * ((vecs + kTileVecs - 1) / kTileVecs);
   const Lane* a = static_cast<const Lane*>(g.a);
   const Tile tile(m1 - m0);
-  for (int64_t p0 = 0; p0 < depth; p0 += kDepth) {
-    const int64_t p1 = min64(p0 + kDepth, depth);
+  const int64_t slice = tile.slice();
+  for (int64_t p0 = 0; p0 < depth; p0 += slice) {
+    const int64_t p1 = min64(p0 + slice, depth);
     Ahead ahead{panel + p1 * kPanel, panel + (2 * p1 - p0) * kPanel, (kGroup * kPanel / kLine + loops - 1) / loops};
     for (int64_t t = 0; t < tiles; ++t) {
       const int64_t row = (m1 - m0) * t / tiles;
@@ -193,11 +194,14 @@ static void gemm_block(const GemmArgs& g, int64_t m0, int64_t m1, int64_t column
   }
 }
 
+template <class Dot>
+constexpr int64_t kBlockRows = Isa::template Tile<Dot>::kBlockRows;
+
 template <class Dot, typename Activation>
 static void gemm(const GemmArgs& g, int64_t m0, int64_t m1, int64_t first, int64_t last) {
   const int64_t size = kPanel * lanes(g.k, Dot::kLane);
-  for (int64_t row = m0; row < m1; row += kBlockRows)
+  for (int64_t row = m0; row < m1; row += kBlockRows<Dot>)
     for (int64_t p = first; p < last; ++p)
-      gemm_block<Dot, Activation>(g, row, min64(row + kBlockRows, m1), p * kPanel,
+      gemm_block<Dot, Activation>(g, row, min64(row + kBlockRows<Dot>, m1), p * kPanel,
                                   static_cast<const Lane*>(g.panels) + p * size);
 }

@@ -57,6 +57,7 @@ struct DtypeKernels {
   const char* dtype;
   bool quantized;            // its GEMMs have scales and offsets
   int64_t lane;              // elements in a lane of a GEMM operand
+  int64_t block_rows;        // rows that one reading of the weights serves, at most
   int64_t activation_bytes;  // 4, or 2 for bfloat16
 
   int64_t (*packed_bytes)(int64_t n, int64_t k);

@@ -10,8 +10,6 @@
 
 namespace distilrt {
 
-constexpr int64_t kGemmRows = 128;  // rows of A that stay in L2 while panels pass by
-
 inline int64_t blocks(int64_t n, int64_t size) { return (n + size - 1) / size; }
 
 // Elements between rows of activations: whole lanes of every dtype.
@@ -53,7 +51,7 @@ inline void gemm_phase(Worker& worker, const Kernels& kernels, const Linear& lin
                        int64_t from, int64_t to) {
   const int64_t first = from / kernels.panel_width;
   const int64_t panels = blocks(to, kernels.panel_width) - first;
-  const int64_t row_blocks = blocks(rows, kGemmRows);
+  const int64_t row_blocks = blocks(rows, linear.kernels->block_rows);
   worker.for_each(row_blocks * panels, [&](int64_t task, int) {
     const int64_t block = task / panels, panel = first + task % panels;
     linear.kernels->gemm(args, rows * block / row_blocks, rows * (block + 1) / row_blocks, panel, panel + 1);

@@ -6,10 +6,7 @@
 namespace distilrt {
 namespace {
 
-// A run is about this long: its activations stay in a core's L2, and weights are used by enough rows to be worth
-// reading. Shorter than the least one, all threads together are quicker, since each reads only its share of the
-// weights.
-constexpr double kRunRows = 128;
+// Shorter runs than this are computed quicker by all threads together, since each reads only its share of the weights.
 constexpr double kLeastRows = 48;
 // Attention costs a row as much again when its sequence is this long (measured; between the dtypes' 1700 and 3500).
 constexpr double kAttentionRows = 2500;
@@ -33,9 +30,9 @@ double Schedule::time_alone(size_t runs) {
   return *std::max_element(busy_.begin(), busy_.end());
 }
 
-void Schedule::plan(const int32_t* cu_seqlens, int64_t num_seqs, int threads) {
+void Schedule::plan(const int32_t* cu_seqlens, int64_t num_seqs, int threads, int64_t run_rows) {
   const double total = cu_seqlens[num_seqs];
-  const double rounds = std::max(1.0, std::round(total / threads / kRunRows));
+  const double rounds = std::max(1.0, std::round(total / threads / static_cast<double>(run_rows)));
   const double target = total / threads / rounds;
   runs_.clear();
   busy_.resize(static_cast<size_t>(threads));

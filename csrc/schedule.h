@@ -22,9 +22,9 @@ struct Schedule {
   std::vector<Run> alone;  // the longest first; to be taken in this order by whichever thread is free
   Run together;            // after them; may be empty
 
-  // Plans sequences of `cu_seqlens` [num_seqs + 1] for `threads` threads. Results do not depend on it: a row's
-  // arithmetic is the same wherever it runs. Allocates only while it grows.
-  void plan(const int32_t* cu_seqlens, int64_t num_seqs, int threads);
+  // Plans sequences of `cu_seqlens` [num_seqs + 1] for `threads` threads and runs of about `run_rows` rows. Results do
+  // not depend on it: a row's arithmetic is the same wherever it runs. Allocates only while it grows.
+  void plan(const int32_t* cu_seqlens, int64_t num_seqs, int threads, int64_t run_rows);
 
  private:
   double time_alone(std::size_t runs);
