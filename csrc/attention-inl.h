@@ -4,7 +4,9 @@
 // row in L2, so softmax is the plain two-pass form (max, then exp and sum) and the division waits until after V. Scores
 // and softmax are float32; operands are activations (float32 or bfloat16).
 
-constexpr int64_t kQueryBlock = 8 * kTileRows;
+// Rows of Q at a time: whole tiles.
+template <class Dot>
+constexpr int64_t kQueryBlock = round_up(8 * kTileRows, Isa::template Tile<Dot>::kRows);
 
 // Scratch of one task, in lanes.
 template <class Dot>
@@ -16,8 +18,8 @@ struct AttentionScratch {
         k_panels(0),
         values(k_panels + round_up(keys, kPanel) * head_lanes),
         queries(values + round_up(lanes(keys, Dot::kLane) * value_width, kWidth)),
-        scores(queries + round_up(kQueryBlock * head_lanes, kWidth)),
-        size(scores + kQueryBlock * columns) {}
+        scores(queries + round_up(kQueryBlock<Dot> * head_lanes, kWidth)),
+        size(scores + kQueryBlock<Dot> * columns) {}
 
   int64_t columns;      // keys, in whole vectors
   int64_t head_lanes;   // depth of Q K^T
@@ -168,8 +170,8 @@ static void attention(const AttentionArgs& g) {
   // Rows of Q are a GEMM operand as they lie, if they start at lanes and the last lane needs no 0 at its end.
   const bool whole_lanes =
       g.head_dim % Dot::kLane == 0 && g.ldq % Dot::kLane == 0 && reinterpret_cast<uintptr_t>(q) % sizeof(Lane) == 0;
-  for (int64_t q0 = 0; q0 < g.queries; q0 += kQueryBlock) {
-    const int64_t rows = min64(g.queries - q0, kQueryBlock);
+  for (int64_t q0 = 0; q0 < g.queries; q0 += kQueryBlock<Dot>) {
+    const int64_t rows = min64(g.queries - q0, kQueryBlock<Dot>);
     const typename Isa::template Tile<Dot> tile(rows);
     const Lane* a = reinterpret_cast<const Lane*>(q + q0 * g.ldq);
     int64_t lda = g.ldq / Dot::kLane;
@@ -185,12 +187,12 @@ static void attention(const AttentionArgs& g) {
     for (int64_t key = 0; key < g.keys; key += kPanel)
       product(tile, rows, min64(at.columns - key, kPanel), at.head_lanes, a, lda, k_panels + key * at.head_lanes,
               kPanel, scores + key, at.columns);
-    float inverse[kQueryBlock];
+    float inverse[kQueryBlock<Dot>];
     for (int64_t i = 0; i < rows; ++i) inverse[i] = 1.0f / softmax_row<T>(scores + i * at.columns, g.keys, g.scale);
 
     for (int64_t d = 0; d < at.value_width; d += kPanel) {
       const int64_t width = min64(at.value_width - d, kPanel);
-      float weighted[kQueryBlock * kPanel];
+      float weighted[kQueryBlock<Dot> * kPanel];
       product(tile, rows, width, lanes(g.keys, Dot::kLane), reinterpret_cast<const Lane*>(scores), at.columns,
               values + d, at.value_width, weighted, kPanel);
       const int64_t kept = min64(g.head_dim - d, kPanel);

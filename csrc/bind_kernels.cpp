@@ -26,10 +26,10 @@ class PyKernels {
     require(bias.size() == n && out.size() == m * n && (!residual || residual->size() == m * n),
             "bias [n], out and residual [m, n]");
     require(!input_scales || input_scales->size() == k, "input_scales [k]");
-    Pages panels(dtype_.packed_bytes(n, k)), operand(m * lanes(k, dtype_.lane) * 4);
+    Pages panels(dtype_.packed_bytes(n, k)), operand(m * operand_stride(k, dtype_.lane) * 4);
     std::vector<float> column_scales(static_cast<size_t>(n)), row_scales(static_cast<size_t>(2 * m));
     std::vector<int32_t> offsets(static_cast<size_t>(n));
-    const int64_t stride = lanes(n, 4) * 4;
+    const int64_t stride = activation_stride(n, dtype_.activation_bytes);
     const Pages result(narrow ? m * stride * dtype_.activation_bytes : 0);
     dtype_.pack(weight.data(), k, 0, n, {panels.data(), column_scales.data(), offsets.data(), false});
     if (dtype_.narrow != nullptr)
@@ -37,7 +37,7 @@ class PyKernels {
     if (dtype_.convert != nullptr)
       dtype_.convert(x.data(), m, k, input_scales ? input_scales->data() : nullptr, operand.data(), row_scales.data());
     const GemmArgs args{.a = dtype_.convert != nullptr ? static_cast<const void*>(operand.data()) : x.data(),
-                        .lda = lanes(k, dtype_.lane),
+                        .lda = dtype_.convert != nullptr ? operand_stride(k, dtype_.lane) : k,
                         .row_scales = row_scales.data(),
                         .panels = panels.data(),
                         .column_scales = column_scales.data(),

@@ -55,7 +55,7 @@ struct Linear {
   std::vector<float> bias;
 
   const Panels& multiplied() const { return kernels->narrow != nullptr ? narrowed : packed; }
-  int64_t operand_lanes() const { return lanes(k, kernels->lane); }
+  int64_t operand_lanes() const { return operand_stride(k, kernels->lane); }  // from row to row
   const float* input_scales_or_null() const { return input_scales.empty() ? nullptr : input_scales.data(); }
   int64_t bytes() const { return kernels->packed_bytes(n, k); }
 };

@@ -39,23 +39,24 @@ int64_t wanted_of(const BatchView& batch, const Run& run) {
 
 Encoder::Workspace Encoder::lay_out(char* base, int64_t rows, int64_t wanted, int64_t keys, int threads) const {
   const int64_t hidden = shape_.hidden_size, inner = shape_.intermediate_size, size = dtype_.activation_bytes;
-  const int64_t qkv = Arena::padded(rows * stride_of(3 * hidden) * size);
-  const int64_t context = Arena::padded(rows * stride_of(hidden) * size);
+  const auto activations = [&](int64_t count, int64_t n) { return count * activation_stride(n, size) * size; };
+  const int64_t qkv = Arena::padded(activations(rows, 3 * hidden)), context = Arena::padded(activations(rows, hidden));
+  // Rows of the stream become bfloat16 or int8, activations at most int8; float32 reads both themselves.
+  const int64_t of_stream = 4 * operand_stride(hidden, 2), of_activations = 4 * operand_stride(inner, 4);
   Carver carver(base);
   Workspace w{};
   w.stream = carver.take<float>(rows * hidden * 4);
   w.residual = carver.take<float>(rows * hidden * 4);
-  // Rows of the stream become bfloat16 or int8, activations at most int8; float32 reads both themselves.
-  w.operand = carver.take<char>(dtype_.lane > 1 ? rows * std::max(2 * stride_of(hidden), stride_of(inner)) : 0);
+  w.operand = carver.take<char>(dtype_.lane > 1 ? rows * std::max(of_stream, of_activations) : 0);
   w.scales = carver.take<float>(rows * 8);
-  w.ffn = w.qkv = carver.take<char>(std::max(qkv + context, rows * stride_of(inner) * size));
+  w.ffn = w.qkv = carver.take<char>(std::max(qkv + context, activations(rows, inner)));
   w.context = w.qkv == nullptr ? nullptr : w.qkv + qkv;
   w.scratch_bytes = Arena::padded(dtype_.attention_scratch(keys, hidden / shape_.num_heads));
   w.scratch = carver.take<char>(threads * w.scratch_bytes);
   w.wanted_stream = carver.take<float>(wanted * hidden * 4);
-  w.wanted_operand = carver.take<char>(wanted * 2 * stride_of(hidden));
+  w.wanted_operand = carver.take<char>(wanted * of_stream);
   w.wanted_scales = carver.take<float>(wanted * 8);
-  w.wanted_q = carver.take<char>(wanted * stride_of(3 * hidden) * size);
+  w.wanted_q = carver.take<char>(activations(wanted, 3 * hidden));
   w.bytes = carver.used();
   return w;
 }
@@ -93,7 +94,8 @@ void Encoder::run_layers(Worker& worker, const BatchView& batch, const Run& run,
                          float* out) const {
   const int64_t total = run.rows(), hidden = shape_.hidden_size, inner = shape_.intermediate_size;
   const int64_t heads = shape_.num_heads, head_dim = hidden / heads, size = dtype_.activation_bytes;
-  const int64_t ld = stride_of(3 * hidden), ldo = stride_of(hidden);
+  const int64_t ld = activation_stride(3 * hidden, size), ldo = activation_stride(hidden, size);
+  const int64_t padding = blocks(hidden, 4) * 4 - hidden;  // of the last lane of a row of context
   const int64_t first_wanted = batch.wanted != nullptr ? wanted_before(batch, run.first_row) : 0;
   const int64_t wanted = batch.wanted != nullptr ? wanted_of(batch, run) : 0;
   // The stream after layer i; stage 0 is the embedding output.
@@ -113,7 +115,7 @@ void Encoder::run_layers(Worker& worker, const BatchView& batch, const Run& run,
   };
   // Activations as operand of `next`; a phase of its own where they are quantized.
   const auto activations = [&](const Linear& next, const char* x, int64_t rows) {
-    const int64_t bytes = stride_of(next.k) * size;
+    const int64_t bytes = activation_stride(next.k, size) * size;
     if (next.kernels->convert_activations == nullptr) return Operand{x, bytes / 4, nullptr};
     rows_phase(worker, rows, [&](int64_t r0, int64_t r1) {
       next.kernels->convert_activations(x + r0 * bytes, r1 - r0, next.k, next.input_scales_or_null(),
@@ -156,9 +158,9 @@ void Encoder::run_layers(Worker& worker, const BatchView& batch, const Run& run,
                         .out = w.context + (first * ldo + head * head_dim) * size,
                         .ldo = ldo});
       // The GEMM reads whole lanes, so what pads the last head to them must be 0.
-      if (head == heads - 1 && ldo > hidden)
+      if (head == heads - 1 && padding > 0)
         for (int64_t r = first; r < first + queries; ++r)
-          std::memset(w.context + (r * ldo + hidden) * size, 0, static_cast<size_t>((ldo - hidden) * size));
+          std::memset(w.context + (r * ldo + hidden) * size, 0, static_cast<size_t>(padding * size));
     });
   };
   // The part of a layer behind attention, over the `rows` rows of w.context and of the layer's input `from`.
@@ -167,7 +169,7 @@ void Encoder::run_layers(Worker& worker, const BatchView& batch, const Run& run,
              {w.residual, hidden, false, from});
     normalize(*layer.attn_layer_norm, w.residual, rows, w.residual, layer.ffn_in);
     multiply(*layer.ffn_in, converted(*layer.ffn_in, w.residual), rows, shape_.activation,
-             {w.ffn, stride_of(inner), true, nullptr});
+             {w.ffn, activation_stride(inner, size), true, nullptr});
     multiply(*layer.ffn_out, activations(*layer.ffn_out, w.ffn, rows), rows, Epilogue::kBiasResidual,
              {w.residual, hidden, false, w.residual});
     normalize(*layer.ffn_layer_norm, w.residual, rows, to, next);

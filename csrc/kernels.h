@@ -95,4 +95,14 @@ struct Kernels {
 // Lanes that n elements fill.
 static inline int64_t lanes(int64_t n, int64_t lane) { return (n + lane - 1) / lane; }
 
+// An odd number of cache lines where `lanes` are an even one: products read many rows at once, and rows an even number
+// of lines apart share few sets of a cache.
+static inline int64_t spread(int64_t lanes) { return lanes % 32 == 0 ? lanes + 16 : lanes; }
+
+// Lanes from one row of n elements to the next in a GEMM operand.
+static inline int64_t operand_stride(int64_t n, int64_t lane) { return spread(lanes(n, lane)); }
+
+// Elements of `bytes` from one row of n activations to the next: whole lanes of every dtype.
+static inline int64_t activation_stride(int64_t n, int64_t bytes) { return spread(lanes(n, 4) * bytes) * 4 / bytes; }
+
 }  // namespace distilrt

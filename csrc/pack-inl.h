@@ -30,7 +30,7 @@ static void pack_bf16(const float* rows, int64_t k, int64_t first, int64_t count
 static void convert_bf16(const float* x, int64_t rows, int64_t n, const float*, void* out, float*) {
   const int64_t width = 2 * lanes(n, 2);
   for (int64_t r = 0; r < rows; ++r) {
-    Bf16* to = static_cast<Bf16*>(out) + r * width;
+    Bf16* to = static_cast<Bf16*>(out) + r * 2 * operand_stride(n, 2);
     for (int64_t i = 0; i < n; i += kWidth)
       store_lanes(to + i, load_lanes(x + r * n + i, min64(n - i, kWidth)), min64(width - i, kWidth));
   }
@@ -166,7 +166,7 @@ static void convert_rows(const void* x, int64_t rows, int64_t n, int64_t stride,
   const int64_t width = 4 * lanes(n, 4), whole = n - n % kWidth;
   for (int64_t r = 0; r < rows; ++r) {
     const T* from = static_cast<const T*>(x) + r * stride;
-    Byte* to = static_cast<Byte*>(out) + r * width;
+    Byte* to = static_cast<Byte*>(out) + r * 4 * operand_stride(n, 4);
     const auto vec = [&](int64_t i, int64_t count) __attribute__((always_inline)) {
       const Vec v = load_lanes(from + i, count);
       if constexpr (kScaled) return v * load_lanes(input_scales + i, count);
@@ -215,5 +215,5 @@ static void convert_int8_f32(const float* x, int64_t rows, int64_t n, const floa
 template <typename Activation>
 static void convert_int8_activations(const void* x, int64_t rows, int64_t n, const float* input_scales, void* out,
                                      float* scales) {
-  convert_int8<Activation>(x, rows, n, round_up(n, 4), input_scales, out, scales);
+  convert_int8<Activation>(x, rows, n, activation_stride(n, sizeof(Activation)), input_scales, out, scales);
 }

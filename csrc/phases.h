@@ -12,9 +12,6 @@ namespace distilrt {
 
 inline int64_t blocks(int64_t n, int64_t size) { return (n + size - 1) / size; }
 
-// Elements between rows of activations: whole lanes of every dtype.
-inline int64_t stride_of(int64_t n) { return blocks(n, 4) * 4; }
-
 // What a GEMM reads: rows of lanes, and their scales if int8.
 struct Operand {
   const void* rows;

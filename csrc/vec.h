@@ -20,7 +20,7 @@ typedef uint16_t Bf16 __attribute__((may_alias));  // the upper half of a float3
 typedef uint8_t Byte __attribute__((may_alias));
 
 DISTILRT_INLINE int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
-DISTILRT_INLINE int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
+DISTILRT_INLINE constexpr int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
 // Not Vec{} + x: that is not x for -0.0, so the compiler would keep the addition.
 DISTILRT_INLINE Vec splat(float x) { return x - Vec{}; }
