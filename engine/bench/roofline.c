@@ -70,7 +70,10 @@ static double best_rate(void (*loop)(void), const uint64_t* words, size_t count,
 }
 
 #if defined(__x86_64__)
+#include <cpuid.h>
 #include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 enum { REPEATS = 1 << 21 };
 
@@ -96,6 +99,31 @@ DEFINE_LOOP(loop_dpbf16, "avx512f,avx512bf16", 16, __m512, _mm512_setzero_ps,
             _mm512_dpbf16_ps(acc[j], (__m512bh)a, (__m512bh)b))
 DEFINE_LOOP(loop_dpbusd, "avx512f,avx512vnni", 16, __m512i, _mm512_setzero_si512, _mm512_dpbusd_epi32(acc[j], a, b))
 
+// AMX: four tiles of sums, each of 16 rows of 16. The assembly needs no compiler that knows tiles.
+#define DEFINE_TILE_LOOP(NAME, STEP)                                                                                  \
+  static void NAME(void) {                                                                                            \
+    struct {                                                                                                          \
+      uint8_t palette, start_row, reserved[14];                                                                       \
+      uint16_t row_bytes[16];                                                                                         \
+      uint8_t rows[16];                                                                                               \
+    } shapes = {.palette = 1};                                                                                        \
+    for (int tile = 0; tile < 6; ++tile) shapes.row_bytes[tile] = 64, shapes.rows[tile] = 16;                         \
+    __asm__ volatile("ldtilecfg %0" : : "m"(shapes));                                                                 \
+    for (int i = 0; i < REPEATS / 8; ++i)                                                                             \
+      __asm__ volatile(STEP " %tmm5, %tmm4, %tmm0\n" STEP " %tmm5, %tmm4, %tmm1\n" STEP " %tmm5, %tmm4, %tmm2\n" STEP \
+                            " %tmm5, %tmm4, %tmm3");                                                                  \
+    __asm__ volatile("tilerelease");                                                                                  \
+  }
+DEFINE_TILE_LOOP(loop_tile_bf16, "tdpbf16ps")
+DEFINE_TILE_LOOP(loop_tile_int8, "tdpbusd")
+
+// Whether the CPU has the feature of this bit (22: bfloat16, 25: int8), and the system lets this process use tiles.
+static int has_tiles(int bit) {
+  enum { kRequest = 0x1023, kTileData = 18 };  // ARCH_REQ_XCOMP_PERM
+  unsigned a, b, c, d;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && d >> bit & 1 && syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
+}
+
 static double peak(void (*loop)(void), double operations, int threads, int tries) {
   return best_rate(loop, NULL, 0, operations * REPEATS * threads, threads, tries);
 }
@@ -112,6 +140,7 @@ double peak_float32(int threads, int tries) {
 
 double peak_bfloat16(int threads, int tries) {
 #if defined(__x86_64__)
+  if (has_tiles(22)) return peak(loop_tile_bf16, 4 * 16 * 16 * 64 / 8, threads, tries);
   if (__builtin_cpu_supports("avx512bf16")) return peak(loop_dpbf16, 16 * 64, threads, tries);
 #endif
   return -1;
@@ -119,6 +148,7 @@ double peak_bfloat16(int threads, int tries) {
 
 double peak_int8(int threads, int tries) {
 #if defined(__x86_64__)
+  if (has_tiles(25)) return peak(loop_tile_int8, 4 * 16 * 16 * 128 / 8, threads, tries);
   if (__builtin_cpu_supports("avx512vnni")) return peak(loop_dpbusd, 16 * 128, threads, tries);
 #endif
   return -1;
