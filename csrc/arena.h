@@ -1,12 +1,11 @@
 // Memory in whole pages from the operating system: zeroed, 64-byte aligned, given back when dropped.
 #pragma once
 
-#include <sys/mman.h>
-
 #include <cstdint>
 #include <cstring>
-#include <new>
 #include <utility>
+
+#include "system.h"
 
 namespace distilrt {
 
@@ -14,13 +13,7 @@ class Pages {
  public:
   Pages() = default;
   explicit Pages(int64_t bytes) : bytes_(static_cast<size_t>(bytes)) {
-    if (bytes_ == 0) return;
-    void* p = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (p == MAP_FAILED) throw std::bad_alloc();
-    data_ = static_cast<char*>(p);
-#ifdef MADV_HUGEPAGE
-    madvise(p, bytes_, MADV_HUGEPAGE);
-#endif
+    if (bytes_ > 0) data_ = system::map_pages(bytes_);
   }
   Pages(Pages&& other) noexcept : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
   Pages& operator=(Pages&& other) noexcept {
@@ -29,7 +22,7 @@ class Pages {
     return *this;
   }
   ~Pages() {
-    if (data_ != nullptr) munmap(data_, bytes_);
+    if (data_ != nullptr) system::unmap_pages(data_, bytes_);
   }
 
   char* data() const { return data_; }

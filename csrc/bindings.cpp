@@ -20,7 +20,7 @@ std::vector<std::string> isa_names() {
 
 py::dict missing_features() {
   py::dict found;
-  for (const Candidate& each : all_kernels()) found[each.table->isa] = each.missing;
+  for (const Candidate& each : all_kernels()) found[each.table->isa] = each.missing();
   return found;
 }
 

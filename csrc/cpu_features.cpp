@@ -1,20 +1,17 @@
 #include "cpu_features.h"
 
-#include <cstdint>
+#include "system.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>
-#if defined(__linux__)
-#include <sys/syscall.h>
-#include <unistd.h>
-#endif
-#elif defined(__aarch64__) && defined(__linux__)
-#include <sys/auxv.h>
-#elif defined(__aarch64__) && defined(__APPLE__)
-#include <sys/sysctl.h>
 #endif
 
 namespace distilrt {
+
+AmxPermission::operator bool() const {
+  static const bool granted = system::may_use_tiles();
+  return granted;
+}
 
 #if defined(__x86_64__)
 
@@ -42,15 +39,6 @@ unsigned saved_registers() {
   return low;
 }
 
-// Refused by kernels before 5.16, by some containers, and where a signal stack of this process is too small for tiles.
-bool may_use_tiles() {
-#if defined(__linux__)
-  return syscall(SYS_arch_prctl, 0x1023, 18) == 0;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
-#else
-  return false;
-#endif
-}
-
 }  // namespace
 
 // Not __builtin_cpu_supports: it answers 0 for everything where the compiler's own runtime library is not linked.
@@ -69,44 +57,18 @@ CpuFeatures cpu_features() {
   const bool tiles = has(saved, 17, 18) && has(wide.edx, 24) && leaf(0x1D).eax >= 1;
   cpu.amx_int8 = tiles && has(wide.edx, 25);
   cpu.amx_bf16 = tiles && has(wide.edx, 22);
-  cpu.amx_permission = tiles && may_use_tiles();
-  return cpu;
-}
-
-#elif defined(__aarch64__) && defined(__linux__)
-
-CpuFeatures cpu_features() {
-  const uint64_t first = getauxval(AT_HWCAP), second = getauxval(AT_HWCAP2);
-  CpuFeatures cpu;
-  cpu.dotprod = first >> 20 & 1;  // HWCAP_ASIMDDP; older headers lack the names of the next
-  cpu.i8mm = second >> 13 & 1;    // HWCAP2_I8MM
-  cpu.bf16 = second >> 14 & 1;    // HWCAP2_BF16
-  return cpu;
-}
-
-#elif defined(__aarch64__) && defined(__APPLE__)
-
-namespace {
-
-bool has(const char* name) {
-  int value = 0;
-  size_t size = sizeof(value);
-  return sysctlbyname(name, &value, &size, nullptr, 0) == 0 && value != 0;
-}
-
-}  // namespace
-
-CpuFeatures cpu_features() {
-  CpuFeatures cpu;
-  cpu.dotprod = has("hw.optional.arm.FEAT_DotProd");
-  cpu.i8mm = has("hw.optional.arm.FEAT_I8MM");
-  cpu.bf16 = has("hw.optional.arm.FEAT_BF16");
   return cpu;
 }
 
 #else
 
-CpuFeatures cpu_features() { return {}; }
+CpuFeatures cpu_features() {
+  CpuFeatures cpu;
+  cpu.dotprod = system::has(system::ArmFeature::kDotprod);
+  cpu.i8mm = system::has(system::ArmFeature::kI8mm);
+  cpu.bf16 = system::has(system::ArmFeature::kBf16);
+  return cpu;
+}
 
 #endif
 

@@ -1,6 +1,8 @@
 #include "dispatch.h"
 
+#include <initializer_list>
 #include <stdexcept>
+#include <utility>
 
 #include "cpu_features.h"
 
@@ -23,20 +25,30 @@ namespace distilrt {
 #include "isas.h"
 #undef ISA
 
+namespace {
+
+[[maybe_unused]] const CpuFeatures& cpu() {
+  static const CpuFeatures found = cpu_features();
+  return found;
+}
+
+std::vector<std::string> missing_of(std::initializer_list<std::pair<bool, const char*>> needs) {
+  std::vector<std::string> missing;
+  for (const auto& [here, feature] : needs)
+    if (!here) missing.emplace_back(feature);
+  return missing;
+}
+
+}  // namespace
+
 const std::vector<Candidate>& all_kernels() {
-  static const std::vector<Candidate> tables = [] {
-    [[maybe_unused]] const CpuFeatures cpu = cpu_features();
-    std::vector<Candidate> found;
-#define NEEDS(feature) \
-  if (!cpu.feature) found.back().missing.emplace_back(#feature);
-#define ISA(isa, needs)                  \
-  found.push_back({&isa##_kernels, {}}); \
-  needs
+#define NEEDS(feature) {cpu().feature, #feature},
+#define ISA(isa, ...) {&isa##_kernels, [] { return missing_of({__VA_ARGS__}); }},
+  static const std::vector<Candidate> tables{
 #include "isas.h"
+  };
 #undef ISA
 #undef NEEDS
-    return found;
-  }();
   return tables;
 }
 
@@ -44,16 +56,17 @@ const std::vector<const Kernels*>& available_kernels() {
   static const std::vector<const Kernels*> tables = [] {
     std::vector<const Kernels*> found;
     for (const Candidate& each : all_kernels())
-      if (each.missing.empty()) found.push_back(each.table);
+      if (each.missing().empty()) found.push_back(each.table);
     return found;
   }();
   return tables;
 }
 
 const Kernels& find_kernels(const std::string& isa) {
+  for (const Candidate& each : all_kernels())
+    if ((isa.empty() || isa == each.table->isa) && each.missing().empty()) return *each.table;
   std::string names;
   for (const Kernels* table : available_kernels()) {
-    if (isa.empty() || isa == table->isa) return *table;
     names += names.empty() ? "" : ", ";
     names += table->isa;
   }

@@ -10,7 +10,7 @@ namespace distilrt {
 
 struct Candidate {
   const Kernels* table;
-  std::vector<std::string> missing;  // CPU features that it needs and that are not here
+  std::vector<std::string> (*missing)();  // asks for the CPU features that it needs, and lists those that are not here
 };
 
 // All tables of this build, best first.

@@ -1,8 +1,8 @@
 #include "fork_lock.h"
 
-#include <pthread.h>
-
 #include <vector>
+
+#include "system.h"
 
 namespace distilrt {
 namespace {
@@ -31,8 +31,8 @@ void after_fork() {
 }  // namespace
 
 ForkLock::ForkLock() {
-  static const int handlers = pthread_atfork(before_fork, after_fork, after_fork);
-  static_cast<void>(handlers);  // it fails only for want of memory, and then forks are as unsafe as without
+  static std::once_flag once;
+  std::call_once(once, system::at_fork, before_fork, after_fork);
   std::lock_guard<std::mutex> guard(registry().mutex);
   registry().locks.push_back(this);
 }

@@ -1,11 +1,9 @@
 #include "thread_pool.h"
 
-#include <sched.h>
-#include <unistd.h>
-
 #include <system_error>
 
 #include "fork_lock.h"
+#include "system.h"
 
 namespace distilrt {
 namespace {
@@ -31,7 +29,7 @@ void spin_until(Ready&& ready) {
     if (spins < kBarrierSpins)
       pause();
     else
-      sched_yield();
+      std::this_thread::yield();
   }
 }
 
@@ -51,13 +49,14 @@ void Team::barrier(bool parity) {
 ThreadPool& ThreadPool::shared() {
   // Never destroyed: workers may still wait on it while the process ends.
   static std::atomic<ThreadPool*> pool{nullptr};
-  static std::atomic<pid_t> owner{0};
+  static std::atomic<int64_t> owner{0};
   static ForkLock& making = *new ForkLock;
-  if (owner.load(std::memory_order_acquire) != getpid()) {
+  const int64_t process = system::process_id();
+  if (owner.load(std::memory_order_acquire) != process) {
     std::lock_guard<ForkLock> lock(making);
-    if (owner.load(std::memory_order_relaxed) != getpid()) {
+    if (owner.load(std::memory_order_relaxed) != process) {
       pool.store(new ThreadPool, std::memory_order_relaxed);
-      owner.store(getpid(), std::memory_order_release);
+      owner.store(process, std::memory_order_release);
     }
   }
   return *pool.load(std::memory_order_acquire);

@@ -11,6 +11,7 @@ from typing import Any
 from distilrt import _C, __version__, env, tasks
 from distilrt.backends import base as backends
 from distilrt.backends import reference
+from distilrt.backends.cpu import dtypes_of
 from distilrt.backends.cuda.devices import DTYPES, describe_cuda, why_not_cuda
 from distilrt.batch import pack
 from distilrt.checkpoint.source import Source
@@ -30,7 +31,7 @@ def of_machine(num_threads: int | None) -> dict[str, Mapping[str, Any]]:
     isa = env.force_isa() or isas[0]
     dtypes = {
         "reference": list(reference.DTYPES),
-        "cpu": _C.dtypes(isa),
+        "cpu": dtypes_of(isa),
         "cuda": [] if why_not_cuda() else list(DTYPES),
     }
     return {

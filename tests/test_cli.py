@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import asdict, dataclass, field
@@ -200,6 +201,16 @@ def test_without_typer() -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
     assert "pip install 'distilrt[cli]'" in done.stderr
+
+
+def test_info_of_an_instruction_set_that_is_not_here() -> None:
+    environment = {**os.environ, "DISTILRT_FORCE_ISA": "sse9"}
+    command = [sys.executable, "-m", "distilrt", "info"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(
+        r"distilrt: DISTILRT_FORCE_ISA: .*'sse9' is not available here; .* have .*generic\n", done.stderr
+    )
 
 
 def test_info(folder: str) -> None:

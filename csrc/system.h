@@ -1,0 +1,25 @@
+// What is asked of the operating system: Linux, macOS or Windows. The only file pair with headers of one system.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace distilrt::system {
+
+// Whole pages of zeros, 64-byte aligned. Throws std::bad_alloc.
+char* map_pages(size_t bytes);
+void unmap_pages(char* pages, size_t bytes);
+
+int64_t process_id();
+
+// From now on a fork calls `before` in the parent, and `after` in the parent and in the child.
+void at_fork(void (*before)(), void (*after)());
+
+// Asks for the permission that a process needs to use AMX's tiles; it holds for the process and what it forks.
+bool may_use_tiles();
+
+// What an ARM CPU has can be read by its operating system alone.
+enum class ArmFeature { kDotprod, kI8mm, kBf16 };
+bool has(ArmFeature feature);
+
+}  // namespace distilrt::system
