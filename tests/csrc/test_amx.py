@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.csrc.native_tables import STAND_IN, TABLES, stand_in
 from tests.machine_code import Lines, functions, loops
 
 OBJECT = Path(__file__).parents[2] / "build" / f"kernels-{platform.machine()}" / "avx512_amx" / "csrc" / "kernels.o"
@@ -31,6 +32,12 @@ def test_loop_over_the_depth(dot: str, product: str, tall: int, wide: int) -> No
     assert {name for name in counts if "til" in name} == {"tileloadd"}
     assert not [line for line in loop if "mm" in line and ("%rsp" in line or "%rbp" in line)]
     assert len(loop) <= 20 + 3 * tall * wide  # beside them addresses, and weights to ask for
+
+
+@pytest.mark.skipif(STAND_IN not in TABLES, reason="needs AVX2 and g++")
+def test_stand_in_finds_a_release_too_many() -> None:
+    with pytest.raises(RuntimeError, match="tiles were released that were not configured"):
+        stand_in().release_too_often()
 
 
 @cache
