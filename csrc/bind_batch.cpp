@@ -3,6 +3,7 @@
 // where this module is not built.
 
 #include <algorithm>
+#include <limits>
 #include <numeric>
 #include <optional>
 #include <vector>
@@ -16,9 +17,14 @@ using Indices = py::array_t<int32_t, py::array::c_style | py::array::forcecast>;
 
 py::object pack_lists(const py::object& sequences, long vocab_size) {
   if (!PyList_Check(sequences.ptr()) && !PyTuple_Check(sequences.ptr())) return py::none();
-  std::vector<int32_t> ids, lengths;
+  int64_t tokens = 0;
   for (const py::handle sequence : sequences) {
     if (!PyList_Check(sequence.ptr())) return py::none();
+    tokens += PyList_GET_SIZE(sequence.ptr());
+  }
+  if (tokens > std::numeric_limits<int32_t>::max()) return py::none();
+  std::vector<int32_t> ids, lengths;
+  for (const py::handle sequence : sequences) {
     const Py_ssize_t length = PyList_GET_SIZE(sequence.ptr());
     if (length == 0) return py::none();
     for (Py_ssize_t i = 0; i < length; ++i) {

@@ -111,7 +111,7 @@ def pack(config: DistilBertConfig, sequences: Sequence[Any]) -> Batch:
     Each is a list or a 1-D integer array of token ids of the config's vocabulary, not empty.
 
     Raises:
-        InvalidInput: an id outside the vocabulary, an empty sequence, a wrong rank or dtype.
+        InvalidInput: an id outside the vocabulary, an empty sequence, a wrong rank or dtype, more than 2^31 - 1 tokens.
         TooLong: a sequence longer than `max_position_embeddings`.
     """
     packed = None if pack_lists is None else pack_lists(sequences, config.vocab_size)
@@ -129,6 +129,8 @@ def _pack_arrays(
     """What `pack_lists` returns, of any kinds of sequences; the errors of `pack`."""
     ids: IndexArray
     try:
+        if (tokens := sum(map(len, sequences))) > 2**31 - 1:
+            raise InvalidInput(f"a batch has at most 2147483647 tokens, found {tokens}; pass them in several batches")
         ids = _ids_of_lists(sequences)
     except (TypeError, OverflowError, LookupError):
         ids = _ids_of_arrays(sequences)

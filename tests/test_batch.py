@@ -78,6 +78,14 @@ def test_pack_is_pack_padded_without_padding(sequences: list[list[int]], native:
     assert batch.max_seqlen == max(map(len, sequences), default=0)
 
 
+@pytest.mark.parametrize("native", [False, True])
+def test_more_tokens_than_offsets_can_count(native: bool) -> None:
+    """It is found before anything is laid out, which would take 8 GiB."""
+    error = pytest.raises(InvalidInput, match=r"at most 2147483647 tokens, found 2147483648; .* several batches")
+    with mock.patch.object(distilrt.batch, "pack_lists", _C.pack_lists if native else None), error:
+        pack(CONFIG, [[0] * 2**20] * 2**11)
+
+
 def test_unmasked_rows_are_the_grid_itself() -> None:
     batch, layout = pack_padded(CONFIG, PaddedInputs(np.ones((2, 3), np.int32), np.ones((2, 3))))
     assert layout.index is None
