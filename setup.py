@@ -43,25 +43,38 @@ HEADERS = sorted(str(path) for path in Path("csrc").rglob("*.h"))
 
 
 class BuildKernels(build_ext):
-    """Compiles one kernels object per ISA, in place of one set of flags for every source."""
+    """Compiles one kernels object per ISA, in place of one set of flags for every source.
+
+    Objects and the extension get their names when they are whole: an interrupted build leaves nothing that the next one
+    would take for built.
+    """
 
     def build_extension(self, ext: Pybind11Extension) -> None:
-        objects = []
-        for isa, flags in ISA_FLAGS.items():
-            # Not in build_temp, which an editable install throws away: these are the slow ones.
-            folder = Path("build", f"kernels-{platform.machine()}{'-' + SANITIZE if SANITIZE else ''}", isa)
-            newest = max(Path(name).stat().st_mtime for name in ["csrc/kernels.cpp", "setup.py", *HEADERS])
-            target = folder / "csrc" / "kernels.o"
-            if not target.exists() or target.stat().st_mtime < newest:
-                self.compiler.compile(
-                    ["csrc/kernels.cpp"],
-                    output_dir=str(folder),
-                    macros=[("ISA", isa), ("ISA_HEADER", f'"isas/{isa}.h"')],
-                    extra_postargs=[*KERNEL_FLAGS, *SANITIZE_FLAGS, *flags],
-                )
-            objects.append(str(target))
-        ext.extra_objects = objects
+        ext.extra_objects = [self.kernels_object(isa, flags) for isa, flags in ISA_FLAGS.items()]
+        link = self.compiler.link_shared_object
+
+        def link_whole(objects: list[str], path: str, *args: object, **options: object) -> None:
+            link(objects, f"{path}.unfinished", *args, **options)
+            os.replace(f"{path}.unfinished", path)
+
+        self.compiler.link_shared_object = link_whole
         super().build_extension(ext)
+
+    def kernels_object(self, isa: str, flags: list[str]) -> str:
+        # Not in build_temp, which an editable install throws away: these are the slow ones.
+        folder = Path("build", f"kernels-{platform.machine()}{'-' + SANITIZE if SANITIZE else ''}", isa)
+        newest = max(Path(name).stat().st_mtime for name in ["csrc/kernels.cpp", "setup.py", *HEADERS])
+        target = folder / "csrc" / "kernels.o"
+        if not target.exists() or target.stat().st_mtime < newest:
+            [unfinished] = self.compiler.compile(
+                ["csrc/kernels.cpp"],
+                output_dir=str(folder / "unfinished"),
+                macros=[("ISA", isa), ("ISA_HEADER", f'"isas/{isa}.h"')],
+                extra_postargs=[*KERNEL_FLAGS, *SANITIZE_FLAGS, *flags],
+            )
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(unfinished, target)
+        return str(target)
 
 
 setup(
