@@ -17,4 +17,13 @@ struct neon : Portable {
     asm("fmla %0.4s, %1.4s, %2.s[%3]" : "+w"(acc) : "w"(b), "w"(a), "i"(kLane));
     return acc;
   }
+
+  // Bytes of both signs, as products are of signed bytes alone. Sums of two products are exact in 16 bits, since
+  // weights are at least -127 (2 * 128 * 127 < 2^15).
+  static constexpr int32_t kByteZero = 128;
+  DISTILRT_INLINE IntVec dot_int8(IntVec acc, IntVec a, IntVec b) {
+    const int8x16_t x = vreinterpretq_s8_s32(a), y = vreinterpretq_s8_s32(b);
+    const int16x8_t first = vmull_s8(vget_low_s8(x), vget_low_s8(y)), second = vmull_high_s8(x, y);
+    return vpadalq_s16(acc, vpaddq_s16(first, second));
+  }
 };

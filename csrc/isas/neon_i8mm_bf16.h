@@ -11,6 +11,8 @@ struct neon_i8mm_bf16 : neon {
   template <class Dot>
   using Tile = MatrixTile<Dot>;
 
+  static constexpr int32_t kByteZero = 0;  // products are of unsigned by signed bytes
+
   DISTILRT_INLINE HalfVec to_half(Vec x) { return vreinterpret_u16_bf16(vcvt_bf16_f32(x)); }
 
   template <int kLane = 0>

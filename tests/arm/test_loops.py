@@ -15,10 +15,12 @@ BUILD = Path(__file__).parents[2] / "build"
 OBJECTS = BUILD / "kernels-aarch64"
 TOOLS = BUILD / "arm" / "tools" / "usr"  # where the system has no compiler for ARM
 
-PRODUCTS = {"fmla": 4, "sdot": 16, "usdot": 16, "sudot": 16, "bfdot": 8, "usmmla": 32, "bfmmla": 16}
+# An sadalp adds what an smull and an smull2 multiplied.
+PRODUCTS = {"fmla": 4, "sadalp": 16, "sdot": 16, "usdot": 16, "sudot": 16, "bfdot": 8, "usmmla": 32, "bfmmla": 16}
 # What the largest tile of each table and instruction does at least, of all instructions of its loop.
 BOUNDS = [
     ("neon", "fmla", 2.3),
+    ("neon", "sadalp", 3),
     ("neon_dotprod", "fmla", 2.3),
     ("neon_dotprod", "sdot", 8),
     ("neon_i8mm_bf16", "fmla", 2.3),
