@@ -9,7 +9,8 @@ SOURCES := $(shell find engine kernels csrc -name '*.py' -o -name '*.pyi' -o -na
 PYTHON_FILES := engine kernels tests benches setup.py
 CXX_FILES := $(wildcard csrc/*.cpp csrc/*.h csrc/isas/*.h)
 
-.PHONY: demo test test-all test-whole test-tensorflow test-ray test-browser test-transformers4 test-arm dev lint format type bench bench-all \
+.PHONY: demo test test-all test-whole test-tensorflow test-ray test-browser test-transformers4 test-portable test-arm dev \
+  lint format type bench bench-all \
   bench-serving claims soak test-soak hostile sanitize \
   sanitize-threads ptx loc clean
 
@@ -20,12 +21,13 @@ test: .venv/test.stamp .venv/model.stamp lint type
 	$(BIN)/python -m pytest -n auto --maxprocesses 4
 
 # What is too heavy for `make test`; run both.
-test-all: sanitize sanitize-threads test-tensorflow test-ray test-browser test-transformers4 test-arm test-whole test-soak
+test-all: sanitize sanitize-threads test-tensorflow test-ray test-browser test-transformers4 test-portable test-arm test-whole \
+  test-soak
 
 # With the peers, whose every form must answer right. Two load generators are compared with nothing beside them.
 test-whole: .venv/loadgen.stamp .venv/bench.stamp .venv/model.stamp
 	$(BIN)/python -m pytest -m whole -k "not (python_block and dropin)" -n auto --maxprocesses 2 --dist loadfile \
-	  --ignore tests/bench/test_loadgen.py
+	  --ignore tests/bench/test_loadgen.py --ignore tests/csrc/test_portable.py
 	$(BIN)/python -m pytest -m whole tests/bench/test_loadgen.py
 
 # The drop-in with the last transformers 4 and what it needs, found before .venv's.
@@ -44,6 +46,10 @@ test-ray: .venv-ray/stamp .venv/model.stamp
 # The server's page in headless Chromium.
 test-browser: .venv/browser.stamp .venv/model.stamp
 	$(BIN)/python -m pytest tests/server/browser
+
+# Every source compiled for every system, by a clang that brings their headers, and by g++.
+test-portable: .venv/portable.stamp
+	$(BIN)/python -m pytest -m whole -n auto --maxprocesses 2 tests/csrc/test_portable.py
 
 # Each of ARM's tables on an emulated CPU that has no better one, two at a time, after a look at their inner loops.
 test-arm: build/arm/stamp .venv/core.stamp .venv/model.stamp
@@ -159,6 +165,10 @@ clean:
 	  >/dev/null && apt-get -q update && apt-get -q install -y chromium chromium-driver; } || \
 	  { echo "install chromium and chromedriver (Debian: apt-get install chromium chromium-driver), then make again" >&2; exit 1; }
 	$(PIP) selenium
+	@touch $@
+
+.venv/portable.stamp: .venv/test.stamp
+	$(PIP) ziglang
 	@touch $@
 
 .venv/bench.stamp: .venv/test.stamp
