@@ -23,12 +23,21 @@ TARGETS = ["x86_64-linux-gnu", "aarch64-linux-gnu", "aarch64-macos", "x86_64-win
 ROWS = re.findall(r'^(\w+)\((\w+),\s[^"]*"([^"]*)"\)$', (CSRC / "isas.h").read_text(), re.MULTILINE)
 KERNELS = "kernels.cpp"
 SOURCES = sorted(path.name for path in CSRC.glob("*.cpp") if path.name != KERNELS)
-# These include Python.h, and nothing here has the one of Windows, which differs. That of Linux serves for macOS too.
-NOT_ON_WINDOWS = {"bindings.cpp", *(name for name in SOURCES if name.startswith("bind_"))}
 # As setup.py has them.
 FLAGS = ["-std=c++20", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi", "-g0"]
 WARNINGS = ["-Wall", "-Wextra", "-Werror"]
-INCLUDE = [part for path in (sysconfig.get_path("include"), pybind11.get_include()) for part in ("-isystem", path)]
+PYTHON = Path(sysconfig.get_path("include"))
+# Python's headers are the same on every system but for pyconfig.h. That of Linux serves for macOS too; of the one of
+# Windows, which is not here, the others need this:
+WINDOWS = {
+    **dict.fromkeys(["MS_WINDOWS", "MS_WIN32", "MS_WIN64", "NT_THREADS", "WITH_THREAD", "STDC_HEADERS"], 1),
+    **dict.fromkeys(["HAVE_STDDEF_H", "HAVE_STDINT_H", "HAVE_INTTYPES_H", "HAVE_SYS_STAT_H", "HAVE_SYS_TYPES_H"], 1),
+    **dict.fromkeys(["HAVE_STDARG_PROTOTYPES", "HAVE_DECL_ISNAN", "HAVE_SSIZE_T"], 1),
+    **dict.fromkeys(["SIZEOF_INT", "SIZEOF_LONG", "SIZEOF_FLOAT"], 4),
+    **dict.fromkeys(["SIZEOF_LONG_LONG", "SIZEOF_VOID_P", "SIZEOF_SIZE_T", "SIZEOF_TIME_T", "SIZEOF_DOUBLE"], 8),
+    **dict.fromkeys(["SIZEOF_SHORT", "SIZEOF_WCHAR_T"], 2),
+    "ALIGNOF_MAX_ALIGN_T": 8,
+}
 
 pytestmark = [
     pytest.mark.whole,
@@ -55,12 +64,22 @@ def as_zig_spells(flags: list[str]) -> list[str]:
     return ["-mcpu=" + "+".join([march, *features]).replace("-", "_"), *rest]
 
 
-def compile_by(command: list[str], source: str, flags: list[str], folder: Path) -> None:
+@pytest.fixture(scope="module")
+def windows_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of Python's headers for Windows."""
+    folder = tmp_path_factory.mktemp("python") / "include"
+    shutil.copytree(PYTHON, folder)
+    (folder / "pyconfig.h").write_text("".join(f"#define {name} {value}\n" for name, value in WINDOWS.items()))
+    return folder
+
+
+def compile_by(command: list[str], source: str, flags: list[str], folder: Path, python: Path = PYTHON) -> None:
     made = folder / "made.o"
     # zig would answer from its cache, which is as large as what was compiled.
     environment = {**os.environ, "ZIG_LOCAL_CACHE_DIR": str(folder)}
     done = subprocess.run(
-        [*command, *FLAGS, *WARNINGS, *INCLUDE, *flags, "-c", str(CSRC / source), "-o", str(made)],
+        [*command, *FLAGS, *WARNINGS, *flags, "-isystem", str(python), "-isystem", pybind11.get_include(),
+         "-c", str(CSRC / source), "-o", str(made)],
         capture_output=True, text=True, check=False, env=environment,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -79,12 +98,10 @@ def test_kernels(target: str, isa: str, tmp_path: Path) -> None:
     compile_by(clang(target), KERNELS, as_zig_spells(kernel_flags(isa)), tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("target", "source"),
-    [(to, name) for to in TARGETS for name in SOURCES if "windows" not in to or name not in NOT_ON_WINDOWS],
-)
-def test_sources(target: str, source: str, tmp_path: Path) -> None:
-    compile_by(clang(target), source, [], tmp_path)
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("source", SOURCES)
+def test_sources(target: str, source: str, tmp_path: Path, windows_python: Path) -> None:
+    compile_by(clang(target), source, [], tmp_path, windows_python if "windows" in target else PYTHON)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
