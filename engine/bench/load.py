@@ -10,18 +10,20 @@ import asyncio
 import select
 import selectors
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
+from distilrt.bench.samples import Samples
 from distilrt.bench.statistics import Seconds, Window
 
-Answer = Callable[[Sequence[int]], Coroutine[Any, Any, list[Any]]]
+Answer = Callable[[Sequence[int]], Awaitable[list[Any]]]
 BACK_OFF = (0.01, 0.08)  # seconds before a closed loop asks again who refused; doubled each time up to the second
 DRAIN = 60.0  # seconds that answers may take after the last query was sent
 TOGETHER = 8  # queries sent without a look at answers, where several are due
@@ -31,23 +33,40 @@ class TargetError(Exception):
     """A query got no answer; the message is the reason, short enough to be counted by."""
 
 
-class Target(Protocol):
-    """What a load generator sends queries to: indices of samples that the target has at hand, as it takes them."""
+class Target(ABC):
+    """What a load generator sends queries to: indices of samples that the target has at hand, as it takes them.
 
-    compute: Callable[[Sequence[int]], list[Any]] | None
-    """`answer` of a target that computes before it returns control, for an open loop to call in a thread."""
+    Attributes:
+        dtype, version: what computes, known after `prepare`.
+        compute: `answer` of a target that computes before it returns control, for an open loop to call in a thread.
+    """
 
+    dtype: str
+    version: str
+    compute: Callable[[Sequence[int]], list[Any]] | None = None
+
+    @abstractmethod
+    async def prepare(self, samples: Samples) -> None:
+        """Take the inputs that `answer` names by index, and get ready for them."""
+
+    @abstractmethod
     async def answer(self, indices: Sequence[int]) -> list[Any]:
         """Raw answers to one query of these samples.
 
         Raises:
             TargetError: there are none.
         """
-        ...
 
+    @abstractmethod
     async def answer_all(self, indices: Sequence[int]) -> list[Any]:
         """The same for very many samples, in whatever batches suit the target."""
-        ...
+
+    def decode(self, raw: Any) -> Any:
+        """A raw answer as `answers.parse` takes it."""
+        return raw
+
+    async def close(self) -> None:  # noqa: B027 (an engine in a process that ends has nothing to give back)
+        """Give back what it holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +104,6 @@ async def measure(target: Target, lengths: Sequence[int], load: Load) -> Window:
     """Run one window; `lengths` has the tokens of each of the target's samples."""
     if load.scenario == "server":
         return await _open_loop(target, lengths, load)
-    if load.scenario == "flood":
-        return await _flood(target, lengths, load)
     return await _closed_loop(target, lengths, load)
 
 
@@ -135,40 +152,29 @@ def _order(lengths: Sequence[int], seed: int) -> Callable[[int], list[int]]:
 
 
 async def _closed_loop(target: Target, lengths: Sequence[int], load: Load) -> Window:
+    """Lanes that each ask again once they were answered: the `size` of a flood, otherwise one."""
     record, take = _Record(lengths), _order(lengths, load.seed)
-    size = {"single": 1, "multi": load.size, "offline": len(lengths)}[load.scenario]
-    answer = target.answer_all if load.scenario == "offline" else target.answer
     before = _order(lengths, load.seed + 1)  # of its own: the same queries count, however many go before them
+    size = {"multi": load.size, "offline": len(lengths)}.get(load.scenario, 1)
+    answer = target.answer_all if load.scenario == "offline" else target.answer
     start = time.perf_counter()
     while time.perf_counter() - start < load.lead:
         with suppress(TargetError):
             await answer(before(size))
     start, sent = time.perf_counter(), 0
-    while sent < load.count or time.perf_counter() - start < load.seconds:
-        sent += 1
-        if not await record.ask(answer, take(size), time.perf_counter()):
-            await asyncio.sleep(BACK_OFF[0])  # a target that refuses must not be asked in a frenzy
-    return record.window(start)
-
-
-async def _flood(target: Target, lengths: Sequence[int], load: Load) -> Window:
-    record, take, sent = _Record(lengths), _order(lengths, load.seed), 0
-    start = time.perf_counter()
 
     async def lane() -> None:
         nonlocal sent
         pause = BACK_OFF[0]
         while sent < load.count or time.perf_counter() - start < load.seconds:
             sent += 1
-            if await record.ask(answer, take(1), time.perf_counter()):
+            if await record.ask(answer, take(size), time.perf_counter()):
                 pause = BACK_OFF[0]
             else:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, BACK_OFF[1])
 
-    with ThreadPoolExecutor(1) as thread:
-        answer = _unblocked(target, thread)
-        await asyncio.gather(*(lane() for _ in range(load.size)))
+    await asyncio.gather(*(lane() for _ in range(load.size if load.scenario == "flood" else 1)))
     return record.window(start)
 
 
@@ -178,7 +184,11 @@ async def _open_loop(target: Target, lengths: Sequence[int], load: Load) -> Wind
     order = take(len(times))
     thread = ThreadPoolExecutor(1)
     try:
-        answer, queries = _unblocked(target, thread), list[asyncio.Task[bool]]()
+        loop, compute, queries = asyncio.get_running_loop(), target.compute, list[asyncio.Task[bool]]()
+
+        def answer(indices: Sequence[int]) -> Awaitable[list[Any]]:
+            return loop.run_in_executor(thread, compute, indices) if compute else target.answer(indices)
+
         start, together = time.perf_counter() + 0.01, 0
         for offset, index in zip(times.tolist(), order, strict=True):
             since = start + offset
@@ -200,19 +210,6 @@ async def _open_loop(target: Target, lengths: Sequence[int], load: Load) -> Wind
     for query in answered:
         query.result()  # raises what is no `TargetError`
     return record.window(start)
-
-
-def _unblocked(target: Target, thread: ThreadPoolExecutor) -> Answer:
-    """The target's `answer`; of one that computes, in `thread`, in the order of the queries."""
-    compute = target.compute
-    if compute is None:
-        return target.answer
-    loop = asyncio.get_running_loop()
-
-    async def answer(indices: Sequence[int]) -> list[Any]:
-        return await loop.run_in_executor(thread, compute, indices)
-
-    return answer
 
 
 if hasattr(selectors, "EpollSelector"):

@@ -252,7 +252,7 @@ def _check(field: Field, samples: Samples, right: Mapping[Spec, Sequence[answers
             field.findings.left_out.append(f"{spec.named} on {samples.name}: {reason}")
         else:
             known[spec] = {"target": spec.label, "form": spec.form, "dtype": facts.dtype, "version": facts.version,
-                           "engine_threads": facts.threads, "workload": samples.name,
+                           "workload": samples.name,
                            "mean_tokens": samples.describe()["mean_tokens"], "padding": round(samples.padding, 4),
                            "max_difference": float(f"{found.max_difference:.2e}"),
                            "mean_difference": float(f"{found.mean_difference:.2e}"),

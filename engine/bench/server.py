@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import aiohttp
 from yarl import URL
 
-from distilrt.bench.load import TargetError
+from distilrt.bench.load import Target, TargetError
 from distilrt.bench.samples import Samples
 from distilrt.bench.targets import Spec
 from distilrt.bench.wire import FORMATS
@@ -22,11 +22,8 @@ CONNECT = 5.0  # seconds
 IDLE = 2.0  # seconds; servers hang up after a few, perhaps just as the next request is on its way
 
 
-class Server:
+class Server(Target):
     """The client of one server, or of several replicas that get requests in turn."""
-
-    compute: Callable[[Sequence[int]], list[Any]] | None = None
-    threads: int | None = None
 
     def __init__(self, spec: Spec) -> None:
         self._spec, self._form = spec, FORMATS[spec.wire]
@@ -85,11 +82,7 @@ class Server:
             raise TargetError("connection lost") from None
 
     async def answer(self, indices: Sequence[int]) -> list[Any]:
-        """One request for all of these; the body comes back unread.
-
-        Raises:
-            TargetError: there is no connection, or the status is not 200.
-        """
+        """The body, unread, of the answer to one request for all of these."""
         body = self._bodies[indices[0]] if len(indices) == 1 else self._body(indices)
         _, status, found = await self._ask("POST", next(self._urls), body)
         if status != 200:
@@ -97,7 +90,7 @@ class Server:
         return [found]
 
     async def answer_all(self, indices: Sequence[int]) -> list[Any]:
-        """Single requests, so many at a time as a client with much work keeps in flight."""
+        """Single requests, so many at a time as a client with much work keeps in flight; one that fails ends all."""
         answers: list[Any] = [None] * len(indices)
         places = iter(enumerate(indices))
 
@@ -105,14 +98,18 @@ class Server:
             for place, index in places:
                 (answers[place],) = await self.answer([index])
 
-        await asyncio.gather(*(lane() for _ in range(self._spec.in_flight)))
+        lanes = [asyncio.ensure_future(lane()) for _ in range(self._spec.in_flight)]
+        try:
+            await asyncio.gather(*lanes)
+        finally:
+            for each in lanes:
+                each.cancel()
         return answers
 
-    def decode(self, body: bytes) -> Any:
-        """The answer to a request of one sample."""
-        return self._form.decode(body, self._samples.labels)
+    def decode(self, raw: Any) -> Any:
+        """Of the answer to a request of one sample."""
+        return self._form.decode(raw, self._samples.labels)
 
     async def close(self) -> None:
-        """Hang up."""
         if self._session is not None:
             await self._session.close()

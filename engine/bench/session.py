@@ -36,7 +36,6 @@ class Facts(NamedTuple):
 
     dtype: str
     version: str
-    threads: int | None
 
 
 class Session:
@@ -147,14 +146,13 @@ class _Served:
     def prepare(self, samples: Samples) -> Facts:
         self._samples = samples
         self._loop.run_until_complete(self._target.prepare(samples))
-        return Facts(self._target.dtype, self._target.version, self._target.threads)
+        return Facts(self._target.dtype, self._target.version)
 
     def answers(self, indices: Sequence[int]) -> list[answers.Answer]:
         found: list[Any] = []
         for index in indices:
             found += self._loop.run_until_complete(self._target.answer([index]))
-        decode = getattr(self._target, "decode", None)
-        return [answers.parse(decode(raw) if decode else raw) for raw in found]
+        return [answers.parse(self._target.decode(raw)) for raw in found]
 
     def window(self, wanted: Load) -> Window:
         gc.collect()

@@ -12,12 +12,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
+
 from distilrt.bench import peers
-from distilrt.bench.load import TargetError
+from distilrt.bench.load import Target, TargetError
 from distilrt.bench.peer import Ids, Logits
 from distilrt.bench.peers import OURS
 from distilrt.bench.samples import IDS, Samples
+from distilrt.cpu_count import usable_cores
 from distilrt.errors import DistilrtError, InvalidParameter
+from distilrt.model.config import DistilBertConfig
+from distilrt.text.auto_tokenizer import load_tokenizer
 
 DTYPES = ("auto", "float32", "float16", "bfloat16", "int8")
 
@@ -118,10 +123,8 @@ def parse(text: str, dtype: str, *, throughput: bool = False) -> list[tuple[str,
     return [(name, dtype, each) for each in chosen]
 
 
-class DistilrtTarget:
+class DistilrtTarget(Target):
     """This package's `Engine`: what a program with many callers gets, from text to JSON-ready answer."""
-
-    compute = None
 
     def __init__(self, spec: Spec) -> None:
         from distilrt import __version__
@@ -130,23 +133,17 @@ class DistilrtTarget:
         self._warm = False
         self._engine = Engine(spec.model, backend=spec.backend, dtype=spec.dtype, num_threads=spec.threads)
         facts = self._engine.describe()
-        self.dtype: str = facts["dtype"]
+        self.dtype = facts["dtype"]
         self.version = f"{__version__} {facts['backend']} {facts.get('isa', facts.get('device', ''))}".strip()
-        self.threads: int | None = facts.get("num_threads")
 
     async def prepare(self, samples: Samples) -> None:
-        """Take the inputs that `answer` names by index, and the first time measure the rate that bounds the queue."""
+        """The first time, measure the rate that bounds the queue."""
         self._samples = samples
         if not self._warm:
             self._warm = True
             await asyncio.to_thread(self._engine.warm_up)
 
     async def answer(self, indices: Sequence[int]) -> list[Any]:
-        """One request.
-
-        Raises:
-            TargetError: it was refused or failed.
-        """
         samples = self._samples
         try:
             found: list[Any] = await self._engine.asubmit(
@@ -166,30 +163,22 @@ class DistilrtTarget:
         return list(tasks.run(engine.model, task, inputs, samples.params))
 
     async def close(self) -> None:
-        """End its threads."""
         await asyncio.to_thread(self._engine.close)
 
 
-class PeerTarget:
+class PeerTarget(Target):
     """A form of `peers`: a text classifier's logits, of texts behind this package's tokenizer."""
 
     def __init__(self, spec: Spec) -> None:
-        from distilrt.cpu_count import usable_cores
-        from distilrt.model.config import DistilBertConfig
-
-        self.threads: int | None = spec.threads or usable_cores()
         self._peer = peers.create(spec.name, spec.form, spec.dtype)
-        self._peer.load(Path(spec.model), self.threads)
+        self._peer.load(Path(spec.model), spec.threads or usable_cores())
         self._model = spec.model
         self._labels = DistilBertConfig.from_pretrained(spec.model).label_names()
         self.dtype, self.version = spec.dtype, self._peer.version
 
     async def prepare(self, samples: Samples) -> None:
-        """Take the inputs that `answer` names by index."""
         self._samples = samples
         if samples.task != IDS:
-            from distilrt.text.auto_tokenizer import load_tokenizer
-
             self._tokenizer = load_tokenizer(self._model)
 
     def compute(self, indices: Sequence[int]) -> list[Any]:
@@ -197,7 +186,6 @@ class PeerTarget:
         return self._scored(self._peer.batch(self._sequences(indices)))
 
     async def answer(self, indices: Sequence[int]) -> list[Any]:
-        """The same."""
         return self.compute(indices)
 
     async def answer_all(self, indices: Sequence[int]) -> list[Any]:
@@ -205,8 +193,6 @@ class PeerTarget:
         return self._scored(self._peer.many(self._sequences(indices)))
 
     def _sequences(self, indices: Sequence[int]) -> list[Ids]:
-        import numpy as np
-
         inputs = [self._samples.inputs[i] for i in indices]
         if self._samples.task == IDS:
             return inputs
@@ -218,12 +204,9 @@ class PeerTarget:
             for row in logits
         ]
 
-    async def close(self) -> None:
-        """Nothing: its process ends."""
 
-
-def create(spec: Spec) -> Any:
-    """A `load.Target` with `prepare`, `close`, `dtype`, `version` and `threads`, as `DistilrtTarget` has them.
+def create(spec: Spec) -> Target:
+    """What answers, loaded.
 
     Raises:
         Whatever the engine raises where it is missing or cannot load.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,10 @@ from distilrt.bench.load import Load, TargetError
 LENGTHS = (3, 5, 7, 11)
 
 
-class Target:
+class Target(load.Target):
     """Answers after `seconds`, in which it waits, or where it `blocks` computes; and notes what it was asked."""
 
-    compute: Callable[[Sequence[int]], list[Any]] | None = None
+    async def prepare(self, samples: Any) -> None: ...
 
     def __init__(self, seconds: float = 0.0, *, blocks: bool = False, refuse: int = 0) -> None:
         self._seconds, self._refuse, self._blocks = seconds, refuse, blocks
@@ -39,7 +39,8 @@ class Target:
         self.under_way -= 1
         return list(indices)
 
-    answer_all = answer
+    async def answer_all(self, indices: Sequence[int]) -> list[Any]:
+        return await self.answer(indices)
 
 
 def made(seconds: float, computes: bool) -> Target:

@@ -44,7 +44,7 @@ class Sessions:
             def __init__(self, spec: Spec, given: samples.Samples) -> None:
                 if spec.backend not in behaviour and spec.backend != "reference":
                     raise PeerError("it is not there")
-                self._name, self.facts = spec.backend, Facts("float32", "1.0", 2)
+                self._name, self.facts = spec.backend, Facts("float32", "1.0")
 
             def prepare(self, given: samples.Samples) -> Facts:
                 if given.name == "hard" and self._name == "two":
@@ -225,7 +225,7 @@ def test_probabilities_are_compared_but_for_a_constant(
     monkeypatch: pytest.MonkeyPatch, offset: float, times: float
 ) -> None:
     class Session:
-        facts = Facts("float32", "1.0", 2)
+        facts = Facts("float32", "1.0")
 
         def answers(self, indices: list[int]) -> list[answers.Answer]:
             return [answers.Answer(times * np.array([1.0, 2.0]) + offset, "B") for _ in indices]

@@ -99,6 +99,20 @@ def test_statuses_and_hang_ups_are_failures_and_the_next_request_works(
     assert "Authorization: Bearer secret" in server.heads[0]
 
 
+def test_a_text_without_an_answer_ends_the_others(server: Any, classifier: str, queries: Samples) -> None:
+    async def go() -> None:
+        target = targets.create(Spec(server.url, "auto", classifier, in_flight=2))
+        await target.prepare(queries)
+        server.reply = lambda path, body: (503 if body["inputs"] == queries.inputs[3] else 200, None)
+        with pytest.raises(TargetError):
+            await target.answer_all(range(len(queries.inputs)))
+        await asyncio.sleep(0.3)
+        assert len(server.requests) <= 7  # the first, five, and what was on its way
+        await target.close()
+
+    asyncio.run(go())
+
+
 def test_server_of_another_task(server: Any, classifier: str, queries: Samples) -> None:
     with pytest.raises(ValueError, match="openai is measured for feature-extraction"):
         ask(Spec(server.url, "auto", classifier, wire="openai"), queries, [0])
