@@ -12,7 +12,7 @@ from rich.console import Console
 from distilrt.bench import findings as finding
 from distilrt.bench import page, plots, report
 from distilrt.bench.findings import Findings
-from distilrt.bench.progress import Bar, Say
+from distilrt.bench.progress import Say, bar
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ def carry_out(found: Findings, seconds: float, work: Callable[[Say], None], file
     Args:
         found: what `work` fills.
         seconds: of the work, roughly.
-        work: is given `Bar.step`.
+        work: does it, and tells its steps.
         files: to write.
         log: write a line for each step where there is no terminal.
 
@@ -48,13 +48,15 @@ def carry_out(found: Findings, seconds: float, work: Callable[[Say], None], file
         typer.Exit: 130 after Ctrl-C.
     """
     try:
-        with Bar(seconds, Console(stderr=True), log=log) as bar:
-            work(bar.step)
-            found.complete = True
+        with bar(seconds, Console(stderr=True), log=log) as say:
+            work(say)
+        found.complete = True
+    except KeyboardInterrupt:
+        pass  # The run is not complete, which its report and its exit code say.
     finally:
         report.show(found, Console(markup=False, highlight=False))
         files.write(found)
-    if bar.stopped:
+    if not found.complete:
         if files.record is not None:
             typer.echo("nothing was recorded", err=True)
         raise typer.Exit(130)
