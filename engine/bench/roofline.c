@@ -1,71 +1,42 @@
 // Peaks of this machine, measured: register-only multiply-add loops and a streaming read, on several threads at once.
 // Each function returns operations or bytes per second, or -1 where the CPU lacks the instructions. C for gcc and
 // clang.
-#include <pthread.h>
+#include <omp.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
-typedef struct {
-  void (*loop)(void);
-  const uint64_t* words;
-  size_t count;
-  pthread_barrier_t* start;
-  double began, ended;
-  uint64_t sum;
-} Task;
-
-static double now(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return t.tv_sec + 1e-9 * t.tv_nsec;
+static void read_all(const uint64_t* words, size_t count, volatile uint64_t* out) {
+  typedef uint64_t Vector __attribute__((vector_size(64), may_alias));
+  Vector sum[4] = {{0}};
+  const Vector* vectors = (const Vector*)words;
+  for (size_t i = 0; i + 4 <= count / 8; i += 4)
+    for (int j = 0; j < 4; ++j) sum[j] += vectors[i + j];
+  Vector all = sum[0] + sum[1] + sum[2] + sum[3];
+  for (int j = 0; j < 8; ++j) *out += all[j];
 }
 
-static void* work(void* argument) {
-  Task* task = argument;
-  pthread_barrier_wait(task->start);
-  task->began = now();
-  if (task->loop) {
-    task->loop();
-  } else {
-    typedef uint64_t Vector __attribute__((vector_size(64), may_alias));
-    Vector sum[4] = {{0}};
-    const Vector* words = (const Vector*)task->words;
-    for (size_t i = 0; i + 4 <= task->count / 8; i += 4)
-      for (int j = 0; j < 4; ++j) sum[j] += words[i + j];
-    Vector all = sum[0] + sum[1] + sum[2] + sum[3];
-    for (int j = 0; j < 8; ++j) task->sum += all[j];
-  }
-  task->ended = now();
-  return NULL;
-}
-
-// Work of all threads over the time from the first start to the last end, the best of `tries`.
+// Work of all threads over the time from the first start to the last end, the best of `tries`: the loop, or without one
+// a read of `words`.
 static double best_rate(void (*loop)(void), const uint64_t* words, size_t count, double amount, int threads,
                         int tries) {
   double best = -1;
-  Task* tasks = calloc(threads, sizeof(Task));
-  pthread_t* handles = calloc(threads, sizeof(pthread_t));
+  size_t share = count / threads / 8 * 8;
   for (int attempt = 0; attempt < tries; ++attempt) {
-    pthread_barrier_t start;
-    pthread_barrier_init(&start, NULL, threads);
-    size_t share = count / threads / 8 * 8;
-    for (int i = 0; i < threads; ++i) {
-      tasks[i] = (Task){.loop = loop, .words = words + i * share, .count = share, .start = &start};
-      pthread_create(&handles[i], NULL, work, &tasks[i]);
-    }
     double began = 1e300, ended = 0;
-    for (int i = 0; i < threads; ++i) {
-      pthread_join(handles[i], NULL);
-      if (tasks[i].began < began) began = tasks[i].began;
-      if (tasks[i].ended > ended) ended = tasks[i].ended;
+#pragma omp parallel num_threads(threads) reduction(min : began) reduction(max : ended)
+    {
+      volatile uint64_t sum = 0;
+#pragma omp barrier
+      began = omp_get_wtime();
+      if (loop)
+        loop();
+      else
+        read_all(words + omp_get_thread_num() * share, share, &sum);
+      ended = omp_get_wtime();
     }
-    pthread_barrier_destroy(&start);
     if (amount / (ended - began) > best) best = amount / (ended - began);
   }
-  free(tasks);
-  free(handles);
   return best;
 }
 

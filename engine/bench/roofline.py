@@ -79,7 +79,7 @@ def _compiled(cache: Path) -> Path:
         cache.mkdir(parents=True, exist_ok=True)
         unfinished = target.with_suffix(f".{os.getpid()}")
         compiler = os.environ.get("CC", "gcc")
-        command = [compiler, "-O2", "-shared", "-fPIC", "-pthread", "-o", str(unfinished), str(source)]
+        command = [compiler, "-O2", "-shared", "-fPIC", "-fopenmp", "-o", str(unfinished), str(source)]
         try:
             subprocess.run(command, check=True, capture_output=True, text=True)
         except FileNotFoundError as error:
