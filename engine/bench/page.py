@@ -7,10 +7,10 @@ from html import escape
 from pathlib import Path
 
 from distilrt.bench import plots, report
-from distilrt.bench.findings import Findings, Row, named
+from distilrt.bench.findings import Findings
 
 _CSS = """
-:root { --ink:#1d2129; --soft:#5b626d; --line:#e1e4e9; --paper:#fff; --card:#f7f8fa; --bad:#b3261e;
+:root { --ink:#1d2129; --soft:#5b626d; --line:#e1e4e9; --paper:#fff; --bad:#b3261e;
   color-scheme:light dark }
 * { box-sizing:border-box }
 body { margin:0; background:var(--paper); color:var(--ink); font:15px/1.5 Inter,"Helvetica Neue",Arial,sans-serif }
@@ -18,10 +18,6 @@ main { max-width:60rem; margin:0 auto; padding:2rem 1.25rem 4rem }
 h1 { font-size:1.7rem; line-height:1.2; margin:0 0 .3rem }
 h2 { font-size:1.15rem; margin:2.4rem 0 .6rem }
 p { margin:.4rem 0 } .soft { color:var(--soft) } .bad { color:var(--bad); font-weight:600 }
-.heads { display:flex; flex-wrap:wrap; gap:.8rem; margin:1.4rem 0 }
-.head { flex:1 1 11rem; background:var(--card); border:1px solid var(--line); border-radius:.6rem; padding:.8rem 1rem }
-.head b { display:block; font-size:1.5rem; line-height:1.25; font-variant-numeric:tabular-nums }
-.head span { color:var(--soft); font-size:.85rem }
 .scroll { overflow-x:auto }
 table { border-collapse:collapse; width:100%; font-size:.87rem; font-variant-numeric:tabular-nums }
 th,td { text-align:right; padding:.35rem .55rem; border-bottom:1px solid var(--line); white-space:nowrap }
@@ -32,21 +28,13 @@ figure svg { display:block; width:100%; height:auto }
 td.what { text-align:left; white-space:normal; overflow-wrap:anywhere }
 figure svg text { font-family:Inter,"Helvetica Neue",Arial,sans-serif !important }
 @media screen and (prefers-color-scheme: dark) {
-  :root { --ink:#e6e8ec; --soft:#a2a9b4; --line:#363b44; --paper:#15181d; --card:#1e2228; --bad:#ff8a80 }
+  :root { --ink:#e6e8ec; --soft:#a2a9b4; --line:#363b44; --paper:#15181d; --bad:#ff8a80 }
   figure svg { filter:invert(1) hue-rotate(180deg) } }
 @page { size:A4; margin:14mm }
 @media print { main { max-width:none; padding:0 } body { font-size:11px } h2 { break-after:avoid }
   tr { break-inside:avoid }
   .scroll { overflow:visible } table { font-size:8.5px } th,td { padding:.25rem .3rem } }
 """
-_WORDS = {"single": "one text after the other", "multi": "batches, one after the other",
-          "server": "texts at random times (Poisson), latency from the intended time", "offline": "all texts at once",
-          "peak": "the highest rate that keeps the promise, held in two re-tests",
-          "alone": "token ids to logits: batches of one shape, or a mix of lengths all at once"}  # fmt: skip
-
-# The column that each scenario is about, and the unit that is shown behind its number.
-_FIGURES = {"single": ("p90_ms", "ms, p90"), "multi": ("p99_ms", "ms, p99"), "server": ("p99_ms", "ms, p99"),
-            "offline": ("tokens_per_s", "real tokens/s"), "peak": ("rate", "texts/s")}  # fmt: skip
 
 
 def page(findings: Findings) -> str:
@@ -54,13 +42,11 @@ def page(findings: Findings) -> str:
     facts, plan = findings.facts, findings.plan
     parts = [
         f"<h1>{escape(Path(str(facts['model'])).name)}</h1>",
-        f'<p class="soft">{escape(plan["scenario"])}: {_WORDS[plan["scenario"]]} · {escape(facts["cpu"])}, '
-        f"{facts['threads']} threads · {facts['date']}</p>",
+        f'<p class="soft">{escape(plan["scenario"])} · {escape(facts["cpu"])}, {facts["threads"]} threads · '
+        f"{facts['date']}</p>",
     ]
     if not findings.complete:
         parts.append('<p class="bad">Broken off: this is what had been measured until then.</p>')
-    if findings.rows:
-        parts.append(f'<div class="heads">{"".join(_heads(findings.rows))}</div>')
     if plots.available():
         parts += [f"<figure>{plots.svg(chart)}</figure>" for chart in plots.draw(findings).values()]
     else:
@@ -75,25 +61,9 @@ def page(findings: Findings) -> str:
             f"<body><main>\n{body}\n</main></body></html>\n")  # fmt: skip
 
 
-def _heads(rows: Sequence[Row]) -> list[str]:
-    """The number of each target that the scenario is about: of the first workload and the highest valid rate."""
-    heads = []
-    first = [row for row in rows if row["workload"] == rows[0]["workload"]]
-    shown = {named(row): row for row in first}  # The dict keeps the rows' order.
-    for name, row in (shown | {named(row): row for row in first if row["valid"]}).items():
-        figure, unit = _FIGURES[row["scenario"]]
-        if row["scenario"] == "peak":
-            unit += f" within {row['slo']}"
-        elif row["rate"]:
-            unit += f" at {row['rate']:g}/s"
-        value, unit = (report.speed(row[figure]), unit) if row["valid"] else ("invalid", "the load generator was late")
-        heads.append(f'<div class="head"><span>{escape(name)}</span><b>{value}</b><span>{escape(unit)}</span></div>')
-    return heads
-
-
 def _table(table: Sequence[Sequence[str]]) -> str:
     heads, *lines = table
-    named = dict.fromkeys(report.LEFT, " class=left") | {"what": " class=what"}
+    named = dict.fromkeys(report.LEFT, ' class="left"') | {"what": ' class="what"'}
     classes = [named.get(head, "") for head in heads]
 
     def line(tag: str, cells: Sequence[str]) -> str:

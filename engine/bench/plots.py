@@ -1,12 +1,11 @@
-"""The charts of findings: latency against rate, throughput and share of the peak against batch and length or by
-workload, latency, start, memory; each only where there is something to see.
+"""The charts of findings: latency against rate, and bars of latency, throughput, share of the peak, start and memory,
+each only where there is something to see.
 
-They are Vega-Lite documents, bars and curves, which vl-convert draws as SVG or PNG.
+They are Vega-Lite documents, which vl-convert draws as SVG or PNG.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,16 +16,17 @@ from distilrt.bench.findings import Findings, Row, named
 Chart = dict[str, Any]
 # Distinguishable by people who see colours differently (Okabe and Ito), and in grey by their order.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#555555")
-WIDTH, PANEL = 520, 200  # pixels of the plot of bars, and of each side of a panel of curves
+WIDTH, HEIGHT = 520, 200  # pixels of a plot; bars are as high as they are many
 INK, BOUND = "#3b4048", "#b3261e"
-POINTS = 3  # that make a curve
-_BY_WORKLOAD = (
+_BARS = (
     ("latency", ("p50_ms", "p99_ms"), "Latency of a query, ms: median, and 99th percentile in outline"),
     ("peak-rate", ("rate",), "Highest rate that keeps the promise, queries per second"),
     ("throughput", ("tokens_per_s",), "Throughput, real tokens per second"),
-    ("peak-share", ("peak_share",), "Share of the machine's measured peak in the same dtype, %"),
+    ("peak-share", ("peak_share",), "Share of the machine's measured peak in the same dtype"),
+    ("start", ("start_s",), "Start to first answer, s"),
+    ("memory", ("peak_mb",), "Most memory, MB"),
 )
-_ONCE = (("start", "start_s", "Start to first answer, s"), ("memory", "peak_mb", "Most memory, MB"))
+_ONCE = ("start", "memory")  # one number of an engine, not of a workload
 
 
 def draw(findings: Findings) -> dict[str, Chart]:
@@ -37,25 +37,15 @@ def draw(findings: Findings) -> dict[str, Chart]:
     for workload in dict.fromkeys(row["workload"] for row in rows):
         if points := _rates(rows, workload):
             title = f"Latency against rate, {workload}: p99, and median dashed; ms from the intended time"
-            figures[f"rate-{workload}"] = _curves(
-                title, "queries per second", points, names, log=True, slo=findings.plan["slo"]
-            )
-    for key, values, title in _BY_WORKLOAD:
-        shown = [row for row in rows if row.get(values[0]) and _tells(row, key, figures)]
-        scale = 100.0 if key == "peak-share" else 1.0
-        if key in ("throughput", "peak-share"):
-            for along, x in (("length", "tokens of a text"), ("batch", "texts of a batch")):
-                if points := _along(shown, values[0], scale, along):
-                    figures[f"{key}-{along}"] = _curves(f"{title}, by {along}", x, points, names)
-            drawn = {name for name in figures if name.startswith(f"{key}-")}
-            shown = [] if drawn and all(_shape(row) for row in shown) else shown
-        if shown:
-            bars = [_bar(_group(row), named(row), [scale * (row.get(value) or 0) for value in values]) for row in shown]
+            figures[f"rate-{workload}"] = _curves(title, points, names, findings.plan["slo"])
+    once = {named(row): row for row in reversed(findings.rows)}
+    for key, columns, title in _BARS:
+        shown = ([("", once[name]) for name in names] if key in _ONCE
+                 else [(_group(row), row) for row in rows if _tells(row, key, figures)])  # fmt: skip
+        bars = [_bar(group, named(row), [row.get(column) or 0 for column in columns])
+                for group, row in shown if row.get(columns[0])]  # fmt: skip
+        if bars:
             figures[key] = _bars(title, bars, names)
-    for key, value, title in _ONCE:  # one number of an engine, not of a workload
-        once = {named(row): row[value] for row in reversed(findings.rows) if row.get(value)}
-        if once:
-            figures[key] = _bars(title, [_bar("", name, [once[name]]) for name in names if name in once], names)
     return figures
 
 
@@ -93,23 +83,6 @@ def _tells(row: Row, key: str, figures: Mapping[str, Chart]) -> bool:
     return scenario != "server"  # there the schedule, not the engine, says how much is done
 
 
-def _shape(row: Row) -> tuple[int, int] | None:
-    """Batch and length of a workload of one shape."""
-    match = re.fullmatch(r"(\d+)x(\d+)", row["workload"])
-    return (int(match[1]), int(match[2])) if match else None
-
-
-def _along(rows: Sequence[Row], value: str, scale: float, along: str) -> list[Row]:
-    """A panel for each batch (or length) of which an engine has at least `POINTS` lengths (or batches)."""
-    found: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        if shape := _shape(row):
-            at, panel = (shape[1], f"batches of {shape[0]}") if along == "length" else (shape[0], f"{shape[1]} tokens")
-            point = {"panel": panel, "name": named(row), "x": at, "y": scale * row[value], "dashed": False}
-            found.setdefault((panel, named(row)), []).append(point)
-    return [point for points in found.values() if len(points) >= POINTS for point in points]
-
-
 def _rates(rows: Sequence[Row], workload: str) -> list[Row]:
     """p99, and dashed the median, of each target by rate: its measurements, or the probes of its peak search."""
     found: dict[str, dict[float, Row]] = {}
@@ -119,7 +92,7 @@ def _rates(rows: Sequence[Row], workload: str) -> list[Row]:
                 if probe["valid"] and probe.get("p99_ms"):
                     found.setdefault(named(row), {})[probe["rate"]] = probe
     return [
-        {"panel": "", "name": name, "x": rate, "y": probe[key], "dashed": key == "p50_ms"}
+        {"name": name, "x": rate, "y": probe[key], "dashed": key == "p50_ms"}
         for name, probes in found.items() if len(probes) > 1
         for key in ("p99_ms", "p50_ms")
         for rate, probe in probes.items()
@@ -158,16 +131,15 @@ def _bars(title: str, bars: Sequence[Row], names: Sequence[str]) -> Chart:
     }  # fmt: skip
 
 
-def _curves(
-    title: str, x: str, points: Sequence[Row], names: Sequence[str], *, log: bool = False, slo: str | None = None
-) -> Chart:
-    """Panels of one scale beside each other; an SLO is a horizontal line."""
+def _curves(title: str, points: Sequence[Row], names: Sequence[str], slo: str | None) -> Chart:
+    """A line for each engine and dash; an SLO is a horizontal line."""
+    axis = {"values": sorted({point["x"] for point in points}), "format": "~g"}
     layer: list[Chart] = [{
         "mark": {"type": "line", "point": True},
         "encoding": {
-            "x": {"field": "x", "type": "quantitative", "scale": {"type": "log", "nice": False}, "title": x,
-                  "axis": {"values": sorted({point["x"] for point in points}), "format": "~g"}},
-            "y": {"field": "y", "type": "quantitative", "scale": {"type": "log" if log else "linear"}, "title": None},
+            "x": {"field": "x", "type": "quantitative", "scale": {"type": "log", "nice": False},
+                  "title": "queries per second", "axis": axis},
+            "y": {"field": "y", "type": "quantitative", "scale": {"type": "log"}, "title": None},
             "color": _colour(names),
             "strokeDash": {"field": "dashed", "type": "nominal", "legend": None,
                            "scale": {"domain": [False, True], "range": [[1, 0], [5, 3]]}},
@@ -180,10 +152,7 @@ def _curves(
             {"mark": {"type": "text", "align": "left", "dy": -6, "color": BOUND, "text": slo},
              "encoding": {"y": y, "x": {"value": 4}}},
         ]  # fmt: skip
-    panels = {"field": "panel", "type": "nominal", "sort": None, "title": None}
-    several = len({point["panel"] for point in points}) > 1
-    spec = {"layer": layer, "width": PANEL if several else WIDTH, "height": PANEL}
-    return _chart(title, points) | {"facet": panels, "columns": 3, "spec": spec}
+    return _chart(title, points) | {"width": WIDTH, "height": HEIGHT, "layer": layer}
 
 
 def _chart(title: str, values: Sequence[Row]) -> Chart:

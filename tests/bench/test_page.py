@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import io
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from rich.console import Console
@@ -69,39 +69,17 @@ def test_what_a_reader_must_know(found: Findings) -> None:
     assert report.remarks(peak) == "no rate met p99=20ms"
 
 
-class _Check(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.links: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag not in ("meta", "br"):
-            self.open.append(tag)
-        self.links += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href")]
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-
 def test_page_is_whole_and_alone(found: Findings) -> None:
     figures = plots.draw(found)
     assert set(figures) == {"latency", "throughput", "peak-share", "start", "memory"}
     html = page.page(found)
-    check = _Check()
-    check.feed(html)
-    assert check.open == []
-    assert all(link.startswith("#") for link in check.links)
+    whole = re.sub(r"<!doctype html>|<meta[^>]*>", "", html)
+    ElementTree.fromstring(whole)  # every element is closed
+    assert all(link.startswith("#") for link in re.findall(r'(?:src|href)="([^"]*)', html))
     assert "<script" not in html
     assert html.count("<figure>") == len(figures)
     assert not re.search(r"url\((?!#)|@import", html)
-    for words in (
-        Path(found.facts["model"]).name,
-        "onnxruntime int8",
-        "98%",
-        "numpy",
-        "AMD" if "AMD" in html else "cpu",
-    ):
+    for words in (Path(found.facts["model"]).name, "onnxruntime int8", "98%", "numpy", found.facts["cpu"]):
         assert words in html
 
 
@@ -146,25 +124,6 @@ def test_bars(
     paths = plots.save(found, tmp_path / "plots")
     assert len(paths) == len(figures)
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
-
-
-def test_shapes_make_curves(found: Findings) -> None:
-    """Three lengths of a batch, or three batches of a length, are a curve; the others of the run stay bars."""
-    lengths = [
-        row(name, "offline", f"8x{length}", tokens_per_s=1.0 * length) for length in (128, 16, 64) for name in "ab"
-    ]
-    found.rows = lengths
-    figures = plots.draw(found)
-    assert set(figures) == {"throughput-length", "peak-share-length", "start", "memory"}
-    points = values(figures["throughput-length"])
-    assert {(point["panel"], point["name"], point["x"], point["y"]) for point in points} == {
-        ("batches of 8", f"{name} int8", length, length) for name in "ab" for length in (16, 64, 128)
-    }
-    found.rows = [*lengths, *(row("a", "multi", f"{batch}x16") for batch in (1, 32)), row("a", "multi", "mixed")]
-    figures = plots.draw(found)
-    assert {"throughput-length", "throughput-batch", "throughput", "latency"} <= set(figures)
-    assert {point["panel"] for point in values(figures["throughput-batch"])} == {"16 tokens"}
-    assert "<svg" in page.page(found)
 
 
 def test_nothing_measured(found: Findings) -> None:
