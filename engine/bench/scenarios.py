@@ -277,7 +277,8 @@ def _measure(field: Field, samples: Samples, load: Load, plan: Plan, rows: dict[
         return field.measure(spec, wanted, f"{samples.name}: {spec.named} {at}")
 
     retest = RETEST * plan.duration
-    searches = {spec: peak.Search(load, plan.slo, in_flight=plan.in_flight, retest=retest) for spec in field.sessions}
+    searches = {spec: peak.search(rows, spec, load, plan.slo, in_flight=plan.in_flight, retest=retest)
+                for spec in field.sessions}  # fmt: skip
     peak.take_turns(searches, measured, rows)
 
 

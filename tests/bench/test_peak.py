@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -23,10 +22,9 @@ def window(load: Load, limit: float, lag: float = 0.0, failures: int = 0) -> Win
     return Window(np.full(100, latency), np.full(100, lag), 100, 1000, 1.0, +Counter({"HTTP 429": failures}))
 
 
-def take_turns(
-    searches: dict[str, peak.Search], measure: Callable[[str, Load], Window | None]
-) -> dict[str, dict[str, Any]]:
-    rows: dict[str, dict[str, Any]] = {}
+def found(names: str, measure: Callable[[str, Load], Window | None], rows: peak.Rows[str]) -> peak.Rows[str]:
+    """Rows of searches with these names."""
+    searches = {name: peak.search(rows, name, LOAD, SLO, in_flight=8, retest=9.0) for name in names}
     peak.take_turns(searches, measure, rows)
     return rows
 
@@ -39,7 +37,7 @@ def test_what_is_asked(limit: float) -> None:
         asked.append(load)
         return window(load, limit)
 
-    row = take_turns({"a": peak.Search(LOAD, SLO, in_flight=8, retest=9.0)}, measure)["a"]
+    row = found("a", measure, {})["a"]
     flood, *probes = asked
     assert (flood.scenario, flood.size, flood.seconds) == ("flood", 8, 1.0)
     assert [load.seconds for load in probes] == [3.0] * peak.HALVINGS + [9.0] * peak.RETESTS
@@ -52,8 +50,7 @@ def test_what_is_asked(limit: float) -> None:
 
 @pytest.mark.parametrize(("lag", "failures", "valid"), [(0.5, 0, False), (0.0, 10, True)])
 def test_nothing_is_held_where_the_client_is_late_or_queries_fail(lag: float, failures: int, valid: bool) -> None:
-    search = peak.Search(LOAD, SLO, in_flight=8, retest=9.0)
-    row = take_turns({"a": search}, lambda name, load: window(load, 1000, lag, failures))["a"]
+    row = found("a", lambda name, load: window(load, 1000, lag, failures), {})["a"]
     assert (row["rate"], row["steady"], row["valid"]) == (0, False, valid)
     assert row["saturated_per_s"] == 100
 
@@ -65,8 +62,7 @@ def test_turns() -> None:
         order.append(name)
         return None if name == "b" and len(order) > 3 else window(load, 60 if name == "a" else 30)
 
-    searches = {name: peak.Search(LOAD, SLO, in_flight=8, retest=9.0) for name in "abc"}
-    rows = take_turns(searches, measure)
+    rows = found("abc", measure, {})
     assert list(rows) == ["a", "c"]
     assert "".join(order[:7]) == "abcabca"
     assert rows["c"]["rate"] <= 30 < rows["a"]["rate"] <= 60
@@ -77,7 +73,7 @@ def test_turns() -> None:
     (6, {"a": 55.0, "b": 27.5}),
 ])  # fmt: skip
 def test_ctrl_c_leaves_what_held_so_far(windows: int, rates: dict[str, float]) -> None:
-    rows: dict[str, dict[str, Any]] = {}
+    rows: peak.Rows[str] = {}
     asked: list[str] = []
 
     def measure(name: str, load: Load) -> Window:
@@ -86,8 +82,7 @@ def test_ctrl_c_leaves_what_held_so_far(windows: int, rates: dict[str, float]) -
         asked.append(name)
         return window(load, 60 if name == "a" else 30)
 
-    searches = {name: peak.Search(LOAD, SLO, in_flight=8, retest=9.0) for name in "ab"}
     with pytest.raises(KeyboardInterrupt):
-        peak.take_turns(searches, measure, rows)
+        found("ab", measure, rows)
     assert {name: row["rate"] for name, row in rows.items()} == pytest.approx(rates)
     assert not any(row["steady"] for row in rows.values())
