@@ -6,11 +6,11 @@ torch, which most converters need, must not count as part of an engine that runs
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
 import tempfile
-import zlib
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
@@ -24,7 +24,7 @@ from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.weights import load_weights, random_weights, save_checkpoint
 from distilrt.model.architecture import architecture_of
 from distilrt.model.config import DistilBertConfig
-from distilrt.text.tokenizer import DistilBertTokenizer
+from distilrt.text.auto_tokenizer import load_tokenizer
 
 ARCHITECTURE = "DistilBertForSequenceClassification"
 CALIBRATION_SEQUENCES = 64
@@ -38,34 +38,37 @@ def make_checkpoint(folder: Path, config: DistilBertConfig | None = None, seed: 
     return folder
 
 
-def classifier_of(model: Path, cache: Path) -> Path:
-    """Write a trained checkpoint's encoder under the head of a classifier, with its tokenizer, unless it is there.
+def classifier_of(model: str, cache: Path, *, own_head: bool) -> Path:
+    """Write a checkpoint as a classifier with standard names, with its tokenizer, unless it is there.
 
-    The folder in `cache` has a name of its own for each path and time of `config.json`.
-
-    The head's matrices are random and orthogonal, so that the logits, as many as hidden units, tell what a dtype does
+    The folder in `cache`, to which converters may add, has a name of its own for each state of the checkpoint. Without
+    its own head it gets random orthogonal matrices, so that the logits, as many as hidden units, tell what a dtype does
     to the hidden states of the first token. Weights that were never trained say nothing of that.
 
     Raises:
         OSError: `model` has no checkpoint.
         CheckpointError: it cannot be read.
     """
-    written = f"{model.resolve()} {(model / 'config.json').stat().st_mtime_ns}"
-    folder = cache / f"trained-{zlib.crc32(written.encode()):08x}"
+    source = Source(model)
+    config = DistilBertConfig.from_pretrained(source)
+    file = source.file("model.safetensors") or source.file("config.json")
+    assert file is not None
+    state = f"{own_head} {file.resolve()} {file.stat().st_size} {file.stat().st_mtime_ns}"
+    folder = cache / "models" / hashlib.blake2b(state.encode(), digest_size=8).hexdigest()
     if not (folder / "config.json").exists():
-        source = Source(str(model))
-        config = DistilBertConfig.from_pretrained(source)
-        encoder, random = load_weights(source, "DistilBertModel", config), np.random.default_rng(0)
-        size = config.hidden_size
-        head = {
-            f"{name}.{part}": np.linalg.qr(random.standard_normal((size, size)))[0].astype(np.float32) if square
-            else np.zeros(size, np.float32)
-            for name in ("pre_classifier", "classifier") for part, square in (("weight", True), ("bias", False))
-        }  # fmt: skip
-        labelled = config.replace(num_labels=size, id2label=None, label2id=None)
-        DistilBertTokenizer.from_pretrained(model).save_pretrained(folder)
+        if own_head:
+            weights = load_weights(source, ARCHITECTURE, config)
+        else:
+            encoder, size = load_weights(source, "DistilBertModel", config), config.hidden_size
+            random, zeros = np.random.default_rng(0), np.zeros(size, np.float32)
+            weights = {name: encoder[name] for name in encoder}
+            for name in ("pre_classifier", "classifier"):
+                square = np.linalg.qr(random.standard_normal((size, size)))[0].astype(np.float32)
+                weights |= {f"{name}.weight": square, f"{name}.bias": zeros}
+            config = config.replace(num_labels=size, id2label=None, label2id=None)
+        load_tokenizer(model).save_pretrained(folder)
         # The checkpoint comes last, since its config.json says that all is there.
-        save_checkpoint(folder, labelled, {name: encoder[name] for name in encoder} | head, ARCHITECTURE)
+        save_checkpoint(folder, config, weights, ARCHITECTURE)
     return folder
 
 

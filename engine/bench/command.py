@@ -3,7 +3,6 @@ sub-verbs are those of `verbs`."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -13,15 +12,12 @@ import typer
 
 from distilrt import env
 from distilrt.bench import findings as finding
-from distilrt.bench import peers, plots, roofline, samples, scenarios, statistics, targets, verbs, wire
+from distilrt.bench import artefacts, peers, plots, roofline, samples, scenarios, statistics, targets, verbs, wire
 from distilrt.bench.outcome import Files, carry_out
 from distilrt.checkpoint import packed
 from distilrt.checkpoint.source import Source
-from distilrt.checkpoint.weights import load_weights, save_checkpoint
 from distilrt.cpu_count import usable_cores
 from distilrt.errors import InvalidParameter
-from distilrt.model.config import DistilBertConfig
-from distilrt.text.auto_tokenizer import load_tokenizer
 
 
 def bench(
@@ -87,7 +83,7 @@ def bench(
     names = workload or ["mixed"]
     loads = [samples.make(name, model, file=source, batch=batch) for name in ([""] if source else names)]
     specs = [
-        targets.Spec(name, own, for_peers(against or model, loads) if form and name != peers.OURS else model, backend,
+        targets.Spec(name, own, _for_peers(against or model, loads) if form and name != peers.OURS else model, backend,
                      form, threads, wire_format, served, key, in_flight)
         for text in target or [peers.OURS]
         for name, own, form in targets.parse(text, dtype, throughput=scenario == "offline")
@@ -118,23 +114,14 @@ def _peaks(num_threads: int, wanted: bool) -> roofline.Roofline:
     return verbs.peaks(num_threads, verbs.CACHE) if wanted else roofline.Roofline({}, 0.0)
 
 
-def for_peers(model: str, loads: Sequence[samples.Samples]) -> str:
-    """A copy of the checkpoint with standard names, to whose folder converters may add."""
+def _for_peers(model: str, loads: Sequence[samples.Samples]) -> str:
+    """The checkpoint as peers take it."""
     if loads[0].task != "text-classification":
         raise InvalidParameter(
             f"peers are measured as text classifiers, and {model} is for {loads[0].task}; leave them out or take "
             "another checkpoint"
         )
-    config, architecture = DistilBertConfig.from_pretrained(model), "DistilBertForSequenceClassification"
-    weights = Source(model).file("model.safetensors") or Source(model).file("config.json")
-    assert weights is not None
-    status = weights.stat()
-    key = f"{weights.resolve()} {status.st_size} {status.st_mtime_ns}".encode()
-    folder = verbs.CACHE / "models" / hashlib.blake2b(key, digest_size=8).hexdigest()
-    if not (folder / "config.json").exists():
-        load_tokenizer(model).save_pretrained(folder)
-        save_checkpoint(folder, config, load_weights(Source(model), architecture, config), architecture)
-    return str(folder)
+    return str(artefacts.classifier_of(model, verbs.CACHE, own_head=True))
 
 
 def run(arguments: list[str]) -> None:

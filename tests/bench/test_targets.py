@@ -166,7 +166,7 @@ def as_it_was() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def trained(sentence_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A classifier whose encoder was trained."""
-    return artefacts.classifier_of(sentence_encoder, tmp_path_factory.mktemp("trained"))
+    return artefacts.classifier_of(str(sentence_encoder), tmp_path_factory.mktemp("trained"), own_head=False)
 
 
 @pytest.fixture(scope="module")

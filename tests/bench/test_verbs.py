@@ -61,8 +61,8 @@ def test_compare_trained_weights(tmp_path: Path, sentence_encoder: Path, capsys:
     assert bench("compare", *little, *folders, "--model", str(sentence_encoder)) == 0
     rows = list(csv.DictReader((tmp_path / "trained.csv").open(newline="")))
     assert all(0 < float(row["mean_difference"]) < 1e-5 for row in rows)
-    made = artefacts.classifier_of(sentence_encoder, tmp_path / "cache")
-    assert [made] == list((tmp_path / "cache").glob("trained-*"))
+    made = artefacts.classifier_of(str(sentence_encoder), tmp_path / "cache", own_head=False)
+    assert [made] == list((tmp_path / "cache").glob("models/*"))
     ids = samples.make_ids("1x8", made).inputs[0]
     words = DistilBertTokenizer.from_pretrained(made).convert_ids_to_tokens(list(ids))
     assert (words[0], words[-1], len(words)) == ("[CLS]", "[SEP]", 8)
