@@ -18,14 +18,15 @@ from typing import Annotated
 
 import typer
 
-from benches.serving.servers import INFINITY, KINDS, Server, model, serving
-from distilrt.bench import findings, peers, roofline, samples, scenarios
+from benches.serving.servers import KINDS, Server, model, serving
+from distilrt.bench import findings, peers, samples, scenarios
+from distilrt.bench.artefacts import cache_folder
 from distilrt.bench.findings import Findings
 from distilrt.bench.outcome import Files, carry_out
 from distilrt.bench.progress import Say
-from distilrt.bench.statistics import parse_slo
+from distilrt.bench.statistics import Slo
 from distilrt.bench.targets import Spec
-from distilrt.bench.verbs import CACHE
+from distilrt.cpu_count import usable_cores
 
 RESULTS = Path(__file__).parents[1] / "results" / "serving.csv"
 DEFAULT = "distilrt,distilrtx2,onnx-threads,infinity-optimum,pipeline-bfloat16"
@@ -46,21 +47,17 @@ def main(
         str, typer.Option("--servers", help=f"Comma-separated, of {', '.join(KINDS)}; x2 after one: two processes.")
     ] = DEFAULT,
     seconds: Annotated[float, typer.Option(min=0.1, help="Of a window of the search; twice that of a re-test.")] = 10,
-    slo: str = "p99=250ms",
-    threads: int = 2,
     record: Annotated[bool, typer.Option("--record", help="Append the rows to benches/results/serving.csv.")] = False,
-    infinity: Annotated[Path, typer.Option(help="Folder of Infinity's environment.")] = INFINITY,
-    cache: Path = CACHE,
 ) -> None:
     """Measure."""
     chosen = names.split(",")
     if unknown := [name for name in chosen if replicas(name)[0] not in KINDS]:
         raise typer.BadParameter(f"servers are {', '.join(KINDS)}; found {', '.join(unknown)}")
     plans = (scenarios.Plan("single", 2 * seconds), scenarios.Plan("offline", seconds),
-             scenarios.Plan("peak", seconds, slo=parse_slo(slo)))  # fmt: skip
-    folder = model(cache, texts())
+             scenarios.Plan("peak", seconds, slo=Slo(99, 0.25)))  # fmt: skip
+    folder, threads = model(cache_folder(), texts()), usable_cores()
     found = Findings(findings.facts(threads, str(folder)), {"scenario": "servers"})
-    work = partial(compare, chosen, plans, folder, threads, infinity, found)
+    work = partial(compare, chosen, plans, folder, threads, found)
     whole = len(chosen) * (20 + 3 * sum(plan.seconds for plan in plans))
     carry_out(found, whole, work, Files(record=RESULTS if record else None))
     if found.left_out:
@@ -69,7 +66,7 @@ def main(
 
 def compare(
     chosen: list[str], plans: tuple[scenarios.Plan, scenarios.Plan, scenarios.Plan], folder: Path, threads: int,
-    infinity: Path, found: Findings, say: Say,
+    found: Findings, say: Say,
 ) -> None:  # fmt: skip
     """Start the servers and carry out the plans: of requests alone, of engines alone, and of the highest rate."""
     with ExitStack() as stack:
@@ -78,7 +75,7 @@ def compare(
             say(f"starting {name}", 5.0)
             kind, count = replicas(name)
             try:
-                running[name] = [stack.enter_context(serving(kind, folder, threads, infinity)) for _ in range(count)]
+                running[name] = [stack.enter_context(serving(kind, folder, threads)) for _ in range(count)]
             except RuntimeError as reason:
                 found.left_out.append(f"{name}: {reason}")
         asked = [Spec(",".join(server.url for server in servers), servers[0].kind.dtype, str(folder),
@@ -91,8 +88,7 @@ def compare(
         for plan, specs, loads in zip(plans, ([*asked, *engines], engines, asked), (short, [mixed], [mixed]),
                                       strict=True):  # fmt: skip
             if specs:
-                scenarios.run([specs], loads, plan, found, exact_model=str(folder), say=say,
-                              peaks=lambda: roofline.Roofline({}, 0.0))  # fmt: skip
+                scenarios.run([specs], loads, plan, found, exact_model=str(folder), say=say)
         for row in found.rows:
             if row["target"] in running:
                 servers = running[row["target"]]

@@ -50,46 +50,26 @@ class Kind:
     ready: str = "/readyz"
 
 
-def _ours(dtype: str, folder: str) -> Kind:
-    command = ["{python}", "-m", "distilrt", "serve", "--model", folder, "--dtype", dtype, "--threads", "{threads}"]
-    return Kind(dtype, ("distilrt",), command, engine=folder)
-
-
-def _pipeline(dtype: str) -> Kind:
-    return Kind(dtype, ("transformers", "torch", "fastapi"), [*_PEER, "--dtype", dtype])
-
-
-def _infinity(engine: str, dtype: str) -> Kind:
-    """Its warm-up sends 514 tokens, which a DistilBERT can't read; the ONNX file is optimized already."""
-    command = ["{infinity}/bin/infinity_emb", "v2", "--model-id", ".", "--served-model-name", "default", "--engine",
-               engine, "--device", "cpu", "--no-model-warmup", "--onnx-disable-optimize", "--host", "127.0.0.1",
-               "--log-level", "warning"]  # fmt: skip
-    packages = ("infinity-emb", "optimum-onnx", "onnxruntime", "torch")
-    return Kind(dtype, packages, command, wire="infinity", ready="/health")
-
-
+_OURS = ["{python}", "-m", "distilrt", "serve", "--threads", "{threads}"]
 KINDS: dict[str, Kind] = {
-    "distilrt": _ours("int8", PACKED),
-    "distilrt-float32": _ours("float32", "{folder}"),
+    "distilrt": Kind("int8", ("distilrt",), [*_OURS, "--model", PACKED, "--dtype", "int8"], engine=PACKED),
+    "distilrt-float32": Kind("float32", ("distilrt",), [*_OURS, "--model", "{folder}"], engine="{folder}"),
     "onnx-threads": Kind("int8", ("onnxruntime", "fastapi"), [*_PEER, "--onnx", ONNX]),
-    "infinity-optimum": _infinity("optimum", "int8"),
-    "infinity-torch": _infinity("torch", "float32"),
-    "pipeline": _pipeline("float32"),
-    "pipeline-bfloat16": _pipeline("bfloat16"),
-}
+    # Its warm-up sends 514 tokens, which a DistilBERT can't read; the ONNX file is optimized already.
+    "infinity-optimum": Kind(
+        "int8", ("infinity-emb", "optimum-onnx", "onnxruntime", "torch"),
+        ["{infinity}/bin/infinity_emb", "v2", "--model-id", ".", "--served-model-name", "default", "--engine",
+         "optimum", "--device", "cpu", "--no-model-warmup", "--onnx-disable-optimize", "--host", "127.0.0.1",
+         "--log-level", "warning"],
+        wire="infinity", ready="/health",
+    ),
+    "pipeline-bfloat16": Kind("bfloat16", ("transformers", "torch", "fastapi"), [*_PEER, "--dtype", "bfloat16"]),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Server:
-    """One of `KINDS`, running.
-
-    Attributes:
-        kind: of the server.
-        url: where it answers.
-        start_s: seconds from its start to the first answer that it is ready.
-        engine: the model for this package's engine alone; None: another's server.
-        version: of its packages.
-    """
+    """One of `KINDS`, running: `start_s` seconds after its start it said that it is ready."""
 
     kind: Kind
     url: str
@@ -105,25 +85,20 @@ class Server:
 
 
 @contextmanager
-def serving(name: str, folder: Path, threads: int, infinity: Path = INFINITY) -> Iterator[Server]:
+def serving(name: str, folder: Path, threads: int) -> Iterator[Server]:
     """Start a server, and end it as an operator would.
 
     Args:
         name: of `KINDS`.
         folder: the checkpoint.
         threads: of its engine. Infinity knows no such setting for ONNX Runtime, which takes every core.
-        infinity: folder of Infinity's environment.
 
     Raises:
         RuntimeError: its program is missing, it ended, or was not ready in time.
     """
     kind, is_infinity = KINDS[name], KINDS[name].wire == "infinity"
-    known: dict[str, Any] = {
-        "folder": folder,
-        "threads": threads,
-        "python": sys.executable,
-        "infinity": infinity.absolute(),
-    }
+    known: dict[str, Any] = {"folder": folder, "threads": threads, "python": sys.executable,
+                             "infinity": INFINITY.absolute()}  # fmt: skip
     program = Path(kind.command[0].format(**known))
     if not program.exists():
         raise RuntimeError(f"{name} is not installed: there is no {program}; make .venv-infinity/stamp")

@@ -30,6 +30,11 @@ ARCHITECTURE = "DistilBertForSequenceClassification"
 CALIBRATION_SEQUENCES = 64
 
 
+def cache_folder() -> Path:
+    """Where checkpoints, converted models and compiled loops are kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distilrt" / "bench"
+
+
 def make_checkpoint(folder: Path, config: DistilBertConfig | None = None, seed: int = 0) -> Path:
     """Write DistilBERT-base (or `config`) with random weights and a 2-label head, unless it is there."""
     if not (folder / "config.json").exists():
@@ -38,10 +43,10 @@ def make_checkpoint(folder: Path, config: DistilBertConfig | None = None, seed: 
     return folder
 
 
-def classifier_of(model: str, cache: Path, *, own_head: bool) -> Path:
+def classifier_of(model: str, *, own_head: bool) -> Path:
     """Write a checkpoint as a classifier with standard names, with its tokenizer, unless it is there.
 
-    The folder in `cache`, to which converters may add, has a name of its own for each state of the checkpoint. Without
+    The folder, to which converters may add, has a name of its own for each state of the checkpoint. Without
     its own head it gets random orthogonal matrices, so that the logits, as many as hidden units, tell what a dtype does
     to the hidden states of the first token. Weights that were never trained say nothing of that.
 
@@ -54,17 +59,15 @@ def classifier_of(model: str, cache: Path, *, own_head: bool) -> Path:
     file = source.file("model.safetensors") or source.file("config.json")
     assert file is not None
     state = f"{own_head} {file.resolve()} {file.stat().st_size} {file.stat().st_mtime_ns}"
-    folder = cache / "models" / hashlib.blake2b(state.encode(), digest_size=8).hexdigest()
+    folder = cache_folder() / "models" / hashlib.blake2b(state.encode(), digest_size=8).hexdigest()
     if not (folder / "config.json").exists():
-        if own_head:
-            weights = load_weights(source, ARCHITECTURE, config)
-        else:
-            encoder, size = load_weights(source, "DistilBertModel", config), config.hidden_size
-            random, zeros = np.random.default_rng(0), np.zeros(size, np.float32)
-            weights = {name: encoder[name] for name in encoder}
+        loaded = load_weights(source, ARCHITECTURE if own_head else "DistilBertModel", config)
+        weights = {name: loaded[name] for name in loaded}
+        if not own_head:
+            random, size = np.random.default_rng(0), config.hidden_size
             for name in ("pre_classifier", "classifier"):
-                square = np.linalg.qr(random.standard_normal((size, size)))[0].astype(np.float32)
-                weights |= {f"{name}.weight": square, f"{name}.bias": zeros}
+                weights[f"{name}.weight"] = np.linalg.qr(random.standard_normal((size, size)))[0].astype(np.float32)
+                weights[f"{name}.bias"] = np.zeros(size, np.float32)
             config = config.replace(num_labels=size, id2label=None, label2id=None)
         load_tokenizer(model).save_pretrained(folder)
         # The checkpoint comes last, since its config.json says that all is there.

@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 
 from distilrt import env
+from distilrt.bench import artefacts, peers, plots, samples, scenarios, statistics, targets, verbs, wire
 from distilrt.bench import findings as finding
-from distilrt.bench import artefacts, peers, plots, roofline, samples, scenarios, statistics, targets, verbs, wire
 from distilrt.bench.outcome import Files, carry_out
 from distilrt.checkpoint import packed
 from distilrt.checkpoint.source import Source
@@ -37,7 +37,6 @@ def bench(
     duration: Annotated[float, typer.Option(help="Least seconds of a measurement.")] = 10.0,
     count: Annotated[int, typer.Option(help="Least queries of a measurement.")] = 32,
     batch: Annotated[int | None, typer.Option(min=1, help="Texts of a query of multi.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the order of texts and their times.")] = 0,
     backend: Annotated[str, typer.Option(help="auto, reference, cpu or cuda; of distilrt.")] = "auto",
     dtype: Annotated[str, typer.Option(help=", ".join(targets.DTYPES))] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="Of each engine; else the usable cores.")] = None,
@@ -64,7 +63,7 @@ def bench(
         return
     if model is None:
         raise InvalidParameter("distilrt bench needs --model, or one of its sub-verbs; see distilrt bench --help")
-    plan = scenarios.Plan(scenario, duration, count, _rates(rate), statistics.parse_slo(slo) if slo else None, seed,
+    plan = scenarios.Plan(scenario, duration, count, _rates(rate), statistics.parse_slo(slo) if slo else None,
                           in_flight)  # fmt: skip
     if wire_format not in wire.FORMATS:
         raise InvalidParameter(f"--format must be one of {', '.join(wire.FORMATS)}, found {wire_format!r}")
@@ -92,10 +91,8 @@ def bench(
         raise InvalidParameter("a target is named twice; a target is told from another by name, dtype and form")
     num_threads = threads or env.num_threads() or usable_cores()
     found = finding.Findings(finding.facts(num_threads, model), plan.describe())
-    local = any(not spec.is_url for spec in specs)
     seconds = 4.0 + len(specs) * (2.0 + len(loads) * (0.5 + plan.seconds))
-    work = partial(scenarios.run, [specs], loads, plan, found, exact_model=against or model,
-                   peaks=partial(_peaks, num_threads, local))  # fmt: skip
+    work = partial(scenarios.run, [specs], loads, plan, found, exact_model=against or model)
     carry_out(found, seconds, lambda say: work(say=say), Files(json_file, csv_file, html_file, png_folder), log=False)
     if found.left_out:
         raise typer.Exit(1)
@@ -109,11 +106,6 @@ def _rates(text: str) -> tuple[float, ...]:
         raise InvalidParameter(message) from None
 
 
-def _peaks(num_threads: int, wanted: bool) -> roofline.Roofline:
-    """The machine's peaks, where somebody asks."""
-    return verbs.peaks(num_threads, verbs.CACHE) if wanted else roofline.Roofline({}, 0.0)
-
-
 def _for_peers(model: str, loads: Sequence[samples.Samples]) -> str:
     """The checkpoint as peers take it."""
     if loads[0].task != "text-classification":
@@ -121,7 +113,7 @@ def _for_peers(model: str, loads: Sequence[samples.Samples]) -> str:
             f"peers are measured as text classifiers, and {model} is for {loads[0].task}; leave them out or take "
             "another checkpoint"
         )
-    return str(artefacts.classifier_of(model, verbs.CACHE, own_head=True))
+    return str(artefacts.classifier_of(model, own_head=True))
 
 
 def run(arguments: list[str]) -> None:

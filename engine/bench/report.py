@@ -139,7 +139,7 @@ def _method(findings: Findings) -> dict[str, str]:
         "threads": f"{facts['threads']} of each engine; load before {facts['load']}",
         "system": f"{facts['system']}, {facts['date']}, commit {facts['commit']}",
         "versions": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
-        "measured": f"at least {plan['duration']:g} s and {plan['count']} queries each, seed {plan['seed']}"
+        "measured": f"at least {plan['duration']:g} s and {plan['count']} queries each"
         if "duration" in plan else "",
         "error": "largest difference of all scores from float32's before any measurement, of the largest score",
         "vs 1st": "how many times as fast as the first target in rounds of the same queries, taken in turns "

@@ -38,10 +38,12 @@ class Roofline:
 def measure(num_threads: int, cache: Path) -> Roofline:
     """Best of several short runs on `num_threads` threads; the compiled loops are kept in `cache`.
 
-    Raises:
-        RuntimeError: there is no C compiler, or it failed.
+    Without a C compiler (`CC`, otherwise gcc) nothing is measurable.
     """
-    library = ctypes.CDLL(str(_compiled(cache)))
+    try:
+        library = ctypes.CDLL(str(_compiled(cache)))
+    except (OSError, subprocess.CalledProcessError):
+        return Roofline({}, 0.0)
 
     def peak(name: str) -> float:
         function = getattr(library, name)
@@ -78,13 +80,16 @@ def _compiled(cache: Path) -> Path:
     if not target.exists():
         cache.mkdir(parents=True, exist_ok=True)
         unfinished = target.with_suffix(f".{os.getpid()}")
-        compiler = os.environ.get("CC", "gcc")
-        command = [compiler, "-O2", "-shared", "-fPIC", "-fopenmp", "-o", str(unfinished), str(source)]
-        try:
-            subprocess.run(command, check=True, capture_output=True, text=True)
-        except FileNotFoundError as error:
-            raise RuntimeError(f"the roofline needs a C compiler: {compiler} is not there; set CC") from error
-        except subprocess.CalledProcessError as error:
-            raise RuntimeError(f"the roofline does not compile: {error.stderr.strip()}") from error
+        command = [
+            os.environ.get("CC", "gcc"),
+            "-O2",
+            "-shared",
+            "-fPIC",
+            "-fopenmp",
+            "-o",
+            str(unfinished),
+            str(source),
+        ]
+        subprocess.run(command, check=True, capture_output=True)
         unfinished.rename(target)
     return target

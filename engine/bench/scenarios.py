@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -47,7 +47,6 @@ class Plan:
         duration, count: least seconds and queries of each measurement.
         rates: queries per second of `server`, each measured.
         slo: of `peak`.
-        seed: of texts' order and times.
         in_flight: requests at a time while `peak` looks for a server's limit.
         most_windows: of a measurement, where targets do not get steady.
         behind: see `turns.take`.
@@ -59,7 +58,6 @@ class Plan:
     count: int = 32
     rates: tuple[float, ...] = ()
     slo: Slo | None = None
-    seed: int = 0
     in_flight: int = 32
     most_windows: int = turns.MOST_WINDOWS
     behind: float = math.inf
@@ -90,12 +88,12 @@ class Plan:
         """The windows' loads, one for each row of a target."""
         seconds, count = self.duration / WINDOWS, -(-self.count // WINDOWS)
         if self.at_once(samples):
-            return [Load("offline", seconds, 1, seed=self.seed)]
+            return [Load("offline", seconds, 1)]
         if self.scenario in ("multi", ALONE):
-            return [Load("multi", seconds, count, size=samples.batch, seed=self.seed)]
+            return [Load("multi", seconds, count, size=samples.batch)]
         if self.scenario == "peak":
-            return [Load("server", self.duration, self.count, seed=self.seed)]
-        return [Load(self.scenario, seconds, count, rate=rate, seed=self.seed) for rate in self.rates or (0.0,)]
+            return [Load("server", self.duration, self.count)]
+        return [Load(self.scenario, seconds, count, rate=rate) for rate in self.rates or (0.0,)]
 
     @property
     def seconds(self) -> float:
@@ -109,7 +107,7 @@ class Plan:
 
 def run(
     groups: Sequence[Sequence[Spec]], loads: Sequence[Samples], plan: Plan, findings: Findings, *,
-    peaks: Callable[[], Roofline], say: Say, exact_model: str | None = None,
+    say: Say, exact_model: str | None = None,
 ) -> None:  # fmt: skip
     """Measure every target on every workload; rows appear in `findings` as they are complete.
 
@@ -120,15 +118,13 @@ def run(
         loads: the workloads.
         plan: what to measure.
         findings: filled.
-        peaks: measures the machine's; called before and after, since noise only ever lowers one.
         say: told of every step.
         exact_model: the checkpoint, in float weights, whose answers in float32 are the right ones; None: each target's.
     """
     say("answers in float32", 2.0)
     models = {exact_model or spec.model for specs in groups for spec in specs}
     expected = {model: exact_answers(model, loads) for model in models}
-    say("peaks of the machine", roofline.SECONDS)
-    most, measured = peaks(), list[tuple[Row, Spec, Samples]]()
+    most, measured = _peaks(groups, findings, say), list[tuple[Row, Spec, Samples]]()
     try:
         for specs in groups:
             with ExitStack() as stack:
@@ -141,11 +137,18 @@ def run(
                                    if spec.suits(samples, plan.at_once(samples))}, findings, say)  # fmt: skip
                     with busy(count):
                         _measure_workload(field, samples, right, plan, count, measured)
-        say("peaks of the machine", roofline.SECONDS)
-        most = most.better(peaks())
+        most = most.better(_peaks(groups, findings, say))  # noise only ever lowers one
     finally:  # Rows get their shares also when Ctrl-C ends the run.
         for row, spec, samples in measured:
             row |= _shares(row, spec, samples, most)
+
+
+def _peaks(groups: Sequence[Sequence[Spec]], findings: Findings, say: Say) -> Roofline:
+    """The machine's, where an engine is measured."""
+    if all(spec.is_url for specs in groups for spec in specs):
+        return Roofline({}, 0.0)
+    say("peaks of the machine", roofline.SECONDS)
+    return roofline.measure(findings.facts["threads"], artefacts.cache_folder())
 
 
 def _loaded(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -13,8 +12,7 @@ import typer
 from distilrt.bench import claims as claiming
 from distilrt.bench import findings as finding
 from distilrt.bench import peers, samples, scenarios, targets
-from distilrt.bench import roofline as rooflines
-from distilrt.bench.artefacts import classifier_of, make_checkpoint
+from distilrt.bench.artefacts import cache_folder, classifier_of, make_checkpoint
 from distilrt.bench.busy import MOST_BUSY
 from distilrt.bench.claims import BERT_LAYERS
 from distilrt.bench.findings import Findings
@@ -24,7 +22,6 @@ from distilrt.cpu_count import usable_cores
 from distilrt.errors import InvalidParameter
 from distilrt.model.config import DistilBertConfig
 
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distilrt" / "bench"
 RESULTS = Path("benches/results")
 NAMES = ",".join(peers.ENGINES)
 BEHIND = 2.5  # times the fastest engine's time, beyond which an engine has one round
@@ -35,19 +32,10 @@ Dtypes = Annotated[str, typer.Option(help="Comma-separated; default: those that 
 Names = Annotated[str, typer.Option("--peers", help="Comma-separated engines.")]
 Loads = Annotated[str, typer.Option("--workloads", help="Comma-separated.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of every engine; default: the usable cores.")]
-Cache = Annotated[Path, typer.Option(help="Folder for the checkpoint, converted models and compiled loops.")]
 Record = Annotated[bool, typer.Option("--record", help="Append the rows to the file of the verb in --results.")]
 Results = Annotated[Path, typer.Option(help="Folder of committed rows.")]
 Json = Annotated[Path | None, typer.Option("--json", help="File for the findings.")]
 Html = Annotated[Path | None, typer.Option("--html", help="File for a page with charts.")]
-
-
-def peaks(num_threads: int, cache: Path) -> rooflines.Roofline:
-    """The machine's; none where there is no compiler."""
-    try:
-        return rooflines.measure(num_threads, cache)
-    except (RuntimeError, OSError):
-        return rooflines.Roofline({}, 0.0)
 
 
 def specs(names: str, dtype: str, model: str, threads: int) -> list[targets.Spec]:
@@ -75,12 +63,11 @@ def _dtypes(text: str) -> list[str]:
 
 def _alone(
     found: Findings, engines: Sequence[Sequence[targets.Spec]], loads: Sequence[samples.Samples], plan: scenarios.Plan,
-    cache: Path, files: Files,
+    files: Files,
 ) -> None:  # fmt: skip
     """Measure engines from token ids to logits, those of one dtype in turns."""
-    of_machine = partial(peaks, found.facts["threads"], cache)
     seconds = sum(4.0 + len(each) * (4.0 + len(loads) * plan.seconds) for each in engines)
-    carry_out(found, seconds, lambda say: scenarios.run(engines, loads, plan, found, peaks=of_machine, say=say), files)
+    carry_out(found, seconds, lambda say: scenarios.run(engines, loads, plan, found, say=say), files)
 
 
 def compare(
@@ -98,7 +85,6 @@ def compare(
     threads: Threads = None,
     record: Record = False,
     results: Results = RESULTS,
-    cache: Cache = CACHE,
     json_file: Json = None,
     html_file: Html = None,
 ) -> None:
@@ -108,14 +94,14 @@ def compare(
     """
     num_threads, counts = threads or usable_cores(), _counts(neighbours)
     plan = scenarios.Plan(scenarios.ALONE, duration, 3 * WINDOWS, most_windows=WINDOWS, behind=BEHIND, busy=counts)
-    made = classifier_of(str(model), cache, own_head=False) if model else make_checkpoint(cache / _RANDOM)
+    made = classifier_of(str(model), own_head=False) if model else make_checkpoint(cache_folder() / _RANDOM)
     chosen = [samples.make_ids(name, made) for name in loads.split(",")]
     engines = [specs(names, dtype, str(made), num_threads) for dtype in _dtypes(dtypes)]
     file = "contended.csv" if any(counts) else "trained.csv" if model else "cpu.csv"
     found = Findings(finding.facts(num_threads, str(made)), plan.describe())
     found.facts["model"] = "/".join(model.resolve().parts[-2:]) if model else _RANDOM
     files = Files(json=json_file, html=html_file, record=results / file if record else None)
-    _alone(found, engines, chosen, plan, cache, files)
+    _alone(found, engines, chosen, plan, files)
 
 
 def _counts(text: str) -> tuple[int, ...]:
@@ -135,13 +121,12 @@ def startup(
     threads: Threads = None,
     record: Record = False,
     results: Results = RESULTS,
-    cache: Cache = CACHE,
 ) -> None:
     """Time and peak memory of a fresh process from import to first answer, of the first form of each engine."""
     from distilrt.bench import startup as starting
 
     num_threads = threads or usable_cores()
-    checkpoint = str(make_checkpoint(cache / _RANDOM))
+    checkpoint = str(make_checkpoint(cache_folder() / _RANDOM))
     chosen: dict[tuple[str, str], targets.Spec] = {}
     for dtype in _dtypes(dtypes):
         for spec in specs(names, dtype, checkpoint, num_threads):
@@ -160,7 +145,6 @@ def distillation(
     threads: Threads = None,
     record: Record = False,
     results: Results = RESULTS,
-    cache: Cache = CACHE,
 ) -> None:
     """Time DistilBERT beside BERT-base, both on this engine with random weights.
 
@@ -169,14 +153,14 @@ def distillation(
     num_threads, plan = threads or usable_cores(), scenarios.Plan(scenarios.ALONE, duration)
     deeper = DistilBertConfig(n_layers=BERT_LAYERS)
     folders = {
-        "DistilBERT": make_checkpoint(cache / _RANDOM),
-        "BERT-base": make_checkpoint(cache / "bert-base-folded", deeper),
+        "DistilBERT": make_checkpoint(cache_folder() / _RANDOM),
+        "BERT-base": make_checkpoint(cache_folder() / "bert-base-folded", deeper),
     }
     chosen = [samples.make_ids(name, folders["DistilBERT"]) for name in loads.split(",")]
     engines = [[targets.Spec(peers.OURS, dtype, str(folder), form="first-rows", threads=num_threads, title=title)
                 for title, folder in folders.items()] for dtype in _dtypes(dtypes)]  # fmt: skip
     found = Findings(finding.facts(num_threads), plan.describe())
-    _alone(found, engines, chosen, plan, cache, Files(record=results / "distillation.csv" if record else None))
+    _alone(found, engines, chosen, plan, Files(record=results / "distillation.csv" if record else None))
 
 
 def claims(

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from distilrt.__main__ import main
-from distilrt.bench import verbs
 from distilrt.model import models
 from distilrt.text.tokenizer import DistilBertTokenizer
 from tests.bench.conftest import read
@@ -22,7 +21,7 @@ from tests.bench.conftest import read
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verbs, "CACHE", tmp_path / "cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def bench(*arguments: str) -> int:

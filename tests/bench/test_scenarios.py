@@ -18,7 +18,6 @@ from distilrt.bench.session import Facts, PeerError
 from distilrt.bench.statistics import Window, parse_slo
 from distilrt.bench.targets import Spec
 
-PEAKS = roofline.Roofline({"float32": 1e12}, 0.0)
 ONE, TWO, EXACT = (Spec(name, "float32", "model", backend=name) for name in ("one", "two", "reference"))
 Behaviour = Callable[[Load], Window]
 
@@ -70,6 +69,7 @@ class Sessions:
 
         monkeypatch.setattr(scenarios, "Session", Session)
         monkeypatch.setattr(scenarios, "_shares", lambda *given: {"peak_share": 0.5})
+        monkeypatch.setattr(roofline, "measure", lambda *_: roofline.Roofline({}, 0.0))
 
 
 def given(name: str = "easy") -> samples.Samples:
@@ -77,8 +77,8 @@ def given(name: str = "easy") -> samples.Samples:
 
 
 def run(plan: Plan, specs: list[Spec], loads: list[samples.Samples] | None = None) -> Findings:
-    found = Findings({}, plan.describe())
-    scenarios.run([specs], loads or [given()], plan, found, exact_model="m", peaks=lambda: PEAKS, say=lambda *_: None)
+    found = Findings({"threads": 1}, plan.describe())
+    scenarios.run([specs], loads or [given()], plan, found, exact_model="m", say=lambda *_: None)
     return found
 
 
@@ -154,9 +154,9 @@ def test_ctrl_c_leaves_the_rounds_that_are_complete(monkeypatch: pytest.MonkeyPa
 
     Sessions(monkeypatch, one=lambda wanted: window(5, wanted), two=stopped)
     plan = Plan("single", duration=3.0, count=30)
-    found = Findings({}, plan.describe())
+    found = Findings({"threads": 1}, plan.describe())
     with pytest.raises(KeyboardInterrupt):
-        scenarios.run([[ONE, TWO]], [given()], plan, found, exact_model="m", peaks=lambda: PEAKS, say=lambda *_: None)
+        scenarios.run([[ONE, TWO]], [given()], plan, found, exact_model="m", say=lambda *_: None)
     assert [(row["target"], row["rounds_ms"], row["steady"]) for row in found.rows] == [
         ("one", [5.0] * 7, False), ("two", [7.0] * 7, False)]  # fmt: skip
 
@@ -257,10 +257,9 @@ def test_wrong_plans(given: dict[str, Any], words: str) -> None:
 def test_the_higher_of_two_peaks_counts(measured: tuple[float, float], monkeypatch: pytest.MonkeyPatch) -> None:
     Sessions(monkeypatch, one=lambda wanted: window(5, wanted))
     monkeypatch.setattr(scenarios, "_shares", lambda row, spec, given, most: {"peak_gflops": most.flops["float32"]})
-    plan, peaks = Plan("single", duration=3.0, count=30), iter(measured)
-    found = Findings({}, plan.describe())
-    scenarios.run([[ONE]], [given()], plan, found, exact_model="m", say=lambda *_: None,
-                  peaks=lambda: roofline.Roofline({"float32": next(peaks)}, 0.0))  # fmt: skip
+    peaks = iter(measured)
+    monkeypatch.setattr(roofline, "measure", lambda *_: roofline.Roofline({"float32": next(peaks)}, 0.0))
+    found = run(Plan("single", duration=3.0, count=30), [ONE])
     assert [row["peak_gflops"] for row in found.rows] == [2e12]
 
 

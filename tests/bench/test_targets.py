@@ -164,9 +164,11 @@ def as_it_was() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def trained(sentence_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(sentence_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A classifier whose encoder was trained."""
-    return artefacts.classifier_of(str(sentence_encoder), tmp_path_factory.mktemp("trained"), own_head=False)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("trained")))
+        yield artefacts.classifier_of(str(sentence_encoder), own_head=False)
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,9 @@ SHAPE = ["--workloads", "1x8"]
 
 
 @pytest.fixture(autouse=True)
-def quick(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def quick(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Checkpoints are tiny, and peaks known."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     config: DistilBertConfig = tiny()
     monkeypatch.setattr(verbs, "make_checkpoint", partial(artefacts.make_checkpoint, config=config))
     monkeypatch.setattr(roofline, "measure", lambda threads, cache: roofline.Roofline({"float32": 1e12}, 1e9))
@@ -36,7 +37,7 @@ def bench(*arguments: str) -> int:
 
 def test_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """From token ids to logits, each engine in forms that suit; rows are those of every bench, and are recorded."""
-    folders = ["--cache", str(tmp_path / "cache"), "--results", str(tmp_path)]
+    folders = ["--results", str(tmp_path)]
     page = tmp_path / "page.html"
     code = bench("compare", *LITTLE, "--workloads", "1x8,mixed", "--duration", "0.1", *folders, "--html", str(page))
     assert code == 0
@@ -56,13 +57,13 @@ def test_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_compare_trained_weights(tmp_path: Path, sentence_encoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """On English, with rows of their own; another encoder's classifier is not taken for this one's."""
-    folders = ["--cache", str(tmp_path / "cache"), "--results", str(tmp_path)]
+    folders = ["--results", str(tmp_path)]
     little = ["--dtypes", "float32", "--peers", "distilrt", "--workloads", "1x8", "--duration", "0.1", "--record"]
     assert bench("compare", *little, *folders, "--model", str(sentence_encoder)) == 0
     rows = list(csv.DictReader((tmp_path / "trained.csv").open(newline="")))
     assert all(0 < float(row["mean_difference"]) < 1e-5 for row in rows)
-    made = artefacts.classifier_of(str(sentence_encoder), tmp_path / "cache", own_head=False)
-    assert [made] == list((tmp_path / "cache").glob("models/*"))
+    made = artefacts.classifier_of(str(sentence_encoder), own_head=False)
+    assert [made] == list(artefacts.cache_folder().glob("models/*"))
     ids = samples.make_ids("1x8", made).inputs[0]
     words = DistilBertTokenizer.from_pretrained(made).convert_ids_to_tokens(list(ids))
     assert (words[0], words[-1], len(words)) == ("[CLS]", "[SEP]", 8)
@@ -72,7 +73,7 @@ def test_compare_trained_weights(tmp_path: Path, sentence_encoder: Path, capsys:
 
 def test_compare_beside_busy_processes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Rows say beside how many; the processes are gone afterwards."""
-    folders = ["--cache", str(tmp_path / "cache"), "--results", str(tmp_path)]
+    folders = ["--results", str(tmp_path)]
     little = ["--dtypes", "float32", "--peers", "distilrt", *SHAPE, "--duration", "0.1", "--record"]
     assert bench("compare", *little, *folders, "--busy", "0,1") == 0
     rows = list(csv.DictReader((tmp_path / "contended.csv").open(newline="")))
@@ -93,15 +94,15 @@ def test_what_ctrl_c_leaves(
 
     monkeypatch.setattr(scenarios, "run", stopped)
     file = tmp_path / "found.json"
-    assert bench("compare", *LITTLE, *SHAPE, "--cache", str(tmp_path), "--json", str(file)) == 130
+    assert bench("compare", *LITTLE, *SHAPE, "--json", str(file)) == 130
     assert "broken off" in capsys.readouterr().out
     assert not (tmp_path / "cpu.csv").exists()
     assert not read(file).complete
 
 
 @pytest.mark.parametrize("words", [[*SHAPE, "--peers", "x"], [*SHAPE, "--dtypes", "float12"], ["--workloads", "8"]])
-def test_wrong_choices(tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
-    assert bench("compare", "--cache", str(tmp_path), *words) == 2
+def test_wrong_choices(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    assert bench("compare", *words) == 2
     assert "found" in capsys.readouterr().err
 
 
@@ -112,7 +113,7 @@ def test_distillation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Any
         return artefacts.make_checkpoint(folder, tiny(n_layers=4 if config else 2))
 
     monkeypatch.setattr(verbs, "make_checkpoint", made)
-    folders = ["--cache", str(tmp_path / "cache"), "--results", str(tmp_path)]
+    folders = ["--results", str(tmp_path)]
     little = ["--dtypes", "float32", "--threads", "1", "--duration", "0.1", "--record"]
     assert bench("distillation", *little, *SHAPE, *folders) == 0
     rows = list(csv.DictReader((tmp_path / "distillation.csv").open(newline="")))
@@ -123,7 +124,7 @@ def test_distillation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Any
 def test_startup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The form that a user gets, in processes of their own; an engine that cannot is named."""
     monkeypatch.setitem(peers.ENGINES, "nothing", peers.ENGINES["distilrt"])
-    folders = ["--cache", str(tmp_path / "cache"), "--results", str(tmp_path)]
+    folders = ["--results", str(tmp_path)]
     code = bench("startup", *LITTLE, "--peers", "distilrt,nothing", "--times", "1", *folders)
     assert code == 0
     (row,) = csv.DictReader((tmp_path / "startup.csv").open(newline=""))
@@ -146,8 +147,7 @@ def test_peaks_of_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     roofline.measure(1, tmp_path)
     assert library.stat().st_mtime_ns == before
     monkeypatch.setenv("CC", "no-such-compiler")
-    with pytest.raises(RuntimeError, match="no-such-compiler"):
-        roofline.measure(1, tmp_path / "other")
+    assert roofline.measure(1, tmp_path / "other") == roofline.Roofline({}, 0.0)
 
 
 def test_arithmetic() -> None:
