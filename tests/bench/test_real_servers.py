@@ -63,8 +63,8 @@ def test_peak(served: dict[str, tuple[str, str]], tmp_path: Path) -> None:
     """Any rate will do: what it is depends on the machine."""
     found, _ = bench(served["classifier"], tmp_path, "--scenario", "peak", "--slo", "p90=10s", "--in-flight", "4")
     (row,) = found.rows
-    assert row["saturated_per_s"] > 0
-    assert len(row["probes"]) > 5
+    assert min(row["saturated_per_s"], row["rate"], row["p99_ms"]) > 0
+    assert (row["slo"], row["steady"], row["probes"][-1]["met"]) == ("p90=10000ms", True, True)
 
 
 def test_a_server_of_another_model_gets_no_speed(

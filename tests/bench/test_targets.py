@@ -141,6 +141,16 @@ def test_wrong_targets(text: str, words: str) -> None:
         targets.parse(text, "auto")
 
 
+@pytest.mark.parametrize(("form", "suited"), [("static", [True, False, False, False]),
+                                              ("dynamic", [True, True, False, False]),
+                                              ("streams", [False, False, True, True])])  # fmt: skip
+def test_forms_that_suit(form: str, suited: list[bool]) -> None:
+    """One shape and a mix of lengths, batch after batch and all at once."""
+    spec = Spec("openvino", "float32", "m", form=form)
+    given = [Samples("", samples.IDS, {}, ("a", "b"), lengths, 2) for lengths in ((4, 4), (4, 6))]
+    assert [spec.suits(each, many) for many in (False, True) for each in given] == suited
+
+
 def test_missing_peer(classifier: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*_: Any) -> None:
         raise ModuleNotFoundError("No module named 'x'")
