@@ -128,7 +128,6 @@ def facts(threads: int, model: str | None = None) -> Row:
         "load": round(os.getloadavg()[0], 2),
         "affinity": allowed[1] if allowed else "unknown",
         "system": f"{platform.system()} {platform.release()}",
-        "memory_gb": _memory(),
         "versions": versions,
     }
     if model is not None:
@@ -145,10 +144,3 @@ def _commit() -> str:
 
     changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)benches/results")
     return (git("rev-parse", "--short", "HEAD") or "none") + ("-dirty" if changed else "")
-
-
-def _memory() -> float | None:
-    try:
-        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
-    except (ValueError, OSError, AttributeError):
-        return None

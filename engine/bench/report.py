@@ -135,7 +135,7 @@ def _method(findings: Findings) -> dict[str, str]:
     facts, plan = findings.facts, findings.plan
     about = {
         "model": f"{facts['model']}, {facts['model_size']}" if "model" in facts else "",
-        "CPU": f"{facts['cpu']} ({facts['isa']}), CPUs {facts['affinity']}, {facts['memory_gb']} GB",
+        "CPU": f"{facts['cpu']} ({facts['isa']}), CPUs {facts['affinity']}",
         "threads": f"{facts['threads']} of each engine; load before {facts['load']}",
         "system": f"{facts['system']}, {facts['date']}, commit {facts['commit']}",
         "versions": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,31 +21,27 @@ TOKENS = 16
 SECONDS = 3.0  # of a process, roughly
 
 
-def measure(found: Findings, specs: Sequence[Spec], num_threads: int, times: int, say: Say) -> None:
+def measure(found: Findings, specs: Sequence[Spec], times: int, say: Say) -> None:
     """A row for each spec with medians of `times` processes, after one that converts and compiles what is kept."""
     from distilrt.bench.artefacts import last_line, worker_environment
 
     for spec in specs:
         say(f"starting {spec.named}", (times + 1) * SECONDS)
-        command = [sys.executable, "-m", "distilrt.bench.startup", spec.name, spec.form, spec.dtype, spec.model,
-                   str(num_threads)]  # fmt: skip
+        words = [spec.name, spec.form, spec.dtype, spec.model, str(spec.threads)]
         cache = {"TORCHINDUCTOR_CACHE_DIR": str(Path(spec.model) / "exports" / "inductor")}
-        seen = []
-        for _ in range(times + 1):
-            done = subprocess.run(
-                command, env=worker_environment(num_threads) | cache, capture_output=True, text=True, check=False
-            )
-            if done.returncode:
-                found.left_out.append(f"{spec.named}: {last_line(done.stderr)}")
-                break
-            seen.append(json.loads(done.stdout.splitlines()[-1]))
-        else:
-            seconds, peaks, versions = zip(*seen[1:], strict=True)
-            found.rows.append({
-                "target": spec.label, "form": spec.form, "dtype": spec.dtype, "version": versions[0],
-                "scenario": "startup", "workload": f"1x{TOKENS}", "queries": times,
-                "start_s": round(statistics.median(seconds), 3), "peak_mb": round(statistics.median(peaks)),
-            })  # fmt: skip
+        start = partial(subprocess.run, [sys.executable, "-m", "distilrt.bench.startup", *words], check=True,
+                        env=worker_environment(spec.threads) | cache, capture_output=True, text=True)  # fmt: skip
+        try:
+            seen = [json.loads(start().stdout.splitlines()[-1]) for _ in range(times + 1)]
+        except subprocess.CalledProcessError as error:
+            found.left_out.append(f"{spec.named}: {last_line(error.stderr)}")
+            continue
+        seconds, peaks, versions = zip(*seen[1:], strict=True)
+        found.rows.append({
+            "target": spec.label, "form": spec.form, "dtype": spec.dtype, "version": versions[0],
+            "scenario": "startup", "workload": f"1x{TOKENS}", "queries": times,
+            "start_s": round(statistics.median(seconds), 3), "peak_mb": round(statistics.median(peaks)),
+        })  # fmt: skip
 
 
 def _first_answer(name: str, form: str, dtype: str, checkpoint: str, num_threads: str) -> tuple[float, float, str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 
 import torch
 from triton.runtime.errors import OutOfResources
@@ -26,17 +26,6 @@ WEIGHT_BYTES = 256 << 20  # of all copies of a weight that one graph reads in tu
 SECONDS = 0.05  # for one candidate
 
 Candidates = tuple[Op, Arguments, Choice]
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """The fastest tile of one op and size, beside the one that `distilrt.kernels.tiles` takes by itself."""
-
-    key: tiles.Key
-    size: int
-    tile: tiles.Tile
-    us: float
-    usual_us: float
 
 
 def choices(
@@ -77,8 +66,10 @@ def _likely(choice: Choice, dtype: str, chip: tiles.Chip) -> tuple[tiles.Tile, .
     return (usual, *sorted(others, key=rank))
 
 
-def best(choice: Choice, make: Callable[[], Example], clock: Clock, say: Callable[[str], None]) -> Found:
-    """Time the candidates, of which the first is the usual tile.
+def times_us(
+    choice: Choice, make: Callable[[], Example], clock: Clock, say: Callable[[str], None]
+) -> dict[tiles.Tile, float]:
+    """Microseconds of each candidate that is right, of which the first is the usual tile.
 
     Args:
         choice: the entry of `tiles.MEASURED` and what may stand there.
@@ -110,8 +101,7 @@ def best(choice: Choice, make: Callable[[], Example], clock: Clock, say: Callabl
     usual = choice.candidates[0]
     if usual not in times:
         raise RuntimeError(f"the usual tile of {choice.key} does not run here: {shown(usual)}")
-    fastest = min(times, key=lambda tile: times[tile])
-    return Found(choice.key, choice.size, fastest, times[fastest], times[usual])
+    return times
 
 
 def shown(tile: tiles.Tile) -> str:

@@ -133,7 +133,7 @@ def startup(
             chosen.setdefault((spec.name, dtype), spec)
     found = Findings(finding.facts(num_threads, checkpoint) | {"model": _RANDOM}, {"scenario": "startup"})
 
-    work = partial(starting.measure, found, list(chosen.values()), num_threads, times)
+    work = partial(starting.measure, found, list(chosen.values()), times)
     seconds = len(chosen) * (times + 1) * starting.SECONDS
     carry_out(found, seconds, work, Files(record=results / "startup.csv" if record else None))
 

@@ -8,14 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from distilrt.__main__ import main
-from distilrt.model import models
-from distilrt.text.tokenizer import DistilBertTokenizer
 from tests.bench.conftest import read
 
 
@@ -69,20 +68,13 @@ def test_peers_and_servers_in_one_run(classifier: str, server: Any, tmp_path: Pa
 
 def test_packed_model(classifier: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     packed, file = str(tmp_path / "packed"), tmp_path / "out.json"
-    cli_pack(classifier, packed)
+    with suppress(SystemExit):
+        main(["pack", classifier, packed])
     assert bench("--model", packed, "--duration", "0.1") == 2
     assert "--against CHECKPOINT" in capsys.readouterr().err
     assert bench("--model", packed, "--against", classifier, "--duration", "0.1", "--json", str(file)) == 0
     (row,) = read(file).rows
     assert row["dtype"] == "int8"
-
-
-def cli_pack(model: str, out: str) -> None:
-    from distilrt.checkpoint import packed
-
-    loaded = models.DistilBertForSequenceClassification.from_pretrained(model, backend="cpu", dtype="int8")
-    packed.write(out, loaded)
-    DistilBertTokenizer.from_pretrained(model).save_pretrained(out)
 
 
 REFUSED = [
@@ -111,10 +103,6 @@ def test_refused(
 def test_peers_take_classifiers(sentence_encoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert bench("--model", str(sentence_encoder), "--target", "transformers", "--workload", "1x8") == 2
     assert "peers are measured as text classifiers" in capsys.readouterr().err
-
-
-def test_help() -> None:
-    assert bench("--help") == 0
 
 
 def test_ctrl_c_leaves_a_valid_report(classifier: str, tmp_path: Path) -> None:

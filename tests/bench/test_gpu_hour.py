@@ -94,12 +94,6 @@ def test_a_step_that_fails_or_does_not_end(tmp_path: Path) -> None:
     assert ended("true", 0.5) == "left out: no time was left"
 
 
-def test_the_time_of_all_steps() -> None:
-    """No limit is longer than the whole, and without the last ones all fit."""
-    assert gpu_hour.SECONDS < 600
-    assert sum(step.seconds for step in gpu_hour.STEPS[:-4]) < gpu_hour.SECONDS
-
-
 @pytest.mark.whole
 def test_what_a_load_launches_is_known_without_a_device() -> None:
     """In a process that compiles, since in the interpreter nothing is recorded."""

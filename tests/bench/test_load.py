@@ -43,14 +43,6 @@ class Target(load.Target):
         return await self.answer(indices)
 
 
-def made(seconds: float, computes: bool) -> Target:
-    """A target; of one that computes, an open loop knows."""
-    target = Target(seconds, blocks=computes)
-    if computes:
-        target.compute = lambda indices: asyncio.run(target.answer(indices))
-    return target
-
-
 def run(target: Target, wanted: Load) -> statistics.Window:
     loop = load.new_loop()
     try:
@@ -73,16 +65,16 @@ def test_arrivals_are_poisson() -> None:
     assert len(load.arrivals(1.0, 0.1, 50, 0)) == 50
 
 
-@pytest.mark.parametrize("computes", [False, True])
-@pytest.mark.parametrize(("scenario", "size", "asked"), [("single", 1, 1), ("multi", 3, 3), ("offline", 1, 4)])
-def test_closed_loop(computes: bool, scenario: str, size: int, asked: int) -> None:
-    target = made(1e-3, computes)
+@pytest.mark.parametrize(("scenario", "size", "asked", "most"), [("single", 1, 1, 1), ("multi", 3, 3, 1),
+                                                                 ("offline", 1, 4, 1), ("flood", 2, 1, 2)])  # fmt: skip
+def test_closed_loop(scenario: str, size: int, asked: int, most: int) -> None:
+    target = Target(1e-3)
     window = run(target, Load(scenario, 0.0, 6, size=size))
-    assert (len(window.latencies), window.samples, target.most) == (6, 6 * asked, 1)
+    assert (len(window.latencies), window.samples, target.most) == (6, 6 * asked, most)
     assert {len(indices) for indices in target.asked} == {asked}
     assert window.tokens == sum(LENGTHS[i] for indices in target.asked for i in indices)
     assert (window.latencies >= 1e-3).all()
-    assert window.seconds >= window.latencies.sum()
+    assert window.seconds >= window.latencies.sum() / most
     assert not len(window.lags)
 
 
@@ -100,12 +92,8 @@ def test_lead_does_not_count() -> None:
     assert sum(run(Target(refuse=1), Load("single", 0.0, 3, lead=1e-6)).failures.values()) == 3
 
 
-def test_seconds_and_count_are_both_least() -> None:
-    assert len(run(Target(1e-3), Load("single", 0.05, 1)).latencies) > 1
-    assert run(Target(1e-3), Load("single", 0.05, 1)).seconds >= 0.05
-
-
 def test_all_samples_are_asked_in_an_order_of_the_seed() -> None:
+    assert run(Target(1e-3), Load("single", 0.05, 1)).seconds >= 0.05  # its order goes on as long as that takes
     orders = []
     for seed in (0, 0, 1):
         target = Target()
@@ -118,7 +106,9 @@ def test_all_samples_are_asked_in_an_order_of_the_seed() -> None:
 @pytest.mark.parametrize("computes", [False, True])
 def test_latency_counts_from_the_intended_time(computes: bool) -> None:
     """One at a time and 10 times too slow: the last query of n waits for nearly all others, whatever the machine."""
-    target = made(5e-3, computes)
+    target = Target(5e-3, blocks=computes)
+    if computes:
+        target.compute = lambda indices: asyncio.run(target.answer(indices))
     wanted = Load("server", 0.0, 30, rate=2000.0)
     window = run(target, wanted)
     assert (len(window.latencies), window.samples, len(window.lags)) == (30, 30, 30)
@@ -138,14 +128,6 @@ def test_a_generator_that_is_held_up_says_so_and_hides_nothing() -> None:
     assert statistics.percentile(window.lags, 99) > 0.1
     assert window.latencies.max() > 0.1
     assert statistics.late([window])
-
-
-def test_flood_keeps_so_many_in_flight() -> None:
-    target = Target(1e-3)
-    window = run(target, Load("flood", 0.0, 40, size=8))
-    assert target.most == 8
-    assert 40 <= len(window.latencies) <= 47
-    assert run(made(1e-4, computes=True), Load("flood", 0.0, 10, size=4)).samples >= 10
 
 
 @pytest.mark.parametrize("scenario", ["single", "server", "flood"])

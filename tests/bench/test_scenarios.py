@@ -102,7 +102,13 @@ def test_turns_alternate_until_steady(monkeypatch: pytest.MonkeyPatch) -> None:
         ("one", 5, True, True), ("two", 7, True, True)]  # fmt: skip
     assert found.workloads[0]["padding"] == pytest.approx(1 - 10 / 12, abs=1e-4)
     row = found.rows[0]
-    assert [row[key] for key in ("queries", "start_s", "peak_mb", "max_difference", "agreement")] == [60, 0.5, 100, 0, 1]
+    assert [row[key] for key in ("queries", "start_s", "peak_mb", "max_difference", "agreement")] == [
+        60,
+        0.5,
+        100,
+        0,
+        1,
+    ]
     loads = [load for name, load in sessions.asked if name == "one" and load.count == 1]
     assert [load.seed for load in loads] == list(range(60))
     assert {(load.seconds, load.lead) for load in loads} == {(turns.SHORTEST, turns.LEAD)}
