@@ -91,7 +91,7 @@ def compare(answers: Sequence[Answer], exact: Sequence[Answer], dtype: str) -> Q
     largest = max(float(np.abs(each.numbers).max()) for each in exact)
     pairs = list(zip(answers, exact, strict=True))
     labels = [ours.label == theirs.label for ours, theirs in pairs if theirs.label is not None]
-    agreement = sum(labels) / len(labels) if labels else None
+    agreement = round(sum(labels) / len(labels), 4) if labels else None
     if any(ours.numbers.shape != theirs.numbers.shape for ours, theirs in pairs):
         return Quality(float("inf"), float("inf"), 0.0, agreement, bound)
     differences = np.concatenate([np.abs(ours.numbers - theirs.numbers) for ours, theirs in pairs]) / (largest or 1.0)

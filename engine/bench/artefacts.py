@@ -118,7 +118,7 @@ def peak_mb() -> float | None:
         return None
     # Not getrusage, whose peak a process inherits from the one that started it.
     fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
-    return int(fields["VmHWM"].split()[0]) / 1024
+    return round(int(fields["VmHWM"].split()[0]) / 1024, 1)
 
 
 def last_line(text: str) -> str:

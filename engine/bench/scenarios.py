@@ -178,8 +178,7 @@ def _measure_workload(
             _measure(replace(field, sessions=dict(alive)), samples, load, plan, found)
         finally:
             for spec, row in found.items():
-                row |= known[spec] | {"busy": busy, "start_s": _rounded(alive[spec].start_s, 3),
-                                      "peak_mb": _rounded(_peak_mb(alive[spec]), 1)}  # fmt: skip
+                row |= known[spec] | {"busy": busy, "start_s": alive[spec].start_s, "peak_mb": alive[spec].peak_mb()}
                 field.findings.rows.append(row)
                 measured.append((row, spec, samples))
 
@@ -221,12 +220,7 @@ def checked_indices(samples: Samples) -> list[int]:
 
 
 def quality(spec: Spec, session: Session, samples: Samples, right: Sequence[answers.Answer]) -> answers.Quality:
-    """How far a few answers of a target are from float32's.
-
-    Args:
-        spec, session: the target.
-        samples: that it was prepared with.
-        right: float32's answers to `checked_indices` of them.
+    """How far a few answers of a target are from `right`, float32's answers to `checked_indices` of these samples.
 
     Raises:
         PeerError: too far, or there are none.
@@ -259,7 +253,7 @@ def _check(field: Field, samples: Samples, right: Mapping[Spec, Sequence[answers
                            "mean_tokens": samples.describe()["mean_tokens"], "padding": round(samples.padding, 4),
                            "max_difference": float(f"{found.max_difference:.2e}"),
                            "mean_difference": float(f"{found.mean_difference:.2e}"),
-                           "cosine": round(found.cosine, 6), "agreement": _rounded(found.agreement, 4)}  # fmt: skip
+                           "cosine": round(found.cosine, 6), "agreement": found.agreement}  # fmt: skip
     return known
 
 
@@ -301,14 +295,3 @@ def _shares(row: Row, spec: Spec, samples: Samples, most: Roofline) -> Row:
         weights = roofline.encoder_weights(config) * roofline.BYTES.get(row["dtype"], 2)
         found["read_share"] = round(weights / (1e-3 * row["p50_ms"]) / read, 3)
     return found
-
-
-def _peak_mb(session: Session) -> float | None:
-    try:
-        return session.peak_mb()
-    except PeerError:  # Ctrl-C ended it
-        return None
-
-
-def _rounded(value: float | None, digits: int) -> float | None:
-    return None if value is None else round(value, digits)

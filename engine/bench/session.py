@@ -69,7 +69,7 @@ class Session:
         except BaseException:
             self.close()
             raise
-        self.start_s = None if spec.is_url else time.perf_counter() - start
+        self.start_s = None if spec.is_url else round(time.perf_counter() - start, 3)
 
     def prepare(self, samples: Samples) -> Facts:
         """Hand over other samples."""
@@ -87,8 +87,11 @@ class Session:
         return window
 
     def peak_mb(self) -> float | None:
-        """The most memory that the process had, with interpreter and load generator; None where it is not told."""
-        size: float | None = self._ask("peak_mb")
+        """The most memory that the process had, with interpreter and load generator; None where nobody tells it."""
+        try:
+            size: float | None = self._ask("peak_mb")
+        except PeerError:  # Ctrl-C ended it
+            return None
         return size
 
     def _ask(self, method: str, *arguments: Any) -> Any:

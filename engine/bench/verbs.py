@@ -105,13 +105,10 @@ def compare(
 
 
 def _counts(text: str) -> tuple[int, ...]:
-    try:
-        counts = tuple(int(count) for count in text.split(","))
-    except ValueError:
-        counts = (-1,)
-    if not all(0 <= count <= MOST_BUSY for count in counts):
+    counts = text.split(",")
+    if not all(count.isdecimal() and int(count) <= MOST_BUSY for count in counts):
         raise InvalidParameter(f"--busy takes numbers of processes from 0 to {MOST_BUSY}, as in 0,1,2; found {text!r}")
-    return counts
+    return tuple(map(int, counts))
 
 
 def startup(
