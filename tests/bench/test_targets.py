@@ -63,17 +63,6 @@ def test_server(server: Any, classifier: str, queries: Samples) -> None:
     found = ask(Spec(server.url, "auto", classifier), queries, [2, 0, 1], together=True)
     assert [each.numbers.tolist() for each in found] == [[0.0, float(len(queries.inputs[i]))] for i in (2, 0, 1)]
     assert len(server.requests) == 4
-    several = Spec(server.url, "auto", classifier, wire="tei")
-
-    async def batch() -> Any:
-        target = targets.create(several)
-        await target.prepare(queries)
-        await target.answer([0, 1])
-        await target.close()
-
-    asyncio.run(batch())
-    assert server.requests[-1] == ("/predict", {"inputs": [[queries.inputs[0]], [queries.inputs[1]]],
-                                                "truncate": True, "raw_scores": True})  # fmt: skip
     before = len(server.requests)
     ask(Spec(f"{server.url}/a,{server.url}/b", "auto", classifier), queries, [0, 1, 2, 3])
     assert [path for path, body in server.requests[before:] if body] == ["/a", "/b", "/a", "/b"]
