@@ -35,6 +35,7 @@ from distilrt.kernels.launch import (
 from distilrt.kernels.layer_norm import plain_norm, residual_layer_norm
 from distilrt.kernels.narrow_linear import launch_narrow
 from distilrt.kernels.op import Arguments, Arrays, Choice, Entries, Example, Op, OpOutput, Sizes, double, given, nbytes
+from distilrt.kernels.persistent_linear import Relay, launch_persistent
 from distilrt.model import functional
 from distilrt.model.config import LAYER_NORM_EPS, DistilBertConfig
 
@@ -132,6 +133,7 @@ def linear(
     num_tokens: torch.Tensor | None = None,
     tf32: bool = False,
     pdl: bool = False,
+    relay: Relay | None = None,
 ) -> None:
     """`out = activation(x @ weight.T + bias) + residual` in the first `num_tokens` rows; others are left as they are.
 
@@ -145,6 +147,7 @@ def linear(
         num_tokens: `[1]` int32 on the device; None: all T rows.
         tf32: let tensor cores cut factors of a float32 product to 10 binary digits; nothing for other dtypes.
         pdl: start before the kernel before has finished (`launch.begin`).
+        relay: as large as `tiles.relayed` says; without one, each block has a program of its own.
 
     Raises:
         ValueError: a shape, dtype or activation that does not fit.
@@ -159,7 +162,7 @@ def linear(
     check("out", out, [max_tokens, n], [x.dtype, torch.float32])
     check_given("bias", bias, [n], FLOATS)
     check_given("residual", residual, [max_tokens, n], [x.dtype])
-    _launch(out, x, weight, bias, residual, num_tokens, 1, activation, tf32, pdl)
+    _launch(out, x, weight, bias, residual, num_tokens, 1, activation, tf32, pdl, relay)
 
 
 def linear_split(
@@ -170,6 +173,7 @@ def linear_split(
     num_tokens: torch.Tensor | None = None,
     tf32: bool = False,
     pdl: bool = False,
+    relay: Relay | None = None,
 ) -> None:
     """Partial sums of `x @ weight.T` over S equal parts of the depth; `layer_norm.residual_layer_norm` adds them up.
 
@@ -177,14 +181,14 @@ def linear_split(
 
     Args:
         partials: `[S, T, N]` float32; rows from `num_tokens` on are left as they are. `tiles.split_k` names a good S.
-        x, weight, num_tokens, tf32, pdl: as in `linear`.
+        x, weight, num_tokens, tf32, pdl, relay: as in `linear`.
 
     Raises:
         ValueError: a shape or dtype that does not fit.
     """
     n = _check_product(x, weight, num_tokens)
     check("partials", partials, [None, x.shape[0], n], [torch.float32])
-    _launch(partials, x, weight, None, None, num_tokens, partials.shape[0], "", tf32, pdl)
+    _launch(partials, x, weight, None, None, num_tokens, partials.shape[0], "", tf32, pdl, relay)
 
 
 def _check_product(x: torch.Tensor, weight: torch.Tensor, num_tokens: torch.Tensor | None) -> int:
@@ -205,13 +209,19 @@ def _launch(
     activation: str,
     tf32: bool,
     pdl: bool,
+    relay: Relay | None,
 ) -> None:
     max_tokens, k = x.shape
     n = weight.shape[0]
     if not max_tokens:
         return
     name, chip = product_name(x.dtype, tf32), chip_of(x)
-    tile = tiles.linear_tile(max_tokens, n, k, name, chip, segments)
+    # A persistent form is for results in the dtype of x or sums in float32, and for tensor descriptors.
+    suits = (out.dtype == x.dtype or segments > 1) and not any(each.data_ptr() % 16 for each in (out, x, weight))
+    tile = tiles.linear_tile(max_tokens, n, k, name, chip, segments, persistent=suits and relay is not None)
+    if tile.form and relay is not None:
+        launch_persistent(tile, relay, out, x, weight, bias, residual, num_tokens, segments, activation, pdl)
+        return
     segment = triton.cdiv(k, segments * tile.block_k) * tile.block_k
     blocks_m = triton.cdiv(max_tokens, tile.block_m)
     _linear_kernel[blocks_m * triton.cdiv(n, tile.block_n), segments](
@@ -222,6 +232,13 @@ def _launch(
         num_warps=tile.num_warps, num_stages=tile.num_stages, maxnreg=tile.max_registers(name, chip),
         **launch_options(pdl),
     )  # fmt: skip
+
+
+def _relay(a: Arrays, chip: tiles.Chip) -> Relay:
+    """One that is large enough for every tile."""
+    most = max(tile.block_m * tile.block_n for tile in tiles.linear_candidates("float16", chip))
+    sums = torch.empty(chip.num_sms * most, dtype=torch.float32, device=a.device)
+    return Relay(torch.zeros(chip.num_sms, dtype=torch.int32, device=a.device), sums)
 
 
 def _example(
@@ -237,12 +254,13 @@ def _example(
     """A product, with a residual if `added`; with `sums` into float32, as `norm_linear` reads it."""
     x, weights, bias, count = a.random(tokens + spare, k), a.weights(n, k), a.vector(n), a.ints(tokens)
     residual = a.random(tokens + spare, n) if added else None
+    relay = _relay(a, chip_of(x))
     out = a.empty(tokens + spare, n, dtype=torch.float32 if sums else None)
 
     def launch() -> None:
-        options: dict[str, Any] = {"activation": activation, "num_tokens": count, "tf32": a.tf32, "pdl": a.pdl}
+        options: dict[str, Any] = {"num_tokens": count, "tf32": a.tf32, "pdl": a.pdl, "relay": relay}
         for weight in weights:
-            linear(out, x, weight, bias, residual, **options)
+            linear(out, x, weight, bias, residual, activation=activation, **options)
 
     def exact() -> Any:
         y = functional.linear(double(x[:tokens]), double(weights[-1]), double(bias))
@@ -319,12 +337,13 @@ def _split_example(a: Arrays, tokens: int, n: int, k: int, segments: int = 0) ->
     (bias, gamma, beta), count = (a.vector(n) for _ in range(3)), a.ints(tokens)
     segments = segments or tiles.split_k(tokens, n, k, product_name(x.dtype, a.tf32), chip_of(x))
     parts = a.empty(segments, tokens, n, dtype=torch.float32) if segments > 1 else a.empty(tokens, n)
+    relay = _relay(a, chip_of(x))
     multiply = linear_split if segments > 1 else linear
 
     def launch() -> None:
         options: dict[str, Any] = {"num_tokens": count, "pdl": a.pdl}
         for weight in weights:
-            multiply(parts, x, weight, tf32=a.tf32, **options)
+            multiply(parts, x, weight, tf32=a.tf32, relay=relay, **options)
             residual_layer_norm(out, parts, residual, gamma, beta, bias, eps=LAYER_NORM_EPS, **options)
 
     def exact() -> Any:

@@ -9,6 +9,7 @@ It ranks tiles, no more.
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -22,6 +23,8 @@ SHARED_RATE = 128  # bytes a cycle
 L2_RATE = 48  # bytes a cycle and multiprocessor when all of them read
 START = 1500  # cycles from the start of a program to its first product, and from its last to its end
 NARROW_ROWS = 32  # up to here half-precision products are `narrow_linear`
+EVEN_ROWS = 256  # from here on products are dealt out evenly where they can be
+UNEVEN = 1.1  # of a multiprocessor's mean work, that the busiest one may have
 GROUP_M = 8  # row blocks that programs which run together share
 ROW_REGISTERS = 104  # of a thread of a row-wise op, at most: untold, the assembler may spill to fit more programs
 
@@ -44,20 +47,45 @@ A100, L40S, H200, B200 = Chip(80, 108), Chip(89, 142), Chip(90, 132), Chip(100, 
 
 @dataclass(frozen=True, slots=True)
 class LinearTile:
-    """Output block of one program of `linear`, the step along the depth, and how it is compiled."""
+    """Output block of `linear`, the step along the depth, and how it is compiled.
+
+    Its form is "", a program for each block, or one of `persistent_linear`, where each multiprocessor has one program:
+    "persistent", which takes whole blocks in turns, or "stream", which may share a block with the next program.
+    """
 
     block_m: int
     block_n: int
     block_k: int
     num_warps: int
     num_stages: int
+    form: str = ""
 
-    def shared_memory(self, dtype: str) -> int:
-        """Bytes that the steps in flight take, at most."""
-        return (self.block_m + self.block_n) * self.block_k * ITEM_SIZE[dtype] * self.num_stages
+    def shared_memory(self, dtype: str, segments: int = 1) -> int:
+        """Bytes that the steps in flight take, at most, and a finished block on its way out."""
+        steps = (self.block_m + self.block_n) * self.block_k * ITEM_SIZE[dtype] * self.num_stages
+        out = self.block_m * self.block_n * (4 if segments > 1 else ITEM_SIZE[dtype])
+        return steps + (out + 1024 if self.form else 0)  # and its barriers
+
+    def units(self, tokens: int, n: int, segments: int = 1) -> int:
+        """Blocks, in so many segments of the depth each."""
+        return _up(tokens, self.block_m) * _up(n, self.block_n) * segments
+
+    def busiest(self, tokens: int, n: int, k: int, chip: Chip, segments: int = 1) -> float:
+        """Units of the multiprocessor that has the most to do."""
+        units = self.units(tokens, n, segments)
+        if self.form != "stream":
+            return _up(units, chip.num_sms)
+        steps = _up(k, segments * self.block_k)
+        return _up(units * steps, min(units, chip.num_sms)) / steps
+
+    def is_even(self, tokens: int, n: int, k: int, chip: Chip, segments: int = 1) -> bool:
+        """Whether no multiprocessor has much more to do than the mean of all of them."""
+        return self.busiest(tokens, n, k, chip, segments) <= UNEVEN * self.units(tokens, n, segments) / chip.num_sms
 
     def resident(self, dtype: str, chip: Chip) -> int:
         """Programs that a multiprocessor holds at once: as many as shared memory and registers for the sums allow."""
+        if self.form:
+            return 1
         threads = 32 * self.num_warps
         others = {"float32": 128, "tf32": 80}.get(dtype, 48)  # registers of a thread for operands and addresses
         by_memory = SHARED_MEMORY[chip.known] // self.shared_memory(dtype)
@@ -139,6 +167,12 @@ _ADA = (
 # Exact float32 products are plain multiply-adds, whose operands must fit in registers.
 _FLOAT32 = (LinearTile(64, 64, 32, 8, 2), LinearTile(32, 32, 32, 4, 2), LinearTile(16, 32, 32, 4, 2))
 _CANDIDATES = {80: _AMPERE, 86: _ADA, 89: _ADA, 90: _HOPPER, 100: _BLACKWELL, 120: _ADA}
+# For half precision; one program has the shared memory of a multiprocessor.
+_PERSISTENT = (
+    LinearTile(128, 256, 64, 8, 3), LinearTile(128, 128, 64, 8, 4), LinearTile(128, 64, 64, 4, 5),
+    LinearTile(64, 128, 64, 4, 5), LinearTile(64, 64, 64, 4, 6), LinearTile(64, 32, 64, 4, 6),
+)  # fmt: skip
+_PERSISTENT_ON = {90: _PERSISTENT, 100: _PERSISTENT[1:]}
 
 Tile = LinearTile | NarrowTile | AttentionTile | RowTile | Split
 Key = tuple[str | int | bool, ...]
@@ -158,18 +192,27 @@ def linear_candidates(dtype: str, chip: Chip) -> tuple[LinearTile, ...]:
     if dtype == "tf32":  # operands of twice the bytes: shorter steps, and not the largest block, which would spill
         small = (tile for tile in found if tile.block_m * tile.block_n <= 128 * 128)
         return tuple(replace(tile, block_k=tile.block_k // 2) for tile in small)
-    return found
+    persistent = _PERSISTENT_ON.get(chip.known, ())
+    return (*found, *(replace(tile, form=form) for form in ("persistent", "stream") for tile in persistent))
 
 
-def linear_tile(tokens: int, n: int, k: int, dtype: str, chip: Chip, segments: int = 1) -> LinearTile:
-    """The tile of `linear` for `[tokens, k] @ [n, k]ᵀ` with the depth in `segments` parts."""
+def linear_tile(
+    tokens: int, n: int, k: int, dtype: str, chip: Chip, segments: int = 1, persistent: bool = True
+) -> LinearTile:
+    """The tile of `linear` for `[tokens, k] @ [n, k]ᵀ` with the depth in `segments` parts.
+
+    Not `persistent`: of the form that has a program for each block.
+    """
+    persistent = persistent and n % 8 == k % 8 == 0  # tensor descriptors want rows of multiples of 16 bytes
     shape = (chip.capability, dtype, n, k)
     if segments == 1:
         found = _measured(("linear", *shape), tokens)
     else:
         split = _measured(("split", *shape), tokens)
         found = split.tile if isinstance(split, Split) and split.segments == segments else None
-    return found if isinstance(found, LinearTile) else _estimated(tokens, n, k, dtype, chip, segments)
+    if isinstance(found, LinearTile) and (persistent or not found.form):
+        return found
+    return _estimated(tokens, n, k, dtype, chip, segments, persistent and tokens >= EVEN_ROWS)
 
 
 def _measured(key: Key, size: int) -> Tile | None:
@@ -180,16 +223,17 @@ def _measured(key: Key, size: int) -> Tile | None:
 
 
 @lru_cache(4096)  # heads ask in every call
-def _estimated(tokens: int, n: int, k: int, dtype: str, chip: Chip, segments: int) -> LinearTile:
-    return min(
-        linear_candidates(dtype, chip), key=lambda tile: linear_cycles(tile, tokens, n, k, dtype, chip, segments)
-    )
+def _estimated(tokens: int, n: int, k: int, dtype: str, chip: Chip, segments: int, persistent: bool) -> LinearTile:
+    """The lowest estimate, among the even tiles of a persistent form if there are any."""
+    found = [tile for tile in linear_candidates(dtype, chip) if persistent or not tile.form]
+    found = [tile for tile in found if _fits(tile, dtype, chip, segments)]
+    even = [tile for tile in found if tile.form and tile.is_even(tokens, n, k, chip, segments)]
+    return min(even or found, key=lambda tile: linear_cycles(tile, tokens, n, k, dtype, chip, segments))
 
 
 def linear_cycles(tile: LinearTile, tokens: int, n: int, k: int, dtype: str, chip: Chip, segments: int = 1) -> float:
     """Cycles of the multiprocessor that has the most blocks, by the estimate that this module starts with."""
     m, width, item = tile.block_m, tile.block_n, ITEM_SIZE[dtype]
-    blocks = _up(tokens, m) * _up(n, width) * segments
     depth = k / segments
     if dtype == "float32":
         multiply = depth * m * width / 100  # multiply-adds, with the loads between them
@@ -205,11 +249,21 @@ def linear_cycles(tile: LinearTile, tokens: int, n: int, k: int, dtype: str, chi
     fetch = depth * (m + width) * item / L2_RATE
     epilogue = m * width * 20 / 128
     resident = tile.resident(dtype, chip)
-    most = _up(blocks, chip.num_sms)
+    busiest = tile.busiest(tokens, n, k, chip, segments)
+    most = math.ceil(busiest)
     main = max(multiply, shared, fetch)
+    if tile.form:
+        relay = 2 * m * width * 4 / L2_RATE + START if busiest < most else 0  # sums written and read, loads begun anew
+        return busiest * main + most * epilogue + relay + START
     # Programs that share a multiprocessor hide each other's start and epilogue, one that is alone hides nothing.
     hidden = min(resident, most)
     return most * (main + epilogue / hidden) + _up(most, resident) * START
+
+
+def relayed(tokens: int, n: int, k: int, dtype: str, chip: Chip, segments: int = 1) -> int:
+    """Float32 numbers that programs of `linear` may leave for the next one."""
+    tile = linear_tile(tokens, n, k, dtype, chip, segments)
+    return chip.num_sms * tile.block_m * tile.block_n if tile.form == "stream" else 0
 
 
 def split_k(tokens: int, n: int, k: int, dtype: str, chip: Chip) -> int:
@@ -218,15 +272,15 @@ def split_k(tokens: int, n: int, k: int, dtype: str, chip: Chip) -> int:
         return 1
     if isinstance(split := _measured(("split", chip.capability, dtype, n, k), tokens), Split):
         return split.segments
+    counts = [count for count in (1, 2, 4) if count == 1 or k // count >= 256]
+    found = {count: linear_tile(tokens, n, k, dtype, chip, count) for count in counts}
+    even = {count: tile for count, tile in found.items() if tile.form and tile.is_even(tokens, n, k, chip, count)}
     best, fewest = 1, 0.0
-    for segments in (1, 2, 4):
-        if segments > 1 and k // segments < 256:
-            break
-        tile = linear_tile(tokens, n, k, dtype, chip, segments)
-        cycles = linear_cycles(tile, tokens, n, k, dtype, chip, segments)
-        cycles += segments * tokens * n * 8 / (chip.num_sms * L2_RATE)  # the partial sums, written and read
+    for count, tile in (even or found).items():
+        cycles = linear_cycles(tile, tokens, n, k, dtype, chip, count)
+        cycles += count * tokens * n * 8 / (chip.num_sms * L2_RATE)  # the partial sums, written and read
         if not fewest or cycles < 0.9 * fewest:
-            best, fewest = segments, cycles
+            best, fewest = count, cycles
     return best
 
 
@@ -288,16 +342,14 @@ def linear_tiles(tokens: int, n: int, k: int, dtype: str, chip: Chip) -> tuple[L
     """What a search tries: the usual tile, and candidates for so many rows, also with one stage less and one more."""
     found = [tile for tile in linear_candidates(dtype, chip) if tile.block_m <= 2 * max(tokens, NARROW_ROWS)]
     found = [replace(tile, num_stages=tile.num_stages + more) for tile in found for more in (0, -1, 1)]
-    most = SHARED_MEMORY[chip.known]
-    fitting = (tile for tile in found if tile.num_stages > 1 and tile.shared_memory(dtype) <= most)
-    return (linear_tile(tokens, n, k, dtype, chip), *fitting)
+    return (linear_tile(tokens, n, k, dtype, chip), *(tile for tile in found if _fits(tile, dtype, chip)))
 
 
 def splits(tokens: int, n: int, k: int, dtype: str, chip: Chip) -> tuple[Split, ...]:
     """What a search tries: the usual number of parts, one, and two or four with the tiles of a search."""
     counts = (split_k(tokens, n, k, dtype, chip), 1)
     usual = (Split(parts, linear_tile(tokens, n, k, dtype, chip, parts)) for parts in counts)
-    found = linear_tiles(tokens, n, k, dtype, chip)[1:]
+    found = [tile for tile in linear_tiles(tokens, n, k, dtype, chip)[1:] if _fits(tile, dtype, chip, 2)]
     return (*usual, *(Split(parts, tile) for parts in (2, 4) if k // parts >= 32 for tile in found))
 
 
@@ -332,3 +384,7 @@ def row_tiles(tokens: int, width: int, chip: Chip) -> tuple[RowTile, ...]:
 
 def _up(x: int, y: int) -> int:
     return -(-x // y)
+
+
+def _fits(tile: LinearTile, dtype: str, chip: Chip, segments: int = 1) -> bool:
+    return tile.num_stages > 1 and tile.shared_memory(dtype, segments) <= SHARED_MEMORY[chip.known]

@@ -5,8 +5,9 @@ What they would launch is recorded instead, so arguments, tiles and epilogues ar
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,8 +15,10 @@ from types import ModuleType
 from typing import Any
 
 import torch
-import triton
+from triton.runtime.jit import KernelInterface
+from triton.tools.tensor_descriptor import TensorDescriptor
 
+import distilrt.kernels
 from distilrt.bench.tiles import measured
 from distilrt.kernels import launch, tiles
 from distilrt.kernels.op import Arrays, all_ops
@@ -27,6 +30,13 @@ POINTERS = {
     torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16",
     torch.int32: "i32", torch.int64: "i64", torch.bool: "i1",
 }  # fmt: skip
+
+
+def type_of(value: torch.Tensor | TensorDescriptor) -> str:
+    """What Triton calls the type of an argument."""
+    if isinstance(value, torch.Tensor):
+        return f"*{POINTERS[value.dtype]}"
+    return f"tensordesc<{POINTERS[value.base.dtype]}{value.block_shape}>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +56,8 @@ class Launch:
             value = self.arguments[parameter.name]
             if parameter.is_constexpr or value is None:
                 parts.append(f"{parameter.name}={value}")
-            elif isinstance(value, torch.Tensor):
-                parts.append(POINTERS[value.dtype])
+            elif isinstance(value, (torch.Tensor, TensorDescriptor)):
+                parts.append(type_of(value))
             elif not parameter.do_not_specialize:
                 parts.append("1" if value == 1 else str(value % 16 == 0))
         return " ".join([self.name, *parts, *(f"{key}={value}" for key, value in self.options.items())])
@@ -60,18 +70,25 @@ class Launch:
         shown = [f"{name.lower()} {given[name]}" for name in shape if name in given]
         tile = [str(value) for name, value in given.items() if re.fullmatch("BLOCK_[MNK]", name)]
         shown += ["×".join(tile)] if tile else []
-        if given.get("SEGMENT", given.get("K")) != given.get("K"):
-            shown.append(f"{given['SEGMENT']} of k")
+        depth = given.get("SEGMENT", given.get("STEPS", 0) * given.get("BLOCK_K", 0))
+        if depth and depth != given["K"]:
+            shown.append(f"{depth} of k")
         shown += [given["ACTIVATION"]] if given.get("ACTIVATION") else []
         words = {"residual_ptr": "residual", "normed_ptr": "norm", "MANY_BLOCKS": "many blocks",
-                 "KEEP_FIRST": "keep first"}  # fmt: skip
+                 "KEEP_FIRST": "keep first", "begun_ptr": "stream"}  # fmt: skip
         shown += [word for name, word in words.items() if name in given]
         return " ".join([self.name.strip("_").removesuffix("_kernel"), ", ".join(shown)]).strip()
 
     @property
     def multiplies(self) -> bool:
         """Whether this is a matrix product in half precision, which tensor cores must do."""
-        return "dot" in self.kernel.src or "_scores" in self.kernel.src
+        return any(word in self.kernel.src for word in ("dot", "_scores", "_multiply"))
+
+    @property
+    def loads_ahead(self) -> int:
+        """Loads by tensor descriptors that are on their way before the first product: of all stages but one."""
+        stages: int = self.arguments.get("NUM_STAGES", 1)
+        return 2 * (stages - 1)
 
 
 def launches(capability: int, dtype: str) -> list[Launch]:
@@ -99,12 +116,13 @@ def distinct(found: Iterable[Launch]) -> list[Launch]:
 def recorded(chip: tiles.Chip) -> Iterator[list[Launch]]:
     """Within, launchers append to the list what they would launch on `chip`, and launch nothing."""
     found: list[Launch] = []
-    modules = {sys.modules[op.example.__module__] for op in all_ops()}
+    names = [module.name for module in pkgutil.iter_modules(distilrt.kernels.__path__, "distilrt.kernels.")]
+    modules = [importlib.import_module(name) for name in names]
     kernels: list[tuple[ModuleType, str, Any]] = [
         (module, name, value)
         for module in modules
         for name, value in vars(module).items()
-        if isinstance(value, triton.JITFunction) and name.endswith("_kernel")
+        if isinstance(value, KernelInterface) and name.endswith("_kernel")
     ]
     before = launch.stand_in
     try:
@@ -125,7 +143,7 @@ class _Recorder:
         self._name, self._kernel, self._found = name, kernel, found
 
     def __getitem__(self, grid: Any) -> Callable[..., None]:
-        names = [parameter.name for parameter in self._kernel.params]
+        names = self._kernel.arg_names
 
         def record(*args: Any, **kwargs: Any) -> None:
             arguments = dict(zip(names, args, strict=False)) | {k: v for k, v in kwargs.items() if k in names}

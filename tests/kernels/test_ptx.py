@@ -24,6 +24,24 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
         pytest.param(
             "90", "tf32", "HGMMA", "cp.async", "linear n 3072, k 768, 128×128×32, gelu", marks=pytest.mark.whole
         ),
+        ("90", "bfloat16", "HGMMA", "TMA, TMA out", "persistent_linear n 3072, k 768, 128×256×64, gelu, stream"),
+        ("90", "float16", "HGMMA", "TMA, TMA out", "persistent_linear n 768, k 3072, 128×128×64, 1536 of k, stream"),
+        pytest.param(
+            "90",
+            "bfloat16",
+            "HGMMA",
+            "TMA, TMA out",
+            "persistent_linear n 2304, k 768, 128×256×64",
+            marks=pytest.mark.whole,
+        ),
+        pytest.param(
+            "100",
+            "bfloat16",
+            "UTCHMMA",
+            "TMA, TMA out",
+            "persistent_linear n 3072, k 768, 64×64×64, gelu, stream",
+            marks=pytest.mark.whole,
+        ),
         ("90", "bfloat16", "HMMA", "cp.async", "narrow_linear n 2304, k 768, 16×16×32, norm"),
         ("90", "bfloat16", "HGMMA", "", "attention head_dim 64, 64×128"),
         pytest.param("90", "bfloat16", "", "", "layer_norm width 768, segments 1, residual", marks=pytest.mark.whole),
@@ -51,10 +69,39 @@ def test_kernels_compile_to_tensor_cores_without_spills(
     assert "\n".join(rows) in page.read_text()
 
 
+def faults_of(tmp_path: Path, module: str) -> list[str]:
+    """What a module prints; Triton takes kernels of files alone."""
+    file = tmp_path / "wrong.py"
+    file.write_text(module)
+    done = run("-c", f"import sys, runpy; sys.path.insert(0, {str(ROOT)!r}); runpy.run_path({str(file)!r})")
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_loads_that_do_not_run_ahead_are_seen(tmp_path: Path) -> None:
+    """A barrier in the loop keeps Triton from overlapping it: the page fails and says so."""
+    faults = faults_of(tmp_path, """
+import triton, triton.language as tl
+from distilrt.kernels import persistent_linear
+from tests.kernels import ptx
+
+@triton.jit
+def _multiply(acc, x_desc, weight_desc, row, col, step, BLOCK_K: tl.constexpr):
+    x = x_desc.load([row, step * BLOCK_K])
+    weight = weight_desc.load([col, step * BLOCK_K])
+    tl.debug_barrier()
+    return tl.dot(x, tl.trans(weight), acc)
+
+persistent_linear._multiply = _multiply
+for row in ptx.rows(90, "bfloat16", "persistent_linear n 768, k 3072, 128×128×64, 1536 of k, stream"):
+    print(row["faults"])
+""")  # fmt: skip
+    assert faults == ["['2 loads ahead of the first product, not 6']"]
+
+
 def test_what_comes_before_the_wait_is_seen(tmp_path: Path) -> None:
     """Kernels that read, or write, before they wait for the one before: the page fails and says so."""
-    module = tmp_path / "wrong.py"
-    module.write_text("""
+    faults = faults_of(tmp_path, """
 import torch, triton, triton.language as tl
 from tests.kernels import launches, ptx
 from distilrt.kernels.launch import await_previous
@@ -82,8 +129,5 @@ ptx.launches = lambda *_: [
 ]
 for row in ptx.rows(90, "float32"):
     print(row["faults"])
-""")
-    done = run("-c", f"import sys, runpy; sys.path.insert(0, {str(ROOT)!r}); runpy.run_path({str(module)!r})")
-    assert done.stdout.splitlines() == [
-        "['1 loads before the wait for the kernel before']", "['no wait for the kernel before']", "[]",
-    ], done.stderr  # fmt: skip
+""")  # fmt: skip
+    assert faults == ["['1 loads before the wait for the kernel before']", "['no wait for the kernel before']", "[]"]

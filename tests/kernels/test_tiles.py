@@ -45,6 +45,41 @@ def test_hopper_has_the_large_tile_where_waves_are_full() -> None:
             assert (tile.block_m, tile.block_n) == (128, 256)
 
 
+@pytest.mark.parametrize("tokens", [256, 384, 512, 768, 1024, 1536, 2048, 2816, 3072, 4096, 5632])
+def test_hopper_is_dealt_out_evenly(tokens: int) -> None:
+    """Steps of the multiprocessor with the most, over the mean of all 132; whole waves at 2,816 and 5,632 tokens."""
+    for n, k in WIDTHS[:4]:
+        segments = tiles.split_k(tokens, n, k, "bfloat16", H200) if n == 768 else 1
+        tile = tiles.linear_tile(tokens, n, k, "bfloat16", H200, segments)
+        waves = tile.units(tokens, n, segments) / H200.num_sms
+        busiest = tile.busiest(tokens, n, k, H200, segments)
+        assert busiest <= 1.07 * waves
+        if tokens in (2816, 5632):
+            assert tile.form == "persistent"
+            assert busiest == waves == int(waves)
+        steps = k / (segments * tile.block_k)
+        assert tile.form == "persistent" or busiest * steps == math.ceil(waves * steps)
+
+
+@pytest.mark.parametrize("chip", CHIPS, ids=str)
+def test_one_program_a_multiprocessor_from_sm_90_on(chip: Chip) -> None:
+    for tokens in TOKENS:
+        for n, k in WIDTHS:
+            for dtype in tiles.ITEM_SIZE:
+                form = tiles.linear_tile(tokens, n, k, dtype, chip).form
+                assert not form or (chip.known in (90, 100) and dtype in ("float16", "bfloat16") and tokens >= 256)
+                assert not form or (n % 8 == 0 and k % 8 == 0)
+                assert not tiles.linear_tile(tokens, n, k, dtype, chip, persistent=False).form
+
+
+def test_a_relay_is_as_large_as_its_tile_asks() -> None:
+    tile = tiles.linear_tile(1024, 2304, 768, "bfloat16", H200)
+    assert tile.form == "stream"
+    assert tiles.relayed(1024, 2304, 768, "bfloat16", H200) == 132 * tile.block_m * tile.block_n
+    for tokens, chip in ((5632, H200), (1024, A100), (128, H200)):
+        assert tiles.relayed(tokens, 2304, 768, "bfloat16", chip) == 0
+
+
 def test_a_measured_tile_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     small, large = LinearTile(64, 32, 64, 4, 3), LinearTile(128, 32, 64, 4, 3)
     monkeypatch.setitem(tiles.MEASURED, ("linear", 90, "float16", 768, 768), {256: small, 1024: large})
