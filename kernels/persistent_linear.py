@@ -1,4 +1,4 @@
-"""`linear` and `linear_split` from sm_90 on: a program a multiprocessor takes blocks in turns, by tensor descriptors.
+"""`linear` and `linear_split` with a program a multiprocessor that takes blocks in turns, by tensor descriptors.
 
 Loads of a program's next block are on their way while it still finishes the block before, in two halves, and stores
 end while it goes on. Where blocks do not make whole waves, two programs share a block: the one begins the sums over its

@@ -17,7 +17,7 @@ BUDGETS: dict[str, tuple[int, int | None]] = {
     "engine/checkpoint": (1600, 2096),
     "engine/text": (1050, 1522),
     "engine/runtime": (1000, 1610),
-    "engine/backends": (1700, 1954),
+    "engine/backends": (1700, 1966),
     "engine/tasks": (1450, 1624),
     "engine/dropin": (1750, 2085),
     "engine/scale": (520, 562),

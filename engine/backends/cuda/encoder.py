@@ -24,6 +24,7 @@ from distilrt.kernels.launch import chip_of
 from distilrt.kernels.layer_norm import residual_layer_norm
 from distilrt.kernels.linear import linear, linear_split
 from distilrt.kernels.narrow_linear import norm_linear
+from distilrt.kernels.persistent_linear import Relay
 from distilrt.kernels.row_attention import row_attention
 from distilrt.model.architecture import linears
 from distilrt.model.config import LAYER_NORM_EPS, DistilBertConfig
@@ -55,6 +56,7 @@ class Stage:
     product: torch.Tensor  # [rows, hidden_size]: of the output projection and of the second FFN layer
     partials: torch.Tensor  # [parts, rows, hidden_size] float32: the same, still to be summed and normalised
     ffn: torch.Tensor  # [rows, intermediate_size]
+    relay: Relay  # of its products
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +117,9 @@ class DeviceEncoder:
         # Every bucket has its own layout of the same bytes: only one is in use at a time.
         layouts = {bucket: lay_out(self._places(bucket)) for bucket in self.buckets}
         self.workspace = Workspace(max(layout.nbytes for layout in layouts.values()), device)
+        begun = torch.zeros(self.chip.num_sms, dtype=torch.int32, device=device)
         self.buffers = {
-            bucket: _buffers(self.workspace.views(layout), self._block_rows(bucket))
+            bucket: _buffers(self.workspace.views(layout), self._block_rows(bucket), begun)
             for bucket, layout in layouts.items()
         }
 
@@ -158,6 +161,13 @@ class DeviceEncoder:
         splits = max(self._splits(rows, k) for k in (self._config.hidden_size, self._config.intermediate_size))
         return splits if splits > 1 or self._narrow(rows) else 0
 
+    def _relayed(self, rows: int) -> int:
+        """Sums that a product of so many rows may leave from one program to the next, at most."""
+        width, inner = self._config.hidden_size, self._config.intermediate_size
+        shapes = [(3 * width, width, 1), (inner, width, 1)]
+        shapes += [(width, k, self._splits(rows, k)) for k in (width, inner)]
+        return max(tiles.relayed(rows, n, k, self._products, self.chip, parts) for n, k, parts in shapes)
+
     def _block_rows(self, bucket: Bucket) -> int:
         """Queries of a block of `attention`. A sequence may be as long as the bucket, for with position_ids it can be
         longer than the model has positions."""
@@ -187,6 +197,7 @@ class DeviceEncoder:
                 Array("qkv", (tokens, 3 * config.hidden_size), dtype),
                 Array("ffn", (tokens, config.intermediate_size), dtype),
             ),
+            Array("relayed", (max(self._relayed(tokens), self._relayed(seqs)),), "float32"),
         ]
 
     def launch(
@@ -216,7 +227,7 @@ class DeviceEncoder:
         tokens = b.input_ids if embeds is None else embeds
         embed(stage.hidden, tokens, b.position_ids, self._words, self._positions, *self.norms["embeddings.LayerNorm"],
               eps=LAYER_NORM_EPS, **common)  # fmt: skip
-        linear(b.qkv, stage.hidden, *self.linears["layer.0.qkv"], tf32=self.tf32, **common)
+        linear(b.qkv, stage.hidden, *self.linears["layer.0.qkv"], tf32=self.tf32, relay=stage.relay, **common)
         if visit is not None:
             visit(0, stage.hidden)
         for i in range(config.num_layers):
@@ -258,34 +269,35 @@ class DeviceEncoder:
         the layer norm in all forms but the residual's own dtype.
         """
         common: dict[str, Any] = {"num_tokens": stage.num_rows, "pdl": self.pdl}
+        product: dict[str, Any] = {"tf32": self.tf32, "relay": stage.relay, **common}
         (weight, bias), norm = self.linears[name], self.norms[norm_name]
         rows, partials = len(stage.hidden), stage.partials
         if next_name is not None and self._narrow(rows):
-            product = partials[0]
-            linear(product, x, weight, bias, residual, **common)
-            norm_linear(out, normed, product, *norm, *self.linears[next_name], eps=LAYER_NORM_EPS,
+            linear(partials[0], x, weight, bias, residual, **common)
+            norm_linear(out, normed, partials[0], *norm, *self.linears[next_name], eps=LAYER_NORM_EPS,
                         activation=activation, **common)  # fmt: skip
             return
         splits = self._splits(rows, weight.shape[1])
         if splits > 1:
-            linear_split(partials[:splits], x, weight, tf32=self.tf32, **common)
+            linear_split(partials[:splits], x, weight, **product)
             residual_layer_norm(normed, partials[:splits], residual, *norm, bias, eps=LAYER_NORM_EPS, **common)
         else:
-            linear(stage.product, x, weight, tf32=self.tf32, **common)
+            linear(stage.product, x, weight, **product)
             residual_layer_norm(normed, stage.product, residual, *norm, bias, eps=LAYER_NORM_EPS, **common)
         if next_name is not None:
-            linear(out, normed, *self.linears[next_name], activation=activation, tf32=self.tf32, **common)
+            linear(out, normed, *self.linears[next_name], activation=activation, **product)
 
 
-def _buffers(views: Mapping[str, torch.Tensor], block_rows: int) -> Buffers:
+def _buffers(views: Mapping[str, torch.Tensor], block_rows: int, begun: torch.Tensor) -> Buffers:
     integers = {name: views[name] for name in INTEGERS}
     first, last = views[INTEGERS[0]], views[INTEGERS[-1]]
     size = last.storage_offset() + last.numel() - first.storage_offset()
     num_tokens, count, most = first[-1:], views["wanted"][-1:], len(views["few_hidden"])
     context, product, ffn = (views[name] for name in ("context", "product", "ffn"))
+    relay = Relay(begun, views["relayed"])
     return Buffers(
         block=first.as_strided((size,), (1,)), **integers, num_tokens=num_tokens, block_rows=block_rows,
         qkv=views["qkv"],
-        all=Stage(num_tokens, views["hidden"], context, product, views["partials"], ffn),
-        few=Stage(count, views["few_hidden"], context[:most], product[:most], views["few_partials"], ffn[:most]),
+        all=Stage(num_tokens, views["hidden"], context, product, views["partials"], ffn, relay),
+        few=Stage(count, views["few_hidden"], context[:most], product[:most], views["few_partials"], ffn[:most], relay),
     )  # fmt: skip
