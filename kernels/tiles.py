@@ -1,9 +1,9 @@
 """Which tile a kernel runs with: pure functions of shape, dtype and chip. No tuning at run time, no GPU needed.
 
 A tile found by measurement (`test_tiles` of benches) belongs into `MEASURED`; elsewhere products take the
-candidate with the lowest estimate and other ops a rule. The estimate counts, for the multiprocessor with the most
-blocks, cycles of multiplying, of moving operands through shared memory, of fetching them from L2 and of the epilogue.
-It ranks tiles, no more.
+candidate with the lowest estimate, and of many rows one that deals work out evenly; other ops take a rule. The estimate
+counts, for the multiprocessor with the most blocks, cycles of multiplying, of moving operands through shared memory, of
+fetching them from L2 and of the epilogue. It ranks tiles, no more.
 """
 
 from __future__ import annotations

@@ -95,8 +95,11 @@ def launches(capability: int, dtype: str) -> list[Launch]:
     """Every distinct launch of a DistilBERT-base over the ladder of batch sizes, every tile and every head width."""
     chip, config = CHIPS[capability], DistilBertConfig()
     arrays = Arrays(torch.device("meta"), dtype, pdl=capability >= 90)
+    # Tiles of a persistent form differ from bucket to bucket.
+    persistent = any(tile.form for tile in tiles.linear_candidates(dtype, chip))
+    buckets = (256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 5632) if persistent else (512, 2048, 5632)
     with recorded(chip) as found:
-        for tokens in (16, 32, 64, 128, 512, 2048, 5632):
+        for tokens in (16, 32, 64, 128, *buckets):
             for op in all_ops():
                 for arguments in op.in_model(config, tokens, dtype):
                     op.example(arrays, **arguments).launch()
