@@ -104,7 +104,7 @@ gpu_memory = Variable(
     "DISTILRT_GPU_MEMORY",
     _positive,
     "MiB of workspace that a model on a GPU may take beside its weights; default: what batches of one full wave of "
-    "tiles need (58 for DistilBERT-base in bfloat16 on 132 multiprocessors; `distilrt info --model` prints it). Less "
+    "tiles need (59 for DistilBERT-base in bfloat16 on 132 multiprocessors; `distilrt info --model` prints it). Less "
     "makes larger batches run in smaller parts",
 )
 force_isa = Variable(
