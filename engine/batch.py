@@ -129,8 +129,7 @@ def _pack_arrays(
     """What `pack_lists` returns, of any kinds of sequences; the errors of `pack`."""
     ids: IndexArray
     try:
-        if (tokens := sum(map(len, sequences))) > 2**31 - 1:
-            raise InvalidInput(f"a batch has at most 2147483647 tokens, found {tokens}; pass them in several batches")
+        _check_count(sum(map(len, sequences)))
         ids = _ids_of_lists(sequences)
     except (TypeError, OverflowError, LookupError):
         ids = _ids_of_arrays(sequences)
@@ -164,7 +163,7 @@ def check_padded(config: DistilBertConfig, inputs: PaddedInputs) -> tuple[int, i
     """The batch_size and seq_len of a padded batch, of arrays or of tensors, whose values are not read.
 
     Raises:
-        InvalidInput: a wrong shape or dtype; the message names the argument.
+        InvalidInput: a wrong shape or dtype, and the message names the argument; more than 2^31 - 1 positions.
     """
     ids, mask, embeds, position_ids, token_type_ids = inputs
     if (ids is None) == (embeds is None):
@@ -181,6 +180,7 @@ def check_padded(config: DistilBertConfig, inputs: PaddedInputs) -> tuple[int, i
         shape = batch_size, seq_len = tuple(embeds.shape[:2])
     if batch_size and not seq_len:
         raise InvalidInput("the sequences are empty: seq_len is 0; each needs at least one token id")
+    _check_count(batch_size * seq_len)
     if mask is not None:
         _check_grid(mask, "attention_mask", shape)
         _check_dtype(mask, "attention_mask", "biuf", "0 and 1")
@@ -303,6 +303,11 @@ def too_long(position: int, config: DistilBertConfig) -> TooLong:
     return TooLong(
         f"a token is at position {position}; this model has positions 0 to {last}. Truncate or split the text"
     )
+
+
+def _check_count(tokens: int) -> None:
+    if tokens > 2**31 - 1:
+        raise InvalidInput(f"a batch has at most 2147483647 tokens, found {tokens}; pass them in several batches")
 
 
 def _check_ids(array: Any, name: str, rank: int) -> None:

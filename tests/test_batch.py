@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import distilrt.batch
 from distilrt import _C
-from distilrt.batch import PaddedInputs, pack, pack_padded
+from distilrt.batch import PaddedInputs, check_padded, pack, pack_padded
 from distilrt.errors import InvalidInput, TooLong
 from distilrt.model.config import DistilBertConfig
 
@@ -84,6 +84,13 @@ def test_more_tokens_than_offsets_can_count(native: bool) -> None:
     error = pytest.raises(InvalidInput, match=r"at most 2147483647 tokens, found 2147483648; .* several batches")
     with mock.patch.object(distilrt.batch, "pack_lists", _C.pack_lists if native else None), error:
         pack(CONFIG, [[0] * 2**20] * 2**11)
+
+
+def test_more_positions_than_offsets_can_count() -> None:
+    grid = np.broadcast_to(np.int8(0), (2**11, 2**20))
+    for inputs in (PaddedInputs(grid), PaddedInputs(grid, grid)):
+        with pytest.raises(InvalidInput, match=r"at most 2147483647 tokens, found 2147483648; .* several batches"):
+            check_padded(CONFIG, inputs)
 
 
 def test_unmasked_rows_are_the_grid_itself() -> None:

