@@ -118,7 +118,7 @@ def test_residual(rng: Any, isa: str, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("isa", TABLES)
-@pytest.mark.parametrize("rows", range(1, 41))
+@pytest.mark.parametrize("rows", [*range(1, 41), 255, 257, 300])  # whole blocks of rows and parts of two
 def test_int8_sums_are_exact(rng: Any, isa: str, rows: int) -> None:
     """Operands that are integers already, so that every instruction set gives the exact sums, which float32 holds."""
     n, k = int(rng.integers(1, 150)), int(rng.integers(9, 1500))

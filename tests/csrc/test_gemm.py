@@ -98,10 +98,10 @@ def test_nan_and_infinity_stay(kernels: Any, activation: str) -> None:
 
 
 def test_rows_do_not_depend_on_each_other(kernels: Any, rng: Any) -> None:
-    x, weight, bias = _operands(rng, 200, 70, 900)
-    together = np.full((200, 70), np.nan, np.float32)
+    x, weight, bias = _operands(rng, 300, 70, 900)
+    together = np.full((300, 70), np.nan, np.float32)
     kernels.linear(x, weight, bias, "gelu", out=together)
-    for row in (0, 5, 127, 128, 199):
+    for row in (0, 5, 127, 128, 255, 256, 299):
         alone = np.full((1, 70), np.nan, np.float32)
         kernels.linear(x[row : row + 1], weight, bias, "gelu", out=alone)
         np.testing.assert_array_equal(alone[0], together[row])
