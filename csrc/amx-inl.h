@@ -24,8 +24,7 @@ class AmxTile {
   // Configures this thread's tiles for `rows` rows that are dealt out evenly over calls of multiply(). They are
   // released with this object: the thread may be a caller's, who has other libraries with tiles.
   explicit AmxTile(int64_t rows)
-      : height_(rows < kFewest ? 0 : height_of(rows_each(rows))),
-        slice_(rows < kFewest || rows <= kSide ? kDepth : kSlice) {
+      : height_(rows < kFewest ? 0 : height_of(rows_each(rows))), slice_(rows <= kSide ? kDepth : kSlice) {
     if (height_ == 0) return;
     alignas(64) Shapes shapes{};
     shapes.palette = 1;
