@@ -138,7 +138,7 @@ class Encoder:
 
 def pack_lists(sequences: Any, vocab_size: int) -> tuple[_Ints, _Ints, _Ints, _Ints, int] | None:
     """Token ids, position ids, cu_seqlens, key_lengths and the longest length of lists laid end to end; None where
-    `sequences` is no list or tuple of lists of at least one int of the vocabulary each, or has more than 2^31 - 1."""
+    `sequences` is no list or tuple of lists of at least one int of the vocabulary each, or has over 2^31 - 1 ints."""
 
 class BucketIntegers:
     """The pinned memory of one GPU bucket: `distilrt.backends.cuda.encoder.INTEGERS`, in this order."""
