@@ -130,6 +130,17 @@ def test_int8_sums_are_exact(rng: Any, isa: str, rows: int) -> None:
     np.testing.assert_array_equal(out, x.astype(int) @ weight.T.astype(int))
 
 
+@pytest.mark.parametrize("isa", [isa for isa in TABLES if isa != "avx2"])  # which would take larger steps
+@pytest.mark.parametrize("rows", [1, 3, 20])
+def test_int8_sums_are_exact_at_the_ends_of_both_ranges(isa: str, rows: int) -> None:
+    """No sum of products may be kept in 16 bits that hold it for smaller weights alone."""
+    x = np.tile(np.float32([0, 0, 0, 0, 255, 255, 255, 255, 0, 255]), (rows, 30))
+    weight = np.concatenate([np.full((35, 300), 127, np.float32), np.full((35, 300), -127, np.float32)])
+    out = np.full((rows, 70), np.nan, np.float32)
+    kernels_of(isa, "int8").linear(x, weight, np.zeros(70, np.float32), out=out)
+    np.testing.assert_array_equal(out, x.astype(int) @ weight.T.astype(int))
+
+
 @pytest.mark.parametrize(("isa", "dtype"), PAIRS)
 def test_a_row_is_the_same_beside_any_number_of_others(rng: Any, isa: str, dtype: str) -> None:
     x, weight = rng.standard_normal((40, 100), np.float32), rng.standard_normal((70, 100), np.float32)
