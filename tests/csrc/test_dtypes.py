@@ -134,7 +134,7 @@ def test_int8_sums_are_exact(rng: Any, isa: str, rows: int) -> None:
 @pytest.mark.parametrize("rows", [1, 3, 20])
 def test_int8_sums_are_exact_at_the_ends_of_both_ranges(isa: str, rows: int) -> None:
     """No sum of products may be kept in 16 bits that hold it for smaller weights alone."""
-    x = np.tile(np.float32([0, 0, 0, 0, 255, 255, 255, 255, 0, 255]), (rows, 30))
+    x = np.tile(np.array([0, 0, 0, 0, 255, 255, 255, 255, 0, 255], np.float32), (rows, 30))
     weight = np.concatenate([np.full((35, 300), 127, np.float32), np.full((35, 300), -127, np.float32)])
     out = np.full((rows, 70), np.nan, np.float32)
     kernels_of(isa, "int8").linear(x, weight, np.zeros(70, np.float32), out=out)
