@@ -97,7 +97,7 @@ def test_parameters_beside_the_inputs(engine_of: Engines, client_of: Any) -> Non
     """Those that InferenceClient sends of feature-extraction; prompts are below."""
     engine = engine_of("sentence_encoder")
     client = client_of(engine)
-    asked = {"pooling": "mean", "normalize": True}
+    asked = {"pooling": "sentence", "normalize": True}
     assert ask(client, [TEXT], dimensions=7) == engine("feature-extraction", [TEXT], dimensions=7, **asked)
     assert ask(client, TEXT, dimensions=7, normalize=False) == [
         engine("feature-extraction", TEXT, dimensions=7, pooling="sentence")
