@@ -56,7 +56,7 @@ struct Element {
 };
 
 // The inner loop of every product, in gemm-inl.h. An instruction set may name another template as its Tile: its
-// constructor takes a number of rows, and it has kRows, rows_each() and multiply().
+// constructor takes a number of rows, and it has kRows, kBlockRows, rows_each(), slice() and multiply().
 template <class Dot>
 struct RegisterTile;
 template <class Dot, class Unit, int kLane = Dot::kLane>

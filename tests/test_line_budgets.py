@@ -23,7 +23,7 @@ BUDGETS: dict[str, tuple[int, int | None]] = {
     "engine/scale": (520, 562),
     "engine/server": (3200, 4631),
     "kernels": (1900, 3035),
-    "csrc": (2900, 4098),
+    "csrc": (2900, 4099),
     "engine/bench": (3000, 4345),
     "benches": (1000, 1290),
     "tests/bench": (1400, 2179),

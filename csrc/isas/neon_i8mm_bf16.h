@@ -41,11 +41,12 @@ struct neon_i8mm_bf16 : neon {
 template <class Dot, int kLane>
 struct MatrixTile {
   using Sum = typename Dot::Sum;
-  static constexpr int64_t kRows = 8;
+  static constexpr int64_t kRows = 8, kBlockRows = RegisterTile<Dot>::kBlockRows;
 
   // As RegisterTile's.
   explicit MatrixTile(int64_t) {}
   static int64_t rows_each(int64_t) { return kRows; }
+  static constexpr int64_t slice() { return kDepth; }
   DISTILRT_INLINE void multiply(int64_t rows, int64_t vecs, int64_t depth, const Lane* a, int64_t lda, const Lane* b,
                                 int64_t ldb, Ahead& ahead, bool accumulate, Sum* out, int64_t ldo) {
     if (rows <= 2) return RegisterTile<Dot>::multiply(rows, vecs, depth, a, lda, b, ldb, ahead, accumulate, out, ldo);
