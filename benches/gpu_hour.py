@@ -28,8 +28,8 @@ SECONDS = 580.0  # The whole run ends after so many.
 NATIVE = """
 lscpu
 grep -q amx_tile /proc/cpuinfo || { echo this machine has no AMX; exit 0; }
-mkdir build && cp -r "$ROOT"/{engine,kernels,csrc,tests,setup.py,pyproject.toml,README.md,LICENSE} build && cd build || exit
-"$PYTHON" setup.py -q build --build-base made || exit
+mkdir build && cp -r "$ROOT"/{engine,kernels,csrc,tests,setup.py,pyproject.toml,README.md,LICENSE} build || exit
+cd build && "$PYTHON" setup.py -q build --build-base made || exit
 export PYTHONPATH=$(echo "$PWD"/made/lib*) && cd .. || exit
 "$PYTHON" -m distilrt bench compare --peers distilrt --workloads 1x16,1x128,8x128 --duration 1 --json "$OUT/cpu.json"
 "$PYTHON" -P -m pytest -q -x build/tests/csrc -p no:cacheprovider
