@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if tiny and not step.tiny:
                 continue
             start = time.monotonic()
-            limit = min(200 if tiny else step.seconds, end - start)
+            limit = min(300 if tiny else step.seconds, end - start)
             how = run(step.name, command(step, work, out, 2 if tiny else 14), work, out, environment, limit)
             row = {"bench": "hour", "step": step.name, "seconds": round(time.monotonic() - start, 1), "ended": how}
             with (out / "rows.jsonl").open("a", encoding="utf-8") as rows:
