@@ -95,7 +95,7 @@ void Encoder::run_layers(Worker& worker, const BatchView& batch, const Run& run,
   const int64_t total = run.rows(), hidden = shape_.hidden_size, inner = shape_.intermediate_size;
   const int64_t heads = shape_.num_heads, head_dim = hidden / heads, size = dtype_.activation_bytes;
   const int64_t ld = activation_stride(3 * hidden, size), ldo = activation_stride(hidden, size);
-  const int64_t padding = blocks(hidden, 4) * 4 - hidden;  // of the last lane of a row of context
+  const int64_t padding = blocks(hidden, 4) * 4 - hidden;  // elements that fill a context row's last lane
   const int64_t first_wanted = batch.wanted != nullptr ? wanted_before(batch, run.first_row) : 0;
   const int64_t wanted = batch.wanted != nullptr ? wanted_of(batch, run) : 0;
   // The stream after layer i; stage 0 is the embedding output.

@@ -142,7 +142,7 @@ def _persistent_linear_kernel(
     grains = units * (STEPS // GRAIN)
     start = (program * (grains // programs) + tl.minimum(program, grains % programs)) * GRAIN
     end = start + (grains // programs + (program < grains % programs).to(tl.int32)) * GRAIN
-    first, last = tl.cdiv(start, STEPS), end // STEPS  # of the units of its own
+    first, last = tl.cdiv(start, STEPS), end // STEPS  # units that this program does whole
 
     if begun_ptr is not None:  # noqa: SIM102, the outer condition is of compile time
         if end > last * STEPS:  # First of all, begin the unit that the next program goes on with.

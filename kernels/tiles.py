@@ -24,7 +24,7 @@ L2_RATE = 48  # bytes a cycle and multiprocessor when all of them read
 START = 1500  # cycles from the start of a program to its first product, and from its last to its end
 NARROW_ROWS = 32  # up to here half-precision products are `narrow_linear`
 EVEN_ROWS = 256  # from here on products are dealt out evenly where they can be
-UNEVEN = 1.1  # of a multiprocessor's mean work, that the busiest one may have
+UNEVEN = 1.1  # times the mean work, at most, for the busiest multiprocessor
 GROUP_M = 8  # row blocks that programs which run together share
 ROW_REGISTERS = 104  # of a thread of a row-wise op, at most: untold, the assembler may spill to fit more programs
 

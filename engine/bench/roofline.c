@@ -126,8 +126,8 @@ double read_bandwidth(int threads, int tries) {
   uint64_t* words = aligned_alloc(2u << 20, bytes);
   if (!words) return -1;
 #if defined(MADV_HUGEPAGE)
-  madvise(words, bytes,
-          MADV_HUGEPAGE);  // as engines ask for weights; in small pages a virtual machine reads half as fast
+  // Engines ask for large pages too; a virtual machine reads small ones half as fast.
+  madvise(words, bytes, MADV_HUGEPAGE);
 #endif
   memset(words, 1, bytes);
   double rate = best_rate(NULL, words, bytes / 8, (double)bytes, threads, tries);

@@ -107,7 +107,7 @@ class Server(Target):
         return answers
 
     def decode(self, raw: Any) -> Any:
-        """Of the answer to a request of one sample."""
+        """The answer to a request of one sample, as `answers.parse` takes it."""
         return self._form.decode(raw, self._samples.labels)
 
     async def close(self) -> None:

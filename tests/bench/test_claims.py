@@ -61,7 +61,7 @@ TABLES: dict[str, tuple[list[Row], list[str]]] = {
          *_engines("peak_share", {"distilrt all-rows": 0.5}, workload="1x128"),
          *_engines("read_share", {"distilrt all-rows": 0.8}, workload="1x16"),
          *_engines("tokens_per_s", {"distilrt all-rows": 940}, workload="mixed"),
-         # Of a machine without mixed lengths there is no table.
+         # A machine without rows of mixed lengths gets no table.
          *_engines("peak_share", SHARES, workload="8x128", isa="other")],
         ["| int8 | 900 GFLOP/s | 90% (aim 85%) | *50% (aim 82%)* | 80% (aim 80%) | *-6% (aim -5%)* | 75% |"],
     ),

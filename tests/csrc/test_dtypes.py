@@ -130,7 +130,7 @@ def test_int8_sums_are_exact(rng: Any, isa: str, rows: int) -> None:
     np.testing.assert_array_equal(out, x.astype(int) @ weight.T.astype(int))
 
 
-@pytest.mark.parametrize("isa", [isa for isa in TABLES if isa != "avx2"])  # which would take larger steps
+@pytest.mark.parametrize("isa", [isa for isa in TABLES if isa != "avx2"])  # AVX2 narrows such weights
 @pytest.mark.parametrize("rows", [1, 3, 20])
 def test_int8_sums_are_exact_at_the_ends_of_both_ranges(isa: str, rows: int) -> None:
     """No sum of products may be kept in 16 bits that hold it for smaller weights alone."""

@@ -56,7 +56,7 @@ class Stage:
     product: torch.Tensor  # [rows, hidden_size]: of the output projection and of the second FFN layer
     partials: torch.Tensor  # [parts, rows, hidden_size] float32: the same, still to be summed and normalised
     ffn: torch.Tensor  # [rows, intermediate_size]
-    relay: Relay  # of its products
+    relay: Relay  # where its products leave shared sums
 
 
 @dataclass(frozen=True, slots=True)
