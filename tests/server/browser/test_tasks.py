@@ -128,7 +128,7 @@ def test_multiple_choice(page: Any) -> None:
 def test_feature_extraction(page: Any) -> None:
     page.choose("encoder", "feature-extraction")
     page.send()
-    assert page.texts("#answer .shape") == ["1 × 384 length 1.0000"]
+    assert page.texts("#answer .shape") == ["1 × 384 length 1.000"]
     page.fill(pooling="of each token")
     page.send()
     [rows] = answer_of_whole(page)
