@@ -141,7 +141,7 @@ def test_peaks_of_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     found = roofline.measure(1, tmp_path)
     (library,) = tmp_path.iterdir()
     before = library.stat().st_mtime_ns
-    for dtype, flag in (("float32", "avx2"), ("bfloat16", "avx512_bf16"), ("int8", "avx512_vnni")):
+    for dtype, flag in (("float32", "avx2"), ("bfloat16", "avx512_bf16"), ("int8", "avx2")):
         assert (dtype in found.flops) == (flag in flags)
     assert all(rate > 1e8 for rate in (*found.flops.values(), found.read_bandwidth))
     roofline.measure(1, tmp_path)
