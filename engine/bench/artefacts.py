@@ -43,12 +43,12 @@ def make_checkpoint(folder: Path, config: DistilBertConfig | None = None, seed: 
     return folder
 
 
-def classifier_of(model: str, *, own_head: bool) -> Path:
-    """Write a checkpoint as a classifier with standard names, with its tokenizer, unless it is there.
+def classifier_of(model: str) -> Path:
+    """Write the encoder of a checkpoint as a classifier with standard names, with its tokenizer, unless it is there.
 
-    The folder, to which converters may add, has a name of its own for each state of the checkpoint. Without
-    its own head it gets random orthogonal matrices, so that the logits, as many as hidden units, tell what a dtype does
-    to the hidden states of the first token. Weights that were never trained say nothing of that.
+    The folder, to which converters may add, has a name of its own for each state of the checkpoint. The head is of
+    random orthogonal matrices, so that the logits, as many as hidden units, tell what a dtype does to the hidden states
+    of the first token. Weights that were never trained say nothing of that.
 
     Raises:
         OSError: `model` has no checkpoint.
@@ -58,17 +58,15 @@ def classifier_of(model: str, *, own_head: bool) -> Path:
     config = DistilBertConfig.from_pretrained(source)
     file = source.file("model.safetensors") or source.file("config.json")
     assert file is not None
-    state = f"{own_head} {file.resolve()} {file.stat().st_size} {file.stat().st_mtime_ns}"
+    state = f"{file.resolve()} {file.stat().st_size} {file.stat().st_mtime_ns}"
     folder = cache_folder() / "models" / hashlib.blake2b(state.encode(), digest_size=8).hexdigest()
     if not (folder / "config.json").exists():
-        loaded = load_weights(source, ARCHITECTURE if own_head else "DistilBertModel", config)
-        weights = {name: loaded[name] for name in loaded}
-        if not own_head:
-            random, size = np.random.default_rng(0), config.hidden_size
-            for name in ("pre_classifier", "classifier"):
-                weights[f"{name}.weight"] = np.linalg.qr(random.standard_normal((size, size)))[0].astype(np.float32)
-                weights[f"{name}.bias"] = np.zeros(size, np.float32)
-            config = config.replace(num_labels=size, id2label=None, label2id=None)
+        weights = dict(load_weights(source, "DistilBertModel", config))
+        random, size = np.random.default_rng(0), config.hidden_size
+        for name in ("pre_classifier", "classifier"):
+            weights[f"{name}.weight"] = np.linalg.qr(random.standard_normal((size, size)))[0].astype(np.float32)
+            weights[f"{name}.bias"] = np.zeros(size, np.float32)
+        config = config.replace(num_labels=size, id2label=None, label2id=None)
         load_tokenizer(model).save_pretrained(folder)
         # The checkpoint comes last, since its config.json says that all is there.
         save_checkpoint(folder, config, weights, ARCHITECTURE)

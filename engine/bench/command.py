@@ -3,7 +3,6 @@ sub-verbs are those of `verbs`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -11,9 +10,10 @@ from typing import Annotated
 import typer
 
 from distilrt import env
-from distilrt.bench import artefacts, peers, plots, samples, scenarios, statistics, targets, verbs, wire
 from distilrt.bench import findings as finding
+from distilrt.bench import plots, samples, scenarios, statistics, targets, verbs, wire
 from distilrt.bench.outcome import Files, carry_out
+from distilrt.bench.peers import OURS
 from distilrt.checkpoint import packed
 from distilrt.checkpoint.source import Source
 from distilrt.cpu_count import usable_cores
@@ -26,7 +26,7 @@ def bench(
     scenario: Annotated[str, typer.Option(help=", ".join(scenarios.SCENARIOS))] = "single",
     target: Annotated[
         list[str] | None,
-        typer.Option(help=f"{', '.join(peers.ENGINES)}, each with :DTYPE[:FORM], or a URL; repeatable."),
+        typer.Option(help=f"{OURS}, {OURS}:DTYPE or a server's URL; repeatable."),
     ] = None,
     workload: Annotated[
         list[str] | None, typer.Option(help=f"BATCHxLENGTH or {', '.join(samples.MIXES)}; may be repeated.")
@@ -54,7 +54,7 @@ def bench(
     html_file: Annotated[Path | None, typer.Option("--html", help="File for a page with plots.")] = None,
     png_folder: Annotated[Path | None, typer.Option("--png", help="Folder for the plots.")] = None,
 ) -> None:
-    """Measure engines and servers on the same texts: latency, throughput, or the highest rate that keeps a promise.
+    """Measure this engine and servers on the same texts: latency, throughput, or the highest rate that keeps a promise.
 
     Answers are compared with float32's first; an engine whose answers are wrong gets no speed. The exit code is 1 where
     a target was left out.
@@ -81,14 +81,10 @@ def bench(
         raise InvalidParameter("give --workload or --input, not both")
     names = workload or ["mixed"]
     loads = [samples.make(name, model, file=source, batch=batch) for name in ([""] if source else names)]
-    specs = [
-        targets.Spec(name, own, _for_peers(against or model, loads) if form and name != peers.OURS else model, backend,
-                     form, threads, wire_format, served, key, in_flight)
-        for text in target or [peers.OURS]
-        for name, own, form in targets.parse(text, dtype, throughput=scenario == "offline")
-    ]  # fmt: skip
+    specs = [targets.Spec(*targets.parse(text, dtype), model, backend, threads=threads, wire=wire_format, served=served,
+                          key=key, in_flight=in_flight) for text in target or [OURS]]  # fmt: skip
     if len(set(specs)) < len(specs):
-        raise InvalidParameter("a target is named twice; a target is told from another by name, dtype and form")
+        raise InvalidParameter("a target is named twice; a target is told from another by name and dtype")
     num_threads = threads or env.num_threads() or usable_cores()
     found = finding.Findings(finding.facts(num_threads, model), plan.describe())
     seconds = 4.0 + len(specs) * (2.0 + len(loads) * (0.5 + plan.seconds))
@@ -104,16 +100,6 @@ def _rates(text: str) -> tuple[float, ...]:
     except ValueError:
         message = f"--rate takes queries per second, several with commas, as in 10,20; found {text!r}"
         raise InvalidParameter(message) from None
-
-
-def _for_peers(model: str, loads: Sequence[samples.Samples]) -> str:
-    """The checkpoint as peers take it."""
-    if loads[0].task != "text-classification":
-        raise InvalidParameter(
-            f"peers are measured as text classifiers, and {model} is for {loads[0].task}; leave them out or take "
-            "another checkpoint"
-        )
-    return str(artefacts.classifier_of(model, own_head=True))
 
 
 def run(arguments: list[str]) -> None:

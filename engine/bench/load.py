@@ -13,7 +13,6 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -38,12 +37,10 @@ class Target(ABC):
 
     Attributes:
         dtype, version: what computes, known after `prepare`.
-        compute: `answer` of a target that computes before it returns control, for an open loop to call in a thread.
     """
 
     dtype: str
     version: str
-    compute: Callable[[Sequence[int]], list[Any]] | None = None
 
     @abstractmethod
     async def prepare(self, samples: Samples) -> None:
@@ -182,28 +179,20 @@ async def _open_loop(target: Target, lengths: Sequence[int], load: Load) -> Wind
     record, take = _Record(lengths), _order(lengths, load.seed)
     times = arrivals(load.rate, load.seconds, load.count, load.seed)
     order = take(len(times))
-    thread = ThreadPoolExecutor(1)
-    try:
-        loop, compute, queries = asyncio.get_running_loop(), target.compute, list[asyncio.Task[bool]]()
-
-        def answer(indices: Sequence[int]) -> Awaitable[list[Any]]:
-            return loop.run_in_executor(thread, compute, indices) if compute else target.answer(indices)
-
-        start, together = time.perf_counter() + 0.01, 0
-        for offset, index in zip(times.tolist(), order, strict=True):
-            since = start + offset
-            left = since - time.perf_counter()
-            together = 0 if left > 0 else together + 1
-            if left > 0 or together % TOGETHER == 0:
-                await asyncio.sleep(max(left, 0))
-            record.lags.append(time.perf_counter() - since)
-            queries.append(asyncio.create_task(record.ask(answer, [index], since)))
-        answered, unanswered = await asyncio.wait(queries, timeout=DRAIN)
-        for query in unanswered:
-            query.cancel()
-        await asyncio.gather(*unanswered, return_exceptions=True)
-    finally:
-        thread.shutdown(wait=False, cancel_futures=True)  # an engine that hangs is not waited for
+    queries = list[asyncio.Task[bool]]()
+    start, together = time.perf_counter() + 0.01, 0
+    for offset, index in zip(times.tolist(), order, strict=True):
+        since = start + offset
+        left = since - time.perf_counter()
+        together = 0 if left > 0 else together + 1
+        if left > 0 or together % TOGETHER == 0:
+            await asyncio.sleep(max(left, 0))
+        record.lags.append(time.perf_counter() - since)
+        queries.append(asyncio.create_task(record.ask(target.answer, [index], since)))
+    answered, unanswered = await asyncio.wait(queries, timeout=DRAIN)
+    for query in unanswered:
+        query.cancel()
+    await asyncio.gather(*unanswered, return_exceptions=True)
     if unanswered:
         record.end = time.perf_counter()
         record.failures[f"no answer in {DRAIN:.0f} s"] += len(unanswered)

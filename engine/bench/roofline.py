@@ -1,8 +1,8 @@
 """Peaks of this machine, measured in the same run as the engines: multiply-add rates by dtype and memory reads; and
 the arithmetic and the bytes that a model needs at least.
 
-The loops are in roofline.c, compiled with the system's C compiler on first use. They know FMA, AVX512_BF16, AMX's tiles,
-8-bit products of AVX512_VNNI and AVX-VNNI, and those of AVX2 that the engine adds exactly in 16 bits.
+The loops are in roofline.c, compiled with the system's C compiler on first use. They know FMA, AVX512_BF16, AMX's
+tiles, 8-bit products of AVX512_VNNI and AVX-VNNI, and those of AVX2 that the engine adds exactly in 16 bits.
 """
 
 from __future__ import annotations

@@ -53,7 +53,6 @@ class Samples:
         task, params: what is asked of each input; `IDS`: a classifier's logits.
         inputs: as the task takes them; of `IDS`, arrays `[seq_len]`.
         lengths: tokens that the model reads for each.
-        labels: of a classifier.
         batch: how many `multi` sends at a time.
     """
 
@@ -63,7 +62,6 @@ class Samples:
     inputs: tuple[Any, ...]
     lengths: tuple[int, ...]
     batch: int
-    labels: tuple[str, ...] = ()
 
     @property
     def padding(self) -> float:
@@ -115,8 +113,7 @@ def make(workload: str, model: str, *, file: Path | None = None, batch: int | No
         if isinstance(each, InvalidInput):
             raise InvalidParameter(f"{file or workload}: {each.at(index)}") from each
         counts.append(sum(map(len, each.sequences)))
-    labels = tuple(config.label_names()) if "classification" in task.name else ()
-    return Samples(name, task.name, params, tuple(inputs), tuple(counts), batch or shape_batch, labels)
+    return Samples(name, task.name, params, tuple(inputs), tuple(counts), batch or shape_batch)
 
 
 def make_ids(workload: str, checkpoint: Path, seed: int = 0) -> Samples:

@@ -44,7 +44,7 @@ class Server(Target):
                 f"{self._spec.wire} is measured for {', '.join(paths)}, and this checkpoint is for "
                 f"{samples.task}; take another --format or checkpoint"
             )
-        path = paths[samples.task].format(model=self._spec.served)
+        path = paths[samples.task]
         # A model's own URL has no slash at its end.
         self._urls = itertools.cycle([URL((base.rstrip("/") + path).rstrip("/")) for base in bases])
         self._samples = samples
@@ -108,7 +108,7 @@ class Server(Target):
 
     def decode(self, raw: Any) -> Any:
         """The answer to a request of one sample, as `answers.parse` takes it."""
-        return self._form.decode(raw, self._samples.labels)
+        return self._form.decode(raw)
 
     async def close(self) -> None:
         if self._session is not None:

@@ -1,6 +1,7 @@
 """The engines and servers that a benchmark can measure, behind the load generator's `Target`.
 
-An engine here runs in the process that calls it, texts or token ids in and answers out; a server is asked over HTTP.
+An engine here runs in the process that calls it, this package's from texts and peers from token ids; a server is asked
+over HTTP.
 """
 
 from __future__ import annotations
@@ -12,17 +13,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import numpy as np
-
 from distilrt.bench import peers
 from distilrt.bench.load import Target, TargetError
-from distilrt.bench.peer import Ids, Logits
+from distilrt.bench.peer import Logits
 from distilrt.bench.peers import OURS
-from distilrt.bench.samples import IDS, Samples
+from distilrt.bench.samples import Samples
 from distilrt.cpu_count import usable_cores
 from distilrt.errors import DistilrtError, InvalidParameter
 from distilrt.model.config import DistilBertConfig
-from distilrt.text.auto_tokenizer import load_tokenizer
 
 DTYPES = ("auto", "float32", "float16", "bfloat16", "int8")
 
@@ -85,17 +83,11 @@ class Spec:
         return form.throughput if many else form.latency and (samples.fixed or not form.fixed)
 
 
-def parse(text: str, dtype: str, *, throughput: bool = False) -> list[tuple[str, str, str]]:
-    """Name, dtype and form of `NAME[:DTYPE[:FORM]]` or a URL, where no form is given one for each that suits.
-
-    Args:
-        text: what a user wrote.
-        dtype: for those that name none.
-        throughput: which forms suit: those for throughput or those for latency.
+def parse(text: str, dtype: str) -> tuple[str, str]:
+    """Name and dtype of `distilrt[:DTYPE]` or a URL; `dtype` is for those that name none.
 
     Raises:
-        InvalidParameter: an unknown engine, form or dtype, one that the engine does not have, or a URL that is not
-            http.
+        InvalidParameter: another engine, an unknown dtype, or a URL that is not http.
     """
     if "://" in text:
         for url in text.split(","):
@@ -103,24 +95,15 @@ def parse(text: str, dtype: str, *, throughput: bool = False) -> list[tuple[str,
                 raise InvalidParameter(
                     f"a server's URL is http://HOST:PORT[/PATH], found {url!r}; put a proxy before https"
                 )
-        return [(text, dtype, "")]
-    name, _, rest = text.partition(":")
-    own, _, form = rest.partition(":")
-    if name not in peers.ENGINES:
+        return text, dtype
+    name, _, own = text.partition(":")
+    if name != OURS:
         raise InvalidParameter(
-            f"a target is {', '.join(peers.ENGINES)}, each with :DTYPE or :DTYPE:FORM if need be, or http://…; "
-            f"found {text!r}"
+            f"a target is {OURS}, {OURS}:DTYPE or http://…, found {text!r}; other engines: distilrt bench compare"
         )
-    dtype = own or dtype
-    if dtype not in DTYPES:
-        raise InvalidParameter(f"a dtype is one of {', '.join(DTYPES)}; found {dtype!r}")
-    if name == OURS and not form:
-        return [(name, dtype, "")]
-    dtype = "float32" if dtype == "auto" else dtype
-    chosen = [form] if form else peers.forms(name, dtype, throughput=throughput) or list(peers.ENGINES[name])[:1]
-    for each in chosen:
-        peers.create(name, each, dtype)
-    return [(name, dtype, each) for each in chosen]
+    if (own or dtype) not in DTYPES:
+        raise InvalidParameter(f"a dtype is one of {', '.join(DTYPES)}; found {own or dtype!r}")
+    return name, own or dtype
 
 
 class DistilrtTarget(Target):
@@ -167,36 +150,23 @@ class DistilrtTarget(Target):
 
 
 class PeerTarget(Target):
-    """A form of `peers`: a text classifier's logits, of texts behind this package's tokenizer."""
+    """A form of `peers`, from token ids to a classifier's logits."""
 
     def __init__(self, spec: Spec) -> None:
         self._peer = peers.create(spec.name, spec.form, spec.dtype)
         self._peer.load(Path(spec.model), spec.threads or usable_cores())
-        self._model = spec.model
         self._labels = DistilBertConfig.from_pretrained(spec.model).label_names()
         self.dtype, self.version = spec.dtype, self._peer.version
 
     async def prepare(self, samples: Samples) -> None:
-        self._samples = samples
-        if samples.task != IDS:
-            self._tokenizer = load_tokenizer(self._model)
-
-    def compute(self, indices: Sequence[int]) -> list[Any]:
-        """One batch."""
-        return self._scored(self._peer.batch(self._sequences(indices)))
+        self._inputs = samples.inputs
 
     async def answer(self, indices: Sequence[int]) -> list[Any]:
-        return self.compute(indices)
+        return self._scored(self._peer.batch([self._inputs[i] for i in indices]))
 
     async def answer_all(self, indices: Sequence[int]) -> list[Any]:
         """As the form does with many."""
-        return self._scored(self._peer.many(self._sequences(indices)))
-
-    def _sequences(self, indices: Sequence[int]) -> list[Ids]:
-        inputs = [self._samples.inputs[i] for i in indices]
-        if self._samples.task == IDS:
-            return inputs
-        return [np.asarray(ids, np.int64) for ids in self._tokenizer(inputs, truncation=True)["input_ids"]]
+        return self._scored(self._peer.many([self._inputs[i] for i in indices]))
 
     def _scored(self, logits: Logits) -> list[Any]:
         return [

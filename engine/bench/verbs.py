@@ -94,7 +94,7 @@ def compare(
     """
     num_threads, counts = threads or usable_cores(), _counts(neighbours)
     plan = scenarios.Plan(scenarios.ALONE, duration, 3 * WINDOWS, most_windows=WINDOWS, behind=BEHIND, busy=counts)
-    made = classifier_of(str(model), own_head=False) if model else make_checkpoint(cache_folder() / _RANDOM)
+    made = classifier_of(str(model)) if model else make_checkpoint(cache_folder() / _RANDOM)
     chosen = [samples.make_ids(name, made) for name in loads.split(",")]
     engines = [specs(names, dtype, str(made), num_threads) for dtype in _dtypes(dtypes)]
     file = "contended.csv" if any(counts) else "trained.csv" if model else "cpu.csv"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 Encode = Callable[[str, Sequence[Any], Mapping[str, Any], str], Any]
-Decode = Callable[[Any, Sequence[str]], Any]
+Decode = Callable[[Any], Any]
 
 CLASSIFY, EMBED = "text-classification", "feature-extraction"
 
@@ -19,9 +19,9 @@ class Format:
     """One wire format.
 
     Attributes:
-        paths: below the server's URL, of each task that it serves; `{model}` stands for the model's name there.
+        paths: below the server's URL, of each task that it serves.
         body: task, inputs, the task's parameters and the model's name to the object that is sent.
-        answer: the object that came back for one input, and the checkpoint's labels, to that input's answer.
+        answer: the object that came back for one input to that input's answer.
         softmax: the server gives a softmax's probabilities; `answer` gives their logarithms, logits but for a constant.
     """
 
@@ -34,14 +34,14 @@ class Format:
         """The body of a request."""
         return json.dumps(self.body(task, inputs, params, model), ensure_ascii=False).encode()
 
-    def decode(self, body: bytes, labels: Sequence[str]) -> Any:
+    def decode(self, body: bytes) -> Any:
         """The answer to a request of one input.
 
         Raises:
             ValueError: the body is not what the format says.
         """
         try:
-            return self.answer(json.loads(body), labels)
+            return self.answer(json.loads(body))
         except (ValueError, LookupError, TypeError) as error:
             shown = body[:80].decode(errors="replace")
             raise ValueError(f"the server answers {shown!r}, which is not of this format") from error
@@ -55,25 +55,6 @@ def _hf_body(task: str, inputs: Sequence[Any], params: Mapping[str, Any], model:
     return {"inputs": asked, "parameters": {k: v for k, v in params.items() if k != "pooling"}}
 
 
-def _tei_body(task: str, inputs: Sequence[Any], params: Mapping[str, Any], model: str) -> Any:
-    """text-embeddings-inference; in `/predict`, a batch is a list of lists."""
-    if task == CLASSIFY:
-        asked = inputs[0] if len(inputs) == 1 else [[text] for text in inputs]
-        return {"inputs": asked, "truncate": True, "raw_scores": True}
-    return {"inputs": list(inputs), "truncate": True, "normalize": True}
-
-
-def _oip_body(task: str, inputs: Sequence[Any], params: Mapping[str, Any], model: str) -> Any:
-    tensor = {"name": "text", "shape": [len(inputs)], "datatype": "BYTES", "data": list(inputs)}
-    return {"inputs": [tensor]}
-
-
-def _oip_answer(found: Any, labels: Sequence[str]) -> Any:
-    """Logits in the order of the checkpoint's labels."""
-    (output,) = (each for each in found["outputs"] if each["name"] == "logits")
-    return [{"label": label, "score": score} for label, score in zip(labels, output["data"], strict=True)]
-
-
 def _openai_body(task: str, inputs: Sequence[Any], params: Mapping[str, Any], model: str) -> Any:
     return {"model": model, "input": list(inputs), "encoding_format": "float"}
 
@@ -83,7 +64,7 @@ def _infinity_body(task: str, inputs: Sequence[Any], params: Mapping[str, Any], 
     return {"model": model, "input": list(inputs)}
 
 
-def _infinity_answer(found: Any, labels: Sequence[str]) -> Any:
+def _infinity_answer(found: Any) -> Any:
     """Logarithms of probabilities."""
     (scored,) = found["data"]
     if abs(sum(item["score"] for item in scored) - 1) > 1e-3:
@@ -93,9 +74,7 @@ def _infinity_answer(found: Any, labels: Sequence[str]) -> Any:
 
 FORMATS: dict[str, Format] = {
     "hf": Format(dict.fromkeys((CLASSIFY, EMBED, "token-classification", "question-answering", "fill-mask"), "/"),
-                 _hf_body, lambda found, labels: found),
-    "tei": Format({CLASSIFY: "/predict", EMBED: "/embed"}, _tei_body, lambda found, labels: found),
-    "oip": Format({CLASSIFY: "/v2/models/{model}/infer"}, _oip_body, _oip_answer),
-    "openai": Format({EMBED: "/v1/embeddings"}, _openai_body, lambda found, labels: found["data"][0]["embedding"]),
+                 _hf_body, lambda found: found),
+    "openai": Format({EMBED: "/v1/embeddings"}, _openai_body, lambda found: found["data"][0]["embedding"]),
     "infinity": Format({CLASSIFY: "/classify"}, _infinity_body, _infinity_answer, softmax=True),
 }  # fmt: skip

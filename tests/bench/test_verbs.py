@@ -73,7 +73,7 @@ def test_compare_trained_weights(
     """On English, with rows of their own; another encoder's classifier is not taken for this one's."""
     rows = recorded("trained.csv", "compare", *ALONE, "--model", str(sentence_encoder))
     assert all(0 < float(row["mean_difference"]) < 1e-5 for row in rows)
-    made = artefacts.classifier_of(str(sentence_encoder), own_head=False)
+    made = artefacts.classifier_of(str(sentence_encoder))
     assert [made] == list(artefacts.cache_folder().glob("models/*"))
     ids = samples.make_ids("1x8", made).inputs[0]
     words = DistilBertTokenizer.from_pretrained(made).convert_ids_to_tokens(list(ids))
