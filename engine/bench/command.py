@@ -36,7 +36,6 @@ def bench(
     slo: Annotated[str | None, typer.Option(help="What peak must keep, as in p99=20ms.")] = None,
     duration: Annotated[float, typer.Option(help="Least seconds of a measurement.")] = 10.0,
     count: Annotated[int, typer.Option(help="Least queries of a measurement.")] = 32,
-    batch: Annotated[int | None, typer.Option(min=1, help="Texts of a query of multi.")] = None,
     backend: Annotated[str, typer.Option(help="auto, reference, cpu or cuda; of distilrt.")] = "auto",
     dtype: Annotated[str, typer.Option(help=", ".join(targets.DTYPES))] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="Of each engine; else the usable cores.")] = None,
@@ -80,7 +79,7 @@ def bench(
     if source is not None and workload:
         raise InvalidParameter("give --workload or --input, not both")
     names = workload or ["mixed"]
-    loads = [samples.make(name, model, file=source, batch=batch) for name in ([""] if source else names)]
+    loads = [samples.make(name, model, file=source) for name in ([""] if source else names)]
     specs = [targets.Spec(*targets.parse(text, dtype), model, backend, threads=threads, wire=wire_format, served=served,
                           key=key, in_flight=in_flight) for text in target or [OURS]]  # fmt: skip
     if len(set(specs)) < len(specs):

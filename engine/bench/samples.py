@@ -27,7 +27,7 @@ from distilrt.text.tokenizer import DistilBertTokenizer
 
 # Tokens of a text are log-normal, as in natural text: exp(normal(mean, deviation)), here of 256 texts.
 MIXES = {"queries": (2.3, 0.4), "mixed": (4.0, 0.9), "reviews": (5.3, 0.6)}
-MIX_SIZE = 256
+MIX_SIZE, MIX_BATCH = 256, 8
 _SHORTEST = 4  # tokens, with the two special ones
 _SAME_LENGTH = 64  # texts of a fixed shape, at least: answers to one text again and again may come from a cache
 
@@ -83,14 +83,13 @@ class Samples:
                 "p50_tokens": round(median), "p95_tokens": round(high), "padding": round(self.padding, 4)}  # fmt: skip
 
 
-def make(workload: str, model: str, *, file: Path | None = None, batch: int | None = None) -> Samples:
+def make(workload: str, model: str, *, file: Path | None = None) -> Samples:
     """The samples of a workload for a checkpoint.
 
     Args:
         workload: `BATCHxLENGTH`, or a key of `MIXES`. Random words of the vocabulary, the same in every run.
         model: folder or hub id; its head says what is asked.
         file: UTF-8 texts, one a line, in place of made ones; empty lines are left out.
-        batch: texts of a query of `multi`; None: the shape's, or 8.
 
     Raises:
         InvalidParameter: a workload of another name, a length that the model cannot read, or a file that cannot be
@@ -102,10 +101,10 @@ def make(workload: str, model: str, *, file: Path | None = None, batch: int | No
     task = _task(place.architecture())(tokenizer, config, place.sentence)
     params = dict(PARAMS[task.name])
     if file is not None:
-        name, texts, shape_batch = file.name, _read(file), 8
+        name, texts, batch = file.name, _read(file), MIX_BATCH
     else:
         name = workload
-        lengths, shape_batch = lengths_of(workload, tasks.longest(tokenizer, config))
+        lengths, batch = lengths_of(workload, tasks.longest(tokenizer, config))
         texts = _texts(tokenizer, lengths)
     inputs = [_input(task.name, text, tokenizer) for text in texts]
     counts = []
@@ -113,7 +112,7 @@ def make(workload: str, model: str, *, file: Path | None = None, batch: int | No
         if isinstance(each, InvalidInput):
             raise InvalidParameter(f"{file or workload}: {each.at(index)}") from each
         counts.append(sum(map(len, each.sequences)))
-    return Samples(name, task.name, params, tuple(inputs), tuple(counts), batch or shape_batch)
+    return Samples(name, task.name, params, tuple(inputs), tuple(counts), batch)
 
 
 def make_ids(workload: str, checkpoint: Path, seed: int = 0) -> Samples:
@@ -197,7 +196,7 @@ def lengths_of(workload: str, longest: int) -> tuple[npt.NDArray[np.int64], int]
         )
     mean, deviation = MIXES[workload]
     lengths = np.exp(np.random.default_rng(0).normal(mean, deviation, MIX_SIZE))
-    return np.clip(np.round(lengths), _SHORTEST, longest).astype(np.int64), 8
+    return np.clip(np.round(lengths), _SHORTEST, longest).astype(np.int64), MIX_BATCH
 
 
 def _texts(tokenizer: DistilBertTokenizer, lengths: Sequence[int] | npt.NDArray[np.int64]) -> list[str]:

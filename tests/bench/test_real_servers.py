@@ -34,7 +34,7 @@ def bench(served: tuple[str, str], tmp_path: Path, *arguments: str, below: str =
     return read(file), int(stop.value.code or 0)
 
 
-SERVER, MULTI, OFFLINE = ["server", "--rate", "50"], ["multi", "--batch", "3"], ["offline"]
+SERVER, MULTI, OFFLINE = ["server", "--rate", "50"], ["multi"], ["offline"]
 CASES = [
     ("classifier", "hf", "/models/classifier", SERVER), ("classifier", "hf", "", MULTI),
     ("classifier", "hf", "", OFFLINE), ("org/encoder", "hf", "", OFFLINE), ("org/encoder", "openai", "", SERVER),

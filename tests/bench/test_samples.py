@@ -51,9 +51,9 @@ def test_multiple_choice_is_not_measured(folder_of: Callable[..., Path]) -> None
 def test_file(classifier: str, tmp_path: Path) -> None:
     file = tmp_path / "texts.txt"
     file.write_text("One text.\n\n  \nAnother, naïve 東京\n" + "long " * 500)
-    made = samples.make("", classifier, file=file, batch=3)
+    made = samples.make("", classifier, file=file)
     assert made.inputs == ("One text.", "Another, naïve 東京", "long " * 500)
-    assert (made.name, made.batch, made.lengths[2]) == ("texts.txt", 3, 64)
+    assert (made.name, made.batch, made.lengths[2]) == ("texts.txt", 8, 64)
 
 
 @pytest.mark.parametrize(("content", "words"), [(b"", "has no texts"), (b"\n \n", "has no texts"),
