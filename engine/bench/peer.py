@@ -61,9 +61,9 @@ def reordered(found: Sequence[Logits], order: Sequence[int]) -> Logits:
     return logits
 
 
-def padded(sequences: Sequence[Ids]) -> tuple[Ids, Ids]:
-    """Ids, with 0 after each sequence, and mask, both `[batch_size, longest]`."""
-    mask = np.arange(max(map(len, sequences))) < np.array([len(each) for each in sequences])[:, None]
+def padded(sequences: Sequence[Ids], least: int = 0) -> tuple[Ids, Ids]:
+    """Ids, with 0 after each sequence, and mask, both `[batch_size, longest]`, or `least` where that is more."""
+    mask = np.arange(max(least, *map(len, sequences))) < np.array([len(each) for each in sequences])[:, None]
     ids = np.zeros(mask.shape, np.int64)
     ids[mask] = np.concatenate(sequences)
     return ids, mask.astype(np.int64)

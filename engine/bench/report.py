@@ -57,7 +57,7 @@ def remarks(row: Row) -> str:
     if row["scenario"] == "peak" and not row["rate"]:
         found.append(f"no rate met {row['slo']}")
     elif row.get("steady", True) is None:
-        found.append("one round only, being far behind the fastest")
+        found.append("its first rounds only, being far behind the fastest peer")
     elif not row.get("steady", True):
         found.append("not steady")
     found += [f"{count} x {reason}" for reason, count in row.get("failures", {}).items()]

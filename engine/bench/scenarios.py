@@ -171,7 +171,7 @@ def _measure_workload(
     measured: list[tuple[Row, Spec, Samples]],
 ) -> None:  # fmt: skip
     """Add rows of every target whose answers are right, to the findings and to `measured`."""
-    known = _check(field, samples, right)
+    known = _check(field, samples, right, of_all=plan.at_once(samples))
     for load in plan.loads(samples):
         alive, found = {spec: field.sessions[spec] for spec in known}, dict[Spec, Row]()
         try:
@@ -219,13 +219,17 @@ def checked_indices(samples: Samples) -> list[int]:
     return chosen
 
 
-def quality(spec: Spec, session: Session, samples: Samples, right: Sequence[answers.Answer]) -> answers.Quality:
+def quality(
+    spec: Spec, session: Session, samples: Samples, right: Sequence[answers.Answer], *, of_all: bool = False
+) -> answers.Quality:
     """How far a few answers of a target are from `right`, float32's answers to `checked_indices` of these samples.
+
+    With `of_all`, they are among the answers to all samples at once, after which every shape is known to the target.
 
     Raises:
         PeerError: too far, or there are none.
     """
-    found = session.answers(checked_indices(samples))
+    found = session.answers(checked_indices(samples), of_all=of_all)
     if spec.is_url and wire.FORMATS[spec.wire].softmax:
         found, right = [answers.centred(each) for each in found], [answers.centred(each) for each in right]
     measured = answers.compare(found, right, session.facts.dtype)
@@ -237,14 +241,16 @@ def quality(spec: Spec, session: Session, samples: Samples, right: Sequence[answ
     return measured
 
 
-def _check(field: Field, samples: Samples, right: Mapping[Spec, Sequence[answers.Answer]]) -> dict[Spec, Row]:
+def _check(
+    field: Field, samples: Samples, right: Mapping[Spec, Sequence[answers.Answer]], *, of_all: bool
+) -> dict[Spec, Row]:
     """What is known of the targets whose answers are right."""
     known = {}
     for spec, session in field.sessions.items():
         field.say(f"checking {spec.named}", 0.5)
         try:
             facts = session.prepare(samples)
-            found = quality(spec, session, samples, right[spec])
+            found = quality(spec, session, samples, right[spec], of_all=of_all)
         except PeerError as reason:
             field.findings.left_out.append(f"{spec.named} on {samples.name}: {reason}")
         else:
@@ -258,14 +264,15 @@ def _check(field: Field, samples: Samples, right: Mapping[Spec, Sequence[answers
 
 
 def _measure(field: Field, samples: Samples, load: Load, plan: Plan, rows: dict[Spec, Row]) -> None:
-    means = list[float]()
-    warm_up = Load("multi", min(WARM_UP, load.seconds), 2, size=load.size)
-    for spec in list(field.sessions):
+    last = list[float]()
+    at_once = load.scenario == "offline"  # The check was a first query already, and it may take long: one is enough.
+    warm_up = Load("offline" if at_once else "multi", min(WARM_UP, load.seconds), 1 if at_once else 2, size=load.size)
+    for spec in list(field.sessions)[: 1 if at_once else None]:
         window = field.measure(spec, warm_up, f"{samples.name}: warming up {spec.named}")
-        means += [float(window.latencies[1:].mean())] if window and len(window.latencies) > 1 else []
+        last += [float(window.latencies[-1])] if window else []
     if plan.slo is None:
-        texts = len(samples.inputs) if load.scenario == "offline" else 1
-        query_s = texts * min(max(means, default=0.0), plan.behind * min(means, default=0.0))
+        # Not that of one far behind, or the rounds of all would be long.
+        query_s = min(max(last, default=0.0), 2 * plan.behind * min(last, default=0.0))
         turns.take(field, load, query_s, samples.name, rows, most_windows=plan.most_windows, behind=plan.behind)
         return
 

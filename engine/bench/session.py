@@ -76,9 +76,9 @@ class Session:
         facts: Facts = self._ask("prepare", samples)
         return facts
 
-    def answers(self, indices: Sequence[int]) -> list[answers.Answer]:
-        """Answers to these samples, each asked for alone."""
-        found: list[answers.Answer] = self._ask("answers", indices)
+    def answers(self, indices: Sequence[int], *, of_all: bool = False) -> list[answers.Answer]:
+        """Answers to these samples, each asked for alone; `of_all`: among those to all samples at once."""
+        found: list[answers.Answer] = self._ask("answers", indices, of_all)
         return found
 
     def window(self, wanted: Load) -> Window:
@@ -151,10 +151,13 @@ class _Served:
         self._loop.run_until_complete(self._target.prepare(samples))
         return Facts(self._target.dtype, self._target.version)
 
-    def answers(self, indices: Sequence[int]) -> list[answers.Answer]:
-        found: list[Any] = []
-        for index in indices:
-            found += self._loop.run_until_complete(self._target.answer([index]))
+    def answers(self, indices: Sequence[int], of_all: bool) -> list[answers.Answer]:
+        ask = self._loop.run_until_complete
+        if of_all:
+            every = ask(self._target.answer_all(range(len(self._samples.inputs))))
+            found = [every[index] for index in indices]
+        else:
+            found = [raw for index in indices for raw in ask(self._target.answer([index]))]
         return [answers.parse(self._target.decode(raw)) for raw in found]
 
     def window(self, wanted: Load) -> Window:

@@ -22,6 +22,7 @@ from distilrt.bench.targets import Spec
 WINDOWS = 3  # of a duration
 MOST_WINDOWS = 6  # where targets do not get steady, or their ratios are not known to half of 5 %
 MOST_ROUNDS = 200  # of a window
+JUDGED = 3  # rounds, at most those of a window, that show who is far behind; in one alone a neighbour may
 SHORTEST = 0.05  # seconds of a round
 SHORTEST_OPEN = 2.0  # of `server`, whose queue starts empty in every round
 LEAST_QUERIES = 3  # of a closed loop's round
@@ -77,8 +78,8 @@ def take(
         workload: its name.
         rows: filled at the end, for each target that did not fail, and where Ctrl-C comes before, of what there is.
         most_windows: of each, where they do not get steady.
-        behind: a target that takes so many times the fastest one's time in the first round has no other; not the first
-            target, beside which all are.
+        behind: how many times the time of the fastest other engine than the first target's another may take; one that
+            takes more in the best of its first rounds has no further ones.
     """
     alive = field.sessions
     size = rounds(load, query_s)
@@ -108,9 +109,10 @@ def take(
             for (spec, window), time in zip(found.items(), statistics.figures(list(found.values())), strict=True):
                 windows[spec].append(window)
                 times[spec].append(time)
-            if turn == 0:
-                slowest = behind * min((times[spec][0] for spec in found), default=0.0)
-                left_behind = {spec for spec in found if times[spec][0] > slowest} - {next(iter(alive), None)}
+            if turn + 1 == min(JUDGED, size):
+                others = [spec for spec in found if spec.name != next(iter(alive)).name]
+                slowest = behind * min((min(times[spec]) for spec in others), default=0.0)
+                left_behind = {spec for spec in others if min(times[spec]) > slowest}
     finally:
         for spec in alive:
             if windows[spec]:

@@ -24,7 +24,7 @@ from distilrt.model.config import DistilBertConfig
 
 RESULTS = Path("benches/results")
 NAMES = ",".join(peers.ENGINES)
-BEHIND = 2.5  # times the fastest engine's time, beyond which an engine has one round
+BEHIND = 1.5  # times the fastest peer's time, beyond which a peer has only its first rounds
 _RANDOM = "distilbert-base"  # The checkpoint with random weights has this name in the cache.
 LOADS = "1x16,1x128,8x128,mixed"
 
@@ -90,7 +90,7 @@ def compare(
 ) -> None:
     """Time every engine in its best forms from token ids to logits, in turns, beside the peaks of the machine.
 
-    An engine that takes more than 2.5 times the fastest one's time is measured in one round only.
+    A peer's form that takes more than 1.5 times the time of the fastest one is measured in its first rounds only.
     """
     num_threads, counts = threads or usable_cores(), _counts(neighbours)
     plan = scenarios.Plan(scenarios.ALONE, duration, 3 * WINDOWS, most_windows=WINDOWS, behind=BEHIND, busy=counts)

@@ -19,13 +19,15 @@ def test_an_engine(classifier: str, queries: Samples) -> None:
         assert target.facts.dtype == "float32"
         assert target.facts.version.split()[1] == "cpu"
         assert target.start_s
-        first, again = target.answers([0, 1]), target.answers([0, 1])
-        for one, other in zip(first, again, strict=True):
+        first_and_second = target.answers([0, 1])
+        for one, other in zip(first_and_second, target.answers([0, 1]), strict=True):
             np.testing.assert_array_equal(one.numbers, other.numbers)
         for scenario in ("single", "server", "offline"):
             window = target.window(Load(scenario, 0.0, 5, rate=500.0))
             assert len(window.latencies) == 5
             assert window.samples == (5 * len(queries.inputs) if scenario == "offline" else 5)
+        (among,) = target.answers([1], of_all=True)
+        np.testing.assert_allclose(among.numbers, first_and_second[1].numbers, atol=1e-5)
         assert 10 < (target.peak_mb() or 0) < 4000
 
 

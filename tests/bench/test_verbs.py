@@ -24,7 +24,7 @@ def quick(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     config: DistilBertConfig = tiny()
     monkeypatch.setattr(verbs, "make_checkpoint", partial(artefacts.make_checkpoint, config=config))
-    monkeypatch.setattr(roofline, "measure", lambda threads, cache: roofline.Roofline({"float32": 1e12}, 1e9))
+    monkeypatch.setattr(roofline, "measure", lambda threads, cache: roofline.Roofline({"float32": 1e9}, 1e9))
 
 
 def bench(*arguments: str) -> int:
@@ -62,7 +62,8 @@ def test_compare(recorded: Any, tmp_path: Path, capsys: pytest.CaptureFixture[st
         for workload, scenario in (("1x8", "multi"), ("mixed", "offline"))
         for target, form in (("distilrt", "first-rows"), ("distilrt", "all-rows"), ("transformers", "sdpa"))
     ]
-    assert all(float(row["max_difference"]) < 1e-4 and float(row["peak_share"]) > 0 for row in rows)
+    assert max(float(row["max_difference"]) for row in rows) < 1e-4
+    assert min(float(row["peak_share"]) for row in rows) > 0
     assert [bool(row["read_share"]) for row in rows] == [True] * 3 + [False] * 3
     assert "<svg" in page.read_text()
 
