@@ -88,6 +88,7 @@ bench: .venv/bench.stamp .venv/model.stamp
 	$(BIN)/distilrt bench compare --record --workloads mixed --peers $(LEAN) --model $(PACKAGES)/cognition/model
 	$(BIN)/distilrt bench startup --record --times 2 --peers $(LEAN)
 	$(BIN)/distilrt bench distillation --record --duration 1
+	$(BIN)/python -m benches.serving.compare --record --servers distilrt,distilrtx2 --seconds 1
 
 bench-all: bench
 	$(BIN)/distilrt bench startup

@@ -5,7 +5,8 @@
 For each: p50 of a request alone at 16 and 128 tokens, what it does with 32 requests in flight, the highest rate of
 mixed lengths that keeps p99 ≤ 250 ms (held in re-tests), its start and its memory. Beside distilrt's servers runs their
 engine alone: what HTTP adds to it, and the share of its offline rate that the server keeps. Servers take turns, window
-by window. Rows go to benches/results/serving.csv.
+by window. Rows go to benches/results/serving.csv, or where one server runs in several numbers of processes, to
+replicas.csv.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from distilrt.bench.statistics import Slo
 from distilrt.bench.targets import Spec
 from distilrt.cpu_count import usable_cores
 
-RESULTS = Path(__file__).parents[1] / "results" / "serving.csv"
+RESULTS = Path(__file__).parents[1] / "results"
 DEFAULT = "distilrt,distilrtx2,onnx-threads,infinity-optimum,pipeline-bfloat16"
 SHAPES = ("1x16", "1x128")  # Requests alone have these sizes.
 ENGINE = "engine"  # after a server's name: its engine alone
@@ -47,7 +48,7 @@ def main(
         str, typer.Option("--servers", help=f"Comma-separated, of {', '.join(KINDS)}; x2 after one: two processes.")
     ] = DEFAULT,
     seconds: Annotated[float, typer.Option(min=0.1, help="Of a window of the search; twice that of a re-test.")] = 10,
-    record: Annotated[bool, typer.Option("--record", help="Append the rows to benches/results/serving.csv.")] = False,
+    record: Annotated[bool, typer.Option("--record", help="Append the rows to a file in benches/results.")] = False,
 ) -> None:
     """Measure."""
     chosen = names.split(",")
@@ -59,7 +60,8 @@ def main(
     found = Findings(findings.facts(threads, str(folder)), {"scenario": "servers"})
     work = partial(compare, chosen, plans, folder, threads, found)
     whole = len(chosen) * (20 + 3 * sum(plan.seconds for plan in plans))
-    carry_out(found, whole, work, Files(record=RESULTS if record else None))
+    file = "serving.csv" if len({replicas(name)[0] for name in chosen}) > 1 else "replicas.csv"
+    carry_out(found, whole, work, Files(record=RESULTS / file if record else None))
     if found.left_out:
         raise typer.Exit(1)
 

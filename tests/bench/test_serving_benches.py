@@ -44,6 +44,17 @@ def test_a_comparison_and_its_rows(folder_of: Any, monkeypatch: pytest.MonkeyPat
     assert any("infinity-optimum is not installed" in line for line in found.left_out)
 
 
+@pytest.mark.parametrize(("names", "file"), [("distilrt,distilrtx2", "replicas.csv"),
+                                             ("distilrt,onnx-threads", "serving.csv")])  # fmt: skip
+def test_replicas_have_a_file_of_their_own(names: str, file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(compare, "carry_out", lambda found, seconds, work, files: seen.append(files.record))
+    monkeypatch.setattr(compare, "model", lambda cache, texts: Path("served"))
+    monkeypatch.setattr(findings, "facts", lambda *_: {})
+    compare.main(names=names, seconds=1.0, record=True)
+    assert seen == [compare.RESULTS / file]
+
+
 def test_unknown_servers() -> None:
     with pytest.raises(typer.BadParameter, match=r"servers are distilrt, .*found apache"):
         compare.main(names="distilrt,apache")
