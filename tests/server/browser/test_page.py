@@ -179,5 +179,6 @@ def test_nothing_jumps_when_an_answer_comes(page: Any) -> None:
 def test_numbers_that_round_up(page: Any) -> None:
     """A number that rounds up to 1, 10 or 100 is written as those are."""
     values = [0.99998, 1, 1.00002, 9.9998, 9.9, 99.97, 12.34, 4500, -0.99999, 0.5, 0.00005]
-    shown = page.run("const [values] = arguments; return import('/static/dom.js').then(dom => values.map(dom.number))", values)
+    script = "const [values] = arguments; return import('/static/dom.js').then(dom => values.map(dom.number))"
+    shown = page.run(script, values)
     assert shown == ["1.000", "1.000", "1.000", "10", "9.900", "100", "12.3", "4,500", "-1.000", "0.5000", "5.0e-5"]
