@@ -211,7 +211,7 @@ def _openvino_int8(checkpoint: Path, target: Path) -> None:
 
     openvino: Any = import_module("openvino")
     nncf: Any = import_module("nncf")
-    given = samples.make_ids("mixed", checkpoint, seed=1).inputs[:CALIBRATION_SEQUENCES]
+    given = samples.make_ids("mixed", checkpoint, seed=1, mix=CALIBRATION_SEQUENCES).inputs
     inputs = [[ids[None], ids[None] ** 0] for ids in given]
     quantized = nncf.quantize(
         openvino.Core().read_model(artefact(checkpoint, "openvino") / "model.xml"),

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 Ids = npt.NDArray[np.int64]
 Logits = npt.NDArray[np.float32]  # [batch_size, num_labels]
-BATCH = 32  # sequences of similar length, for forms that pad
+BATCH = 8  # sequences of similar length, for forms that pad; with more, what a layer makes leaves the caches
 
 
 @dataclass

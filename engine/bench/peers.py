@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from distilrt.bench.artefacts import artefact, torch_model
-from distilrt.bench.peer import Ids, Lanes, Logits, Peer, longest_first, padded, reordered
+from distilrt.bench.peer import BATCH, Ids, Lanes, Logits, Peer, longest_first, padded, reordered
 from distilrt.errors import InvalidParameter
 
 PACKED_TOKENS = 4096  # One of our batches has at most so many.
@@ -272,7 +272,7 @@ class OpenVinoStreams(OpenVino):
 class OpenVinoPadded(OpenVinoStreams):
     """The same streams with padded batches of similar length."""
 
-    together = 8  # of which each stream has several
+    together = BATCH
 
 
 class OpenVinoBuckets(OpenVinoStreams):

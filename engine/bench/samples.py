@@ -31,7 +31,6 @@ MIX_SIZE, MIX_BATCH = 256, 8
 _SHORTEST = 4  # tokens, with the two special ones
 _SAME_LENGTH = 64  # texts of a fixed shape, at least: answers to one text again and again may come from a cache
 
-MIX_IDS = 96  # sequences of a mix of token ids: enough to fill streams, few enough for many turns
 IDS = "token ids"  # instead of a task: a classifier's logits of ids
 
 # What each head is asked, with raw scores where there are such: saturated probabilities would hide wrong numbers.
@@ -115,8 +114,8 @@ def make(workload: str, model: str, *, file: Path | None = None) -> Samples:
     return Samples(name, task.name, params, tuple(inputs), tuple(counts), batch)
 
 
-def make_ids(workload: str, checkpoint: Path, seed: int = 0) -> Samples:
-    """The samples of a workload as token ids, for engines without a tokenizer.
+def make_ids(workload: str, checkpoint: Path, seed: int = 0, mix: int = 64) -> Samples:
+    """The samples of a workload as token ids, for engines without a tokenizer; of a mix, `mix` sequences.
 
     They are random, or where the folder of the checkpoint has a vocabulary, those of English sentences.
 
@@ -125,7 +124,7 @@ def make_ids(workload: str, checkpoint: Path, seed: int = 0) -> Samples:
     """
     config, random = DistilBertConfig.from_pretrained(checkpoint), np.random.default_rng(seed)
     lengths, batch = lengths_of(workload, config.max_position_embeddings)
-    chosen = [int(length) for length in (lengths if workload not in MIXES else lengths[:MIX_IDS])]
+    chosen = [int(length) for length in (lengths if workload not in MIXES else lengths[:mix])]
     if (checkpoint / "vocab.txt").exists():
         inputs = _english(DistilBertTokenizer.from_pretrained(checkpoint), chosen, random)
     else:

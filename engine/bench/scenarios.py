@@ -127,8 +127,9 @@ def run(
     most, measured = _peaks(groups, findings, say), list[tuple[Row, Spec, Samples]]()
     try:
         for specs in groups:
+            asked = [spec for spec in specs if any(spec.suits(each, plan.at_once(each)) for each in loads)]
             with ExitStack() as stack:
-                sessions = _loaded(specs, loads[0], findings, say, stack)
+                sessions = _loaded(asked, loads[0], findings, say, stack)
                 for count, (place, samples) in itertools.product(plan.busy, enumerate(loads)):
                     if samples.describe() not in findings.workloads:
                         findings.workloads.append(samples.describe())

@@ -27,6 +27,8 @@ NAMES = ",".join(peers.ENGINES)
 BEHIND = 1.5  # times the fastest peer's time, beyond which a peer has only its first rounds
 _RANDOM = "distilbert-base"  # The checkpoint with random weights has this name in the cache.
 LOADS = "1x16,1x128,8x128,mixed"
+COUNT = 2 * WINDOWS  # queries of a measurement, at least
+MIX = 24  # sequences of mixed lengths for each thread: enough to fill its stream, few enough for many turns
 
 Dtypes = Annotated[str, typer.Option(help="Comma-separated; default: those that distilrt has on this CPU.")]
 Names = Annotated[str, typer.Option("--peers", help="Comma-separated engines.")]
@@ -93,9 +95,9 @@ def compare(
     A peer's form that takes more than 1.5 times the time of the fastest one is measured in its first rounds only.
     """
     num_threads, counts = threads or usable_cores(), _counts(neighbours)
-    plan = scenarios.Plan(scenarios.ALONE, duration, 3 * WINDOWS, most_windows=WINDOWS, behind=BEHIND, busy=counts)
+    plan = scenarios.Plan(scenarios.ALONE, duration, COUNT, most_windows=WINDOWS, behind=BEHIND, busy=counts)
     made = classifier_of(str(model)) if model else make_checkpoint(cache_folder() / _RANDOM)
-    chosen = [samples.make_ids(name, made) for name in loads.split(",")]
+    chosen = [samples.make_ids(name, made, mix=MIX * num_threads) for name in loads.split(",")]
     engines = [specs(names, dtype, str(made), num_threads) for dtype in _dtypes(dtypes)]
     file = "contended.csv" if any(counts) else "trained.csv" if model else "cpu.csv"
     found = Findings(finding.facts(num_threads, str(made)), plan.describe())
@@ -147,7 +149,7 @@ def distillation(
 
     DistilBERT was made to have 40 % fewer parameters and to be 60 % faster (Sanh et al. 2019).
     """
-    num_threads, plan = threads or usable_cores(), scenarios.Plan(scenarios.ALONE, duration)
+    num_threads, plan = threads or usable_cores(), scenarios.Plan(scenarios.ALONE, duration, COUNT)
     deeper = DistilBertConfig(n_layers=BERT_LAYERS)
     folders = {
         "DistilBERT": make_checkpoint(cache_folder() / _RANDOM),
