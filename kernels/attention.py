@@ -108,7 +108,7 @@ def _step(acc, top, total, q, q_ptr, rows, length, k_ptr, v_ptr, first_key, num_
 
 
 @triton.jit
-def _attention_kernel(
+def attend(
     out_ptr,  # [max_tokens, HEADS * HEAD_DIM]
     qkv_ptr,  # [max_tokens, 3 * HEADS * HEAD_DIM]
     blocks_ptr,  # [max_blocks + 1, 4]
@@ -122,11 +122,10 @@ def _attention_kernel(
     ONE_BLOCK: tl.constexpr,  # so many keys are taken in one block; 0: `BLOCK_N` at a time however many there are
     MANY_BLOCKS: tl.constexpr,  # whether a sequence may have more
     TF32: tl.constexpr,
-    PDL: tl.constexpr,
 ):
+    """All heads of all blocks of queries of a list, which the programs of the kernel take in turns."""
     WIDTH: tl.constexpr = HEADS * HEAD_DIM
     ROW: tl.constexpr = 3 * WIDTH
-    begin(PDL)
     num_blocks = tl.load(blocks_ptr)
     dims = tl.arange(0, BLOCK_D)
     for item in range(tl.program_id(0), num_blocks * HEADS, tl.num_programs(0)):
@@ -165,6 +164,17 @@ def _attention_kernel(
         tl.store(out + rows[:, None] * WIDTH + dims[None, :], rounded(acc, out_ptr.dtype.element_ty), inside)
 
 
+@triton.jit
+def _attention_kernel(
+    out_ptr, qkv_ptr, blocks_ptr, SCALE: tl.constexpr, HEADS: tl.constexpr, HEAD_DIM: tl.constexpr,
+    BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, DEPTH: tl.constexpr, ONE_BLOCK: tl.constexpr,
+    MANY_BLOCKS: tl.constexpr, TF32: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    begin(PDL)
+    attend(out_ptr, qkv_ptr, blocks_ptr, SCALE, HEADS, HEAD_DIM, BLOCK_D, BLOCK_M, BLOCK_N, DEPTH, ONE_BLOCK,
+           MANY_BLOCKS, TF32)  # fmt: skip
+
+
 def attention(
     out: torch.Tensor,
     qkv: torch.Tensor,
@@ -198,18 +208,23 @@ def attention(
     max_blocks = blocks.shape[0] - 1
     if not max_tokens or not max_blocks:
         return
-    max_seqlen = min(max_seqlen, max_tokens)
-    block_d = max(MIN_BLOCK_D, triton.next_power_of_2(head_dim))
-    name = product_name(out.dtype, tf32)
+    name, max_seqlen = product_name(out.dtype, tf32), min(max_seqlen, max_tokens)
     tile = tiles.attention_tile(max_seqlen, head_dim, name, chip_of(out))
-    one_block = tile.block_n if max_seqlen <= tile.block_n else tile.one_block
     _attention_kernel[(min(max_blocks * num_heads, tile.programs),)](
-        out, qkv, blocks,
-        SCALE=math.log2(math.e) / math.sqrt(head_dim), HEADS=num_heads, HEAD_DIM=head_dim,
-        BLOCK_D=block_d, BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, DEPTH=min(tile.depth, block_d),
-        ONE_BLOCK=one_block, MANY_BLOCKS=max_seqlen > one_block, TF32=name == "tf32",
+        out, qkv, blocks, **constants(max_seqlen, num_heads, head_dim, name, tile),
         num_warps=tile.num_warps, num_stages=tile.num_stages, maxnreg=tile.max_registers, **launch_options(pdl),
     )  # fmt: skip
+
+
+def constants(max_seqlen: int, num_heads: int, head_dim: int, name: str, tile: tiles.AttentionTile) -> dict[str, Any]:
+    """Those of `attend`, for sequences of up to so many rows and products that `tiles` calls `name`."""
+    block_d = max(MIN_BLOCK_D, triton.next_power_of_2(head_dim))
+    one_block = tile.block_n if max_seqlen <= tile.block_n else tile.one_block
+    return {
+        "SCALE": math.log2(math.e) / math.sqrt(head_dim), "HEADS": num_heads, "HEAD_DIM": head_dim, "BLOCK_D": block_d,
+        "BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n, "DEPTH": min(tile.depth, block_d), "ONE_BLOCK": one_block,
+        "MANY_BLOCKS": max_seqlen > one_block, "TF32": name == "tf32",
+    }  # fmt: skip
 
 
 def width_of_head(width: int, num_heads: int) -> int:
@@ -260,14 +275,19 @@ class Packed:
         return functional.attention(query, key, value, ends, keys, self.num_heads)
 
     def plain(self) -> torch.Tensor:
-        """The same by torch, sequence by sequence."""
-        found = []
-        for (start, end), keys in zip(pairwise(self.ends), self.keys, strict=True):
-            rows = self.qkv[start:end].unflatten(1, (3, self.num_heads, -1))
-            query, key, value = rows.permute(1, 2, 0, 3)[:, None]
-            out = torch.nn.functional.scaled_dot_product_attention(query, key[:, :, :keys], value[:, :, :keys])
-            found.append(out[0].transpose(0, 1).flatten(1))
-        return torch.cat(found)
+        """The same by torch."""
+        return plain_attention(self.qkv, self.ends, self.keys, self.num_heads)
+
+
+def plain_attention(qkv: torch.Tensor, ends: Sequence[int], keys: Sequence[int], num_heads: int) -> torch.Tensor:
+    """torch's attention of each sequence by itself, `[ends[-1], H]` in the dtype of qkv."""
+    found = []
+    for (start, end), count in zip(pairwise(ends), keys, strict=True):
+        rows = qkv[start:end].unflatten(1, (3, num_heads, -1))
+        query, key, value = rows.permute(1, 2, 0, 3)[:, None]
+        out = torch.nn.functional.scaled_dot_product_attention(query, key[:, :, :count], value[:, :, :count])
+        found.append(out[0].transpose(0, 1).flatten(1))
+    return torch.cat(found)
 
 
 def heads_in_model(config: DistilBertConfig, tokens: int, dtype: str) -> list[Arguments]:

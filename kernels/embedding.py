@@ -20,6 +20,18 @@ from distilrt.model import functional
 from distilrt.model.config import LAYER_NORM_EPS, DistilBertConfig
 
 
+@triton.jit
+def added(input_ids_ptr, position_ids_ptr, words_ptr, positions_ptr, row, cols, WIDTH: tl.constexpr):
+    """Word and position of a row of the batch in float32, zero beyond its width; pointers as in the kernel below."""
+    if input_ids_ptr is None:
+        word = row
+    else:
+        word = tl.load(input_ids_ptr + row)
+    position = tl.load(position_ids_ptr + row)
+    x = tl.load(words_ptr + tl.cast(word, tl.int64) * WIDTH + cols, cols < WIDTH, other=0.0).to(tl.float32)
+    return x + tl.load(positions_ptr + position.to(tl.int64) * WIDTH + cols, cols < WIDTH, other=0.0).to(tl.float32)
+
+
 @triton.jit(do_not_specialize=["num_tokens_ptr", "max_tokens"])
 def _embed_kernel(
     out_ptr,  # [max_tokens, WIDTH]
@@ -43,13 +55,7 @@ def _embed_kernel(
     begin(PDL)
     num_tokens = count_rows(num_tokens_ptr, max_tokens)
     for row in range(tl.program_id(0), num_tokens, tl.num_programs(0)):
-        if input_ids_ptr is None:
-            word = row
-        else:
-            word = tl.load(input_ids_ptr + row)
-        position = tl.load(position_ids_ptr + row)
-        x = tl.load(words_ptr + tl.cast(word, tl.int64) * WIDTH + cols, inside, other=0.0).to(tl.float32)
-        x += tl.load(positions_ptr + position.to(tl.int64) * WIDTH + cols, inside, other=0.0).to(tl.float32)
+        x = added(input_ids_ptr, position_ids_ptr, words_ptr, positions_ptr, row, cols, WIDTH)
         y = normalise(x, gamma, beta, inside, WIDTH, EPS)
         tl.store(out_ptr + tl.cast(row, tl.int64) * WIDTH + cols, rounded(y, out_ptr.dtype.element_ty), inside)
 

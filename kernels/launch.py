@@ -58,7 +58,7 @@ def prefetch_rows(ptr, row0, ROWS: tl.constexpr, K: tl.constexpr, BLOCK: tl.cons
     if ON:
         LINE: tl.constexpr = 1024 // ptr.dtype.element_ty.primitive_bitwidth
         LINES: tl.constexpr = (BLOCK * K + LINE - 1) // LINE
-        start = row0.to(tl.int64) * K
+        start = tl.cast(row0, tl.int64) * K
         for first in tl.static_range(0, LINES, 256):
             offsets = start + (first + tl.arange(0, 256)) * LINE
             address = (ptr + tl.minimum(offsets, tl.minimum(start + BLOCK * K, ROWS * K) - 1)).to(tl.int64)

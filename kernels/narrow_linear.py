@@ -41,13 +41,80 @@ from distilrt.model.config import LAYER_NORM_EPS, DistilBertConfig
 
 
 @triton.jit
-def _statistics(x_ptr, rows, K: tl.constexpr, EPS: tl.constexpr, WIDTH: tl.constexpr):
-    """Mean and 1 / standard deviation of rows of `[…, K]`."""
-    cols = tl.arange(0, WIDTH)[None, :]
-    x = tl.load(x_ptr + rows[:, None] * K + cols, cols < K, other=0.0).to(tl.float32)
-    mean = tl.sum(x, 1) / K
-    centred = tl.where(cols < K, x - mean[:, None], 0.0)
-    return mean, tl.math.rsqrt(tl.sum(centred * centred, 1) / K + EPS)
+def statistics(x_ptr, rows, K: tl.constexpr, EPS: tl.constexpr, WIDTH: tl.constexpr):
+    """Mean and 1 / standard deviation of rows of `[…, K]`, of which WIDTH numbers are in registers at a time."""
+    total = tl.zeros(rows.shape, tl.float32)
+    for first in range(0, K, WIDTH):
+        cols = first + tl.arange(0, WIDTH)[None, :]
+        total += tl.sum(tl.load(x_ptr + rows[:, None] * K + cols, cols < K, other=0.0).to(tl.float32), 1)
+    mean = total / K
+    squares = tl.zeros(rows.shape, tl.float32)
+    for first in range(0, K, WIDTH):
+        cols = first + tl.arange(0, WIDTH)[None, :]
+        x = tl.load(x_ptr + rows[:, None] * K + cols, cols < K, other=0.0).to(tl.float32)
+        centred = tl.where(cols < K, x - mean[:, None], 0.0)
+        squares += tl.sum(centred * centred, 1)
+    return mean, tl.math.rsqrt(squares / K + EPS)
+
+
+@triton.jit
+def narrow_multiply(
+    out_ptr,
+    normed_ptr,
+    x_ptr,
+    gamma_ptr,
+    beta_ptr,
+    weight_ptr,
+    bias_ptr,
+    residual_ptr,
+    mean,  # [BLOCK_M], of rows of x, or None
+    scale,  # [BLOCK_M] or None
+    rows,  # [BLOCK_M]: of x and residual, for each row of out; all of them can be read
+    num_rows,  # The first so many are real.
+    col0,
+    N: tl.constexpr,
+    K: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    SLICES: tl.constexpr,
+):
+    """Columns of out from `col0` on; those from 0 on write the normalised rows too. Pointers as in the kernel below."""
+    BLOCK_M: tl.constexpr = rows.shape[0]
+    STEP: tl.constexpr = SLICES * BLOCK_K
+    WHOLE: tl.constexpr = K % STEP == 0
+    depth = tl.arange(0, SLICES)[:, None, None] * BLOCK_K + tl.arange(0, BLOCK_K)[None, None, :]
+    x_ptrs = x_ptr + rows[None, :, None] * K + depth
+    own_cols = tl.minimum(tl.arange(0, BLOCK_N), N - 1 - col0)
+    weight_ptrs = weight_ptr + tl.cast(col0, tl.int64) * K + own_cols[None, :, None] * K + depth
+    acc = tl.zeros((SLICES, BLOCK_M, BLOCK_N), tl.float32)
+    for k in range(0, K, STEP):
+        if WHOLE:
+            x = tl.load(x_ptrs + k)
+            weight = tl.load(weight_ptrs + k)
+        else:
+            x = tl.load(x_ptrs + k, depth + k < K, other=0.0)
+            weight = tl.load(weight_ptrs + k, depth + k < K, other=0.0)
+        if gamma_ptr is not None:
+            gamma = tl.load(gamma_ptr + k + depth, depth + k < K, other=0.0).to(tl.float32)
+            beta = tl.load(beta_ptr + k + depth, depth + k < K, other=0.0).to(tl.float32)
+            y = (x.to(tl.float32) - mean[None, :, None]) * scale[None, :, None] * gamma + beta
+            x = rounded(y, weight.dtype)
+            if col0 == 0:
+                real = (tl.arange(0, BLOCK_M)[None, :, None] < num_rows) & (depth + k < K)
+                tl.store(normed_ptr + rows[None, :, None] * K + depth + k, x, real)
+        acc = dot(x, tl.permute(weight, (0, 2, 1)), acc, False)
+
+    y = tl.sum(acc, 0)
+    out_rows = tl.arange(0, BLOCK_M)
+    cols = col0 + tl.arange(0, BLOCK_N)
+    if bias_ptr is not None:
+        y += tl.load(bias_ptr + cols, cols < N, other=0.0).to(tl.float32)[None, :]
+    y = activate(y, ACTIVATION)
+    inside = (out_rows < num_rows)[:, None] & (cols < N)[None, :]
+    if residual_ptr is not None:
+        y += tl.load(residual_ptr + rows[:, None] * N + cols[None, :], inside, other=0.0).to(tl.float32)
+    tl.store(out_ptr + out_rows[:, None] * N + cols[None, :], rounded(y, out_ptr.dtype.element_ty), inside)
 
 
 @triton.jit(do_not_specialize=["num_tokens_ptr", "max_tokens"])
@@ -73,50 +140,17 @@ def _narrow_linear_kernel(
     WIDTH: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    STEP: tl.constexpr = SLICES * BLOCK_K
-    WHOLE: tl.constexpr = K % STEP == 0
     col0 = tl.program_id(0) * BLOCK_N
     allow_next(PDL)
     prefetch_rows(weight_ptr, col0, N, K, BLOCK_N, PDL)
     await_previous(PDL)
     num_tokens = count_rows(num_tokens_ptr, max_tokens)
-
     rows = tl.minimum(tl.arange(0, BLOCK_M), max_tokens - 1)
+    mean, scale = None, None
     if gamma_ptr is not None:
-        mean, scale = _statistics(x_ptr, rows, K, EPS, WIDTH)
-    depth = tl.arange(0, SLICES)[:, None, None] * BLOCK_K + tl.arange(0, BLOCK_K)[None, None, :]
-    x_ptrs = x_ptr + rows[None, :, None] * K + depth
-    own_cols = tl.minimum(tl.arange(0, BLOCK_N), N - 1 - col0)
-    weight_ptrs = weight_ptr + col0.to(tl.int64) * K + own_cols[None, :, None] * K + depth
-    acc = tl.zeros((SLICES, BLOCK_M, BLOCK_N), tl.float32)
-    for k in range(0, K, STEP):
-        if WHOLE:
-            x = tl.load(x_ptrs + k)
-            weight = tl.load(weight_ptrs + k)
-        else:
-            x = tl.load(x_ptrs + k, depth + k < K, other=0.0)
-            weight = tl.load(weight_ptrs + k, depth + k < K, other=0.0)
-        if gamma_ptr is not None:
-            gamma = tl.load(gamma_ptr + k + depth, depth + k < K, other=0.0).to(tl.float32)
-            beta = tl.load(beta_ptr + k + depth, depth + k < K, other=0.0).to(tl.float32)
-            y = (x.to(tl.float32) - mean[None, :, None]) * scale[None, :, None] * gamma + beta
-            x = rounded(y, weight.dtype)
-            if col0 == 0:
-                real = (tl.arange(0, BLOCK_M)[None, :, None] < num_tokens) & (depth + k < K)
-                tl.store(normed_ptr + rows[None, :, None] * K + depth + k, x, real)
-        acc = dot(x, tl.permute(weight, (0, 2, 1)), acc, False)
-
-    y = tl.sum(acc, 0)
-    rows = tl.arange(0, BLOCK_M)
-    cols = col0 + tl.arange(0, BLOCK_N)
-    if bias_ptr is not None:
-        y += tl.load(bias_ptr + cols, cols < N, other=0.0).to(tl.float32)[None, :]
-    y = activate(y, ACTIVATION)
-    where = rows[:, None] * N + cols[None, :]
-    inside = (rows < num_tokens)[:, None] & (cols < N)[None, :]
-    if residual_ptr is not None:
-        y += tl.load(residual_ptr + where, inside, other=0.0).to(tl.float32)
-    tl.store(out_ptr + where, rounded(y, out_ptr.dtype.element_ty), inside)
+        mean, scale = statistics(x_ptr, rows, K, EPS, WIDTH)
+    narrow_multiply(out_ptr, normed_ptr, x_ptr, gamma_ptr, beta_ptr, weight_ptr, bias_ptr, residual_ptr, mean, scale,
+                    rows, num_tokens, col0, N, K, ACTIVATION, BLOCK_N, BLOCK_K, SLICES)  # fmt: skip
 
 
 def norm_linear(
