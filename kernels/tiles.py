@@ -115,6 +115,26 @@ class NarrowTile:
 
 
 @dataclass(frozen=True, slots=True)
+class EncoderTile:
+    """Columns of a block of `whole_encoder`: `wide` of the QKV product and the first FFN layer, `narrow` of the others.
+
+    As in `NarrowTile`, a warp has a slice of `block_k` of each step. A multiprocessor has one program, for two would
+    have too few registers.
+    """
+
+    wide: int
+    narrow: int
+    block_k: int
+    num_warps: int
+    num_stages: int
+
+
+@dataclass(frozen=True, slots=True)
+class OneByOne:
+    """In place of an `EncoderTile`: each of its phases is a kernel."""
+
+
+@dataclass(frozen=True, slots=True)
 class AttentionTile:
     """Queries of one program of `attention`, keys of one step, how it is compiled, and how many programs at most.
 
@@ -174,13 +194,14 @@ _PERSISTENT = (
 )  # fmt: skip
 _PERSISTENT_ON = {90: _PERSISTENT, 100: _PERSISTENT[1:]}
 
-Tile = LinearTile | NarrowTile | AttentionTile | RowTile | Split
+Tile = LinearTile | NarrowTile | EncoderTile | OneByOne | AttentionTile | RowTile | Split
 Key = tuple[str | int | bool, ...]
 
 # What was fastest on a device: by op, capability and what else the op depends on, then by tokens (attention: by the
 # longest sequence); an entry holds down to half as many.
 #   ("linear" or "split", capability, dtype, n, k)     ("narrow", capability, n, k, norm)
 #   ("attention", capability, dtype, head_dim)         ("rows", capability, width)
+#   ("encoder", capability, dtype, width, inner): without an entry its kernels run one by one
 MEASURED: dict[Key, dict[int, Tile]] = {}
 
 
@@ -300,6 +321,21 @@ def narrow_tile(tokens: int, n: int, k: int, chip: Chip, norm: bool = False) -> 
     block_n = next((width for width in (8, 16, 32) if _up(n, width) <= resident * chip.num_sms), 64)
     stages = 4 if block_m == 16 and block_n < 64 else 3
     return NarrowTile(block_m, block_n, 32, 8, 8, stages - norm)
+
+
+def encoder_tile(tokens: int, width: int, inner: int, dtype: str, chip: Chip) -> EncoderTile | None:
+    """The tile of `whole_encoder` where that was faster than its kernels one by one; None: it was not, or no one knows.
+
+    It needs a barrier where they need a launch, and which of the two takes longer, only a device can say.
+    """
+    found = _measured(("encoder", chip.capability, dtype, width, inner), tokens)
+    return found if isinstance(found, EncoderTile) and is_narrow(tokens, dtype) else None
+
+
+def encoder_tiles(tokens: int) -> tuple[EncoderTile, ...]:
+    """What a search tries beside `OneByOne`, the likeliest first. More rows leave no registers for wider blocks."""
+    shapes = ((16, 8, 3), (32, 8, 3), (32, 16, 3)) if tokens <= 16 else ((16, 8, 2), (16, 8, 3), (16, 16, 2))
+    return tuple(EncoderTile(wide, narrow, 32, 8, stages) for wide, narrow, stages in shapes)
 
 
 def attention_tile(max_seqlen: int, head_dim: int, dtype: str, chip: Chip) -> AttentionTile:

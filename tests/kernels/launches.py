@@ -66,7 +66,7 @@ class Launch:
     def label(self) -> str:
         """Kernel, shape, tile and epilogue, for a table."""
         given = {name: value for name, value in self.arguments.items() if value is not None and value is not False}
-        shape = ("N", "K") if "N" in given else ("HEAD_DIM", "WIDTH", "SEGMENTS")
+        shape = ("N", "K") if "N" in given else ("HEAD_DIM", "WIDTH", "SEGMENTS", "ROWS", "WIDE", "NARROW")
         shown = [f"{name.lower()} {given[name]}" for name in shape if name in given]
         tile = [str(value) for name, value in given.items() if re.fullmatch("BLOCK_[MNK]", name)]
         shown += ["×".join(tile)] if tile else []
@@ -75,14 +75,14 @@ class Launch:
             shown.append(f"{depth} of k")
         shown += [given["ACTIVATION"]] if given.get("ACTIVATION") else []
         words = {"residual_ptr": "residual", "normed_ptr": "norm", "MANY_BLOCKS": "many blocks",
-                 "KEEP_FIRST": "keep first", "begun_ptr": "stream"}  # fmt: skip
+                 "KEEP_FIRST": "keep first", "begun_ptr": "stream", "wanted_ptr": "few rows"}  # fmt: skip
         shown += [word for name, word in words.items() if name in given]
         return " ".join([self.name.strip("_").removesuffix("_kernel"), ", ".join(shown)]).strip()
 
     @property
     def multiplies(self) -> bool:
         """Whether this is a matrix product in half precision, which tensor cores must do."""
-        return any(word in self.kernel.src for word in ("dot", "_scores", "_multiply"))
+        return any(word in self.kernel.src for word in ("dot", "_multiply", "attend"))
 
     @property
     def loads_ahead(self) -> int:
