@@ -26,6 +26,7 @@ from distilrt.kernels.linear import linear, linear_split
 from distilrt.kernels.narrow_linear import norm_linear
 from distilrt.kernels.persistent_linear import Relay
 from distilrt.kernels.row_attention import row_attention
+from distilrt.kernels.whole_encoder import Scratch, table, whole_encoder
 from distilrt.model.architecture import linears
 from distilrt.model.config import LAYER_NORM_EPS, DistilBertConfig
 
@@ -141,6 +142,13 @@ class DeviceEncoder:
             for name in (name.removesuffix(".weight") for name in weights)
             if name.endswith(("LayerNorm", "layer_norm"))
         }
+        names = [(f"layer.{i}", f"transformer.layer.{i}") for i in range(config.num_layers)]
+        self._layers = table(self.norms["embeddings.LayerNorm"], [
+            (self.linears[f"{name}.qkv"], self.linears[f"{name}.out_proj"], self.norms[f"{source}.sa_layer_norm"],
+             self.linears[f"{name}.ffn_in"], self.linears[f"{name}.ffn_out"], self.norms[f"{source}.output_layer_norm"])
+            for name, source in names
+        ])  # fmt: skip
+        self._barrier = torch.zeros(1, dtype=torch.int32, device=self._device)
         held = [self._words, self._positions]
         for pair in (*self.linears.values(), *self.norms.values()):
             held += pair
@@ -225,6 +233,9 @@ class DeviceEncoder:
         common: dict[str, Any] = {"num_tokens": b.num_tokens, "pdl": self.pdl}
         stage, last = b.all, config.num_layers - 1
         tokens = b.input_ids if embeds is None else embeds
+        sizes = (config.hidden_size, config.intermediate_size)
+        if visit is None and (tile := tiles.encoder_tile(bucket.tokens, *sizes, self._products, self.chip)):
+            return self._launch_whole(b, few, tokens, tile)
         embed(stage.hidden, tokens, b.position_ids, self._words, self._positions, *self.norms["embeddings.LayerNorm"],
               eps=LAYER_NORM_EPS, **common)  # fmt: skip
         linear(b.qkv, stage.hidden, *self.linears["layer.0.qkv"], tf32=self.tf32, relay=stage.relay, **common)
@@ -248,6 +259,15 @@ class DeviceEncoder:
                                stage.hidden, None if i == last else f"layer.{i + 1}.qkv", b.qkv, "")  # fmt: skip
             if visit is not None:
                 visit(i + 1, stage.hidden)
+        return stage
+
+    def _launch_whole(self, b: Buffers, few: bool, tokens: torch.Tensor, tile: tiles.EncoderTile) -> Stage:
+        """The same in one kernel."""
+        config, every, stage = self._config, b.all, b.few if few else b.all
+        scratch = Scratch(every.hidden, b.qkv, every.context, every.partials[0], every.ffn, self._barrier)
+        whole_encoder(stage.hidden, scratch, self._layers, tokens, b.position_ids, self._words, self._positions,
+                      b.query_blocks, config.num_heads, tile=tile, activation=config.activation, eps=LAYER_NORM_EPS,
+                      num_tokens=b.num_tokens, wanted=b.wanted if few else None, pdl=self.pdl)  # fmt: skip
         return stage
 
     def _add_and_feed(
