@@ -25,9 +25,10 @@ from distilrt.backends.cuda.parts import divide
 from distilrt.batch import Batch, pack
 from distilrt.bench import peer, roofline, samples, tiles
 from distilrt.bench.artefacts import make_checkpoint, torch_model
-from distilrt.bench.clock import Clock, Work
+from distilrt.bench.clock import Clock
 from distilrt.bench.findings import Row
 from distilrt.kernels import tiles as known_tiles
+from distilrt.kernels.op import Choice, Entries, Example, OpOutput, double
 from distilrt.model import models
 from distilrt.model.config import DistilBertConfig
 
@@ -52,7 +53,7 @@ def checkpoint() -> Path:
 def tuned(request: pytest.FixtureRequest) -> Iterator[None]:
     """Tiles that `test_tiles` found take the place of the usual ones, where a file has its rows (`--tiles`)."""
     file: Path | None = request.config.getoption("--tiles")
-    entries: dict[known_tiles.Key, dict[int, known_tiles.Tile]] = {}
+    entries: Entries = {}
     for row in map(json.loads, file.read_text().splitlines() if file else ()):
         if "tile" in row:
             entries.setdefault(tuple(row["key"]), {})[row["size"]] = eval(row["tile"], vars(known_tiles))
@@ -79,7 +80,7 @@ def theirs(request: pytest.FixtureRequest, clock: Clock, checkpoint: Path) -> tu
 def test_ours(ours: Any, checkpoint: Path, clock: Clock, peaks: Row, add_row: AddRow, workload: str) -> None:
     sequences, given = batch_of(workload, checkpoint, clock.device)
     arrays = [tensor.cpu().numpy() for tensor in given]
-    work, gpu = enqueue(ours, pack(ours.config, sequences)), partial(figures, workload, sequences)
+    (work, _), gpu = enqueue(ours, pack(ours.config, sequences)), partial(figures, workload, sequences)
     times = clock.back_to_back(clock.graph(work))
     floor = floor_s(ours, sequences, peaks) / statistics.median(times)
     add = partial(add_row, target="distilrt", dtype=ours.dtype)
@@ -127,6 +128,25 @@ def test_tiles(checkpoint: Path, clock: Clock, add_row: AddRow, tokens: int) -> 
                 usual_us=times[choice.candidates[0]])  # fmt: skip
 
 
+@pytest.mark.parametrize("workload", WORKLOADS[:1])
+def test_one_kernel(checkpoint: Path, clock: Clock, add_row: AddRow, workload: str) -> None:
+    """The encoder in one kernel beside its kernels one by one, as `tuned` reads it."""
+    make: Any = models.DistilBertForSequenceClassification.from_pretrained
+    model = make(checkpoint, backend="cuda", dtype="bfloat16")
+    config, encoder = model.config, model.backend.encoder
+    work, logits = enqueue(model, pack(config, batch_of(workload, checkpoint, clock.device)[0]))
+    size = encoder.buckets[0].tokens
+    key = ("encoder", encoder.chip.capability, "bfloat16", config.hidden_size, config.intermediate_size)
+    example = Example("one kernel", work, {"logits": OpOutput(logits, lambda: double(logits))}, logits.nbytes)
+    one_by_one = known_tiles.OneByOne()
+    choice = Choice(key, size, (one_by_one, *known_tiles.encoder_tiles(size)))
+    times = tiles.times_us(choice, lambda: example, Clock(clock.device, tiles.SECONDS), partial(print, flush=True))
+    fastest = min(times, key=times.__getitem__)
+    one_kernel = {tiles.shown(tile): us for tile, us in times.items() if tile != one_by_one}
+    add_row(key=key, size=size, tile=tiles.shown(fastest), us=times[fastest], usual_us=times[one_by_one],
+            workload=workload, one_kernel_us=one_kernel)  # fmt: skip
+
+
 def searched(config: DistilBertConfig, tokens: Iterable[int], device: torch.device) -> Iterator[tiles.Candidates]:
     """Products and attention for these numbers of tokens, with the likeliest tiles of each."""
     found = tiles.choices(config, tokens, "bfloat16", device, CANDIDATES)
@@ -149,8 +169,8 @@ def figures(workload: str, sequences: Sequence[Any], times: Sequence[float]) -> 
             "tokens_per_s": round(sum(map(len, sequences)) / median)}  # fmt: skip
 
 
-def enqueue(model: Any, batch: Batch) -> Work:
-    """All launches of one classification of a packed batch, from ids on the device to logits.
+def enqueue(model: Any, batch: Batch) -> tuple[Callable[[], None], torch.Tensor]:
+    """All launches of one classification of a packed batch, from ids on the device to logits, and those.
 
     Nothing of it touches the host, so that a clock can capture it in one graph.
     """
@@ -171,7 +191,7 @@ def enqueue(model: Any, batch: Batch) -> Work:
             assert scores is not None
             logits[part.out].copy_(scores[: part.end - part.first])
 
-    return work
+    return work, logits
 
 
 def floor_s(model: Any, sequences: Sequence[Any], peaks: Row) -> float:

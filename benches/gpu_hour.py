@@ -65,7 +65,7 @@ STEPS = (
     Step("compiled-1x128", 30, MODEL, "test_compiled and 1x128", tiny=False),
     Step("compiled-32x128", 35, MODEL, "test_compiled and 32x128", tiny=False),
     Step("candidates", 60, "tests/gpu/test_compile.py", "candidates", parallel=True),
-    Step("tune", 100, MODEL, "test_tiles"),
+    Step("tune", 100, MODEL, "test_one_kernel or test_tiles"),
     Step("tuned", 30, MODEL, "test_ours and bfloat16"),
     Step("cpu", 90),
 )

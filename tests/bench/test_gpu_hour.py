@@ -64,7 +64,7 @@ def test_the_hour_tests_itself(tmp_path: Path) -> None:
     assert {row["step"]: row["ended"] for row in found.pop("hour")} == dict.fromkeys(steps, "done")
     assert set(found) == {"gpu_device", "gpu_model", "kernels"}
     assert all({"commit", "cpu", "versions"} <= set(row) for rows in found.values() for row in rows)
-    for word in ("copy", "matmul bfloat16"):
+    for word in ("copy", "matmul bfloat16", "barrier"):
         assert any(row.get("what", "").startswith(word) for row in found["gpu_device"])
     timed = [row for row in found["gpu_model"] if "form" in row]
     forms = {"distilrt": {"graph", "tensors", "arrays"}, "transformers": {"eager", "tensors", "graph"},
@@ -73,7 +73,7 @@ def test_the_hour_tests_itself(tmp_path: Path) -> None:
     assert all(row["p50_ms"] > 0 and (row["form"], row["target"]) for row in timed)
     ours = [row["workload"] for row in timed if (row["target"], row["dtype"]) == ("distilrt", "bfloat16")]
     assert len(ours) == 2 * 2 * 3, "with the usual tiles and with those found"
-    assert {row["key"][0] for row in found["gpu_model"] if "tile" in row} == {"narrow", "attention"}
+    assert {row["key"][0] for row in found["gpu_model"] if "tile" in row} == {"narrow", "attention", "encoder"}
     assert {path.stem for path in tmp_path.glob("*.log")} == set(steps)
 
 

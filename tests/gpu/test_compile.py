@@ -13,6 +13,7 @@ from distilrt.backends.cuda.encoder import DeviceEncoder
 from distilrt.bench import tiles
 from distilrt.bench.artefacts import ARCHITECTURE
 from distilrt.checkpoint.weights import random_weights
+from distilrt.kernels import whole_encoder
 from distilrt.kernels.launch import chip_of
 from distilrt.kernels.op import Arrays
 from distilrt.kernels.tiles import Chip
@@ -44,6 +45,11 @@ def of_candidates(config: DistilBertConfig, device: torch.device, chip: Chip) ->
         for tile in choice.candidates:
             with recorded(chip) as launched, tiles.measured({choice.key: {choice.size: tile}}):
                 op.example(Arrays(torch.device("meta"), "bfloat16"), **arguments).launch()
+            yield from launched
+    for op in whole_encoder.OPS:
+        for arguments, entries in op.variants(config, "bfloat16", chip):
+            with recorded(chip) as launched, tiles.measured(entries):
+                op.example(Arrays(torch.device("meta"), "bfloat16", pdl=chip.capability >= 90), **arguments).launch()
             yield from launched
 
 
