@@ -16,7 +16,7 @@ from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from distilrt.bench.artefacts import artefact, last_line, make_checkpoint, worker_environment
+from distilrt.bench.artefacts import artefact, last_line, make_checkpoint, memory_mb, worker_environment
 from distilrt.checkpoint import packed
 from distilrt.checkpoint.source import Source
 from distilrt.model import models
@@ -80,8 +80,7 @@ class Server:
 
     def rss_mb(self) -> float:
         """Memory that it has now."""
-        fields = dict(line.split(":", 1) for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines())
-        return int(fields["VmRSS"].split()[0]) / 1024
+        return memory_mb("VmRSS", self.process.pid) or 0.0
 
 
 @contextmanager

@@ -22,7 +22,6 @@ import numpy as np
 
 from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.weights import load_weights, random_weights, save_checkpoint
-from distilrt.model.architecture import architecture_of
 from distilrt.model.config import DistilBertConfig
 from distilrt.text.auto_tokenizer import load_tokenizer
 
@@ -109,14 +108,14 @@ def worker_environment(num_threads: int | None = None) -> dict[str, str]:
     return os.environ | changes
 
 
-def peak_mb() -> float | None:
-    """The most memory that this process had; None where the system does not tell it."""
-    status = Path("/proc/self/status")
+def memory_mb(field: str = "VmHWM", process: int | str = "self") -> float | None:
+    """The most memory that a process had, or with `VmRSS` has now; None where the system does not tell it."""
+    status = Path(f"/proc/{process}/status")
     if not status.exists():
         return None
     # Not getrusage, whose peak a process inherits from the one that started it.
     fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
-    return round(int(fields["VmHWM"].split()[0]) / 1024, 1)
+    return round(int(fields[field].split()[0]) / 1024, 1)
 
 
 def last_line(text: str) -> str:
@@ -126,18 +125,14 @@ def last_line(text: str) -> str:
 
 
 def torch_model(checkpoint: Path, dtype: str = "float32", attention: str = "sdpa") -> Any:
-    """transformers' model of the checkpoint's architecture, returning tuples."""
+    """transformers' classifier, returning tuples."""
     import torch
     import transformers
 
-    made: Any = getattr(transformers, _architecture(checkpoint)).from_pretrained(
+    made: Any = getattr(transformers, ARCHITECTURE).from_pretrained(
         checkpoint, dtype=getattr(torch, dtype), attn_implementation=attention, return_dict=False
     )
     return made.eval()
-
-
-def _architecture(checkpoint: Path) -> str:
-    return architecture_of(DistilBertConfig.from_pretrained(checkpoint)) or ARCHITECTURE
 
 
 def _example() -> tuple[Any, Any]:
@@ -150,17 +145,11 @@ def _example() -> tuple[Any, Any]:
 
 
 def _onnx(checkpoint: Path, target: Path) -> None:
-    """Traced from the plain attention, the only form that ONNX Runtime's optimizer fuses into one node.
-
-    The output is called `logits`, or of the bare encoder `last_hidden_state`.
-    """
+    """Traced from the plain attention, the only form that ONNX Runtime's optimizer fuses into one node."""
     import torch
 
     optimizer: Any = import_module("onnxruntime.transformers.optimizer")
     axes = {0: "batch", 1: "seq"}
-    output, out_axes = (
-        ("logits", {0: "batch"}) if _architecture(checkpoint) == ARCHITECTURE else ("last_hidden_state", axes)
-    )
     plain = target / "plain.onnx"
     torch.onnx.export(
         torch_model(checkpoint, attention="eager"),
@@ -168,8 +157,8 @@ def _onnx(checkpoint: Path, target: Path) -> None:
         str(plain),
         dynamo=False,
         input_names=["input_ids", "attention_mask"],
-        output_names=[output],
-        dynamic_axes={"input_ids": axes, "attention_mask": axes, output: out_axes},
+        output_names=["logits"],
+        dynamic_axes={"input_ids": axes, "attention_mask": axes, "logits": {0: "batch"}},
         opset_version=18,
     )
     config = DistilBertConfig.from_pretrained(checkpoint)

@@ -220,38 +220,25 @@ def checked_indices(samples: Samples) -> list[int]:
     return chosen
 
 
-def quality(
-    spec: Spec, session: Session, samples: Samples, right: Sequence[answers.Answer], *, of_all: bool = False
-) -> answers.Quality:
-    """How far a few answers of a target are from `right`, float32's answers to `checked_indices` of these samples.
-
-    With `of_all`, they are among the answers to all samples at once, after which every shape is known to the target.
-
-    Raises:
-        PeerError: too far, or there are none.
-    """
-    found = session.answers(checked_indices(samples), of_all=of_all)
-    if spec.is_url and wire.FORMATS[spec.wire].softmax:
-        found, right = [answers.centred(each) for each in found], [answers.centred(each) for each in right]
-    measured = answers.compare(found, right, session.facts.dtype)
-    if not measured.ok:
-        raise PeerError(
-            f"its answers are off by {measured.max_difference:.1e} of the largest; "
-            f"allowed is {measured.bound:.0e}: no speed of a wrong engine"
-        )
-    return measured
-
-
 def _check(
     field: Field, samples: Samples, right: Mapping[Spec, Sequence[answers.Answer]], *, of_all: bool
 ) -> dict[Spec, Row]:
-    """What is known of the targets whose answers are right."""
+    """What is known of the targets whose answers to `checked_indices` of these samples are those of float32.
+
+    With `of_all`, they are among the answers to all samples at once, after which every shape is known to the target.
+    """
     known = {}
     for spec, session in field.sessions.items():
         field.say(f"checking {spec.named}", 0.5)
         try:
             facts = session.prepare(samples)
-            found = quality(spec, session, samples, right[spec], of_all=of_all)
+            ours, exact = session.answers(checked_indices(samples), of_all=of_all), right[spec]
+            if spec.is_url and wire.FORMATS[spec.wire].softmax:
+                ours, exact = ([answers.centred(each) for each in side] for side in (ours, exact))
+            found = answers.compare(ours, exact, facts.dtype)
+            if not found.ok:
+                raise PeerError(f"its answers are off by {found.max_difference:.1e} of the largest; allowed is "
+                                f"{found.bound:.0e}: no speed of a wrong engine")  # fmt: skip
         except PeerError as reason:
             field.findings.left_out.append(f"{spec.named} on {samples.name}: {reason}")
         else:

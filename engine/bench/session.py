@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from distilrt.bench import answers, targets
-from distilrt.bench.artefacts import last_line, peak_mb, worker_environment
+from distilrt.bench.artefacts import last_line, memory_mb, worker_environment
 from distilrt.bench.load import Load, measure, new_loop
 from distilrt.bench.samples import Samples
 from distilrt.bench.statistics import Window
@@ -169,7 +169,7 @@ class _Served:
             gc.enable()
 
     def peak_mb(self) -> float | None:
-        return None if self._spec.is_url else peak_mb()
+        return None if self._spec.is_url else memory_mb()
 
     def close(self) -> None:
         if self._target is not None:

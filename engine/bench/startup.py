@@ -55,7 +55,7 @@ def _first_answer(name: str, form: str, dtype: str, checkpoint: str, num_threads
     peer.load(Path(checkpoint), int(num_threads))
     peer.batch([np.arange(1, TOKENS + 1)])
     seconds = time.perf_counter() - start
-    return seconds, artefacts.peak_mb() or 0.0, peer.version
+    return seconds, artefacts.memory_mb() or 0.0, peer.version
 
 
 if __name__ == "__main__":

@@ -188,6 +188,13 @@ def test_failing_targets_leave_the_others_alone(monkeypatch: pytest.MonkeyPatch)
     assert found.left_out == ["gone int8: it is not there", "two float32 (single): it died"]
 
 
+def test_forms_that_suit_no_workload_are_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    Sessions(monkeypatch, one=lambda wanted: window(5, wanted))
+    fixed = Spec("openvino", "float32", "m", backend="gone", form="static")
+    found = run(Plan("offline"), [ONE, fixed])
+    assert ([row["target"] for row in found.rows], found.left_out) == (["one"], [])
+
+
 def test_a_workload_that_a_target_cannot_serve(monkeypatch: pytest.MonkeyPatch) -> None:
     Sessions(monkeypatch, one=lambda wanted: window(5, wanted), two=lambda wanted: window(5, wanted))
     found = run(Plan("multi"), [ONE, TWO], [given(), given("hard")])
