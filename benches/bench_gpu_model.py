@@ -124,7 +124,7 @@ def test_tiles(checkpoint: Path, clock: Clock, add_row: AddRow, tokens: int) -> 
         make = tiles.maker(op, arguments, "bfloat16", tiny=not clock.on_gpu)
         times = tiles.times_us(choice, make, quick, partial(print, flush=True))
         fastest = min(times, key=times.__getitem__)
-        add_row(key=choice.key, size=choice.size, tile=tiles.shown(fastest), us=times[fastest],
+        add_row(key=choice.key, size=choice.size, tile=repr(fastest), us=times[fastest],
                 usual_us=times[choice.candidates[0]])  # fmt: skip
 
 

@@ -92,23 +92,16 @@ def times_us(
                 if expected is None:
                     expected = out.to(torch.float32, copy=True)
                 elif not torch.allclose(out.float(), expected, rtol=2e-2, atol=2e-2, equal_nan=True):
-                    say(f"left out, it computes something else: {shown(tile)}")
+                    say(f"left out, it computes something else: {tile}")
                     continue
                 samples = clock.back_to_back(clock.graph(example.launch))
                 times[tile] = 1e6 * statistics.median(samples) / example.count
             except (OutOfResources, RuntimeError) as error:
-                say(f"left out: {shown(tile)}: {str(error).splitlines()[0]}")
+                say(f"left out: {tile}: {str(error).splitlines()[0]}")
     usual = choice.candidates[0]
     if usual not in times:
-        raise RuntimeError(f"the usual tile of {choice.key} does not run here: {shown(usual)}")
+        raise RuntimeError(f"the usual tile of {choice.key} does not run here: {usual}")
     return times
-
-
-def shown(tile: tiles.Tile) -> str:
-    """The tile as it is written in `tiles.py`."""
-    values = [getattr(tile, field.name) for field in fields(tile)]
-    inner = [shown(value) if isinstance(value, tiles.LinearTile) else str(value) for value in values]
-    return f"{type(tile).__name__}({', '.join(inner)})"
 
 
 @contextmanager

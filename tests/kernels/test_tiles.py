@@ -23,6 +23,9 @@ def test_linear_tiles_fit(chip: Chip, dtype: str) -> None:
     for tokens in TOKENS:
         for n, k in WIDTHS:
             assert tiles.linear_tile(tokens, n, k, dtype, chip) in tiles.linear_candidates(dtype, chip)
+    usual, *others = tiles.linear_tiles(4096, 768, 3072, dtype, chip)
+    assert usual == tiles.linear_tile(4096, 768, 3072, dtype, chip)
+    assert {usual, *others} >= set(tiles.linear_candidates(dtype, chip))
 
 
 @pytest.mark.parametrize("chip", CHIPS[:4], ids=str)
