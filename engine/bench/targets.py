@@ -39,7 +39,7 @@ class Spec:
         wire: format of a server, a key of `wire.FORMATS`.
         served: what the server calls the model, where its format asks for a name.
         key: bearer key of a server.
-        in_flight: requests at a time of a server's offline runs.
+        in_flight: requests at a time of a server's offline runs, and of every target while `peak` looks for its limit.
         title: what rows call it instead of its name.
     """
 

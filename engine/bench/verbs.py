@@ -13,7 +13,6 @@ from distilrt.bench import claims as claiming
 from distilrt.bench import findings as finding
 from distilrt.bench import peers, samples, scenarios, targets
 from distilrt.bench.artefacts import cache_folder, classifier_of, make_checkpoint
-from distilrt.bench.busy import MOST_BUSY
 from distilrt.bench.claims import BERT_LAYERS
 from distilrt.bench.findings import Findings
 from distilrt.bench.outcome import Files, carry_out
@@ -81,8 +80,9 @@ def compare(
         typer.Option(help="Folder of a trained checkpoint, whose encoder answers English; default: random weights."),
     ] = None,
     neighbours: Annotated[
-        str, typer.Option("--busy", help="Comma-separated numbers of busy processes beside the engines.")
-    ] = "0",
+        list[int] | None,
+        typer.Option("--busy", min=0, max=256, help="Number of busy processes beside the engines; may be repeated."),
+    ] = None,
     duration: Annotated[float, typer.Option(help="Least seconds of an engine on a workload.")] = 3.0,
     threads: Threads = None,
     record: Record = False,
@@ -94,7 +94,7 @@ def compare(
 
     A peer's form that takes more than 1.5 times the time of the fastest one is measured in its first rounds only.
     """
-    num_threads, counts = threads or usable_cores(), _counts(neighbours)
+    num_threads, counts = threads or usable_cores(), tuple(neighbours or [0])
     plan = scenarios.Plan(scenarios.ALONE, duration, COUNT, most_windows=WINDOWS, behind=BEHIND, busy=counts)
     made = classifier_of(str(model)) if model else make_checkpoint(cache_folder() / _RANDOM)
     chosen = [samples.make_ids(name, made, mix=MIX * num_threads) for name in loads.split(",")]
@@ -104,13 +104,6 @@ def compare(
     found.facts["model"] = "/".join(model.resolve().parts[-2:]) if model else _RANDOM
     files = Files(json=json_file, html=html_file, record=results / file if record else None)
     _alone(found, engines, chosen, plan, files)
-
-
-def _counts(text: str) -> tuple[int, ...]:
-    counts = text.split(",")
-    if not all(count.isdecimal() and int(count) <= MOST_BUSY for count in counts):
-        raise InvalidParameter(f"--busy takes numbers of processes from 0 to {MOST_BUSY}, as in 0,1,2; found {text!r}")
-    return tuple(map(int, counts))
 
 
 def startup(

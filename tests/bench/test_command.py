@@ -32,8 +32,9 @@ def bench(*arguments: str) -> int:
 def test_everyday_form(classifier: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = {kind: tmp_path / f"out.{kind}" for kind in ("json", "csv", "html")}
     given = [word for kind, path in files.items() for word in (f"--{kind}", str(path))]
-    code = bench("--model", classifier, "--scenario", "server", "--rate", "50,100", "--duration", "0.3", "--count", "9",
-                 "--threads", "1", "--workload", "queries", "--png", str(tmp_path / "png"), *given)  # fmt: skip
+    code = bench("--model", classifier, "--scenario", "server", "--rate", "50", "--rate", "100", "--duration",
+                 "0.3", "--count", "9", "--threads", "1", "--workload", "queries", "--png", str(tmp_path / "png"),
+                 *given)  # fmt: skip
     assert code == 0
     printed = capsys.readouterr()
     assert "distilrt float32" in printed.out
@@ -75,7 +76,7 @@ def test_packed_model(classifier: str, tmp_path: Path, capsys: pytest.CaptureFix
 
 
 REFUSED = [
-    (["--scenario", "x"], "a scenario is one of"), (["--scenario", "server", "--rate", "a"], "as in 10,20"),
+    (["--scenario", "x"], "a scenario is one of"), (["--scenario", "server", "--rate", "a"], "--rate"),
     (["--scenario", "peak", "--slo", "20"], "as in p99=20ms"), (["--format", "xml"], "--format must be one of"),
     (["--target", "nope"], "a target is distilrt"), (["--workload", "8"], "BATCHxLENGTH"),
     (["--input", "EMPTY"], "has no texts"), (["--input", "./nowhere"], "nowhere"),
@@ -101,8 +102,8 @@ def test_ctrl_c_leaves_a_valid_report(classifier: str, tmp_path: Path) -> None:
     """Stopped while the second rate is measured, which would take an hour."""
     file, page = tmp_path / "out.json", tmp_path / "out.html"
     words = [sys.executable, "-m", "distilrt", "bench", "--model", classifier, "--scenario", "server",
-             "--workload", "1x8", "--threads", "1", "--rate", "1000,0.001", "--duration", "0.1", "--count", "30",
-             "--json", str(file), "--html", str(page)]  # fmt: skip
+             "--workload", "1x8", "--threads", "1", "--rate", "1000", "--rate", "0.001", "--duration", "0.1",
+             "--count", "30", "--json", str(file), "--html", str(page)]  # fmt: skip
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
     with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         progress = Path(f"/proc/{process.pid}/task/{process.pid}/children")

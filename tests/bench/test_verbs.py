@@ -85,7 +85,7 @@ def test_compare_trained_weights(
 
 def test_compare_beside_busy_processes(recorded: Any) -> None:
     """Rows say beside how many; the processes are gone afterwards."""
-    rows = recorded("contended.csv", "compare", *ALONE, "--busy", "0,1")
+    rows = recorded("contended.csv", "compare", *ALONE, "--busy", "0", "--busy", "1")
     forms = ("first-rows", "all-rows")
     assert [(row["busy"], row["form"]) for row in rows] == [(count, form) for count in "01" for form in forms]
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
@@ -106,7 +106,7 @@ def test_what_ctrl_c_leaves(
     assert not read(file).complete
 
 
-@pytest.mark.parametrize("words", [["--peers", "x"], ["--dtypes", "float12"], ["--workloads", "8"], ["--busy", "1,-1"]])
+@pytest.mark.parametrize("words", [["--peers", "x"], ["--dtypes", "float12"], ["--workloads", "8"]])
 def test_wrong_choices(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
     assert bench("compare", "--workloads", "1x8", *words) == 2
     said = capsys.readouterr().err
