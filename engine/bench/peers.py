@@ -278,9 +278,9 @@ class OpenVinoBuckets(OpenVinoStreams):
     """The same streams with a static model for each bucket of lengths, to which single texts are padded."""
 
     def _bucket(self, length: int) -> int:
-        """The next of 8, 12, 16, 24, 32 and so on, which pads mixed lengths by a fifth on average."""
-        power = max(8, 1 << (length - 1).bit_length())
-        return max(8, power * 3 // 4 if length <= power * 3 // 4 else power)
+        """The next of 8, 16, 24 and so on to 64, and then of four from each power of 2 to the next."""
+        step = max(8, (1 << (length - 1).bit_length()) // 8)
+        return -(-length // step) * step
 
 
 class CTranslate2(Peer):
