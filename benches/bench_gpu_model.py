@@ -142,8 +142,8 @@ def test_one_kernel(checkpoint: Path, clock: Clock, add_row: AddRow, workload: s
     choice = Choice(key, size, (one_by_one, *known_tiles.encoder_tiles(size)))
     times = tiles.times_us(choice, lambda: example, Clock(clock.device, tiles.SECONDS), partial(print, flush=True))
     fastest = min(times, key=times.__getitem__)
-    one_kernel = {tiles.shown(tile): us for tile, us in times.items() if tile != one_by_one}
-    add_row(key=key, size=size, tile=tiles.shown(fastest), us=times[fastest], usual_us=times[one_by_one],
+    one_kernel = {repr(tile): us for tile, us in times.items() if tile != one_by_one}
+    add_row(key=key, size=size, tile=repr(fastest), us=times[fastest], usual_us=times[one_by_one],
             workload=workload, one_kernel_us=one_kernel)  # fmt: skip
 
 
