@@ -21,18 +21,12 @@ export function radios(name, options, value, chosen) {
   });
 }
 
-/** A number as people read it: 0.9998, 1.000, 12.3, 4,500. One that rounds up to 1, 10 or 100 has the digits of those. */
+/** A number as people read it: 0.9998, 12.3, 4,500. */
 export function number(value) {
-  const size = Math.abs(value);
+  const size = Number(Math.abs(value).toPrecision(4)); // 0.99999 has the digits of 1
   if (size !== 0 && size < 0.0001) return value.toExponential(1);
-  const rounded = Number(size.toFixed(digitsAt(size)));
-  const digits = digitsAt(rounded);
-  return value.toLocaleString("en-US", { minimumFractionDigits: rounded < 10 ? digits : 0, maximumFractionDigits: digits });
-}
-
-/** How many decimal places a number of a size is shown with. */
-function digitsAt(size) {
-  return size < 1 ? 4 : size < 10 ? 3 : size < 100 ? 1 : 0;
+  const digits = size < 1 ? 4 : size < 10 ? 3 : size < 100 ? 1 : 0;
+  return value.toLocaleString("en-US", { minimumFractionDigits: size < 10 ? digits : 0, maximumFractionDigits: digits });
 }
 
 /** A rate or count: 0, 0.4, 7.8, 12, 4,500. */
