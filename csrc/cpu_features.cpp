@@ -9,6 +9,7 @@
 namespace distilrt {
 
 AmxPermission::operator bool() const {
+  if (!has_tiles) return true;
   static const bool granted = system::may_use_tiles();
   return granted;
 }
@@ -57,6 +58,7 @@ CpuFeatures cpu_features() {
   const bool tiles = has(saved, 17, 18) && has(wide.edx, 24) && leaf(0x1D).eax >= 1;
   cpu.amx_int8 = tiles && has(wide.edx, 25);
   cpu.amx_bf16 = tiles && has(wide.edx, 22);
+  cpu.amx_permission = {tiles};
   return cpu;
 }
 

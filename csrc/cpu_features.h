@@ -3,9 +3,10 @@
 
 namespace distilrt {
 
-// Whether the operating system lets this process use tiles. It is asked when this is first read, since a process whose
-// instruction set has no tiles needs no permission.
+// Whether the operating system lets this process use the tiles that the CPU has; nothing is withheld where it has none.
+// The system is asked when this is first read, since a process whose instruction set has no tiles needs no permission.
 struct AmxPermission {
+  bool has_tiles = false;
   operator bool() const;
 };
 
