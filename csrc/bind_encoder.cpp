@@ -208,7 +208,12 @@ void bind_encoder(py::module_& m) {
       .def("poison_workspace", [](PyEncoder& self) { self.encoder().fill_workspace(0xFF); })
       .def_property_readonly("isa", [](PyEncoder& self) { return self.encoder().kernels().isa; })
       .def_property_readonly("dtype", [](PyEncoder& self) { return self.encoder().dtype().dtype; })
-      .def_property_readonly("num_threads", [](PyEncoder& self) { return self.encoder().threads(); })
+      .def_property(
+          "num_threads", [](PyEncoder& self) { return self.encoder().threads(); },
+          [](PyEncoder& self, int threads) {
+            require_threads(threads);
+            self.encoder().set_threads(threads);
+          })
       .def_property_readonly("weight_bits", [](PyEncoder& self) { return self.encoder().weight_bits(); })
       .def_property_readonly("packed_bytes", [](PyEncoder& self) { return self.encoder().packed_bytes(); })
       .def_property_readonly("workspace_bytes", [](PyEncoder& self) { return self.encoder().workspace_bytes(); });

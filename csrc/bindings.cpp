@@ -1,6 +1,7 @@
 #include "bindings.h"
 
 #include "dispatch.h"
+#include "schedule.h"
 #include "thread_pool.h"
 
 namespace distilrt {
@@ -11,6 +12,20 @@ void require_threads(int threads) {
 }
 
 namespace {
+
+// Rows of the runs that one thread computes each, rows that all compute together, and for each number of panels the
+// blocks of rows of a product of those.
+py::tuple schedule_of(const Ints& cu_seqlens, int num_threads, int64_t run_rows, const std::vector<int64_t>& panels) {
+  require(cu_seqlens.size() > 0, "cu_seqlens needs an element");
+  require_threads(num_threads);
+  Schedule schedule;
+  schedule.plan(cu_seqlens.data(), cu_seqlens.size() - 1, num_threads, run_rows);
+  std::vector<int64_t> alone, parts;
+  for (const Run& run : schedule.alone) alone.push_back(run.rows());
+  const int64_t together = schedule.together.rows();
+  for (int64_t count : panels) parts.push_back(row_blocks(together, count, num_threads, run_rows));
+  return py::make_tuple(alone, together, parts);
+}
 
 std::vector<std::string> isa_names() {
   std::vector<std::string> names;
@@ -40,6 +55,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("available_isas", &isa_names, "Instruction sets that this machine and build can run, best first.");
   m.def("missing_features", &missing_features,
         "The instruction sets of this build, best first, with the features that each needs and this CPU lacks.");
+  m.def("schedule", &schedule_of, array_arg("cu_seqlens"), py::arg("num_threads"), py::arg("run_rows"),
+        py::arg("panels"), "Which rows run where; see _C.pyi.");
   m.def("dtypes", &dtype_names, py::arg("isa") = "", "Dtypes that an instruction set has; '': the best one's.");
   bind_attention(m);
   bind_batch(m);

@@ -1,6 +1,7 @@
 // One loaded model: packed weights, and the layer loop over the kernel table.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <map>
 #include <string>
@@ -109,6 +110,8 @@ class Encoder {
   const LayerNorm& find_layer_norm(const std::string& name) const;
   const Kernels& kernels() const { return kernels_; }
   int threads() const { return threads_; }
+  // Of forwards that begin from now on.
+  void set_threads(int threads) { threads_ = threads; }
   int64_t packed_bytes() const;
   // The mean number of bits of a column of int8 weights: 8 less the binary logarithm of how much larger narrow() made
   // its step.
@@ -153,7 +156,7 @@ class Encoder {
   const ModelShape shape_;
   const Kernels& kernels_;
   const DtypeKernels& dtype_;
-  const int threads_;
+  std::atomic<int> threads_;
   std::map<std::string, Linear> linears_;
   std::map<std::string, LayerNorm> norms_;
   std::vector<Layer> layers_;

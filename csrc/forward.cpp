@@ -71,15 +71,16 @@ void Encoder::forward(const BatchView& batch, bool all_layers, float* out) {
   check(batch);
   if (batch.total_tokens == 0) return;
   std::lock_guard<ForkLock> lock(forward_);
-  schedule_.plan(batch.cu_seqlens, batch.num_seqs, threads_, dtype_.block_rows);
+  const int threads = threads_;
+  schedule_.plan(batch.cu_seqlens, batch.num_seqs, threads, dtype_.block_rows);
   int64_t alone_bytes = 0;
   for (const Run& run : schedule_.alone) alone_bytes = std::max(alone_bytes, lay_out(nullptr, batch, run, 1).bytes);
-  const int64_t together_bytes = lay_out(nullptr, batch, schedule_.together, threads_).bytes;
+  const int64_t together_bytes = lay_out(nullptr, batch, schedule_.together, threads).bytes;
   // A thread that is through with its runs starts on what is done together while others still work alone.
-  char* base = arena_.reserve(threads_ * alone_bytes + together_bytes);
-  const Workspace together = lay_out(base + threads_ * alone_bytes, batch, schedule_.together, threads_);
+  char* base = arena_.reserve(threads * alone_bytes + together_bytes);
+  const Workspace together = lay_out(base + threads * alone_bytes, batch, schedule_.together, threads);
   std::atomic<size_t> taken{0};
-  ThreadPool::run(threads_, [&](Worker& worker) {
+  ThreadPool::run(threads, [&](Worker& worker) {
     Worker alone;
     char* own = base + worker.thread() * alone_bytes;
     for (size_t i; (i = taken.fetch_add(1, std::memory_order_relaxed)) < schedule_.alone.size();) {

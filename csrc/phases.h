@@ -43,15 +43,15 @@ inline GemmArgs gemm_args(const Linear& linear, const Operand& in, Epilogue epil
           .narrow = out.narrow};
 }
 
-// Columns from..to-1 of the product, widened to whole panels. Rows are dealt out evenly over as few blocks as possible.
+// Columns from..to-1 of the product, widened to whole panels.
 inline void gemm_phase(Worker& worker, const Kernels& kernels, const Linear& linear, const GemmArgs& args, int64_t rows,
                        int64_t from, int64_t to) {
   const int64_t first = from / kernels.panel_width;
   const int64_t panels = blocks(to, kernels.panel_width) - first;
-  const int64_t row_blocks = blocks(rows, linear.kernels->block_rows);
-  worker.for_each(row_blocks * panels, [&](int64_t task, int) {
-    const int64_t block = task / panels, panel = first + task % panels;
-    linear.kernels->gemm(args, rows * block / row_blocks, rows * (block + 1) / row_blocks, panel, panel + 1);
+  const int64_t parts = row_blocks(rows, panels, worker.team_size(), linear.kernels->block_rows);
+  worker.for_each(parts * panels, [&](int64_t task, int) {
+    const int64_t part = task / panels, panel = first + task % panels;
+    linear.kernels->gemm(args, rows * part / parts, rows * (part + 1) / parts, panel, panel + 1);
   });
 }
 

@@ -12,6 +12,8 @@ constexpr double kLeastRows = 48;
 constexpr double kAttentionRows = 2500;
 // Reading all weights once, in rows.
 constexpr double kWeightRows = 8;
+// Fewer rows use up a panel faster than it comes from memory.
+constexpr int64_t kLeastBlockRows = 16;
 // Together, threads wait for one another at every phase.
 constexpr double kWaiting = 1.06;
 
@@ -20,6 +22,19 @@ Run joined(const Run& a, const Run& b) { return {a.first_seq, b.last_seq, a.firs
 bool longer(const Run& a, const Run& b) { return a.cost > b.cost; }
 
 }  // namespace
+
+int64_t row_blocks(int64_t rows, int64_t panels, int threads, int64_t most_rows) {
+  const auto waiting = [&](int64_t blocks) {  // the busiest thread's items over the mean
+    const int64_t items = blocks * panels;
+    return static_cast<double>((items + threads - 1) / threads * threads) / static_cast<double>(items);
+  };
+  const int64_t least = (rows + most_rows - 1) / most_rows;
+  if (panels == 0) return least;
+  int64_t best = least;
+  for (int64_t blocks = least; waiting(best) > kWaiting && blocks <= rows / kLeastBlockRows; ++blocks)
+    if (waiting(blocks) < waiting(best)) best = blocks;
+  return best;
+}
 
 // When the last thread is through with the first `runs` runs, taken the longest first.
 double Schedule::time_alone(size_t runs) {

@@ -18,6 +18,10 @@ struct Run {
   int64_t seqs() const { return last_seq - first_seq; }
 };
 
+// Blocks of rows to divide a product of `rows` rows and so many panels into, at most `most_rows` rows each: as few as
+// leave no thread of the team waiting for long while others compute.
+int64_t row_blocks(int64_t rows, int64_t panels, int threads, int64_t most_rows);
+
 struct Schedule {
   std::vector<Run> alone;  // the longest first; to be taken in this order by whichever thread is free
   Run together;            // after them; may be empty

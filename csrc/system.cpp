@@ -51,6 +51,19 @@ void at_fork(void (*before)(), void (*after)()) { pthread_atfork(before, after, 
 
 #endif
 
+#if defined(__linux__)
+// Not the library's functions, whose macros and types only some C libraries have.
+CpuMask cpu_mask() {
+  CpuMask mask;
+  if (syscall(SYS_sched_getaffinity, 0, sizeof(mask.words), mask.words) <= 0) return {};
+  return mask;
+}
+void set_cpu_mask(const CpuMask& mask) { syscall(SYS_sched_setaffinity, 0, sizeof(mask.words), mask.words); }
+#else
+CpuMask cpu_mask() { return {}; }
+void set_cpu_mask(const CpuMask&) {}
+#endif
+
 // Refused by Linux before 5.16, by some containers, and where a signal stack of this process is too small for tiles.
 bool may_use_tiles() {
 #if defined(__linux__) && defined(__x86_64__)

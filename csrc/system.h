@@ -12,6 +12,14 @@ void unmap_pages(char* pages, size_t bytes);
 
 int64_t process_id();
 
+// The CPUs that the calling thread may run on. None where the system does not say: such a thread runs anywhere.
+struct CpuMask {
+  uint64_t words[16] = {};
+  bool operator==(const CpuMask&) const = default;
+};
+CpuMask cpu_mask();
+void set_cpu_mask(const CpuMask& mask);
+
 // From now on a fork calls `before` in the parent, and `after` in the parent and in the child.
 void at_fork(void (*before)(), void (*after)());
 

@@ -23,6 +23,10 @@ def missing_features() -> dict[str, list[str]]:
     """The other instruction sets of this build, best first, each with the CPU features that it needs and that are not
     here."""
 
+def schedule(cu_seqlens: _Ints, num_threads: int, run_rows: int, panels: list[int]) -> tuple[list[int], int, list[int]]:
+    """Rows of each run that one thread computes alone, the longest first; rows that all threads compute together; for
+    each number of panels, the blocks of at most `run_rows` rows that a product of the latter is divided into."""
+
 def dtypes(isa: str = "") -> list[str]: ...
 def attention(
     query: npt.NDArray[Any],
@@ -129,6 +133,8 @@ class Encoder:
     def dtype(self) -> str: ...
     @property
     def num_threads(self) -> int: ...
+    @num_threads.setter
+    def num_threads(self, threads: int) -> None: ...
     @property
     def weight_bits(self) -> float: ...
     @property

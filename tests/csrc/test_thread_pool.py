@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import subprocess
+import sys
 import threading
 import time
 from typing import Any
@@ -18,6 +20,7 @@ from distilrt import _C
 from distilrt.backends.cpu import CpuBackend
 from distilrt.batch import Batch, pack
 from distilrt.checkpoint.weights import random_weights
+from distilrt.cpu_count import usable_cores
 from distilrt.model.config import DistilBertConfig
 
 CONFIG = DistilBertConfig(dim=64, n_heads=2, n_layers=2, hidden_dim=96, vocab_size=50)
@@ -77,6 +80,42 @@ def test_models_with_different_thread_counts_take_turns() -> None:
         thread.join(60)
     assert not failures
     assert not any(thread.is_alive() for thread in threads)
+
+
+def test_threads_that_rest_miss_the_end_of_a_region() -> None:
+    """With many threads a core, most rest while others finish the forward, and come back to a later one or to none."""
+    config = DistilBertConfig(dim=128, n_heads=4, n_layers=2, hidden_dim=512, vocab_size=50)
+    weights, batch = random_weights(config, "DistilBertModel"), _batch(300)
+    crowd = CpuBackend(config, weights, num_threads=16)
+    expected = CpuBackend(config, weights, num_threads=1).forward(batch)
+    for _ in range(10):
+        np.testing.assert_array_equal(crowd.forward(batch), expected)
+
+
+def _follow_affinity() -> None:
+    """In a process of its own: take a core away from the thread that computes, and give it back."""
+    allowed, before = os.sched_getaffinity(0), set(os.listdir("/proc/self/task"))
+    backend, batch = CpuBackend(CONFIG, random_weights(CONFIG, "DistilBertModel")), _batch(512)
+    expected = _backend(1).forward(batch)
+    for mask in (allowed, {min(allowed)}, allowed):
+        os.sched_setaffinity(0, mask)
+        due = time.monotonic() + 60
+        while True:  # three threads whatever is allowed, and as many as are
+            for each in (_backend(3), backend):
+                np.testing.assert_array_equal(each.forward(batch), expected)
+            workers = set(os.listdir("/proc/self/task")) - before
+            masks = [os.sched_getaffinity(int(worker)) for worker in workers]
+            if backend.describe()["num_threads"] == usable_cores() and masks.count(mask) >= 2:
+                break
+            assert time.monotonic() < due, (mask, masks, backend.describe())
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux tells which CPUs a thread may use")
+def test_threads_follow_what_their_caller_may_use() -> None:
+    code = "import test_thread_pool; test_thread_pool._follow_affinity()"
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    environment.pop("DISTILRT_NUM_THREADS", None)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=os.path.dirname(__file__), env=environment)
 
 
 def _answer_in_child(backend: CpuBackend, batch: Batch, queue: Any) -> None:
@@ -141,9 +180,6 @@ def test_one_thread_starts_none() -> None:
     )
     if not os.path.isdir("/proc/self/task"):
         pytest.skip("needs /proc")
-    import subprocess
-    import sys
-
     folder = os.path.dirname(__file__)
     subprocess.run([sys.executable, "-c", code], check=True, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
