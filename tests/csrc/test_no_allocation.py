@@ -1,4 +1,8 @@
-"""The native forward allocates nothing after the first at its size: counted by a preloaded allocator."""
+"""The native forward allocates nothing after the first at its size: counted by a preloaded allocator.
+
+It counts for the calling thread. Workers run the same code, but one that comes back to an ended forward leaves it by an
+exception, which has memory of its own for that long.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ COUNTER = r"""
 #include <dlfcn.h>
 #include <stddef.h>
 #include <sys/mman.h>
-static _Atomic long count;
+static _Thread_local long count;
 long allocations(void) { return count; }
 extern void* __libc_malloc(size_t);
 extern void* __libc_calloc(size_t, size_t);
