@@ -43,6 +43,13 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
             marks=pytest.mark.whole,
         ),
         ("90", "bfloat16", "HMMA", "cp.async", "narrow_linear n 2304, k 768, 16×16×32, norm"),
+        (
+            "90",
+            "bfloat16",
+            "HMMA",
+            "cp.async",
+            "whole_encoder head_dim 64, rows 16, wide 16, narrow 8, 16×16, gelu, few rows",
+        ),
         ("90", "bfloat16", "HGMMA", "", "attention head_dim 64, 64×128"),
         pytest.param("90", "bfloat16", "", "", "layer_norm width 768, segments 1, residual", marks=pytest.mark.whole),
         pytest.param("90", "bfloat16", "", "", "row_attention head_dim 64, 128", marks=pytest.mark.whole),
