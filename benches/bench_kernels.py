@@ -22,8 +22,9 @@ CONFIG = DistilBertConfig(dim=32, n_heads=2, hidden_dim=64) if interpreting() el
 
 
 @pytest.mark.parametrize("tokens", TOKENS)
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-@pytest.mark.parametrize("name", [op.name for op in all_ops()])
+@pytest.mark.parametrize(
+    ("name", "dtype"), [(op.name, dtype) for dtype in ("bfloat16", "float32", "float8") for op in all_ops(dtype)]
+)
 def test_kernel(clock: Clock, add_row: Callable[..., None], name: str, dtype: str, tokens: int) -> None:
     (op,) = (op for op in all_ops() if op.name == name)
     for arguments in op.in_model(CONFIG, tokens, dtype):

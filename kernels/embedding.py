@@ -16,6 +16,7 @@ from distilrt.kernels import tiles
 from distilrt.kernels.launch import FLOATS, begin, check, check_count, chip_of, count_rows, launch_options, rounded
 from distilrt.kernels.layer_norm import normalise, plain_norm
 from distilrt.kernels.op import Arguments, Arrays, Example, Op, OpOutput, Sizes, double, given, nbytes
+from distilrt.kernels.quantize import Quantized, coded, empty_codes, pointers, store_codes
 from distilrt.model import functional
 from distilrt.model.config import LAYER_NORM_EPS, DistilBertConfig
 
@@ -35,6 +36,9 @@ def added(input_ids_ptr, position_ids_ptr, words_ptr, positions_ptr, row, cols, 
 @triton.jit(do_not_specialize=["num_tokens_ptr", "max_tokens"])
 def _embed_kernel(
     out_ptr,  # [max_tokens, WIDTH]
+    codes_ptr,  # [max_tokens, WIDTH] or None
+    scales_ptr,  # [max_tokens] or None
+    input_scales_ptr,  # [WIDTH] or None
     input_ids_ptr,  # [max_tokens], or None where words_ptr is rows of the batch
     position_ids_ptr,  # [max_tokens]
     words_ptr,  # [vocabulary, WIDTH], or [max_tokens, WIDTH]
@@ -58,6 +62,7 @@ def _embed_kernel(
         x = added(input_ids_ptr, position_ids_ptr, words_ptr, positions_ptr, row, cols, WIDTH)
         y = normalise(x, gamma, beta, inside, WIDTH, EPS)
         tl.store(out_ptr + tl.cast(row, tl.int64) * WIDTH + cols, rounded(y, out_ptr.dtype.element_ty), inside)
+        store_codes(codes_ptr, scales_ptr, input_scales_ptr, y, row, cols, inside, WIDTH)
 
 
 def embed(
@@ -70,6 +75,7 @@ def embed(
     beta: torch.Tensor,
     *,
     eps: float,
+    codes: Quantized | None = None,
     num_tokens: torch.Tensor | None = None,
     pdl: bool = False,
 ) -> None:
@@ -83,6 +89,7 @@ def embed(
         positions: `[P, H]`.
         gamma, beta: `[H]`.
         eps: added to the variance.
+        codes: as in `layer_norm.residual_layer_norm`.
         num_tokens: `[1]` int32 on the device; None: all T rows.
         pdl: let the next kernel start early. This one, the first of a forward, follows a copy and never does.
 
@@ -101,13 +108,15 @@ def embed(
     check("positions", positions, [None, width], FLOATS)
     check("gamma", gamma, [width], FLOATS)
     check("beta", beta, [width], FLOATS)
+    if codes is not None:
+        codes.check("codes", max_tokens, width)
     check_count(num_tokens)
     if not max_tokens:
         return
     tile = tiles.row_tile(max_tokens, width, chip_of(out))
     _embed_kernel[(tile.programs,)](
-        out, tokens if by_id else None, position_ids, words if by_id else tokens, positions, gamma, beta,
-        num_tokens, max_tokens,
+        out, *pointers(codes), tokens if by_id else None, position_ids, words if by_id else tokens, positions,
+        gamma, beta, num_tokens, max_tokens,
         WIDTH=width, EPS=eps, BLOCK=triton.next_power_of_2(width), num_warps=tile.num_warps,
         maxnreg=tiles.ROW_REGISTERS, **launch_options(pdl, early=False),
     )  # fmt: skip
@@ -120,6 +129,7 @@ def _example(
     ids, numbers = a.below(vocabulary, tokens + spare), a.below(positions, tokens + spare)
     gamma, beta, count = a.vector(width), a.vector(width), a.ints(tokens)
     out, given_words = a.empty(tokens + spare, width), ids if by_id else a.random(tokens + spare, width)
+    codes = empty_codes(a, tokens + spare, width)
 
     def words() -> torch.Tensor:
         return table[ids[:tokens].long()] if by_id else given_words[:tokens]
@@ -133,8 +143,8 @@ def _example(
     arrays = (out, given_words, numbers, table, places, gamma, beta)
     return Example(
         f"embed {tokens}x{width}" + ("" if by_id else " of embeddings"),
-        lambda: embed(*arrays, eps=LAYER_NORM_EPS, num_tokens=count, pdl=a.pdl),
-        {"out": OpOutput(out, exact, lambda: plain_norm(words() + numbered(), gamma, beta))},
+        lambda: embed(*arrays, eps=LAYER_NORM_EPS, codes=codes, num_tokens=count, pdl=a.pdl),
+        {"out": OpOutput(out, exact, lambda: plain_norm(words() + numbered(), gamma, beta)), **coded(codes, exact)},
         nbytes(out, ids, numbers) + 2 * out.nbytes,
     )
 
@@ -149,4 +159,4 @@ def _odd(sizes: Sizes, dtype: str) -> list[Arguments]:
     return [given(tokens=tokens, width=width, spare=2) for tokens, width in shapes]
 
 
-OPS = (Op("embed", _example, _in_model, _odd),)
+OPS = (Op("embed", _example, _in_model, _odd, has_codes=True),)

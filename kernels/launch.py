@@ -24,7 +24,10 @@ INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 HALVES = (torch.float16, torch.bfloat16)
-DTYPE_NAMES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
+DTYPE_NAMES = {
+    torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16",
+    torch.float8_e4m3fn: "float8", torch.int8: "int8",
+}  # fmt: skip
 
 
 # For which GPU tiles are chosen where tensors are on none: under the interpreter, and when compiling ahead of time.
@@ -79,20 +82,32 @@ def count_rows(num_tokens_ptr, max_tokens):
 
 @triton.jit
 def dot(a, b, acc, TF32: tl.constexpr):
-    """`a @ b + acc` with float32 sums; float32 products are exact, or with `TF32` of factors cut to 10 digits."""
-    if INTERPRETED:  # its product takes the bits of a bfloat16 for an integer
+    """`a @ b + acc` with float32 sums, of int8 exact int32; codes in b are widened to what a is.
+
+    float32 products are exact, or with `TF32` of factors cut to 10 digits.
+    """
+    if INTERPRETED and a.dtype != tl.int8:  # its product takes the bits of a bfloat16 for an integer
         a = a.to(tl.float32)
         b = b.to(tl.float32)
+    b = b.to(a.dtype)
     return tl.dot(a, b, acc, input_precision="tf32" if TF32 else "ieee")
 
 
 @triton.jit
 def rounded(x, dtype: tl.constexpr):
-    """The float32 x in a tensor's dtype, to nearest even."""
+    """The float32 x in a tensor's dtype, to nearest even; of 8 bits, nothing is larger than the largest number."""
     if INTERPRETED and dtype == tl.bfloat16:  # there the cast cuts digits off, which no GPU does
         bits = x.to(tl.int32, bitcast=True)
         up = bits + 0x7FFF + ((bits >> 16) & 1)
         x = tl.where(x == x, up.to(tl.float32, bitcast=True), x)
+    elif dtype == tl.int8:
+        x = tl.clamp(x, -127.0, 127.0) + 12582912.0 - 12582912.0  # 1.5 * 2^23, beside which there are no fractions
+    elif dtype == tl.float8e4nv:
+        x = tl.clamp(x, -448.0, 448.0)
+        if INTERPRETED:  # there the cast is right only for what E4M3 has: 3 digits behind the first, or steps of 2^-9
+            bits = x.to(tl.int32, bitcast=True)
+            up = (bits + 0x7FFFF + ((bits >> 20) & 1)) & -0x100000
+            x = tl.where(tl.abs(x) < 2**-6, x + 24576.0 - 24576.0, up.to(tl.float32, bitcast=True))
     return x.to(dtype)
 
 

@@ -26,6 +26,7 @@ from distilrt.kernels.launch import (
     rounded,
 )
 from distilrt.kernels.op import Arguments, Arrays, Choice, Example, Op, OpOutput, Sizes, double, given, nbytes
+from distilrt.kernels.quantize import Quantized, coded, empty_codes, pointers, store_codes
 from distilrt.model import functional
 from distilrt.model.config import LAYER_NORM_EPS, DistilBertConfig
 
@@ -42,6 +43,9 @@ def normalise(x, gamma, beta, inside, WIDTH: tl.constexpr, EPS: tl.constexpr):
 @triton.jit(do_not_specialize=["num_tokens_ptr", "max_tokens"])
 def _layer_norm_kernel(
     out_ptr,  # [max_tokens, WIDTH]
+    codes_ptr,  # [max_tokens, WIDTH] or None
+    scales_ptr,  # [max_tokens] or None
+    input_scales_ptr,  # [WIDTH] or None
     x_ptr,  # [SEGMENTS, max_tokens, WIDTH]
     bias_ptr,  # [WIDTH] or None
     residual_ptr,  # [max_tokens, WIDTH] or None
@@ -73,6 +77,7 @@ def _layer_norm_kernel(
             x += tl.load(residual_ptr + start + cols, inside, other=0.0).to(tl.float32)
         y = normalise(x, gamma, beta, inside, WIDTH, EPS)
         tl.store(out_ptr + start + cols, rounded(y, out_ptr.dtype.element_ty), inside)
+        store_codes(codes_ptr, scales_ptr, input_scales_ptr, y, row, cols, inside, WIDTH)
 
 
 def residual_layer_norm(
@@ -84,6 +89,7 @@ def residual_layer_norm(
     bias: torch.Tensor | None = None,
     *,
     eps: float,
+    codes: Quantized | None = None,
     num_tokens: torch.Tensor | None = None,
     pdl: bool = False,
 ) -> None:
@@ -96,6 +102,7 @@ def residual_layer_norm(
         gamma, beta: `[H]`.
         bias: `[H]` of the product that x is, or None where x has it already.
         eps: added to the variance.
+        codes: where the result goes once more, `[T, H]` in codes of its `input_scales`; or None.
         num_tokens: `[1]` int32 on the device; None: all T rows.
         pdl: start before the kernel before has finished (`launch.begin`).
 
@@ -108,12 +115,14 @@ def residual_layer_norm(
     check_given("residual", residual, [max_tokens, width], FLOATS)
     for name, vector in (("gamma", gamma), ("beta", beta), ("bias", bias)):
         check_given(name, vector, [width], FLOATS)
+    if codes is not None:
+        codes.check("codes", max_tokens, width)
     check_count(num_tokens)
     if not max_tokens:
         return
     tile = tiles.row_tile(max_tokens, width, chip_of(out))
     _layer_norm_kernel[(tile.programs,)](
-        out, x, bias, residual, gamma, beta, num_tokens, max_tokens,
+        out, *pointers(codes), x, bias, residual, gamma, beta, num_tokens, max_tokens,
         SEGMENTS=1 if x.dim() == 2 else x.shape[0], WIDTH=width, EPS=eps, BLOCK=triton.next_power_of_2(width),
         num_warps=tile.num_warps, maxnreg=tiles.ROW_REGISTERS, **launch_options(pdl),
     )  # fmt: skip
@@ -151,11 +160,11 @@ def _example(a: Arrays, tokens: int, width: int, with_residual: bool = True, spa
         added = 0 if residual is None or bias is None else bias.to(x.dtype) + residual[:tokens]
         return plain_norm(x[:tokens] + added, gamma, beta)
 
-    arrays = (out, x, residual, gamma, beta, bias)
+    arrays, codes = (out, x, residual, gamma, beta, bias), empty_codes(a, *shape)
     return Example(
         f"layer_norm {tokens}x{width}" + (" of a sum" if with_residual else ""),
-        lambda: residual_layer_norm(*arrays, eps=LAYER_NORM_EPS, num_tokens=count, pdl=a.pdl),
-        {"out": OpOutput(out, exact, plain)},
+        lambda: residual_layer_norm(*arrays, eps=LAYER_NORM_EPS, codes=codes, num_tokens=count, pdl=a.pdl),
+        {"out": OpOutput(out, exact, plain), **coded(codes, exact)},
         nbytes(out, x) + (0 if residual is None else residual.nbytes),
     )
 
@@ -174,4 +183,4 @@ def _choice(arguments: Arguments, dtype: str, chip: tiles.Chip) -> Choice:
     return Choice(("rows", chip.capability, width), tokens, tiles.row_tiles(tokens, width, chip))
 
 
-OPS = (Op("residual_layer_norm", _example, _in_model, _odd, choice=_choice),)
+OPS = (Op("residual_layer_norm", _example, _in_model, _odd, choice=_choice, has_codes=True),)

@@ -2,8 +2,9 @@
 
 Bytes moved: x, weight, residual and out once each from and to memory (tiles are re-read from L2); the weight dominates
 below about 200 tokens. Reference: `distilrt.model.functional.linear` and `activation`. Sums are float32; float32
-products are exact unless tf32 is asked for. Every output is one chain of sums over k in rising order, so it doesn't
-depend on other rows.
+products are exact unless tf32 is asked for, and sums of int8 are exact in int32. Every output is one chain of sums over
+k in rising order, so it doesn't depend on other rows. Factors may be codes with scales (`quantize`), which go on the
+sums.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ from distilrt.kernels.launch import (
 from distilrt.kernels.layer_norm import plain_norm, residual_layer_norm
 from distilrt.kernels.narrow_linear import launch_narrow
 from distilrt.kernels.op import Arguments, Arrays, Choice, Entries, Example, Op, OpOutput, Sizes, double, given, nbytes
-from distilrt.kernels.persistent_linear import Relay, launch_persistent
+from distilrt.kernels.persistent_linear import Relay, Scales, launch_persistent
+from distilrt.kernels.quantize import Factor, Quantized, as_factors, plain_factor, row_dtype, scaled
 from distilrt.model import functional
 from distilrt.model.config import LAYER_NORM_EPS, DistilBertConfig
 
@@ -45,6 +47,8 @@ def _linear_kernel(
     out_ptr,  # [max_tokens, N], or [segments, max_tokens, N] float32
     x_ptr,  # [max_tokens, K]
     weight_ptr,  # [N, K]
+    row_scales_ptr,  # [max_tokens] or None
+    column_scales_ptr,  # [N] or None
     bias_ptr,  # [N] or None
     residual_ptr,  # [max_tokens, N] or None
     num_tokens_ptr,  # [1] or None
@@ -96,11 +100,12 @@ def _linear_kernel(
     out_cols = col0 + tl.arange(0, BLOCK_N)
     where = out_rows.to(tl.int64)[:, None] * N + out_cols[None, :]
     inside = (out_rows < num_tokens)[:, None] & (out_cols < N)[None, :]
-    if residual_ptr is not None and ACTIVATION == "":
+    EARLY: tl.constexpr = residual_ptr is not None and ACTIVATION == "" and row_scales_ptr is None
+    if EARLY:
         # Before the sums: afterwards a large block has no registers left for it.
         acc = tl.load(residual_ptr + where, inside, other=0.0).to(tl.float32)
     else:
-        acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+        acc = tl.zeros((BLOCK_M, BLOCK_N), tl.int32 if x_ptr.dtype.element_ty == tl.int8 else tl.float32)
     for k in range(0, SEGMENT, BLOCK_K):
         if WHOLE:
             x = tl.load(x_ptrs)
@@ -113,10 +118,11 @@ def _linear_kernel(
         x_ptrs += BLOCK_K
         weight_ptrs += BLOCK_K
 
+    acc = scaled(acc, row_scales_ptr, column_scales_ptr, out_rows, out_cols, num_tokens, N)
     if bias_ptr is not None:
         acc += tl.load(bias_ptr + out_cols, out_cols < N, other=0.0).to(tl.float32)[None, :]
     acc = activate(acc, ACTIVATION)
-    if residual_ptr is not None and ACTIVATION != "":
+    if residual_ptr is not None and not EARLY:
         acc += tl.load(residual_ptr + where, inside, other=0.0).to(tl.float32)
     out_ptr += segment.to(tl.int64) * max_tokens * N
     tl.store(out_ptr + where, rounded(acc, out_ptr.dtype.element_ty), inside)
@@ -124,8 +130,8 @@ def _linear_kernel(
 
 def linear(
     out: torch.Tensor,
-    x: torch.Tensor,
-    weight: torch.Tensor,
+    x: Factor,
+    weight: Factor,
     bias: torch.Tensor | None = None,
     residual: torch.Tensor | None = None,
     *,
@@ -138,11 +144,11 @@ def linear(
     """`out = activation(x @ weight.T + bias) + residual` in the first `num_tokens` rows; others are left as they are.
 
     Args:
-        out: `[T, N]`, of the dtype of x or float32.
-        x: `[T, K]` float32, float16 or bfloat16.
-        weight: `[N, K]`, of the dtype of x.
+        out: `[T, N]`, of the dtype of x or float32; of codes bfloat16 or float32.
+        x: `[T, K]` float32, float16 or bfloat16; or codes of `quantize`, where the weight has them.
+        weight: `[N, K]`, of the dtype of x; or codes, then few rows (`tiles.NARROW_ROWS`) may be bfloat16.
         bias: `[N]` of any float dtype, or None.
-        residual: `[T, N]` of the dtype of x, or None.
+        residual: `[T, N]` of the dtype of x, of codes bfloat16; or None.
         activation: one of `activation.ACTIVATIONS`; "" is none.
         num_tokens: `[1]` int32 on the device; None: all T rows.
         tf32: let tensor cores cut factors of a float32 product to 10 binary digits; nothing for other dtypes.
@@ -154,21 +160,21 @@ def linear(
     """
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(map(repr, ACTIVATIONS))}, found {activation!r}")
-    n = _check_product(x, weight, num_tokens)
-    max_tokens = x.shape[0]
-    if tiles.is_narrow(max_tokens, product_name(x.dtype, tf32)):
+    max_tokens, n, dtype = _check_product(x, weight, num_tokens)
+    widened = isinstance(weight, Quantized) or tiles.is_narrow(max_tokens, product_name(dtype, tf32))
+    if isinstance(x, torch.Tensor) and widened:
         launch_narrow(out, x, weight, bias, residual, num_tokens, activation, pdl)
         return
-    check("out", out, [max_tokens, n], [x.dtype, torch.float32])
+    check("out", out, [max_tokens, n], [dtype, torch.float32])
     check_given("bias", bias, [n], FLOATS)
-    check_given("residual", residual, [max_tokens, n], [x.dtype])
+    check_given("residual", residual, [max_tokens, n], [dtype])
     _launch(out, x, weight, bias, residual, num_tokens, 1, activation, tf32, pdl, relay)
 
 
 def linear_split(
     partials: torch.Tensor,
-    x: torch.Tensor,
-    weight: torch.Tensor,
+    x: Factor,
+    weight: Factor,
     *,
     num_tokens: torch.Tensor | None = None,
     tf32: bool = False,
@@ -181,27 +187,40 @@ def linear_split(
 
     Args:
         partials: `[S, T, N]` float32; rows from `num_tokens` on are left as they are. `tiles.split_k` names a good S.
-        x, weight, num_tokens, tf32, pdl, relay: as in `linear`.
+        x, weight, num_tokens, tf32, pdl, relay: as in `linear`, but for few rows of another dtype than the weight's.
 
     Raises:
         ValueError: a shape or dtype that does not fit.
     """
-    n = _check_product(x, weight, num_tokens)
-    check("partials", partials, [None, x.shape[0], n], [torch.float32])
+    max_tokens, n, _ = _check_product(x, weight, num_tokens)
+    if isinstance(x, torch.Tensor) and isinstance(weight, Quantized):
+        raise ValueError("x must be codes as weight is; make them with quantize, or use linear for few rows")
+    check("partials", partials, [None, max_tokens, n], [torch.float32])
     _launch(partials, x, weight, None, None, num_tokens, partials.shape[0], "", tf32, pdl, relay)
 
 
-def _check_product(x: torch.Tensor, weight: torch.Tensor, num_tokens: torch.Tensor | None) -> int:
+def _check_product(x: Factor, weight: Factor, num_tokens: torch.Tensor | None) -> tuple[int, int, torch.dtype]:
+    """Rows, columns, and the dtype of results."""
+    check_count(num_tokens)
+    if isinstance(weight, Quantized):
+        weight.check("weight", None, None)
+        n, k = weight.codes.shape
+        if isinstance(x, Quantized):
+            x.check("x", None, k, weight.codes.dtype)
+            return len(x.codes), n, row_dtype(weight)
+        check("x", x, [None, k], [row_dtype(weight)])
+        return len(x), n, row_dtype(weight)
+    if isinstance(x, Quantized):
+        raise ValueError("weight must be codes as x is, found a tensor")
     check("x", x, [None, None], FLOATS)
     check("weight", weight, [None, x.shape[1]], [x.dtype])
-    check_count(num_tokens)
-    return weight.shape[0]
+    return len(x), len(weight), x.dtype
 
 
 def _launch(
     out: torch.Tensor,
-    x: torch.Tensor,
-    weight: torch.Tensor,
+    x: Factor,
+    weight: Factor,
     bias: torch.Tensor | None,
     residual: torch.Tensor | None,
     num_tokens: torch.Tensor | None,
@@ -211,21 +230,26 @@ def _launch(
     pdl: bool,
     relay: Relay | None,
 ) -> None:
+    scales: Scales = (None, None)
+    if isinstance(x, Quantized) and isinstance(weight, Quantized):
+        scales, x, weight = (x.scales, weight.scales), x.codes, weight.codes
+    assert isinstance(x, torch.Tensor)
+    assert isinstance(weight, torch.Tensor)
     max_tokens, k = x.shape
     n = weight.shape[0]
     if not max_tokens:
         return
     name, chip = product_name(x.dtype, tf32), chip_of(x)
-    # A persistent form is for results in the dtype of x or sums in float32, and for tensor descriptors.
-    suits = (out.dtype == x.dtype or segments > 1) and not any(each.data_ptr() % 16 for each in (out, x, weight))
+    # A persistent form is for results of 16 bits or sums in float32, and for tensor descriptors.
+    suits = (out.itemsize == 2 or segments > 1) and not any(each.data_ptr() % 16 for each in (out, x, weight))
     tile = tiles.linear_tile(max_tokens, n, k, name, chip, segments, persistent=suits and relay is not None)
     if tile.form and relay is not None:
-        launch_persistent(tile, relay, out, x, weight, bias, residual, num_tokens, segments, activation, pdl)
+        launch_persistent(tile, relay, out, x, weight, scales, bias, residual, num_tokens, segments, activation, pdl)
         return
     segment = triton.cdiv(k, segments * tile.block_k) * tile.block_k
     blocks_m = triton.cdiv(max_tokens, tile.block_m)
     _linear_kernel[blocks_m * triton.cdiv(n, tile.block_n), segments](
-        out, x, weight, bias, residual, num_tokens, max_tokens,
+        out, x, weight, *scales, bias, residual, num_tokens, max_tokens,
         N=n, K=k, SEGMENT=segment, WHOLE=segment * segments == k, ACTIVATION=activation,
         BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, BLOCK_K=tile.block_k, GROUP_M=tiles.GROUP_M,
         ONE_ROW_OF_BLOCKS=blocks_m == 1, PREFETCH=segments == 1 and max_tokens <= 256, TF32=name == "tf32",
@@ -241,6 +265,12 @@ def _relay(a: Arrays, chip: tiles.Chip) -> Relay:
     return Relay(torch.zeros(chip.num_sms, dtype=torch.int32, device=a.device), sums)
 
 
+def _factors(a: Arrays, x: torch.Tensor, n: int, widened: bool) -> tuple[Factor, list[Factor]]:
+    """Rows and weights with n columns, codes where the dtype has them; rows that are `widened` stay as they are."""
+    (rows,) = as_factors(a, x[None]) if not widened else (x,)
+    return rows, as_factors(a, a.weights(n, x.shape[1]))
+
+
 def _example(
     a: Arrays,
     tokens: int,
@@ -252,9 +282,10 @@ def _example(
     spare: int = 0,
 ) -> Example:
     """A product, with a residual if `added`; with `sums` into float32, as `norm_linear` reads it."""
-    x, weights, bias, count = a.random(tokens + spare, k), a.weights(n, k), a.vector(n), a.ints(tokens)
+    x, weights = _factors(a, a.random(tokens + spare, k), n, tiles.is_narrow(tokens + spare, "bfloat16"))
+    bias, count = a.vector(n), a.ints(tokens)
     residual = a.random(tokens + spare, n) if added else None
-    relay = _relay(a, chip_of(x))
+    relay = _relay(a, chip_of(bias))
     out = a.empty(tokens + spare, n, dtype=torch.float32 if sums else None)
 
     def launch() -> None:
@@ -263,18 +294,20 @@ def _example(
             linear(out, x, weight, bias, residual, activation=activation, **options)
 
     def exact() -> Any:
-        y = functional.linear(double(x[:tokens]), double(weights[-1]), double(bias))
+        y = functional.linear(double(plain_factor(x)[:tokens]), double(plain_factor(weights[-1])), double(bias))
         y = functional.activation(activation, y) if activation else y
         return y if residual is None else y + double(residual[:tokens])
 
     def plain() -> torch.Tensor:
-        y = torch.nn.functional.linear(x[:tokens], weights[-1], bias.to(x.dtype))
+        rows, weight = plain_factor(x)[:tokens], plain_factor(weights[-1])
+        y = torch.nn.functional.linear(rows, weight.to(rows.dtype), bias.to(rows.dtype)).to(a.dtype)
         y = plain_activation(activation, y) if activation else y
         return y if residual is None else y + residual[:tokens]
 
     def bound() -> float:
         """Each factor may lose 2^-10 of its size, so a product 2^-9; sums of k of them in float32 lose k 2^-23 more."""
-        return float((x.double().abs() @ weights[-1].double().abs().T).max()) * (2**-9 + k * 2**-23)
+        sizes = plain_factor(x).double().abs() @ plain_factor(weights[-1]).double().abs().T
+        return float(sizes.max()) * (2**-9 + k * 2**-23)
 
     return Example(
         f"linear {tokens}x{k}x{n} {activation}".rstrip(),
@@ -333,11 +366,12 @@ def _split_example(a: Arrays, tokens: int, n: int, k: int, segments: int = 0) ->
 
     `segments` 0: as many parts as `tiles.split_k` says.
     """
-    x, weights, residual, out = a.random(tokens, k), a.weights(n, k), a.random(tokens, n), a.empty(tokens, n)
+    (x, weights), residual, out = _factors(a, a.random(tokens, k), n, False), a.random(tokens, n), a.empty(tokens, n)
     (bias, gamma, beta), count = (a.vector(n) for _ in range(3)), a.ints(tokens)
-    segments = segments or tiles.split_k(tokens, n, k, product_name(x.dtype, a.tf32), chip_of(x))
+    name = product_name(a.dtype if a.codes is None else getattr(torch, a.codes), a.tf32)
+    segments = segments or tiles.split_k(tokens, n, k, name, chip_of(out))
     parts = a.empty(segments, tokens, n, dtype=torch.float32) if segments > 1 else a.empty(tokens, n)
-    relay = _relay(a, chip_of(x))
+    relay = _relay(a, chip_of(out))
     multiply = linear_split if segments > 1 else linear
 
     def launch() -> None:
@@ -347,11 +381,13 @@ def _split_example(a: Arrays, tokens: int, n: int, k: int, segments: int = 0) ->
             residual_layer_norm(out, parts, residual, gamma, beta, bias, eps=LAYER_NORM_EPS, **options)
 
     def exact() -> Any:
-        y = functional.linear(double(x), double(weights[-1]), double(bias)) + double(residual)
+        y = functional.linear(double(plain_factor(x)), double(plain_factor(weights[-1])), double(bias))
+        y += double(residual)
         return functional.layer_norm(y, double(gamma), double(beta))
 
     def plain() -> torch.Tensor:
-        y = torch.nn.functional.linear(x, weights[-1], bias.to(x.dtype)) + residual
+        rows = plain_factor(x)
+        y = torch.nn.functional.linear(rows, plain_factor(weights[-1]), bias.to(rows.dtype)).to(a.dtype) + residual
         return plain_norm(y, gamma, beta)
 
     return Example(
@@ -380,6 +416,6 @@ def _split_choice(arguments: Arguments, dtype: str, chip: tiles.Chip) -> Choice:
 
 
 OPS = (
-    Op("linear", _example, _in_model, _odd, _variants, _choice),
-    Op("linear_split", _split_example, _split_in_model, _split_odd, choice=_split_choice),
+    Op("linear", _example, _in_model, _odd, _variants, _choice, has_codes=True),
+    Op("linear_split", _split_example, _split_in_model, _split_odd, choice=_split_choice, has_codes=True),
 )

@@ -36,6 +36,7 @@ from distilrt.kernels.launch import (
 )
 from distilrt.kernels.layer_norm import plain_norm
 from distilrt.kernels.op import Arguments, Arrays, Choice, Example, Op, OpOutput, Sizes, double, given, nbytes
+from distilrt.kernels.quantize import Factor, Quantized, as_factors, plain_factor, pointers, row_dtype, scaled
 from distilrt.model import functional
 from distilrt.model.config import LAYER_NORM_EPS, DistilBertConfig
 
@@ -78,9 +79,12 @@ def narrow_multiply(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     SLICES: tl.constexpr,
+    column_scales_ptr=None,  # of codes of the weight
+    input_scales_ptr=None,
 ):
     """Columns of out from `col0` on; those from 0 on write the normalised rows too. Pointers as in the kernel below."""
     BLOCK_M: tl.constexpr = rows.shape[0]
+    KIND: tl.constexpr = weight_ptr.dtype.element_ty if column_scales_ptr is None else tl.bfloat16
     STEP: tl.constexpr = SLICES * BLOCK_K
     WHOLE: tl.constexpr = K % STEP == 0
     depth = tl.arange(0, SLICES)[:, None, None] * BLOCK_K + tl.arange(0, BLOCK_K)[None, None, :]
@@ -99,15 +103,18 @@ def narrow_multiply(
             gamma = tl.load(gamma_ptr + k + depth, depth + k < K, other=0.0).to(tl.float32)
             beta = tl.load(beta_ptr + k + depth, depth + k < K, other=0.0).to(tl.float32)
             y = (x.to(tl.float32) - mean[None, :, None]) * scale[None, :, None] * gamma + beta
-            x = rounded(y, weight.dtype)
+            x = rounded(y, KIND)
             if col0 == 0:
                 real = (tl.arange(0, BLOCK_M)[None, :, None] < num_rows) & (depth + k < K)
                 tl.store(normed_ptr + rows[None, :, None] * K + depth + k, x, real)
+        if input_scales_ptr is not None:
+            input_scales = tl.load(input_scales_ptr + k + depth, depth + k < K, other=0.0)
+            x = rounded(x.to(tl.float32) * input_scales, KIND)
         acc = dot(x, tl.permute(weight, (0, 2, 1)), acc, False)
 
-    y = tl.sum(acc, 0)
     out_rows = tl.arange(0, BLOCK_M)
     cols = col0 + tl.arange(0, BLOCK_N)
+    y = scaled(tl.sum(acc, 0), None, column_scales_ptr, out_rows, cols, num_rows, N)
     if bias_ptr is not None:
         y += tl.load(bias_ptr + cols, cols < N, other=0.0).to(tl.float32)[None, :]
     y = activate(y, ACTIVATION)
@@ -125,6 +132,8 @@ def _narrow_linear_kernel(
     gamma_ptr,  # [K] or None
     beta_ptr,  # [K] or None
     weight_ptr,  # [N, K]
+    column_scales_ptr,  # [N] or None
+    input_scales_ptr,  # [K] or None
     bias_ptr,  # [N] or None
     residual_ptr,  # [max_tokens, N] or None
     num_tokens_ptr,  # [1] or None
@@ -150,7 +159,8 @@ def _narrow_linear_kernel(
     if gamma_ptr is not None:
         mean, scale = statistics(x_ptr, rows, K, EPS, WIDTH)
     narrow_multiply(out_ptr, normed_ptr, x_ptr, gamma_ptr, beta_ptr, weight_ptr, bias_ptr, residual_ptr, mean, scale,
-                    rows, num_tokens, col0, N, K, ACTIVATION, BLOCK_N, BLOCK_K, SLICES)  # fmt: skip
+                    rows, num_tokens, col0, N, K, ACTIVATION, BLOCK_N, BLOCK_K, SLICES, column_scales_ptr,
+                    input_scales_ptr)  # fmt: skip
 
 
 def norm_linear(
@@ -159,7 +169,7 @@ def norm_linear(
     x: torch.Tensor,
     gamma: torch.Tensor,
     beta: torch.Tensor,
-    weight: torch.Tensor,
+    weight: Factor,
     bias: torch.Tensor | None = None,
     *,
     eps: float,
@@ -173,21 +183,25 @@ def norm_linear(
     are.
 
     Args:
-        out: `[T, N]`, of the dtype of weight or float32.
-        normed: `[T, K]`, of the dtype of weight.
+        out: `[T, N]`, of the dtype of `normed` or float32.
+        normed: `[T, K]`, of the dtype of weight; bfloat16 where that has codes.
         x: `[T, K]` float32, float16 or bfloat16; not `normed` itself.
         gamma, beta: `[K]`.
-        weight: `[N, K]` float16 or bfloat16.
+        weight: `[N, K]` float16, bfloat16, or codes of `quantize`, which are widened to bfloat16.
         bias, activation, num_tokens, pdl: as in `linear.linear`.
         eps: added to the variance.
 
     Raises:
         ValueError: a shape, dtype or activation that does not fit, or too many rows.
     """
-    check("weight", weight, [None, None], HALVES)
-    k = weight.shape[1]
+    if isinstance(weight, Quantized):
+        weight.check("weight", None, None)
+        k = weight.codes.shape[1]
+    else:
+        check("weight", weight, [None, None], HALVES)
+        k = weight.shape[1]
     check("x", x, [None, k], FLOATS)
-    check("normed", normed, [x.shape[0], k], [weight.dtype])
+    check("normed", normed, [x.shape[0], k], [row_dtype(weight)])
     check("gamma", gamma, [k], FLOATS)
     check("beta", beta, [k], FLOATS)
     launch_narrow(out, x, weight, bias, None, num_tokens, activation, pdl, norm=(normed, gamma, beta, eps))
@@ -196,7 +210,7 @@ def norm_linear(
 def launch_narrow(
     out: torch.Tensor,
     x: torch.Tensor,
-    weight: torch.Tensor,
+    weight: Factor,
     bias: torch.Tensor | None,
     residual: torch.Tensor | None,
     num_tokens: torch.Tensor | None,
@@ -208,19 +222,21 @@ def launch_narrow(
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(map(repr, ACTIVATIONS))}, found {activation!r}")
     max_tokens, k = x.shape
-    n = weight.shape[0]
+    (matrix, *scales), dtype = pointers(weight), row_dtype(weight)
+    assert matrix is not None
+    n = len(matrix)
     if max_tokens > tiles.NARROW_ROWS:
         raise ValueError(f"x must have at most {tiles.NARROW_ROWS} rows, found {max_tokens}; use linear.linear")
-    check("out", out, [max_tokens, n], [weight.dtype, torch.float32])
+    check("out", out, [max_tokens, n], [dtype, torch.float32])
     check_given("bias", bias, [n], FLOATS)
-    check_given("residual", residual, [max_tokens, n], [weight.dtype])
+    check_given("residual", residual, [max_tokens, n], [dtype])
     check_count(num_tokens)
     if not max_tokens:
         return
     tile = tiles.narrow_tile(max_tokens, n, k, chip_of(x), norm is not None)
     normed, gamma, beta, eps = norm or (None, None, None, 0.0)
     _narrow_linear_kernel[(triton.cdiv(n, tile.block_n),)](
-        out, normed, x, gamma, beta, weight, bias, residual, num_tokens, max_tokens,
+        out, normed, x, gamma, beta, matrix, *scales, bias, residual, num_tokens, max_tokens,
         N=n, K=k, EPS=eps, ACTIVATION=activation,
         BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, BLOCK_K=tile.block_k, SLICES=tile.slices,
         WIDTH=triton.next_power_of_2(k),
@@ -230,7 +246,7 @@ def launch_narrow(
 
 def _example(a: Arrays, tokens: int, n: int, k: int, activation: str = "") -> Example:
     x, gamma, beta = a.random(tokens, k, dtype=torch.float32, scale=3), a.vector(k), a.vector(k)
-    weights, bias, count = a.weights(n, k), a.vector(n), a.ints(tokens)
+    weights, bias, count = as_factors(a, a.weights(n, k)), a.vector(n), a.ints(tokens)
     out, normed = a.empty(tokens, n), a.empty(tokens, k)
 
     def launch() -> None:
@@ -242,14 +258,14 @@ def _example(a: Arrays, tokens: int, n: int, k: int, activation: str = "") -> Ex
         return functional.layer_norm(double(x), double(gamma), double(beta))
 
     def exact() -> Any:
-        y = functional.linear(exact_norm(), double(weights[-1]), double(bias))
+        y = functional.linear(exact_norm(), double(plain_factor(weights[-1])), double(bias))
         return functional.activation(activation, y) if activation else y
 
     def plain_normed() -> torch.Tensor:
         return plain_norm(x.to(a.dtype), gamma, beta)
 
     def plain() -> torch.Tensor:
-        y = torch.nn.functional.linear(plain_normed(), weights[-1], bias.to(a.dtype))
+        y = torch.nn.functional.linear(plain_normed(), plain_factor(weights[-1]).to(a.dtype), bias.to(a.dtype))
         return plain_activation(activation, y) if activation else y
 
     return Example(
@@ -279,4 +295,4 @@ def _choice(arguments: Arguments, dtype: str, chip: tiles.Chip) -> Choice:
     return Choice(("narrow", chip.capability, n, k, True), tokens, tiles.narrow_tiles(tokens, n, k, chip, True))
 
 
-OPS = (Op("norm_linear", _example, _in_model, _odd, choice=_choice),)
+OPS = (Op("norm_linear", _example, _in_model, _odd, choice=_choice, has_codes=True),)

@@ -81,6 +81,7 @@ class Op:
         odd: arguments that a check should cover, by `Sizes` and dtype.
         variants: what a model may launch beside `in_model`, each with entries of `tiles.MEASURED` that hold meanwhile.
         choice: which tile it may have, by arguments, dtype and chip; None: there is no choice.
+        has_codes: whether "float8" and "int8" differ from bfloat16.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Op:
     odd: Callable[[Sizes, str], Iterable[Arguments]]
     variants: Callable[[DistilBertConfig, str, tiles.Chip], Iterable[tuple[Arguments, Entries]]] = lambda *_: ()
     choice: Callable[[Arguments, str, tiles.Chip], Choice | None] = lambda *_: None
+    has_codes: bool = False
 
 
 class Arrays:
@@ -96,7 +98,8 @@ class Arrays:
 
     Args:
         device: where they lie; on torch's "meta" they have a shape but no data.
-        dtype: of rows and matrices, as `tiles` calls it: "tf32" is float32.
+        dtype: of rows and matrices, as `tiles` calls it: "tf32" is float32; factors of products are "float8" or "int8"
+            where all other rows are bfloat16.
         seed: of the random numbers.
         weight_bytes: weights are copied until they take so much, and launches take turns with the copies.
         pdl: what launchers are told.
@@ -106,7 +109,8 @@ class Arrays:
         self, device: torch.device, dtype: str, *, seed: int = 0, weight_bytes: int = 0, pdl: bool = False
     ) -> None:
         self.device, self.tf32, self.pdl = device, dtype == "tf32", pdl
-        self.dtype: torch.dtype = getattr(torch, "float32" if self.tf32 else dtype)
+        self.codes = tiles.CODES.get(dtype)  # what torch calls the dtype of codes; None: there are none
+        self.dtype: torch.dtype = getattr(torch, "float32" if self.tf32 else "bfloat16" if self.codes else dtype)
         self._weight_bytes = weight_bytes
         self._generator = None if device.type == "meta" else torch.Generator(device).manual_seed(seed)
 
@@ -149,12 +153,13 @@ def double(tensor: torch.Tensor) -> npt.NDArray[Any]:
     return array
 
 
-def nbytes(*tensors: torch.Tensor) -> int:
+def nbytes(*tensors: Any) -> int:
     """Bytes of all of them together."""
-    return sum(tensor.nbytes for tensor in tensors)
+    return sum(int(tensor.nbytes) for tensor in tensors)
 
 
-def all_ops() -> Iterator[Op]:
-    """The records `OPS` of every module of this folder."""
+def all_ops(dtype: str = "") -> Iterator[Op]:
+    """The records `OPS` of every module of this folder; of a dtype of 8 bits, those that differ from bfloat16's."""
     for module in pkgutil.iter_modules(distilrt.kernels.__path__, "distilrt.kernels."):
-        yield from getattr(importlib.import_module(module.name), "OPS", ())
+        ops = getattr(importlib.import_module(module.name), "OPS", ())
+        yield from (op for op in ops if op.has_codes or dtype not in tiles.CODES)

@@ -28,7 +28,10 @@ from distilrt.kernels.launch import (
     prefetch_rows,
     rounded,
 )
+from distilrt.kernels.quantize import scaled
 from distilrt.kernels.tiles import LinearTile
+
+Scales = tuple[torch.Tensor, torch.Tensor] | tuple[None, None]  # of the rows and of the columns of a product of codes
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,7 @@ class Relay:
     """
 
     begun: torch.Tensor  # [programs] int32: 1 from when sums are there until they are fetched
-    sums: torch.Tensor  # [programs * block_m * block_n] float32, at least
+    sums: torch.Tensor  # [programs * block_m * block_n] float32, at least; of int8 their bytes hold int32
 
 
 @triton.jit
@@ -62,14 +65,15 @@ def _multiply(acc, x_desc, weight_desc, row, col, step, BLOCK_K: tl.constexpr):
 
 @triton.jit
 def _finish_half(
-    acc, out_desc, out_ptr, bias_ptr, residual_ptr, row, col, segment, num_tokens, max_tokens,
-    N: tl.constexpr, ACTIVATION: tl.constexpr,
+    acc, out_desc, out_ptr, row_scales_ptr, column_scales_ptr, bias_ptr, residual_ptr, row, col, segment,
+    num_tokens, max_tokens, N: tl.constexpr, ACTIVATION: tl.constexpr,
 ):  # fmt: skip
     BLOCK_M: tl.constexpr = acc.shape[0]
     rows = row + tl.arange(0, BLOCK_M)
     cols = col + tl.arange(0, acc.shape[1])
     where = rows.to(tl.int64)[:, None] * N + cols[None, :]
     inside = (rows < num_tokens)[:, None] & (cols < N)[None, :]
+    acc = scaled(acc, row_scales_ptr, column_scales_ptr, rows, cols, num_tokens, N)
     if bias_ptr is not None:
         acc += tl.load(bias_ptr + cols, cols < N, other=0.0).to(tl.float32)[None, :]
     acc = activate(acc, ACTIVATION)
@@ -84,16 +88,16 @@ def _finish_half(
 
 @triton.jit
 def _finish(
-    acc, out_desc, out_ptr, bias_ptr, residual_ptr, row, col, segment, num_tokens, max_tokens,
-    N: tl.constexpr, ACTIVATION: tl.constexpr,
+    acc, out_desc, out_ptr, row_scales_ptr, column_scales_ptr, bias_ptr, residual_ptr, row, col, segment,
+    num_tokens, max_tokens, N: tl.constexpr, ACTIVATION: tl.constexpr,
 ):  # fmt: skip
     """Bias, activation and residual of a block, and its store: half of the columns at a time, for registers."""
     HALF: tl.constexpr = acc.shape[1] // 2
     left, right = tl.split(tl.permute(tl.reshape(acc, (acc.shape[0], 2, HALF)), (0, 2, 1)))
-    _finish_half(left, out_desc, out_ptr, bias_ptr, residual_ptr, row, col, segment, num_tokens, max_tokens,
-                 N, ACTIVATION)  # fmt: skip
-    _finish_half(right, out_desc, out_ptr, bias_ptr, residual_ptr, row, col + HALF, segment, num_tokens, max_tokens,
-                 N, ACTIVATION)  # fmt: skip
+    _finish_half(left, out_desc, out_ptr, row_scales_ptr, column_scales_ptr, bias_ptr, residual_ptr, row, col,
+                 segment, num_tokens, max_tokens, N, ACTIVATION)  # fmt: skip
+    _finish_half(right, out_desc, out_ptr, row_scales_ptr, column_scales_ptr, bias_ptr, residual_ptr, row, col + HALF,
+                 segment, num_tokens, max_tokens, N, ACTIVATION)  # fmt: skip
 
 
 @triton.jit
@@ -110,6 +114,8 @@ def _persistent_linear_kernel(
     weight_desc,  # [N, K]
     out_ptr,
     weight_ptr,
+    row_scales_ptr,  # [max_tokens] or None
+    column_scales_ptr,  # [N] or None
     bias_ptr,  # [N] or None
     residual_ptr,  # [max_tokens, N] or None
     num_tokens_ptr,  # [1] or None
@@ -128,6 +134,7 @@ def _persistent_linear_kernel(
     SHARE: tl.constexpr,  # rows of the weight that a program asks for before its turn
     PDL: tl.constexpr,
 ):
+    SUM: tl.constexpr = tl.int32 if x_desc.dtype == tl.int8 else tl.float32
     program = tl.program_id(0)
     allow_next(PDL)
     prefetch_rows(weight_ptr, program * SHARE, N, K, SHARE, PDL)
@@ -147,21 +154,21 @@ def _persistent_linear_kernel(
     if begun_ptr is not None:  # noqa: SIM102, the outer condition is of compile time
         if end > last * STEPS:  # First of all, begin the unit that the next program goes on with.
             row, col, segment = _place(last, BLOCKS_N, SEGMENTS, BLOCK_M, BLOCK_N)
-            acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+            acc = tl.zeros((BLOCK_M, BLOCK_N), SUM)
             for step in tl.range(0, end - last * STEPS, num_stages=NUM_STAGES):
                 acc = _multiply(acc, x_desc, weight_desc, row, col, segment * STEPS + step, BLOCK_K)
             tl.store(sums_ptr + _relayed(program, BLOCK_M, BLOCK_N), acc)
             tl.debug_barrier()
             tl.atomic_xchg(begun_ptr + program, 1, sem="release")
 
-    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    acc = tl.zeros((BLOCK_M, BLOCK_N), SUM)
     for i in tl.range(0, (last - first) * STEPS, num_stages=NUM_STAGES):  # one loop, so that loads run ahead
         row, col, segment = _place(first + i // STEPS, BLOCKS_N, SEGMENTS, BLOCK_M, BLOCK_N)
         acc = _multiply(acc, x_desc, weight_desc, row, col, segment * STEPS + i % STEPS, BLOCK_K)
         if i % STEPS == STEPS - 1:
-            _finish(acc, out_desc, out_ptr, bias_ptr, residual_ptr, row, col, segment, num_tokens, max_tokens,
-                    N, ACTIVATION)  # fmt: skip
-            acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+            _finish(acc, out_desc, out_ptr, row_scales_ptr, column_scales_ptr, bias_ptr, residual_ptr, row, col,
+                    segment, num_tokens, max_tokens, N, ACTIVATION)  # fmt: skip
+            acc = tl.zeros((BLOCK_M, BLOCK_N), SUM)
 
     if begun_ptr is not None:  # noqa: SIM102
         if start < first * STEPS:  # Last of all, go on with the unit that the program before has begun.
@@ -172,8 +179,8 @@ def _persistent_linear_kernel(
             acc = tl.load(sums_ptr + _relayed(program - 1, BLOCK_M, BLOCK_N), cache_modifier=".cg")
             for step in tl.range(STEPS - (first * STEPS - start), STEPS, num_stages=NUM_STAGES):
                 acc = _multiply(acc, x_desc, weight_desc, row, col, segment * STEPS + step, BLOCK_K)
-            _finish(acc, out_desc, out_ptr, bias_ptr, residual_ptr, row, col, segment, num_tokens, max_tokens,
-                    N, ACTIVATION)  # fmt: skip
+            _finish(acc, out_desc, out_ptr, row_scales_ptr, column_scales_ptr, bias_ptr, residual_ptr, row, col,
+                    segment, num_tokens, max_tokens, N, ACTIVATION)  # fmt: skip
 
 
 def launch_persistent(
@@ -182,6 +189,7 @@ def launch_persistent(
     out: torch.Tensor,
     x: torch.Tensor,
     weight: torch.Tensor,
+    scales: Scales,
     bias: torch.Tensor | None,
     residual: torch.Tensor | None,
     num_tokens: torch.Tensor | None,
@@ -200,11 +208,11 @@ def launch_persistent(
     begun = sums = None
     if tile.form == "stream":
         _check_relay(relay, programs, programs * tile.block_m * tile.block_n)
-        begun, sums = relay.begun, relay.sums
+        begun, sums = relay.begun, relay.sums.view(torch.int32) if x.dtype == torch.int8 else relay.sums
     _persistent_linear_kernel[(programs,)](
         _described(out.view(-1, n), tile.block_m, tile.block_n // 2),
         _described(x, tile.block_m, tile.block_k), _described(weight, tile.block_n, tile.block_k),
-        out, weight, bias, residual, num_tokens, begun, sums, max_tokens,
+        out, weight, *scales, bias, residual, num_tokens, begun, sums, max_tokens,
         N=n, K=k, SEGMENTS=segments, STEPS=triton.cdiv(k, segments * tile.block_k), ACTIVATION=activation,
         BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, BLOCK_K=tile.block_k, NUM_STAGES=tile.num_stages,
         SHARE=triton.cdiv(n, programs), num_warps=tile.num_warps,

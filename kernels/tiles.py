@@ -14,15 +14,17 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 # "tf32" is float32 whose factors tensor cores may cut to 10 binary digits.
-ITEM_SIZE = {"float32": 4, "tf32": 4, "float16": 2, "bfloat16": 2}
+ITEM_SIZE = {"float32": 4, "tf32": 4, "float16": 2, "bfloat16": 2, "float8": 1, "int8": 1}
+CODES = {"float8": "float8_e4m3fn", "int8": "int8"}  # what torch calls the dtypes of 8 bits
+CODES_SINCE = {"float8": 89, "int8": 80}  # the capability from which on tensor cores multiply them
 # Bytes of shared memory that one program may have.
 SHARED_MEMORY = {80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}
-# Half-precision multiply-adds with float32 sums that one multiprocessor does in a cycle.
+# Half-precision multiply-adds with float32 sums that one multiprocessor does in a cycle; of 8 bits twice as many.
 MULTIPLY_RATE = {80: 1024, 86: 256, 89: 512, 90: 2048, 100: 4096, 120: 512}
 SHARED_RATE = 128  # bytes a cycle
 L2_RATE = 48  # bytes a cycle and multiprocessor when all of them read
 START = 1500  # cycles from the start of a program to its first product, and from its last to its end
-NARROW_ROWS = 32  # up to here half-precision products are `narrow_linear`
+NARROW_ROWS = 32  # up to here products of 16 or 8 bits are `narrow_linear`
 EVEN_ROWS = 256  # from here on products are dealt out evenly where they can be
 UNEVEN = 1.1  # times the mean work, at most, for the busiest multiprocessor
 GROUP_M = 8  # row blocks that programs which run together share
@@ -63,7 +65,7 @@ class LinearTile:
     def shared_memory(self, dtype: str, segments: int = 1) -> int:
         """Bytes that the steps in flight take, at most, and a finished block on its way out."""
         steps = (self.block_m + self.block_n) * self.block_k * ITEM_SIZE[dtype] * self.num_stages
-        out = self.block_m * self.block_n * (4 if segments > 1 else ITEM_SIZE[dtype])
+        out = self.block_m * self.block_n * (4 if segments > 1 else max(ITEM_SIZE[dtype], 2))
         return steps + (out + 1024 if self.form else 0)  # and its barriers
 
     def units(self, tokens: int, n: int, segments: int = 1) -> int:
@@ -187,7 +189,7 @@ _ADA = (
 # Exact float32 products are plain multiply-adds, whose operands must fit in registers.
 _FLOAT32 = (LinearTile(64, 64, 32, 8, 2), LinearTile(32, 32, 32, 4, 2), LinearTile(16, 32, 32, 4, 2))
 _CANDIDATES = {80: _AMPERE, 86: _ADA, 89: _ADA, 90: _HOPPER, 100: _BLACKWELL, 120: _ADA}
-# For half precision; one program has the shared memory of a multiprocessor.
+# For 16 bits, or 8 with steps twice as long; one program has the shared memory of a multiprocessor.
 _PERSISTENT = (
     LinearTile(128, 256, 64, 8, 3), LinearTile(128, 128, 64, 8, 4), LinearTile(128, 64, 64, 4, 5),
     LinearTile(64, 128, 64, 4, 5), LinearTile(64, 64, 64, 4, 6), LinearTile(64, 32, 64, 4, 6),
@@ -213,6 +215,8 @@ def linear_candidates(dtype: str, chip: Chip) -> tuple[LinearTile, ...]:
     if dtype == "tf32":  # operands of twice the bytes: shorter steps, and not the largest block, which would spill
         small = (tile for tile in found if tile.block_m * tile.block_n <= 128 * 128)
         return tuple(replace(tile, block_k=tile.block_k // 2) for tile in small)
+    if ITEM_SIZE[dtype] == 1:
+        return tuple(replace(tile, block_k=2 * tile.block_k) for tile in linear_candidates("bfloat16", chip))
     persistent = _PERSISTENT_ON.get(chip.known, ())
     return (*found, *(replace(tile, form=form) for form in ("persistent", "stream") for tile in persistent))
 
@@ -224,7 +228,8 @@ def linear_tile(
 
     Not `persistent`: of the form that has a program for each block.
     """
-    persistent = persistent and n % 8 == k % 8 == 0  # tensor descriptors want rows of multiples of 16 bytes
+    # Tensor descriptors want rows of multiples of 16 bytes.
+    persistent = persistent and n % 8 == 0 == k * ITEM_SIZE[dtype] % 16
     shape = (chip.capability, dtype, n, k)
     if segments == 1:
         found = _measured(("linear", *shape), tokens)
@@ -263,7 +268,7 @@ def linear_cycles(tile: LinearTile, tokens: int, n: int, k: int, dtype: str, chi
         # From sm_90 on a group of 4 warps multiplies 64 rows at once; single warps reach about 60 % there.
         grouped = chip.capability >= 90 and m >= 64
         single = chip.capability >= 90 and not grouped
-        rate = MULTIPLY_RATE[chip.known] / (2 if dtype == "tf32" else 1)
+        rate = MULTIPLY_RATE[chip.known] * 2 / item
         multiply = depth * m * width / (rate * (0.6 if single else 1.0))
         readers = (m // 64) * (64 + width) if grouped else 2 * (m + width)
         shared = depth * (readers + m + width) * item / SHARED_RATE
@@ -307,7 +312,7 @@ def split_k(tokens: int, n: int, k: int, dtype: str, chip: Chip) -> int:
 
 def is_narrow(tokens: int, dtype: str) -> bool:
     """Whether `narrow_linear` is for so many rows."""
-    return tokens <= NARROW_ROWS and ITEM_SIZE[dtype] == 2
+    return tokens <= NARROW_ROWS and ITEM_SIZE[dtype] <= 2
 
 
 def narrow_tile(tokens: int, n: int, k: int, chip: Chip, norm: bool = False) -> NarrowTile:

@@ -22,10 +22,10 @@ BUDGETS: dict[str, tuple[int, int | None]] = {
     "engine/dropin": (1750, 2085),
     "engine/scale": (520, 562),
     "engine/server": (3200, 4631),
-    "kernels": (1900, 3529),
+    "kernels": (1900, 3859),
     "csrc": (2900, 4274),
     "engine/bench": (3000, 4256),
-    "benches": (1000, 1262),
+    "benches": (1000, 1263),
     "tests/bench": (1400, 2168),
 }
 

@@ -8,17 +8,23 @@ from typing import Any
 import pytest
 import torch
 
-from distilrt.kernels import gather
+from distilrt.kernels import gather, tiles
+from distilrt.kernels.launch import chip_of
 from distilrt.kernels.op import Arrays, all_ops
+from distilrt.kernels.tiles import CODES_SINCE
 from tests.gpu.checks import SIZES, TINY, checked
 
 pytestmark = [pytest.mark.gpu, pytest.mark.whole]
 SEED = int.from_bytes(os.urandom(4), "little")
 
 
-@pytest.mark.parametrize("dtype", ["float32", "tf32", "float16", "bfloat16"])
-@pytest.mark.parametrize("name", [op.name for op in all_ops()])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [(op.name, dtype) for dtype in ("float32", "tf32", "float16", "bfloat16", *tiles.CODES) for op in all_ops(dtype)],
+)
 def test_kernel(device: torch.device, tiny: bool, name: str, dtype: str) -> None:
+    if not tiny and dtype in tiles.CODES and chip_of(torch.empty(0, device=device)).capability < CODES_SINCE[dtype]:
+        pytest.skip(f"the device has no tensor cores for {dtype}")
     wrong = []
     (op,) = (op for op in all_ops() if op.name == name)
     for number, arguments in enumerate(op.odd(TINY if tiny else SIZES, dtype)):

@@ -25,10 +25,10 @@ from distilrt.kernels.op import Arrays, all_ops
 from distilrt.model.config import DistilBertConfig
 
 CHIPS = {chip.capability: chip for chip in (tiles.A100, tiles.L40S, tiles.H200, tiles.B200)}
-DTYPES = ("float32", "tf32", "float16", "bfloat16")
+DTYPES = ("float32", "tf32", "float16", "bfloat16", *tiles.CODES)
 POINTERS = {
     torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16",
-    torch.int32: "i32", torch.int64: "i64", torch.bool: "i1",
+    torch.int32: "i32", torch.int64: "i64", torch.bool: "i1", torch.float8_e4m3fn: "fp8e4nv", torch.int8: "i8",
 }  # fmt: skip
 
 
@@ -93,6 +93,8 @@ class Launch:
 
 def launches(capability: int, dtype: str) -> list[Launch]:
     """Every distinct launch of a DistilBERT-base over the ladder of batch sizes, every tile and every head width."""
+    if capability < tiles.CODES_SINCE.get(dtype, 0):
+        return []
     chip, config = CHIPS[capability], DistilBertConfig()
     arrays = Arrays(torch.device("meta"), dtype, pdl=capability >= 90)
     # Tiles of a persistent form differ from bucket to bucket.
@@ -100,10 +102,10 @@ def launches(capability: int, dtype: str) -> list[Launch]:
     buckets = (256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 5632) if persistent else (512, 2048, 5632)
     with recorded(chip) as found:
         for tokens in (16, 32, 64, 128, *buckets):
-            for op in all_ops():
+            for op in all_ops(dtype):
                 for arguments in op.in_model(config, tokens, dtype):
                     op.example(arrays, **arguments).launch()
-        for op in all_ops():
+        for op in all_ops(dtype):
             for arguments, entries in op.variants(config, dtype, chip):
                 with measured(entries):
                     op.example(arrays, **arguments).launch()

@@ -42,7 +42,7 @@ COLUMNS = (
 _COPIES = {
     "TMA": r"\bUTMALDG\b", "TMA out": r"\bUTMASTG\b", "bulk": r"\bUBLKCP\b", "cp.async": r"\bLDGSTS\b",
 }  # fmt: skip
-_MULTIPLICATION = r"\b(UTC\w*MMA|HGMMA|HMMA)\b"
+_MULTIPLICATION = r"\b(UTC\w*MMA|[HQI]G?MMA)\b"
 # What may be read before the wait: vectors of the model, which no kernel writes.
 _READ_EARLY = ("_embed_kernel", "_layer_norm_kernel")
 
@@ -127,7 +127,9 @@ Written by `make ptx` with Triton {triton.__version__}: every kernel, dtype and 
 a spill, on shared memory over the chip's limit, on a half-precision matrix kernel without tensor cores, and on a kernel
 that starts early (sm_90 on) but does not wait before its first store and, vectors of the model aside, its first load.
 Registers are those of a thread, shared memory is bytes a program, programs are those that fit on a multiprocessor at
-once. Tensor cores: HMMA is a warp's instruction, HGMMA that of four warps on sm_90 (wgmma), UTCHMMA sm_100's. Copies
+once. Tensor cores: HMMA is a warp's instruction, HGMMA that of four warps on sm_90 (wgmma), UTCHMMA sm_100's; with Q
+for H they multiply float8, with I int8 (HMMA there: codes widened to bfloat16, for few rows). Of these two dtypes only
+what differs from bfloat16 is shown. Copies
 past the registers: TMA, bulk or cp.async into shared memory, "TMA out" out of it; the page fails too where
 `persistent_linear` has fewer loads ahead of its first product than its stages allow. float32 products are exact
 multiply-adds on purpose, tf32 is what they are when torch's own may be. No GPU was involved and no time was measured.

@@ -12,13 +12,14 @@ from tests.gpu.checks import checked
 CONFIG = DistilBertConfig(dim=32, n_heads=2, n_layers=1, hidden_dim=64, vocab_size=50, max_position_embeddings=16)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-def test_every_op_of_a_model_is_right(dtype: str) -> None:
+@pytest.mark.parametrize(("dtype", "absent"), [("bfloat16", {"linear_split", "quantize"}),
+                                                ("float32", {"norm_linear", "whole_encoder", "quantize"}),
+                                                ("float8", {"linear_split", "quantize"})])  # fmt: skip
+def test_every_op_of_a_model_is_right(dtype: str, absent: set[str]) -> None:
     """Few rows run `norm_linear` or `whole_encoder` in half precision, and `linear_split` in float32."""
     arrays = Arrays(torch.device("cpu"), dtype)
-    for op in all_ops():
+    for op in all_ops(dtype):
         made = [op.example(arrays, **arguments) for arguments in op.in_model(CONFIG, 5, dtype)]
-        absent = ("linear_split",) if dtype == "bfloat16" else ("norm_linear", "whole_encoder")
         assert bool(made) == (op.name not in absent)
         for example in made:
             assert all(check["ok"] for check in checked(example, runs=1).values()), example.label

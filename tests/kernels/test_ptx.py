@@ -42,6 +42,24 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
             "persistent_linear n 3072, k 768, 64×64×64, gelu, stream",
             marks=pytest.mark.whole,
         ),
+        ("90", "float8", "QGMMA", "TMA, TMA out", "persistent_linear n 3072, k 768, 128×256×128, gelu, stream"),
+        pytest.param(
+            "90", "float8", "HMMA", "cp.async", "narrow_linear n 2304, k 768, 16×16×32, norm", marks=pytest.mark.whole
+        ),
+        pytest.param(
+            "90",
+            "int8",
+            "IGMMA",
+            "TMA, TMA out",
+            "persistent_linear n 3072, k 768, 128×256×128, gelu, stream",
+            marks=pytest.mark.whole,
+        ),
+        pytest.param(
+            "89", "float8", "QMMA", "cp.async", "linear n 3072, k 768, 128×128×64, gelu", marks=pytest.mark.whole
+        ),
+        pytest.param(
+            "80", "int8", "IMMA", "cp.async", "linear n 3072, k 768, 128×128×128, gelu", marks=pytest.mark.whole
+        ),
         ("90", "bfloat16", "HMMA", "cp.async", "narrow_linear n 2304, k 768, 16×16×32, norm"),
         (
             "90",
