@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from distilrt.backends.cuda.devices import DTYPES, cuda_device
+from distilrt.backends.cuda.devices import FLOATS, cuda_device
 from distilrt.bench.clock import Clock
 from distilrt.bench.findings import Row, facts
 from distilrt.cpu_count import usable_cores
@@ -77,7 +77,7 @@ def peaks(clock: Clock) -> dict[str, float]:
     source = torch.randint(0, 255, (1 << (30 if clock.on_gpu else 16),), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     found = {"copy": 2 * source.nbytes / statistics.median(clock.back_to_back(lambda: target.copy_(source)))}
-    for dtype in DTYPES:
+    for dtype in FLOATS:
         n = 64 if not clock.on_gpu else 4096 if dtype == "float32" else 8192
         a, b = (torch.randn(n, n, device=device, dtype=getattr(torch, dtype)) for _ in range(2))
         found[dtype] = 2 * n**3 / statistics.median(clock.back_to_back(partial(torch.matmul, a, b)))

@@ -57,6 +57,7 @@ STEPS = (
     Step("ours-bfloat16", 30, MODEL, "test_ours and bfloat16"),
     Step("ours-float16", 30, MODEL, "test_ours and float16 and not bfloat16", tiny=False),
     Step("ours-float32", 40, MODEL, "test_ours and float32"),
+    Step("ours-float8", 30, MODEL, "test_ours and float8"),
     Step("sdpa-bfloat16", 25, MODEL, "test_sdpa and bfloat16"),
     Step("sdpa-float16", 25, MODEL, "test_sdpa and float16 and not bfloat16", tiny=False),
     Step("sdpa-float32", 25, MODEL, "test_sdpa and float32"),

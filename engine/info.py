@@ -12,7 +12,7 @@ from distilrt import _C, __version__, env, tasks
 from distilrt.backends import base as backends
 from distilrt.backends import reference
 from distilrt.backends.cpu import dtypes_of
-from distilrt.backends.cuda.devices import DTYPES, describe_cuda, why_not_cuda
+from distilrt.backends.cuda.devices import describe_cuda, dtypes_here, why_not_cuda
 from distilrt.batch import pack
 from distilrt.checkpoint.source import Source
 from distilrt.cpu_count import ThreadCount, usable_cores
@@ -32,7 +32,7 @@ def of_machine(num_threads: int | None) -> dict[str, Mapping[str, Any]]:
     dtypes = {
         "reference": list(reference.DTYPES),
         "cpu": dtypes_of(isa),
-        "cuda": [] if why_not_cuda() else list(DTYPES),
+        "cuda": [] if why_not_cuda() else dtypes_here(),
     }
     return {
         "versions": {"distilrt": __version__, "python": platform.python_version(), **_versions()},

@@ -1,8 +1,8 @@
 """Compares a checkpoint's answers here with the reference implementation's: transformers if it is installed, else the
 NumPy reference. It measures numbers, not speed.
 
-The reference runs twice: in float64, which is taken as exact, and in float32 (transformers in float16 or bfloat16 if
-the model computes in that), which shows how far that dtype alone is off. int8 has no counterpart and its own bound.
+The reference runs twice: in float64, taken as exact, and in float32 (transformers in float16 or bfloat16 if the model
+computes in that), which shows how far that dtype alone is off. int8 and float8 have no counterpart but own bounds.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ Outputs = dict[str, npt.NDArray[Any]]
 Mask = npt.NDArray[np.bool_]  # [batch_size, seq_len]
 
 # How far the mean difference may be, relative to the mean size of an output. A sound bfloat16 model is below 0.01 and a
-# sound int8 one below 0.05; a wrong weight, scale or layer shows as several tenths.
-NARROW_BOUNDS = {"bfloat16": 0.02, "int8": 0.1}
+# sound int8 or float8 one below 0.06; a wrong weight, scale or layer shows as several tenths.
+NARROW_BOUNDS = {"bfloat16": 0.02, "int8": 0.1, "float8": 0.1}
 
 # Lengths from a few tokens to a few hundred, punctuation, digits, accents and a word that no vocabulary has whole.
 TEXTS = (
@@ -126,10 +126,10 @@ def verify(
 
     A row holds if its largest difference from float64 is at most 1e-5 of the largest output, or twice the reference's
     own difference where that is more; that is of float32, or of transformers in the model's own float16 or bfloat16. In
-    int8, and in bfloat16 without transformers, it holds if its mean difference is at most 0.1 and 0.02 of the mean size
-    of the output. Masked positions are not compared. Of a packed folder, which has no weights for the reference, the
-    checksum is compared, and all else only with `against`: without it the report has no rows. If transformers is
-    installed, the token ids of the texts and of built-in ones and pairs must be those of its AutoTokenizer.
+    int8 and float8, and in bfloat16 without transformers, it holds if its mean difference is at most 0.1 and 0.02 of
+    the mean size of the output. Masked positions are not compared. Of a packed folder, which has no weights for the
+    reference, the checksum is compared, and all else only with `against`: without it the report has no rows. If
+    transformers is there, token ids of the texts and of built-in ones and pairs must be those of its AutoTokenizer.
 
     Args:
         model: folder or hub id, of any head.
@@ -308,5 +308,5 @@ def _transformers(
         # A BERT also pools; a DistilBERT does not.
         fields = {key: value for key, value in result.items() if key != "pooler_output"}
         outputs.append(_flat(fields, mask))
-    narrow = NARROW_BOUNDS["int8"] if dtype == "int8" else None
+    narrow = NARROW_BOUNDS[dtype] if dtype in ("int8", "float8") else None
     return _Reference(f"transformers {transformers.__version__} {name} float64", narrow, *outputs)

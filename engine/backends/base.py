@@ -157,7 +157,7 @@ def create(
     Args:
         name, dtype: "auto", see `chosen`, or one of the backends and a dtype that it has.
         num_threads: CPU threads; None: `DISTILRT_NUM_THREADS`, else what affinity and cgroup allow.
-        calibration: how the CPU quantizes for int8; None: without example texts.
+        calibration: how int8 and float8 quantize; None: without example texts.
         head: the model's, whose tensors are among the weights; a GPU runs it with the encoder as one.
 
     Raises:
@@ -176,4 +176,4 @@ def create(
     device = cuda_device()  # says what is missing before the import of what needs it
     from distilrt.backends.cuda.backend import CudaBackend
 
-    return CudaBackend(config, weights, device, dtype=dtype, head=head)
+    return CudaBackend(config, weights, device, dtype=dtype, calibration=calibration, head=head)

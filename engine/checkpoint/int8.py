@@ -1,7 +1,7 @@
-"""int8 weights of linear layers: calibration with example texts, and rounding.
+"""8-bit weights of linear layers, int8 or float8: calibration with example texts, and rounding.
 
 The texts go through the float32 reference once, layer by layer. Each linear layer's inputs settle its column scales and
-how its weight is rounded, and show how far int8 is off there; where it is too far, the layer stays in higher precision.
+how its weight is rounded, and show how far 8 bits are off there; where too far, the layer stays in higher precision.
 Backends pack the outcome, which costs nothing at run time but one multiplication of each input column.
 """
 
@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distilrt.batch import pack
+from distilrt.checkpoint.codings import CODINGS, Coding
 from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.tensor_files import FloatArray
 from distilrt.errors import InvalidInput
@@ -27,26 +28,22 @@ from distilrt.text.auto_tokenizer import load_tokenizer
 from distilrt.text.tokenizer import DistilBertTokenizer
 
 BUILT_IN = Path(__file__).with_name("calibration.txt")
-# A linear layer whose output is off by more than this, relative to how it varies over the texts, stays in higher
-# precision. Eight bits on both sides cost about 0.01 of well-behaved rows, so this is where int8 does not fit a layer.
-THRESHOLD = 0.02
 MAX_TOKENS = 8192  # more change little and take longer
-STEPS = 127  # A weight has 127 steps on each side of 0; a row has 255 in all.
 # The ridge term, as a share of the Gram matrix's mean diagonal. With less, rounding fits the few example rows alone.
 _DAMPING = 0.3
 _BLOCK = 64  # columns rounded before what they leave is carried to all others, in one product
 
 
 @dataclass(frozen=True, slots=True)
-class Int8Linear:
-    """An int8 weight `codes * column_scales[:, None]` `[n, k]`, for inputs multiplied by `input_scales` `[k]`."""
+class CodedLinear:
+    """A weight `codes * column_scales[:, None]` `[n, k]`, for inputs multiplied by `input_scales` `[k]`."""
 
-    codes: npt.NDArray[np.int8]
+    codes: npt.NDArray[Any]  # of the coding's numbers
     column_scales: FloatArray
     input_scales: FloatArray
 
     def weight(self) -> FloatArray:
-        """`[n, k]`, whole multiples of `column_scales`."""
+        """`[n, k]`, codes times `column_scales`."""
         return self.codes * self.column_scales[:, None]
 
 
@@ -55,8 +52,8 @@ class Calibration:
     """What came of calibration, by the native encoder's names of the linear layers."""
 
     source: str  # which texts were used, in words
-    errors: Mapping[str, float]  # root mean square of outputs in int8, relative to their variation over the texts
-    linears: Mapping[str, Int8Linear]  # the layers that can be int8
+    errors: Mapping[str, float]  # root mean square of outputs in 8 bits, relative to their variation over the texts
+    linears: Mapping[str, CodedLinear]  # the layers that can be held in them
 
     @property
     def kept(self) -> tuple[str, ...]:
@@ -80,25 +77,18 @@ def column_scales(rows: FloatArray, weight: FloatArray) -> FloatArray:
     return scales
 
 
-def round_rows(rows: FloatArray) -> FloatArray:
-    """Rows `[m, k]` as csrc/ rounds them: each in 255 steps from its smallest value to its largest."""
-    low = rows.min(axis=1, keepdims=True)
-    step = (rows.max(axis=1, keepdims=True) - low) / np.float32(255)
-    rounded: FloatArray = np.rint((rows - low) / np.where(step > 0, step, 1)) * step + low
-    return rounded
-
-
-def round_weight(weight: FloatArray, gram: FloatArray) -> tuple[npt.NDArray[np.int8], FloatArray]:
-    """A weight as int8 times a scale for each of its rows, with the error in outputs made small, not that in weights.
+def round_weight(
+    weight: FloatArray, gram: FloatArray, coding: Coding = CODINGS["cpu", "int8"]
+) -> tuple[npt.NDArray[Any], FloatArray]:
+    """A weight as codes times a scale for each of its rows, with the error in outputs made small, not that in weights.
 
     Columns are rounded one after another, each after what the columns before it lost was carried over to it in the
     proportion that makes `(w - q) gram (w - q)` smallest: GPTQ (Frantar et al. 2022, arXiv:2210.17323), in the order of
     falling diagonal, written as back substitution with the Cholesky factor, which needs no inverse.
 
-    From a weight `[n, k]` and `gram = rowsᵀ rows` `[k, k]` of example inputs to integers `[n, k]` of at most 127 each
-    way, and scales `[n]`.
+    From a weight `[n, k]` and `gram = rowsᵀ rows` `[k, k]` of example inputs to codes `[n, k]` and scales `[n]`.
     """
-    scales: FloatArray = np.abs(weight).max(axis=1) / np.float32(STEPS)
+    scales: FloatArray = np.abs(weight).max(axis=1) / np.float32(coding.largest)
     order = np.argsort(np.diag(gram), kind="stable")
     damped = gram[np.ix_(order, order)]
     damped[np.diag_indices_from(damped)] += _DAMPING * np.diag(gram).mean() or 1.0
@@ -110,10 +100,10 @@ def round_weight(weight: FloatArray, gram: FloatArray) -> tuple[npt.NDArray[np.i
         start = max(end - _BLOCK, 0)
         lost: FloatArray = np.zeros((end - start, len(weight)), np.float32)
         for j in range(end - 1, start - 1, -1):
-            codes[j] = np.clip(np.rint(target[j] + carry[j, start:end] @ lost), -STEPS, STEPS)
+            codes[j] = coding.nearest(target[j] + carry[j, start:end] @ lost)
             lost[j - start] = exact[j] - codes[j]
         target[:start] += carry[:start, start:end] @ lost
-    columns = np.empty(codes.shape, np.int8)
+    columns = np.empty(codes.shape, coding.held)
     columns[order] = codes
     return np.ascontiguousarray(columns.T), scales
 
@@ -138,6 +128,7 @@ def calibrate(
     weights: Mapping[str, npt.NDArray[Any]],
     tokenizer: DistilBertTokenizer,
     path: str | Path | None = None,
+    coding: Coding = CODINGS["cpu", "int8"],
 ) -> Calibration:
     """Quantize every linear layer of the encoder for the inputs that texts give it. The same texts, the same outcome.
 
@@ -145,6 +136,7 @@ def calibrate(
         weights: canonical names.
         tokenizer: the model's own.
         path: file of texts, one a line, read up to `MAX_TOKENS` tokens; None: the built-in ones, English of all sorts.
+        coding: of the backend and dtype that the model will run in.
 
     Raises:
         InvalidInput: a bad file, or a tokenizer with ids that the model has no embedding for.
@@ -155,12 +147,12 @@ def calibrate(
     ids = tokenizer(texts, truncation=True, max_length=config.max_position_embeddings)["input_ids"]
     ids = [each for each, total in zip(ids, accumulate(map(len, ids)), strict=True) if total <= MAX_TOKENS] or ids[:1]
     errors: dict[str, float] = {}
-    found: dict[str, Int8Linear] = {}
+    found: dict[str, CodedLinear] = {}
     from tqdm import tqdm  # The package is there, because huggingface_hub needs it.
 
     layers = tqdm(
         _linears(config, weights, ids),
-        desc="calibrating int8",
+        desc=f"calibrating {coding.dtype}",
         total=4 * config.num_layers,
         unit=" layers",
         disable=None,  # without a terminal
@@ -169,8 +161,8 @@ def calibrate(
     )
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows in a broken model stays in higher precision
         for name, rows, weight, product in layers:
-            errors[name], linear = _quantize(rows, weight, product)
-            if errors[name] <= THRESHOLD and linear is not None:
+            errors[name], linear = _quantize(rows, weight, product, coding)
+            if errors[name] <= coding.threshold and linear is not None:
                 found[name] = linear
     source = f"{len(ids)} built-in texts" if path is None else f"{len(ids)} of {len(texts)} texts of {Path(path).name}"
     return Calibration(source, errors, found)
@@ -181,6 +173,7 @@ def calibration_of(
     config: DistilBertConfig,
     weights: Mapping[str, npt.NDArray[Any]],
     path: str | Path | None = None,
+    coding: Coding = CODINGS["cpu", "int8"],
 ) -> Calibration | None:
     """`calibrate` with the tokenizer of a checkpoint; None where it has none and no `path` is given.
 
@@ -190,18 +183,20 @@ def calibration_of(
     """
     if path is None and not (source.file("tokenizer.json") or source.file("vocab.txt")):
         return None
-    return calibrate(config, weights, load_tokenizer(source), path)
+    return calibrate(config, weights, load_tokenizer(source), path, coding)
 
 
-def _quantize(rows: FloatArray, weight: FloatArray, product: FloatArray) -> tuple[float, Int8Linear | None]:
-    """The relative error of a layer in int8, and the layer; None where its numbers overflow."""
+def _quantize(
+    rows: FloatArray, weight: FloatArray, product: FloatArray, coding: Coding
+) -> tuple[float, CodedLinear | None]:
+    """The relative error of a layer in 8 bits, and the layer; None where its numbers overflow."""
     input_scales = column_scales(rows, weight)
     scaled = rows * input_scales
     gram = scaled.T @ scaled
     if not (np.isfinite(product).all() and np.isfinite(gram).all()):
         return float("inf"), None
-    linear = Int8Linear(*round_weight(weight / input_scales, gram), input_scales)
-    lost = np.linalg.norm(round_rows(scaled) @ linear.weight().T - product)
+    linear = CodedLinear(*round_weight(weight / input_scales, gram, coding), input_scales)
+    lost = np.linalg.norm(coding.rounded_rows(scaled) @ linear.weight().T - product)
     spread = np.linalg.norm(product - product.mean(axis=0))
     if spread > 0:
         return float(lost / spread), linear

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from distilrt.backends import base as backends
 from distilrt.checkpoint import packed
 from distilrt.checkpoint import upload as hub_upload
+from distilrt.checkpoint.codings import CODINGS
 from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.weights import load_weights, random_weights, save_checkpoint
 from distilrt.model.architecture import expected_shapes
@@ -48,8 +49,8 @@ _REFUSED = {
     "state_dict": "give the weights to the class itself, as its second argument, by the names of state_dict() without "
     "'distilbert.'",
     "output_loading_info": "a missing tensor is always an error, and an extra one warns, or is refused by strict=True",
-    "quantization_config": "dtype='int8' quantizes",
-    "load_in_8bit": "dtype='int8' quantizes",
+    "quantization_config": "dtype='int8' quantizes, and on a GPU 'float8'",
+    "load_in_8bit": "dtype='int8' quantizes, and on a GPU 'float8'",
     "load_in_4bit": "the narrowest dtype is int8: dtype='int8'",
     "from_flax": "convert the checkpoint to safetensors",
     "gguf_file": "convert the checkpoint to safetensors",
@@ -74,7 +75,7 @@ class Pretrained(Placed):
         backend: "auto", "reference", "cpu" or "cuda".
         dtype: "auto", the checkpoint's own, or one that the backend has.
         num_threads: CPU threads; None: what the machine allows.
-        calibration: how int8 quantizes on the CPU (`distilrt.checkpoint.int8`); None: without example texts.
+        calibration: how int8 and float8 quantize (`distilrt.checkpoint.int8`); None: without example texts.
 
     Raises:
         BackendError: the backend or dtype is not available here.
@@ -133,8 +134,8 @@ class Pretrained(Placed):
             arguments: fields of the config to be otherwise (`num_labels`, `id2label`, `output_hidden_states` and so
                 on), and what else transformers takes, see `settled`.
 
-        `dtype="int8"` of a float checkpoint on the CPU calibrates first, with built-in texts and the tokenizer beside
-        the weights, which takes seconds; without a tokenizer it does not. A packed folder has that done.
+        `dtype="int8"` or `"float8"` of a float checkpoint calibrates first, with built-in texts and the tokenizer
+        beside the weights, which takes seconds; without a tokenizer it does not. A packed folder has that done.
 
         Raises:
             OSError: the folder, the repository or a file of it is not there.
@@ -152,11 +153,11 @@ class Pretrained(Placed):
         calibration = None
         if folder is None:
             weights = load_weights(source, cls.architecture, config, use_safetensors=use_safetensors, strict=strict)
-            if dtype == "int8" and backends.chosen(backend, weights) == "cpu":
+            if coding := CODINGS.get((backends.chosen(backend, weights), dtype)):
                 # Loads the tokenizer, which no other dtype needs.
                 from distilrt.checkpoint.int8 import calibration_of
 
-                calibration = calibration_of(source, config, weights)
+                calibration = calibration_of(source, config, weights, coding=coding)
         else:
             config, weights = packed.load(folder, cls.architecture, config)
         return cls(config, weights, backend=backend, dtype=dtype, num_threads=num_threads, calibration=calibration)

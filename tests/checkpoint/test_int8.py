@@ -13,8 +13,8 @@ import pytest
 import distilrt
 from distilrt import _C
 from distilrt.batch import pack
-from distilrt.checkpoint import int8, packed
-from distilrt.checkpoint.int8 import THRESHOLD, Calibration, calibrate, calibration_of, texts_of
+from distilrt.checkpoint import codings, int8, packed
+from distilrt.checkpoint.int8 import Calibration, calibrate, calibration_of, texts_of
 from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.weights import load_weights, random_weights, save_checkpoint
 from distilrt.errors import InvalidInput
@@ -67,10 +67,10 @@ def test_every_linear_layer_by_what_it_sees(tokenizer: DistilBertTokenizer) -> N
         # Sums of a whole batch and of one sequence are rounded apart.
         np.testing.assert_allclose(linear.input_scales, int8.column_scales(states[i], weight), rtol=1e-4)
         exact = states[i] @ weight.T
-        ours = int8.round_rows(states[i] * linear.input_scales) @ linear.weight().T
+        ours = codings.round_rows(states[i] * linear.input_scales) @ linear.weight().T
         error = np.linalg.norm(ours - exact) / np.linalg.norm(exact - exact.mean(axis=0))
         assert error == pytest.approx(found.errors[f"layer.{i}.qkv"], rel=1e-2)
-        assert error <= THRESHOLD
+        assert error <= codings.CODINGS["cpu", "int8"].threshold
 
 
 def test_the_same_texts_give_the_same_outcome(tokenizer: DistilBertTokenizer, tmp_path: Path) -> None:
@@ -289,14 +289,14 @@ def test_rows_are_rounded_as_the_native_encoder_does(rng: Any, shape: tuple[int,
     _C.Kernels(_C.available_isas()[0], "int8").linear(
         rows, np.eye(k, dtype=np.float32), np.zeros(k, np.float32), out=native
     )
-    ours = int8.round_rows(rows)
+    ours = codings.round_rows(rows)
     span = rows.max(axis=1, keepdims=True) - rows.min(axis=1, keepdims=True)
     assert (np.abs(ours - rows) <= span * (0.5 / 255 + 1e-5) + 1e-6 * np.abs(rows).max()).all()
     off = np.abs(ours - native) > 1e-5 * (span + np.abs(rows).max())
     fraction = (rows - rows.min(axis=1, keepdims=True)) / np.where(span > 0, span, 1) * 255 % 1
     assert (np.abs(fraction - 0.5)[off] < 1e-3).all()
     constant = np.full((2, 3), 0.7, np.float32)
-    np.testing.assert_array_equal(int8.round_rows(constant), constant)
+    np.testing.assert_array_equal(codings.round_rows(constant), constant)
 
 
 def test_without_correlation_every_weight_goes_to_the_nearest(rng: Any) -> None:

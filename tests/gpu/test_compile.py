@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benches.bench_gpu_model import TOKENS, searched
-from distilrt.backends.cuda.devices import DTYPES
+from distilrt.backends.cuda.devices import FLOATS
 from distilrt.backends.cuda.encoder import DeviceEncoder
 from distilrt.bench import tiles
 from distilrt.bench.artefacts import ARCHITECTURE
@@ -60,7 +60,7 @@ def test_compile(device: torch.device, tiny: bool, what: str, part: int) -> None
     if tiny:
         pytest.skip("Triton's interpreter compiles nothing")
     config, chip, failed = DistilBertConfig(), chip_of(torch.empty(0, device=device)), []
-    found = of_load(config, DTYPES, chip) if what == "load" else of_candidates(config, device, chip)
+    found = of_load(config, (*FLOATS, "float8"), chip) if what == "load" else of_candidates(config, device, chip)
     for launched in distinct(found)[part::PARTS]:
         try:
             launched.kernel.warmup(grid=(1,), **launched.arguments, **launched.options)

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from functools import partial
 from queue import SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import finalize
 
 import numpy as np
@@ -35,9 +35,13 @@ from distilrt.errors import BackendError
 from distilrt.kernels.gather import gather
 from distilrt.kernels.layer_norm import layer_norm
 from distilrt.kernels.linear import linear
+from distilrt.kernels.tiles import CODES
 from distilrt.kernels.unpacking import unpack
 from distilrt.model.config import LAYER_NORM_EPS, DistilBertConfig
 from distilrt.model.heads import ENCODER, Head
+
+if TYPE_CHECKING:  # it loads the tokenizer
+    from distilrt.checkpoint.int8 import Calibration
 
 Key = tuple[Bucket, bool, Staging | None]  # A graph's bucket, whether it finishes few rows, its pinned memory.
 
@@ -58,6 +62,7 @@ class CudaBackend:
         device: torch.device,
         *,
         dtype: str = "auto",
+        calibration: Calibration | None = None,
         head: Head = ENCODER,
     ) -> None:
         """Copy `weights` (canonical names) to the device, allocate the workspace and capture the graphs.
@@ -71,7 +76,9 @@ class CudaBackend:
             weights: canonical names to float32 arrays.
             device: from `distilrt.backends.cuda.devices.cuda_device`; a CPU only while Triton interprets, then without
                 graphs.
-            dtype: "float32", "float16", "bfloat16", or "auto": what the checkpoint has.
+            dtype: one of `distilrt.backends.cuda.devices.DTYPES`, or "auto": what the checkpoint has.
+            calibration: how float8 and int8 round weights, and which layers they keep in bfloat16; None: every weight
+                by itself to the nearest.
             head: the model's, which is captured behind the encoder; but not one over the vocabulary, whose output is
                 as large as thousands of hidden states.
 
@@ -83,7 +90,10 @@ class CudaBackend:
         self._device, self._turns = device, Turns(device)
         # The workspace goes back to torch's cache for the stream of the load: no other stream may still work in it.
         finalize(self, self._turns.wait_for_all)
-        self.config, self.head, self._torch_dtype = config, head, getattr(torch, dtype)
+        self.config, self.head = config, head
+        calibration = calibration if dtype in CODES else None
+        self.kept = calibration.kept if calibration else ()  # linear layers in higher precision
+        self.calibration = calibration.source if calibration else None
         self._captured = head if head.layers and head.width != "vocab_size" else None
         width = head.width
         self._width = width if isinstance(width, int) else int(getattr(config, width))
@@ -91,8 +101,9 @@ class CudaBackend:
         try:
             with self._turns.current():
                 self.encoder = DeviceEncoder(
-                    config, weights, dtype, device, None if limit is None else limit << 20, tf32_wanted()
+                    config, weights, dtype, device, None if limit is None else limit << 20, tf32_wanted(), calibration
                 )
+                self._torch_dtype = getattr(torch, self.encoder.row_dtype)
                 self._stagings = {bucket: self._two_stagings(bucket) for bucket in self.encoder.buckets}
                 self._unused: dict[Bucket, SimpleQueue[Staging]] = {bucket: SimpleQueue() for bucket in self._stagings}
                 for bucket, both in self._stagings.items():
@@ -344,7 +355,7 @@ class CudaBackend:
         """
         weight, bias = self.encoder.linears[name]
         values, count, pdl = _values(rows)
-        out = self._empty(len(values), len(weight), dtype=torch.float32 if activation is None else None)
+        out = self._empty(len(values), len(bias), dtype=torch.float32 if activation is None else None)
         with self._turns.current():
             linear(out, values, weight, bias, activation=activation or "", num_tokens=count, tf32=self.encoder.tf32,
                    pdl=pdl)  # fmt: skip
@@ -367,11 +378,14 @@ class CudaBackend:
         return array
 
     def describe(self) -> dict[str, Any]:
-        """Device, bytes of weights, workspace and graphs, and the ladder of buckets."""
+        """Device, bytes of weights, workspace and graphs, and the ladder of buckets; of float8 and int8, how they were
+        calibrated and which linear layers are kept in bfloat16."""
         encoder = self.encoder
+        codes = {"calibration": self.calibration, "kept": list(self.kept)} if self.dtype in CODES else {}
         return {
             "backend": self.name,
             "dtype": self.dtype,
+            **codes,
             "tf32": encoder.tf32,
             "device": torch.cuda.get_device_name(self._device) if self._turns.on_gpu else "Triton's interpreter",
             "weight_bytes": encoder.weight_bytes,

@@ -13,8 +13,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from distilrt.errors import BackendError
+from distilrt.kernels.tiles import CODES_SINCE
 
-DTYPES = ("float32", "float16", "bfloat16")  # of backend "cuda"
+FLOATS = ("float32", "float16", "bfloat16")
+DTYPES = (*FLOATS, "float8", "int8")  # of backend "cuda"
 LOWEST_CAPABILITY = (8, 0)  # Ampere: bfloat16 and asynchronous copies
 
 
@@ -70,14 +72,30 @@ def chosen_dtype(name: str, weights: Mapping[str, Any]) -> str:
     """The dtype that `name` means for `weights`: "auto" is what the checkpoint has.
 
     Raises:
-        BackendError: another than `DTYPES`.
+        BackendError: another than `DTYPES`, or one for which the device has no tensor cores.
     """
     if name == "auto":
         name = getattr(weights, "dtype", "float32")
-        return name if name in DTYPES else "float32"
+        return name if name in FLOATS else "float32"
     if name not in DTYPES:
         raise BackendError(f"backend 'cuda' has dtype {', '.join(DTYPES)} (auto: the checkpoint's own), found {name!r}")
+    if not interpreting() and name not in (there := dtypes_here()):
+        import torch
+
+        found, least = ".".join(map(str, torch.cuda.get_device_capability())), CODES_SINCE[name] / 10
+        raise BackendError(
+            f"dtype {name!r} needs a GPU of compute capability {least} or newer, and {torch.cuda.get_device_name()} "
+            f"has {found}: use {', '.join(there)}"
+        )
     return name
+
+
+def dtypes_here() -> list[str]:
+    """The dtypes that the current device has, where there is one that the kernels run on."""
+    import torch
+
+    major, minor = torch.cuda.get_device_capability()
+    return [name for name in DTYPES if CODES_SINCE.get(name, 0) <= 10 * major + minor]
 
 
 def tf32_wanted() -> bool:

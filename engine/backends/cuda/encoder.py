@@ -8,8 +8,8 @@ done with the rows that come out, is the business of `distilrt.backends.cuda.bac
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,10 +25,14 @@ from distilrt.kernels.layer_norm import residual_layer_norm
 from distilrt.kernels.linear import linear, linear_split
 from distilrt.kernels.narrow_linear import norm_linear
 from distilrt.kernels.persistent_linear import Relay
+from distilrt.kernels.quantize import Factor, Quantized, pointers, quantize, quantized
 from distilrt.kernels.row_attention import row_attention
 from distilrt.kernels.whole_encoder import Scratch, table, whole_encoder
 from distilrt.model.architecture import linears
 from distilrt.model.config import LAYER_NORM_EPS, DistilBertConfig
+
+if TYPE_CHECKING:  # it loads the tokenizer
+    from distilrt.checkpoint.int8 import Calibration, CodedLinear
 
 _WORDS = "embeddings.word_embeddings.weight"
 # The integers of a bucket, in the order in which they lie in its workspace.
@@ -58,6 +62,7 @@ class Stage:
     partials: torch.Tensor  # [parts, rows, hidden_size] float32: the same, still to be summed and normalised
     ffn: torch.Tensor  # [rows, intermediate_size]
     relay: Relay  # where its products leave shared sums
+    codes: dict[int, Quantized]  # by width: [rows, hidden_size] or [rows, intermediate_size]; only one is in use
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +92,12 @@ class DeviceEncoder:
     Args:
         config: the model's shape.
         weights: canonical names to float32 arrays.
-        dtype: "float32", "float16" or "bfloat16".
+        dtype: "float32", "float16" or "bfloat16"; or "float8" or "int8" for the weights of the encoder's linear layers
+            and the rows that they multiply, where all else is bfloat16.
         device: a CUDA device; or the CPU while Triton interprets.
         limit: bytes of workspace; None: what the ladder needs.
         tf32: let tensor cores cut the factors of float32 products to 10 binary digits.
+        calibration: of float8 or int8; None: weights go to the nearest.
 
     Raises:
         BackendError: `limit` is less than one long sequence needs.
@@ -105,11 +112,16 @@ class DeviceEncoder:
         device: torch.device,
         limit: int | None = None,
         tf32: bool = False,
+        calibration: Calibration | None = None,
     ) -> None:
-        self._config, self._dtype, self._device = config, dtype, device
+        self._config, self._device = config, device
+        self.row_dtype = "bfloat16" if dtype in tiles.CODES else dtype
+        self._codes = tiles.CODES.get(dtype)  # torch's name of the dtype of codes; None: there are none
         self.tf32 = tf32 and dtype == "float32"
-        self._products = "tf32" if self.tf32 else dtype  # what `tiles` calls them
-        self._load(weights)
+        # What `tiles` calls products of rows as they are, and of those that weights in `dtype` take.
+        self._products = "tf32" if self.tf32 else self.row_dtype
+        self._kinds = (self._products, dtype if dtype in tiles.CODES else self._products)
+        self._load(weights, calibration)
         self.chip = chip_of(self._words)
         self.pdl = device.type == "cuda" and self.chip.capability >= 90
         longest = config.max_position_embeddings
@@ -124,57 +136,71 @@ class DeviceEncoder:
             for bucket, layout in layouts.items()
         }
 
-    def _load(self, weights: Mapping[str, npt.NDArray[Any]]) -> None:
+    def _load(self, weights: Mapping[str, npt.NDArray[Any]], calibration: Calibration | None) -> None:
         config = self._config
         self._words = self._put(weights[_WORDS])
         self._positions = self._put(weights["embeddings.position_embeddings.weight"])
-        self.linears: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-        for name, (_, sources) in linears(config.num_layers, weights, self._dtype).items():
+        self.linears: dict[str, tuple[Factor, torch.Tensor]] = {}
+        for name, (dtype, sources) in linears(config.num_layers, weights, self._kinds[1]).items():
             matrix, *more = (weights[f"{source}.weight"] for source in sources)
             tied = name == "vocab_projector" and config.tie_word_embeddings and np.array_equal(matrix, weights[_WORDS])
             bias = np.concatenate([weights[f"{source}.bias"] for source in sources])
-            self.linears[name] = (
-                self._words if tied else self._put(np.concatenate([matrix, *more]) if more else matrix),
-                self._put(bias),
-            )
+            matrix = np.concatenate([matrix, *more]) if more else matrix
+            weight: Factor = self._words if tied else self._put(matrix)
+            if dtype in tiles.CODES and (calibration is None or name in calibration.linears):
+                weight = self._coded(matrix, None if calibration is None else calibration.linears[name])
+            self.linears[name] = (weight, self._put(bias))
         self.norms = {
             name: (self._put(weights[f"{name}.weight"]), self._put(weights[f"{name}.bias"]))
             for name in (name.removesuffix(".weight") for name in weights)
             if name.endswith(("LayerNorm", "layer_norm"))
         }
-        names = [(f"layer.{i}", f"transformer.layer.{i}") for i in range(config.num_layers)]
+        names = [(f"layer.{i}", f"transformer.layer.{i}") for i in range(config.num_layers if not self._codes else 0)]
+        products: Any = self.linears  # `whole_encoder` has no form for codes, and then no layers
         self._layers = table(self.norms["embeddings.LayerNorm"], [
-            (self.linears[f"{name}.qkv"], self.linears[f"{name}.out_proj"], self.norms[f"{source}.sa_layer_norm"],
-             self.linears[f"{name}.ffn_in"], self.linears[f"{name}.ffn_out"], self.norms[f"{source}.output_layer_norm"])
+            (products[f"{name}.qkv"], products[f"{name}.out_proj"], self.norms[f"{source}.sa_layer_norm"],
+             products[f"{name}.ffn_in"], products[f"{name}.ffn_out"], self.norms[f"{source}.output_layer_norm"])
             for name, source in names
         ])  # fmt: skip
         self._barrier = torch.zeros(1, dtype=torch.int32, device=self._device)
-        held = [self._words, self._positions]
-        for pair in (*self.linears.values(), *self.norms.values()):
-            held += pair
-        self.weight_bytes = sum({tensor.data_ptr(): tensor.nbytes for tensor in held}.values())
+        held: list[torch.Tensor | None] = [self._words, self._positions]
+        for matrix_or_gain, vector in (*self.linears.values(), *self.norms.values()):
+            held += *pointers(matrix_or_gain), vector
+        self.weight_bytes = sum({each.data_ptr(): each.nbytes for each in held if each is not None}.values())
+
+    def _coded(self, matrix: npt.NDArray[Any], calibrated: CodedLinear | None) -> Quantized:
+        dtype = getattr(torch, str(self._codes))
+        if calibrated is None:
+            found = quantized(torch.tensor(matrix, dtype=torch.float32, device="cpu"), dtype)
+            return Quantized(found.codes.to(self._device), found.scales.to(self._device))
+        codes = torch.tensor(calibrated.codes, device="cpu").to(dtype).to(self._device)
+        return Quantized(codes, self._put(calibrated.column_scales), self._put(calibrated.input_scales))
 
     def _put(self, array: npt.NDArray[Any]) -> torch.Tensor:
-        dtype = getattr(torch, self._dtype if array.ndim > 1 else "float32")
+        dtype = getattr(torch, self.row_dtype if array.ndim > 1 else "float32")
         return torch.tensor(array, dtype=torch.float32, device="cpu").to(self._device, dtype)
 
-    def _splits(self, rows: int, k: int) -> int:
-        return tiles.split_k(rows, self._config.hidden_size, k, self._products, self.chip)
+    def _splits(self, rows: int, k: int, products: str) -> int:
+        return tiles.split_k(rows, self._config.hidden_size, k, products, self.chip)
 
     def _narrow(self, rows: int) -> bool:
         return tiles.is_narrow(rows, self._products)
 
     def _parts(self, rows: int) -> int:
         """Partial sums that a product `hidden_size` wide needs, at most."""
-        splits = max(self._splits(rows, k) for k in (self._config.hidden_size, self._config.intermediate_size))
+        depths = (self._config.hidden_size, self._config.intermediate_size)
+        splits = max(self._splits(rows, k, products) for k in depths for products in self._kinds)
         return splits if splits > 1 or self._narrow(rows) else 0
 
     def _relayed(self, rows: int) -> int:
         """Sums that a product of so many rows may leave from one program to the next, at most."""
         width, inner = self._config.hidden_size, self._config.intermediate_size
-        shapes = [(3 * width, width, 1), (inner, width, 1)]
-        shapes += [(width, k, self._splits(rows, k)) for k in (width, inner)]
-        return max(tiles.relayed(rows, n, k, self._products, self.chip, parts) for n, k, parts in shapes)
+        most = 0
+        for products in self._kinds:
+            shapes = [(3 * width, width, 1), (inner, width, 1)]
+            shapes += [(width, k, self._splits(rows, k, products)) for k in (width, inner)]
+            most = max(most, *(tiles.relayed(rows, n, k, products, self.chip, parts) for n, k, parts in shapes))
+        return most
 
     def _block_rows(self, bucket: Bucket) -> int:
         """Queries of a block of `attention`. A sequence may be as long as the bucket, for with position_ids it can be
@@ -183,8 +209,9 @@ class DeviceEncoder:
         return tile.block_m
 
     def _places(self, bucket: Bucket) -> list[Place]:
-        config, dtype, tokens, seqs = self._config, self._dtype, bucket.tokens, bucket.seqs
+        config, dtype, tokens, seqs = self._config, self.row_dtype, bucket.tokens, bucket.seqs
         blocks = max_query_blocks(tokens, seqs, self._block_rows(bucket))
+        codes, coded = self._codes or "int8", tokens if self._codes else 0
         return [
             Array("cu_seqlens", (seqs + 1,), "int32"),
             Array("key_lengths", (seqs,), "int32"),
@@ -205,6 +232,11 @@ class DeviceEncoder:
                 Array("qkv", (tokens, 3 * config.hidden_size), dtype),
                 Array("ffn", (tokens, config.intermediate_size), dtype),
             ),
+            (
+                Array("codes", (coded, config.hidden_size), codes),
+                Array("ffn_codes", (coded, config.intermediate_size), codes),
+            ),
+            Array("code_scales", (coded,), "float32"),
             Array("relayed", (max(self._relayed(tokens), self._relayed(seqs)),), "float32"),
         ]
 
@@ -234,11 +266,12 @@ class DeviceEncoder:
         stage, last = b.all, config.num_layers - 1
         tokens = b.input_ids if embeds is None else embeds
         sizes = (config.hidden_size, config.intermediate_size)
-        if visit is None and (tile := tiles.encoder_tile(bucket.tokens, *sizes, self._products, self.chip)):
+        if visit is None and (tile := tiles.encoder_tile(bucket.tokens, *sizes, self._kinds[1], self.chip)):
             return self._launch_whole(b, few, tokens, tile)
+        codes = self._codes_for(stage, "layer.0.qkv")
         embed(stage.hidden, tokens, b.position_ids, self._words, self._positions, *self.norms["embeddings.LayerNorm"],
-              eps=LAYER_NORM_EPS, **common)  # fmt: skip
-        linear(b.qkv, stage.hidden, *self.linears["layer.0.qkv"], tf32=self.tf32, relay=stage.relay, **common)
+              eps=LAYER_NORM_EPS, codes=codes, **common)  # fmt: skip
+        linear(b.qkv, codes or stage.hidden, *self.linears["layer.0.qkv"], tf32=self.tf32, relay=stage.relay, **common)
         if visit is not None:
             visit(0, stage.hidden)
         for i in range(config.num_layers):
@@ -270,6 +303,13 @@ class DeviceEncoder:
                       num_tokens=b.num_tokens, wanted=b.wanted if few else None, pdl=self.pdl)  # fmt: skip
         return stage
 
+    def _codes_for(self, stage: Stage, name: str | None) -> Quantized | None:
+        """Where the codes go that a linear layer multiplies; None where it takes rows as they are."""
+        weight = None if name is None else self.linears[name][0]
+        if not isinstance(weight, Quantized) or self._narrow(len(stage.hidden)):
+            return None
+        return replace(stage.codes[weight.codes.shape[1]], input_scales=weight.input_scales)
+
     def _add_and_feed(
         self,
         stage: Stage,
@@ -297,15 +337,21 @@ class DeviceEncoder:
             norm_linear(out, normed, partials[0], *norm, *self.linears[next_name], eps=LAYER_NORM_EPS,
                         activation=activation, **common)  # fmt: skip
             return
-        splits = self._splits(rows, weight.shape[1])
+        splits = self._splits(rows, x.shape[1], self._kinds[isinstance(weight, Quantized)])
+        factor: Factor = x
+        if (coded := self._codes_for(stage, name)) is not None:
+            quantize(coded, x, **common)
+            factor = coded
+        codes = self._codes_for(stage, next_name)
+        added: dict[str, Any] = {"eps": LAYER_NORM_EPS, "codes": codes, **common}
         if splits > 1:
-            linear_split(partials[:splits], x, weight, **product)
-            residual_layer_norm(normed, partials[:splits], residual, *norm, bias, eps=LAYER_NORM_EPS, **common)
+            linear_split(partials[:splits], factor, weight, **product)
+            residual_layer_norm(normed, partials[:splits], residual, *norm, bias, **added)
         else:
-            linear(stage.product, x, weight, **product)
-            residual_layer_norm(normed, stage.product, residual, *norm, bias, eps=LAYER_NORM_EPS, **common)
+            linear(stage.product, factor, weight, **product)
+            residual_layer_norm(normed, stage.product, residual, *norm, bias, **added)
         if next_name is not None:
-            linear(out, normed, *self.linears[next_name], activation=activation, **product)
+            linear(out, codes or normed, *self.linears[next_name], activation=activation, **product)
 
 
 def _buffers(views: Mapping[str, torch.Tensor], block_rows: int, begun: torch.Tensor) -> Buffers:
@@ -315,9 +361,12 @@ def _buffers(views: Mapping[str, torch.Tensor], block_rows: int, begun: torch.Te
     num_tokens, count, most = first[-1:], views["wanted"][-1:], len(views["few_hidden"])
     context, product, ffn = (views[name] for name in ("context", "product", "ffn"))
     relay = Relay(begun, views["relayed"])
+    codes = {each.shape[1]: Quantized(each, views["code_scales"]) for each in (views["codes"], views["ffn_codes"])}
+    few = {width: Quantized(each.codes[:most], each.scales[:most]) for width, each in codes.items()}
     return Buffers(
         block=first.as_strided((size,), (1,)), **integers, num_tokens=num_tokens, block_rows=block_rows,
         qkv=views["qkv"],
-        all=Stage(num_tokens, views["hidden"], context, product, views["partials"], ffn, relay),
-        few=Stage(count, views["few_hidden"], context[:most], product[:most], views["few_partials"], ffn[:most], relay),
+        all=Stage(num_tokens, views["hidden"], context, product, views["partials"], ffn, relay, codes),
+        few=Stage(count, views["few_hidden"], context[:most], product[:most], views["few_partials"], ffn[:most], relay,
+                  few),
     )  # fmt: skip

@@ -114,6 +114,19 @@ def test_a_device_is_torchs_current_one(capability: tuple[int, int], gpu: Any, m
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(("capability", "dtypes"), [((8, 0), "float32, float16, bfloat16, int8"), ((8, 9), None)])
+def test_float8_needs_tensor_cores_for_it(capability: tuple[int, int], dtypes: str | None, gpu: Any) -> None:
+    gpu(capability=capability)
+    if dtypes is None:
+        assert devices.chosen_dtype("float8", {}) == "float8"
+        return
+    config = DistilBertConfig(dim=32, n_heads=2, n_layers=1, hidden_dim=32, vocab_size=9)
+    message = f"dtype 'float8' needs a GPU of compute capability 8.9 or newer, and NVIDIA Old has 8.0: use {dtypes}"
+    with pytest.raises(BackendError, match=message):
+        backends.create("cuda", config, random_weights(config, "DistilBertModel"), dtype="float8")
+    assert devices.dtypes_here() == dtypes.split(", ")
+
+
 def test_interpreting_takes_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     for value, expected in (("1", True), ("true", True), ("0", False), ("", False)):
         monkeypatch.setenv("TRITON_INTERPRET", value)

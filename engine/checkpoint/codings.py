@@ -1,0 +1,79 @@
+"""How a number is held in 8 bits: what backends round weights and rows to, for calibration to follow.
+
+The CPU rounds a row in 255 steps from its smallest value to its largest. A GPU has one scale a row and codes on both
+sides of 0, of int8 or of E4M3 (Micikevicius et al. 2022, arXiv:2209.05433), of which three digits are behind the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from distilrt.checkpoint.tensor_files import FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class Coding:
+    """A dtype of 8 bits on a backend.
+
+    Attributes:
+        dtype: its name, as `from_pretrained` takes it.
+        held: a NumPy dtype that holds every code.
+        largest: a weight's code, either way.
+        nearest: the code of each number, at most the largest.
+        rounded_rows: rows `[m, k]` as the backend rounds them, each by itself.
+        threshold: the error of a layer, relative to how its outputs vary, beyond which it stays in higher precision:
+            twice what the coding costs where it fits.
+    """
+
+    dtype: str
+    held: npt.DTypeLike
+    largest: float
+    nearest: Callable[[FloatArray], FloatArray]
+    rounded_rows: Callable[[FloatArray], FloatArray]
+    threshold: float
+
+
+def nearest_int8(x: FloatArray) -> FloatArray:
+    """Whole numbers of at most 127 either way."""
+    whole: FloatArray = np.clip(np.rint(x), -127, 127)
+    return whole
+
+
+def nearest_e4m3(x: FloatArray) -> FloatArray:
+    """Numbers of E4M3, to nearest even: 1 of 16 to 8 of 16 times a power of two, or below 2^-6 whole times 2^-9."""
+    x = np.clip(x, -448, 448)
+    step = np.maximum(np.frexp(x)[1], -5) - 4
+    rounded: FloatArray = np.ldexp(np.rint(np.ldexp(x, -step)), step)
+    return rounded
+
+
+def round_rows(rows: FloatArray) -> FloatArray:
+    """Rows `[m, k]` as csrc/ rounds them: each in 255 steps from its smallest value to its largest."""
+    low = rows.min(axis=1, keepdims=True)
+    step = (rows.max(axis=1, keepdims=True) - low) / np.float32(255)
+    rounded: FloatArray = np.rint((rows - low) / np.where(step > 0, step, 1)) * step + low
+    return rounded
+
+
+def _on_gpu(dtype: str, held: npt.DTypeLike, largest: float, nearest: Callable[[FloatArray], FloatArray],
+            threshold: float) -> Coding:  # fmt: skip
+    """Rows as kernels/quantize.py rounds them."""
+
+    def rounded_rows(rows: FloatArray) -> FloatArray:
+        sizes: FloatArray = np.maximum(np.abs(rows).max(axis=1, keepdims=True), np.float32(1e-30))
+        scales: FloatArray = sizes / np.float32(largest)
+        return nearest(rows / scales) * scales
+
+    return Coding(dtype, held, largest, nearest, rounded_rows, threshold)
+
+
+# By backend and dtype.
+CODINGS = {
+    ("cpu", "int8"): Coding("int8", np.int8, 127, nearest_int8, round_rows, 0.02),
+    ("cuda", "int8"): _on_gpu("int8", np.int8, 127, nearest_int8, 0.02),
+    ("cuda", "float8"): _on_gpu("float8", np.float16, 448, nearest_e4m3, 0.06),
+}
