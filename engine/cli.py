@@ -229,7 +229,7 @@ def _print_report(report: Any) -> None:
         rows.append([row.output, *numbers, "ok" if row.ok else "too far"])
     if rows:
         _print_table(heads, rows)
-    if "kept" in report.backend:
+    if report.backend["dtype"] in ("int8", "float8"):
         kept = _words(report.backend["kept"])
         print(f"calibrated with {report.backend['calibration'] or 'nothing'}; kept in higher precision: {kept}")
     if report.agreement is not None:

@@ -32,7 +32,8 @@ TEXTS = [
 ]
 
 
-@pytest.mark.parametrize("dtype", ["float8", pytest.param("int8", marks=pytest.mark.whole)])
+@pytest.mark.whole
+@pytest.mark.parametrize("dtype", ["float8", "int8"])
 def test_real_checkpoint(dtype: str, sentence_encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sentence vectors of all-MiniLM, calibrated: as one batch of codes, and each by itself in 16 bits.
 
