@@ -110,7 +110,7 @@ class Encoder {
   const LayerNorm& find_layer_norm(const std::string& name) const;
   const Kernels& kernels() const { return kernels_; }
   int threads() const { return threads_; }
-  // Of forwards that begin from now on.
+  // Forwards that begin from now on use so many.
   void set_threads(int threads) { threads_ = threads; }
   int64_t packed_bytes() const;
   // The mean number of bits of a column of int8 weights: 8 less the binary logarithm of how much larger narrow() made

@@ -102,7 +102,7 @@ class Worker {
   uint64_t region_ = 0;
   int thread_ = 0;
   uint64_t phase_ = 0;
-  int64_t items_ = 0;      // of all phases so far
+  int64_t items_ = 0;      // all phases so far have so many
   int64_t done_here_ = 0;  // items done by this thread that the team does not know of yet
   std::chrono::steady_clock::time_point rest_due_;
 };
@@ -141,8 +141,8 @@ class ThreadPool {
   Call call_ = nullptr;
   void* context_ = nullptr;
   Team team_;
-  system::CpuMask mask_;      // of the caller of this region: workers run where it may
-  uint64_t mask_number_ = 0;  // of changes of the mask
+  system::CpuMask mask_;      // where the caller of this region may run, and so its workers
+  uint64_t mask_number_ = 0;  // how often the mask has changed
   // Region number in the upper bits, its thread count in the lower 16, so that a thread which is not in the region
   // never reads the fields above while the next caller writes them.
   alignas(64) std::atomic<uint64_t> region_word_{0};

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from distilrt import env
 
-MOST_THREADS = 256  # of the native thread pool
+MOST_THREADS = 256  # The native thread pool takes no more.
 _SECONDS = 0.5  # from one look at what the process may use to the next
 
 

@@ -79,7 +79,7 @@ def narrow_multiply(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     SLICES: tl.constexpr,
-    column_scales_ptr=None,  # of codes of the weight
+    column_scales_ptr=None,  # [N] where the weight is codes, else None
     input_scales_ptr=None,
 ):
     """Columns of out from `col0` on; those from 0 on write the normalised rows too. Pointers as in the kernel below."""

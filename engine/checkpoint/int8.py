@@ -38,7 +38,7 @@ _BLOCK = 64  # columns rounded before what they leave is carried to all others, 
 class CodedLinear:
     """A weight `codes * column_scales[:, None]` `[n, k]`, for inputs multiplied by `input_scales` `[k]`."""
 
-    codes: npt.NDArray[Any]  # of the coding's numbers
+    codes: npt.NDArray[Any]  # numbers that the coding has
     column_scales: FloatArray
     input_scales: FloatArray
 

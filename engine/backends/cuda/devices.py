@@ -16,7 +16,7 @@ from distilrt.errors import BackendError
 from distilrt.kernels.tiles import CODES_SINCE
 
 FLOATS = ("float32", "float16", "bfloat16")
-DTYPES = (*FLOATS, "float8", "int8")  # of backend "cuda"
+DTYPES = (*FLOATS, "float8", "int8")  # what backend "cuda" computes in
 LOWEST_CAPABILITY = (8, 0)  # Ampere: bfloat16 and asynchronous copies
 
 
