@@ -12,49 +12,9 @@
 #include <vector>
 
 #include "system.h"
+#include "team.h"
 
 namespace distilrt {
-
-// What the threads inside one region share.
-class Team {
- public:
-  static constexpr int kMaxThreads = 256;
-
-  // For a new region, while no thread is in one.
-  void reset(int size);
-  int size() const { return size_; }
-
-  // Takes one of the `count` items of a phase that thread `owner` shall begin with: its index, or -1 if none is left.
-  int64_t take(int owner, uint64_t phase, int64_t count) {
-    std::atomic<uint64_t>& taken = taken_[owner].word;
-    uint64_t word = taken.load(std::memory_order_relaxed);
-    for (;;) {
-      // A word of an earlier phase stands for a phase of which none is taken yet; one of a later phase is met by a
-      // thread that comes late, and says that this one is over.
-      if (word >> kCountBits > phase) return -1;
-      const uint64_t index = word >> kCountBits == phase ? word & kCountMask : 0;
-      if (index >= static_cast<uint64_t>(count)) return -1;
-      if (taken.compare_exchange_weak(word, phase << kCountBits | (index + 1), std::memory_order_relaxed))
-        return static_cast<int64_t>(index);
-    }
-  }
-
-  void add_done(int64_t items) { done_.fetch_add(items, std::memory_order_acq_rel); }
-  // Returns when so many items of the region are done.
-  void await_done(int64_t items) const;
-
- private:
-  static constexpr int kCountBits = 40;
-  static constexpr uint64_t kCountMask = (uint64_t{1} << kCountBits) - 1;
-  // The phase in the upper bits, how many of the owner's items are taken in the lower ones.
-  struct alignas(64) Taken {
-    std::atomic<uint64_t> word{0};
-  };
-
-  int size_ = 0;
-  Taken taken_[kMaxThreads];
-  alignas(64) std::atomic<int64_t> done_{0};
-};
 
 class ThreadPool;
 
@@ -77,33 +37,45 @@ class Worker {
       for (int64_t i = 0; i < n; ++i) fn(i, 0);
       return;
     }
-    ++phase_;
-    const int size = team_->size();
-    for (int k = 0; k < size; ++k) {
-      const int owner = (thread_ + k) % size;
-      const int64_t first = n * owner / size, count = n * (owner + 1) / size - first;
-      for (int64_t i; (i = team_->take(owner, phase_, count)) >= 0;) {
-        fn(first + i, thread_);
-        ++done_here_;
-        if (is_rest_due()) rest();
-      }
+    if (n == 0) return;
+    phase_ = {phase_.number + 1, n};
+    const int groups = team_->groups();
+    for (int g = 0; g < groups; ++g) {
+      group_ = (thread_ / Team::kGroupThreads + g) % groups;
+      if (g == 0 || !team_->is_taken(group_, phase_.number)) work_on_group(fn);
     }
-    finish_phase(n);
+    team_->await(phase_.number);
   }
 
  private:
   bool is_rest_due() const { return std::chrono::steady_clock::now() >= rest_due_; }
   void rest();
   void tell_done();
-  void finish_phase(int64_t items);
+
+  // Its own items come first where it is this thread's group.
+  template <typename Fn>
+  void work_on_group(Fn& fn) {
+    const int begin = team_->first_thread(group_), members = team_->first_thread(group_ + 1) - begin;
+    for (int k = 0; k < members; ++k) {
+      const int owner = begin + (thread_ % Team::kGroupThreads + k) % members;
+      const int64_t first = team_->first_item(owner, phase_), count = team_->first_item(owner + 1, phase_) - first;
+      for (int64_t i; (i = team_->take(owner, phase_.number, count)) >= 0;) {
+        fn(first + i, thread_);
+        ++done_here_;
+        if (is_rest_due()) rest();
+      }
+    }
+    if (team_->groups() > 1) team_->set_taken(group_, phase_.number);
+    tell_done();
+  }
 
   ThreadPool* pool_ = nullptr;
   Team* team_ = nullptr;
   uint64_t region_ = 0;
   int thread_ = 0;
-  uint64_t phase_ = 0;
-  int64_t items_ = 0;      // all phases so far have so many
-  int64_t done_here_ = 0;  // items done by this thread that the team does not know of yet
+  Phase phase_;
+  int group_ = 0;          // whose items this thread does now
+  int64_t done_here_ = 0;  // of them, those that the team does not know of yet
   std::chrono::steady_clock::time_point rest_due_;
 };
 
@@ -132,9 +104,11 @@ class ThreadPool {
 
   friend class Worker;
   // A worker may come to a region while it is open, and the caller closes it when no worker is inside.
-  bool enter(uint64_t region);
-  void leave() { gate_.fetch_sub(1, std::memory_order_release); }
+  void open(uint64_t region);
+  bool enter(uint64_t region, int thread);
+  void leave(int thread) { gate(thread).fetch_sub(1, std::memory_order_release); }
   void close(uint64_t region);
+  std::atomic<uint64_t>& gate(int thread) { return gates_[thread / Team::kGroupThreads].word; }
 
   std::mutex region_;  // held for one region
   std::vector<std::thread> workers_;
@@ -146,8 +120,11 @@ class ThreadPool {
   // Region number in the upper bits, its thread count in the lower 16, so that a thread which is not in the region
   // never reads the fields above while the next caller writes them.
   alignas(64) std::atomic<uint64_t> region_word_{0};
-  // Region number in the upper bits, 0 when none is open; workers inside in the lower 16.
-  alignas(64) std::atomic<uint64_t> gate_{0};
+  // Region number in the upper bits, 0 when none is open; workers of the group inside in the lower 16.
+  struct alignas(64) Gate {
+    std::atomic<uint64_t> word{0};
+  };
+  Gate gates_[Team::kMaxGroups];
 };
 
 }  // namespace distilrt
