@@ -78,7 +78,7 @@ class Scratch {
 
 }  // namespace
 
-void attend(const BatchAttention& g, const DtypeKernels& dtype, int threads) {
+void attend(const BatchAttention& g, const DtypeKernels& dtype, Threads threads) {
   const Kept kept(g);
   const int64_t size = dtype.activation_bytes, row_bytes = g.head_dim * size, pairs = g.batch_size * g.num_heads;
   int64_t most = 0, gathered = 0, work = 0;
@@ -88,12 +88,12 @@ void attend(const BatchAttention& g, const DtypeKernels& dtype, int threads) {
     work += 2 * g.num_heads * g.queries * kept.count(s) * g.head_dim;
   }
   if (work == 0) return;
-  threads = static_cast<int>(std::min<int64_t>(threads, 1 + work / kWorthAThread));
+  threads.count = static_cast<int>(std::min<int64_t>(threads.count, 1 + work / kWorthAThread));
 
   Scratch scratch;
   const int64_t gather_bytes = Arena::padded(gathered * row_bytes);
   const int64_t own_bytes = Arena::padded(dtype.attention_scratch(most, g.head_dim)) + 2 * gather_bytes;
-  char* base = scratch.reserve(threads * own_bytes);
+  char* base = scratch.reserve(threads.count * own_bytes);
 
   ThreadPool::run(threads, [&](Worker& worker) {
     const int64_t parts = query_parts(worker, pairs);

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "kernels.h"
+#include "thread_pool.h"
 
 namespace distilrt {
 
@@ -22,9 +23,8 @@ struct BatchAttention {
   const bool* key_mask;  // [batch_size, keys], at least one true in each row; null: all true
 };
 
-// out = softmax(scale * query key^T) value over the keys whose mask is true, on up to `threads` threads of the
-// process's pool. A result depends neither on the thread count nor on other sequences. Any number of threads may call
-// it.
-void attend(const BatchAttention& batch, const DtypeKernels& dtype, int threads);
+// out = softmax(scale * query key^T) value over the keys whose mask is true, on at most `threads` of the process's
+// pool. A result depends neither on them nor on other sequences. Any number of threads may call it.
+void attend(const BatchAttention& batch, const DtypeKernels& dtype, Threads threads);
 
 }  // namespace distilrt

@@ -37,7 +37,7 @@ HeadsView heads_view(const std::string& name, const py::array& array, const py::
 
 void batch_attention(const py::array& query, const py::array& key, const py::array& value, py::array& out, float scale,
                      const std::optional<py::array_t<bool, py::array::c_style>>& key_mask, const std::string& isa,
-                     int num_threads) {
+                     int num_threads, const std::vector<int>& cpus) {
   const py::dtype dtype = query.dtype();
   const bool narrow = dtype.is(py::dtype::of<uint16_t>());
   require(narrow || dtype.is(py::dtype::of<float>()),
@@ -56,7 +56,7 @@ void batch_attention(const py::array& query, const py::array& key, const py::arr
   const std::vector<py::ssize_t> kept{asked[0], asked[1], key.shape(2), asked[3]};
   const std::string like = "the shape [batch_size, num_heads, keys, head_dim] with query's sizes";
   require(std::isfinite(scale) && scale >= 0, "scale must be finite and at least 0");
-  require_threads(num_threads);
+  const Threads threads = threads_of(num_threads, cpus);
   const bool* mask = nullptr;
   if (key_mask) {
     require(key_mask->ndim() == 2 && key_mask->shape(0) == kept[0] && key_mask->shape(1) == kept[2],
@@ -82,7 +82,7 @@ void batch_attention(const py::array& query, const py::array& key, const py::arr
                              .scale = scale,
                              .key_mask = mask};
   py::gil_scoped_release nogil;
-  attend(batch, kernels, num_threads);
+  attend(batch, kernels, threads);
 }
 
 }  // namespace
@@ -90,7 +90,8 @@ void batch_attention(const py::array& query, const py::array& key, const py::arr
 void bind_attention(py::module_& m) {
   m.def("attention", &batch_attention, py::arg("query"), py::arg("key"), py::arg("value"), py::kw_only(),
         py::arg("out"), py::arg("scale"), array_arg("key_mask") = py::none(), py::arg("isa") = "",
-        py::arg("num_threads") = 1, "softmax(scale * query key^T) value over the keys whose mask is True; see _C.pyi.");
+        py::arg("num_threads") = 1, py::arg("cpus") = std::vector<int>(),
+        "softmax(scale * query key^T) value over the keys whose mask is True; see _C.pyi.");
 }
 
 }  // namespace distilrt

@@ -18,7 +18,7 @@ class PyEncoder {
  public:
   PyEncoder(int64_t hidden_size, int64_t num_heads, int64_t num_layers, int64_t intermediate_size,
             const std::string& activation, float eps, Floats word, Floats position, const std::string& isa,
-            const std::string& dtype, int threads)
+            const std::string& dtype, int num_threads, const std::vector<int>& cpus)
       : word_(std::move(word)),
         position_(std::move(position)),
         hidden_size_(hidden_size),
@@ -33,12 +33,11 @@ class PyEncoder {
                   .position_embeddings = position_.data(),
                   .activation = epilogue_named(activation),
                   .eps = eps},
-                 find_kernels(isa), find_dtype(find_kernels(isa), dtype), threads) {
+                 find_kernels(isa), find_dtype(find_kernels(isa), dtype), threads_of(num_threads, cpus)) {
     require(hidden_size >= 1 && num_layers >= 1 && intermediate_size >= 1,
             "hidden_size, num_layers and intermediate_size must be at least 1");
     require(num_heads >= 1 && hidden_size % num_heads == 0, "hidden_size must be divisible by num_heads");
     require(std::isfinite(eps) && eps > 0, "eps must be finite and above 0");
-    require_threads(threads);
   }
 
   void add_linear(const std::string& name, const std::vector<Floats>& weights, const std::vector<Floats>& biases,
@@ -185,11 +184,11 @@ class PyEncoder {
 void bind_encoder(py::module_& m) {
   py::class_<PyEncoder>(m, "Encoder")
       .def(py::init<int64_t, int64_t, int64_t, int64_t, const std::string&, float, Floats, Floats, const std::string&,
-                    const std::string&, int>(),
+                    const std::string&, int, const std::vector<int>&>(),
            py::kw_only(), py::arg("hidden_size"), py::arg("num_heads"), py::arg("num_layers"),
            py::arg("intermediate_size"), py::arg("activation"), py::arg("eps"), array_arg("word_embeddings"),
            array_arg("position_embeddings"), py::arg("isa") = "", py::arg("dtype") = "float32",
-           py::arg("num_threads") = 1)
+           py::arg("num_threads") = 1, py::arg("cpus") = std::vector<int>())
       .def("add_linear", &PyEncoder::add_linear, py::arg("name"), array_arg("weights"), array_arg("biases"),
            py::arg("dtype") = "float32", array_arg("input_scales") = py::none(),
            array_arg("column_scales") = py::none())
@@ -208,12 +207,13 @@ void bind_encoder(py::module_& m) {
       .def("poison_workspace", [](PyEncoder& self) { self.encoder().fill_workspace(0xFF); })
       .def_property_readonly("isa", [](PyEncoder& self) { return self.encoder().kernels().isa; })
       .def_property_readonly("dtype", [](PyEncoder& self) { return self.encoder().dtype().dtype; })
-      .def_property(
-          "num_threads", [](PyEncoder& self) { return self.encoder().threads(); },
-          [](PyEncoder& self, int threads) {
-            require_threads(threads);
-            self.encoder().set_threads(threads);
-          })
+      .def(
+          "set_threads",
+          [](PyEncoder& self, int num_threads, const std::vector<int>& cpus) {
+            self.encoder().set_threads(threads_of(num_threads, cpus));
+          },
+          py::arg("num_threads"), py::arg("cpus") = std::vector<int>())
+      .def_property_readonly("num_threads", [](PyEncoder& self) { return self.encoder().threads().count; })
       .def_property_readonly("weight_bits", [](PyEncoder& self) { return self.encoder().weight_bits(); })
       .def_property_readonly("packed_bytes", [](PyEncoder& self) { return self.encoder().packed_bytes(); })
       .def_property_readonly("workspace_bytes", [](PyEncoder& self) { return self.encoder().workspace_bytes(); });

@@ -2,13 +2,19 @@
 
 #include "dispatch.h"
 #include "schedule.h"
-#include "thread_pool.h"
 
 namespace distilrt {
 
-void require_threads(int threads) {
-  require(threads >= 1 && threads <= Team::kMaxThreads,
+Threads threads_of(int num_threads, const std::vector<int>& cpus) {
+  require(num_threads >= 1 && num_threads <= Team::kMaxThreads,
           "num_threads must be 1 to " + std::to_string(Team::kMaxThreads));
+  Threads threads{num_threads, {}};
+  for (const int cpu : cpus) {
+    require(cpu >= 0 && cpu < system::CpuMask::kMost,
+            "cpus must be 0 to " + std::to_string(system::CpuMask::kMost - 1));
+    threads.cpus.add(cpu);
+  }
+  return threads;
 }
 
 namespace {
@@ -17,9 +23,8 @@ namespace {
 // blocks of rows of a product of those.
 py::tuple schedule_of(const Ints& cu_seqlens, int num_threads, int64_t run_rows, const std::vector<int64_t>& panels) {
   require(cu_seqlens.size() > 0, "cu_seqlens needs an element");
-  require_threads(num_threads);
   Schedule schedule;
-  schedule.plan(cu_seqlens.data(), cu_seqlens.size() - 1, num_threads, run_rows);
+  schedule.plan(cu_seqlens.data(), cu_seqlens.size() - 1, threads_of(num_threads, {}).count, run_rows);
   std::vector<int64_t> alone, parts;
   for (const Run& run : schedule.alone) alone.push_back(run.rows());
   const int64_t together = schedule.together.rows();

@@ -8,8 +8,10 @@
 
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "kernels.h"
+#include "thread_pool.h"
 
 namespace distilrt {
 
@@ -27,7 +29,7 @@ inline py::arg array_arg(const char* name) { return py::arg(name).noconvert(); }
 inline void require(bool condition, const std::string& message) {
   if (!condition) throw std::invalid_argument(message);
 }
-void require_threads(int threads);
+Threads threads_of(int num_threads, const std::vector<int>& cpus);
 Epilogue epilogue_named(const std::string& activation);
 
 void bind_attention(py::module_& m);

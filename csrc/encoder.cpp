@@ -12,7 +12,7 @@ constexpr int64_t kPackRows = 64;
 
 }  // namespace
 
-Encoder::Encoder(const ModelShape& shape, const Kernels& kernels, const DtypeKernels& dtype, int threads)
+Encoder::Encoder(const ModelShape& shape, const Kernels& kernels, const DtypeKernels& dtype, const Threads& threads)
     : shape_(shape), kernels_(kernels), dtype_(dtype), threads_(threads) {}
 
 void Encoder::add_linear(const std::string& name, const std::vector<LinearPart>& parts, int64_t k,
@@ -34,7 +34,7 @@ void Encoder::add_linear(const std::string& name, const std::vector<LinearPart>&
   int64_t first = 0;
   for (const LinearPart& part : parts) {
     linear.bias.insert(linear.bias.end(), part.bias, part.bias + part.rows);
-    ThreadPool::run(threads_, [&](Worker& worker) {
+    ThreadPool::run(threads(), [&](Worker& worker) {
       worker.for_each(blocks(part.rows, kPackRows), [&](int64_t task, int) {
         const int64_t row = task * kPackRows;
         dtype.pack(part.weight + row * k, k, first + row, std::min(kPackRows, part.rows - row), packed);
@@ -70,7 +70,7 @@ void Encoder::insert(const std::string& name, Linear linear) {
     to.pages = Pages(linear.bytes());
     to.data = to.pages.data();
     const int64_t width = kernels_.panel_width, bytes = linear.kernels->packed_bytes(width, linear.k);
-    ThreadPool::run(threads_, [&](Worker& worker) {
+    ThreadPool::run(threads(), [&](Worker& worker) {
       worker.for_each(blocks(linear.n, width), [&](int64_t panel, int) {
         const int64_t first = panel * width, at = panel * bytes;
         narrow(static_cast<const char*>(linear.packed.data) + at, linear.k, std::min(width, linear.n - first),
@@ -148,6 +148,16 @@ void Encoder::check(const BatchView& batch) const {
       throw std::invalid_argument("input_ids holds " + std::to_string(batch.input_ids[t]) +
                                   "; this model has ids 0 to " + std::to_string(shape_.vocab_size - 1));
   }
+}
+
+Threads Encoder::threads() const {
+  std::lock_guard<ForkLock> lock(threads_lock_);
+  return threads_;
+}
+
+void Encoder::set_threads(const Threads& threads) {
+  std::lock_guard<ForkLock> lock(threads_lock_);
+  threads_ = threads;
 }
 
 int64_t Encoder::packed_bytes() const {

@@ -1,7 +1,6 @@
 // One loaded model: packed weights, and the layer loop over the kernel table.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <map>
 #include <string>
@@ -11,10 +10,10 @@
 #include "fork_lock.h"
 #include "kernels.h"
 #include "schedule.h"
+#include "thread_pool.h"
 
 namespace distilrt {
 
-class Worker;
 
 // Sizes of a model, and its embedding tables, which it borrows.
 struct ModelShape {
@@ -76,7 +75,7 @@ struct LinearPart {
 class Encoder {
  public:
   // `dtype` is that of attention and activations, and what the layers' linears usually have.
-  Encoder(const ModelShape& shape, const Kernels& kernels, const DtypeKernels& dtype, int threads);
+  Encoder(const ModelShape& shape, const Kernels& kernels, const DtypeKernels& dtype, const Threads& threads);
 
   // Packs the parts, laid under one another, for `dtype` as the linear called `name`. A layer has linears
   // "layer.<i>.qkv", ".out_proj", ".ffn_in", ".ffn_out"; a head's are called as in the checkpoint. Throws
@@ -109,9 +108,9 @@ class Encoder {
   const Linear& find_linear(const std::string& name) const;
   const LayerNorm& find_layer_norm(const std::string& name) const;
   const Kernels& kernels() const { return kernels_; }
-  int threads() const { return threads_; }
-  // Forwards that begin from now on use so many.
-  void set_threads(int threads) { threads_ = threads; }
+  Threads threads() const;
+  // Forwards that begin from now on use these.
+  void set_threads(const Threads& threads);
   int64_t packed_bytes() const;
   // The mean number of bits of a column of int8 weights: 8 less the binary logarithm of how much larger narrow() made
   // its step.
@@ -156,7 +155,8 @@ class Encoder {
   const ModelShape shape_;
   const Kernels& kernels_;
   const DtypeKernels& dtype_;
-  std::atomic<int> threads_;
+  mutable ForkLock threads_lock_;
+  Threads threads_;
   std::map<std::string, Linear> linears_;
   std::map<std::string, LayerNorm> norms_;
   std::vector<Layer> layers_;

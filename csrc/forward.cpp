@@ -70,8 +70,9 @@ Encoder::Workspace Encoder::lay_out(char* base, const BatchView& batch, const Ru
 void Encoder::forward(const BatchView& batch, bool all_layers, float* out) {
   check(batch);
   if (batch.total_tokens == 0) return;
+  const Threads team = threads();  // before the other lock, since a fork takes them in an order of its own
   std::lock_guard<ForkLock> lock(forward_);
-  const int threads = threads_;
+  const int threads = team.count;
   schedule_.plan(batch.cu_seqlens, batch.num_seqs, threads, dtype_.block_rows);
   int64_t alone_bytes = 0;
   for (const Run& run : schedule_.alone) alone_bytes = std::max(alone_bytes, lay_out(nullptr, batch, run, 1).bytes);
@@ -80,7 +81,7 @@ void Encoder::forward(const BatchView& batch, bool all_layers, float* out) {
   char* base = arena_.reserve(threads * alone_bytes + together_bytes);
   const Workspace together = lay_out(base + threads * alone_bytes, batch, schedule_.together, threads);
   std::atomic<size_t> taken{0};
-  ThreadPool::run(threads, [&](Worker& worker) {
+  ThreadPool::run(team, [&](Worker& worker) {
     Worker alone;
     char* own = base + worker.thread() * alone_bytes;
     for (size_t i; (i = taken.fetch_add(1, std::memory_order_relaxed)) < schedule_.alone.size();) {
@@ -229,7 +230,7 @@ void Encoder::linear(const Linear& weights, const float* x, int64_t rows, Epilog
     in = {operand.data(), weights.operand_lanes(), scales};
   }
   const GemmArgs args = gemm_args(weights, in, epilogue, {out, weights.n, false, nullptr});
-  ThreadPool::run(threads_, [&](Worker& worker) { gemm_phase(worker, kernels_, weights, args, rows, 0, weights.n); });
+  ThreadPool::run(threads(), [&](Worker& worker) { gemm_phase(worker, kernels_, weights, args, rows, 0, weights.n); });
 }
 
 void Encoder::layer_norm(const LayerNorm& norm, const float* x, int64_t rows, float* out) const {

@@ -6,7 +6,6 @@
 #include <cstdint>
 
 #include "encoder.h"
-#include "thread_pool.h"
 
 namespace distilrt {
 

@@ -51,6 +51,12 @@ void at_fork(void (*before)(), void (*after)()) { pthread_atfork(before, after, 
 
 #endif
 
+CpuMask CpuMask::within(const CpuMask& other) const {
+  CpuMask both;
+  for (int i = 0; i < kMost / 64; ++i) both.words[i] = words[i] & other.words[i];
+  return both == CpuMask{} ? *this : both;
+}
+
 #if defined(__linux__)
 // Not the library's functions, whose macros and types only some C libraries have.
 CpuMask cpu_mask() {

@@ -14,8 +14,13 @@ int64_t process_id();
 
 // The CPUs that the calling thread may run on. None where the system does not say: such a thread runs anywhere.
 struct CpuMask {
-  uint64_t words[16] = {};
+  static constexpr int kMost = 1024;
+  uint64_t words[kMost / 64] = {};
+
   bool operator==(const CpuMask&) const = default;
+  void add(int cpu) { words[cpu / 64] |= uint64_t{1} << (cpu % 64); }
+  // The CPUs of both, or this mask where there is none.
+  CpuMask within(const CpuMask& other) const;
 };
 CpuMask cpu_mask();
 void set_cpu_mask(const CpuMask& mask);

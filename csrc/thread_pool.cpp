@@ -81,28 +81,32 @@ ThreadPool& ThreadPool::shared() {
   return *pool.load(std::memory_order_acquire);
 }
 
-void ThreadPool::run_region(int threads, Call call, void* context) {
+void ThreadPool::run_region(const Threads& threads, Call call, void* context) {
   std::lock_guard<std::mutex> lock(region_);
-  while (static_cast<int>(workers_.size()) < threads - 1) {
+  while (static_cast<int>(workers_.size()) < threads.count - 1) {
     const int thread = static_cast<int>(workers_.size()) + 1;
     workers_.emplace_back([this, thread] { work(thread); });
     workers_.back().detach();
   }
-  if (const system::CpuMask mask = system::cpu_mask(); mask != mask_) {
+  const system::CpuMask before = system::cpu_mask(), mask = before.within(threads.cpus);
+  if (mask != mask_) {
     mask_ = mask;
     ++mask_number_;
   }
+  if (mask != before) system::set_cpu_mask(mask);
   call_ = call;
   context_ = context;
-  team_.reset(threads);
+  team_.reset(threads.count);
   const uint64_t region = (region_word_.load(std::memory_order_relaxed) >> kThreadBits) + 1;
   open(region);
-  region_word_.store(region << kThreadBits | static_cast<uint64_t>(threads), std::memory_order_release);
+  region_word_.store(region << kThreadBits | static_cast<uint64_t>(threads.count), std::memory_order_release);
   region_word_.notify_all();
 
   Worker caller(*this, region, 0);
   call(context, caller);
   close(region);
+  // Unless somebody has moved this thread meanwhile.
+  if (mask != before && system::cpu_mask() == mask) system::set_cpu_mask(before);
 }
 
 void ThreadPool::work(int thread) {

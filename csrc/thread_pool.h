@@ -18,6 +18,13 @@ namespace distilrt {
 
 class ThreadPool;
 
+// How many threads compute, the caller among them, and where: on those of its CPUs that are listed, or if none is, on
+// all of them.
+struct Threads {
+  int count = 1;
+  system::CpuMask cpus;
+};
+
 // One thread's view of its region; without a region it is alone.
 class Worker {
  public:
@@ -84,11 +91,11 @@ class ThreadPool {
   // The pool of this process; a forked child gets a new one, since threads do not survive a fork.
   static ThreadPool& shared();
 
-  // Calls body(Worker&) on `threads` threads, the caller among them, and returns when all have ended. Regions of
-  // several callers follow one another, so models in one process do not oversubscribe. One thread: no lock, no pool.
+  // Calls body(Worker&) on each of `threads`, and returns when all have ended. Regions of several callers follow one
+  // another, so models in one process do not oversubscribe. One thread: no lock, no pool, and it runs where it may.
   template <typename Body>
-  static void run(int threads, Body&& body) {
-    if (threads == 1) {
+  static void run(const Threads& threads, Body&& body) {
+    if (threads.count == 1) {
       Worker alone;
       body(alone);
       return;
@@ -99,7 +106,7 @@ class ThreadPool {
  private:
   using Call = void (*)(void* context, Worker& worker);
 
-  void run_region(int threads, Call call, void* context);
+  void run_region(const Threads& threads, Call call, void* context);
   void work(int thread);
 
   friend class Worker;
@@ -115,7 +122,7 @@ class ThreadPool {
   Call call_ = nullptr;
   void* context_ = nullptr;
   Team team_;
-  system::CpuMask mask_;      // where the caller of this region may run, and so its workers
+  system::CpuMask mask_;      // where the threads of this region run
   uint64_t mask_number_ = 0;  // how often the mask has changed
   // Region number in the upper bits, its thread count in the lower 16, so that a thread which is not in the region
   // never reads the fields above while the next caller writes them.

@@ -1,6 +1,7 @@
 """Types of the native module; see csrc/bindings.cpp. Unless a function says otherwise, every array must be
 C-contiguous and of exactly this dtype."""
 
+from collections.abc import Sequence
 from typing import Any, TypedDict
 
 import numpy as np
@@ -38,6 +39,7 @@ def attention(
     key_mask: npt.NDArray[np.bool_] | None = None,
     isa: str = "",
     num_threads: int = 1,
+    cpus: Sequence[int] = (),
 ) -> None:
     """`softmax(scale * query keyᵀ) value` of every sequence and head, into `out`, on the process's threads.
 
@@ -50,10 +52,11 @@ def attention(
         key_mask: `[batch_size, keys]`, C-contiguous; which keys are attended to, at least one in each row. None: all.
         isa: instruction set; "": the best.
         num_threads: how many at most, 1 to 256; the result does not depend on it.
+        cpus: where more than one of them run, of the CPUs that the caller may run on; none: on all of those.
 
     Raises:
         TypeError: something else than arrays.
-        ValueError: a wrong shape, dtype, stride, scale, mask, thread count or instruction set.
+        ValueError: a wrong shape, dtype, stride, scale, mask, thread count, CPU or instruction set.
     """
 
 def table_states(sized: tuple[dict[Any, Any], ...], held: tuple[dict[Any, Any], ...]) -> bytes:
@@ -90,6 +93,7 @@ class Encoder:
         isa: str = "",
         dtype: str = "float32",
         num_threads: int = 1,
+        cpus: Sequence[int] = (),
     ) -> None: ...
     def add_linear(
         self,
@@ -126,6 +130,9 @@ class Encoder:
     ) -> _Floats: ...
     def linear(self, name: str, rows: _Floats, activation: str = "") -> _Floats: ...
     def layer_norm(self, name: str, rows: _Floats) -> _Floats: ...
+    def set_threads(self, num_threads: int, cpus: Sequence[int] = ()) -> None:
+        """What forwards that begin from now on run on; see `attention`."""
+
     def poison_workspace(self) -> None: ...
     @property
     def isa(self) -> str: ...
@@ -133,8 +140,6 @@ class Encoder:
     def dtype(self) -> str: ...
     @property
     def num_threads(self) -> int: ...
-    @num_threads.setter
-    def num_threads(self, threads: int) -> None: ...
     @property
     def weight_bits(self) -> float: ...
     @property

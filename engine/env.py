@@ -97,8 +97,8 @@ backend = Variable(
 num_threads = Variable(
     "DISTILRT_NUM_THREADS",
     _positive,
-    "threads of a CPU model that was not given `num_threads`; default: the physical cores in the process's affinity "
-    "mask, within its cgroups' CPU quota, looked up again while it runs",
+    "threads of a CPU model that was not given `num_threads`; default: the physical cores of one memory node in the "
+    "process's affinity mask, within its cgroups' CPU quota, looked up again while it runs",
 )
 gpu_memory = Variable(
     "DISTILRT_GPU_MEMORY",

@@ -15,10 +15,11 @@ from distilrt.backends.cpu import dtypes_of
 from distilrt.backends.cuda.devices import describe_cuda, dtypes_here, why_not_cuda
 from distilrt.batch import pack
 from distilrt.checkpoint.source import Source
-from distilrt.cpu_count import ThreadCount, usable_cores
+from distilrt.cpu_count import usable_cores
 from distilrt.faster_dtypes import faster_dtypes
 from distilrt.isas import why_not_the_best
 from distilrt.model.heads import HEADS
+from distilrt.placement import Placement, memory_nodes
 from distilrt.runtime.loading import find
 
 _LIBRARIES = ("numpy", "tokenizers", "safetensors", "torch", "triton", "transformers")
@@ -29,6 +30,7 @@ def of_machine(num_threads: int | None) -> dict[str, Mapping[str, Any]]:
     """Versions, CPU, GPU and the dtypes of each backend, JSON-ready; `num_threads` as in `from_pretrained`."""
     isas = _C.available_isas()
     isa = env.force_isa() or isas[0]
+    threads = Placement(num_threads)()
     dtypes = {
         "reference": list(reference.DTYPES),
         "cpu": dtypes_of(isa),
@@ -41,7 +43,9 @@ def of_machine(num_threads: int | None) -> dict[str, Mapping[str, Any]]:
             "active_isa": isa,
             "why_not_a_better_isa": why_not_the_best(isa),
             "usable_cores": usable_cores(),
-            "num_threads": ThreadCount(num_threads)(),
+            "memory_nodes": max(1, len(memory_nodes())),
+            "num_threads": threads.num_threads,
+            "threads_beside_node": threads.node,
         },
         "gpu": describe_cuda(),
         "backends": {name: dtypes[name] for name in backends.NAMES},

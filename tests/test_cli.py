@@ -219,6 +219,7 @@ def test_info(folder: str) -> None:
     assert facts["cpu"]["active_isa"] in facts["cpu"]["available_isas"]
     assert facts["cpu"]["why_not_a_better_isa"] == why_not_the_best(facts["cpu"]["active_isa"])
     assert facts["cpu"]["usable_cores"] >= 1
+    assert facts["cpu"]["memory_nodes"] >= 1
     assert facts["backends"]["reference"] == ["float32", "float64"]
     assert "float32" in facts["backends"]["cpu"]
 

@@ -7,18 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from distilrt.cpu_count import usable_cores
+from distilrt.cpu_count import System, usable_cores
 
 
 @pytest.fixture
-def topology(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> System:
     """Four CPUs, two to a core, all of them allowed."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
     for cpu, siblings in enumerate(("0,2", "1,3", "0,2", "1,3")):
-        folder = tmp_path / f"cpu{cpu}" / "topology"
-        folder.mkdir(parents=True)
-        (folder / "thread_siblings_list").write_text(siblings + "\n")
-    return tmp_path
+        write(tmp_path / f"cpu{cpu}" / "topology" / "thread_siblings_list", siblings)
+    return System(tmp_path, tmp_path, tmp_path / "cgroup", tmp_path)
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text + "\n")
 
 
 @pytest.mark.parametrize(
@@ -33,15 +36,11 @@ def topology(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ({"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"}, 1),
     ],
 )
-def test_quota(tmp_path: Path, topology: Path, files: dict[str, str], cores: int) -> None:
-    cgroup = tmp_path / "cgroup"
+def test_quota(system: System, files: dict[str, str], cores: int) -> None:
+    write(system.process / "self/cgroup", "1:cpu:/\n0::/")
     for name, text in files.items():
-        path = cgroup / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    membership = tmp_path / "membership"
-    membership.write_text("1:cpu:/\n0::/\n")
-    assert usable_cores(cgroup, topology, membership) == cores
+        write(system.cgroup / name, text)
+    assert usable_cores(system) == cores
 
 
 @pytest.mark.parametrize(
@@ -57,26 +56,21 @@ def test_quota(tmp_path: Path, topology: Path, files: dict[str, str], cores: int
         ),
     ],
 )
-def test_quota_of_a_group_within_others(
-    tmp_path: Path, topology: Path, groups: str, files: dict[str, str], cores: int
-) -> None:
-    membership = tmp_path / "membership"
-    membership.write_text(groups + "\n")
+def test_quota_of_a_group_within_others(system: System, groups: str, files: dict[str, str], cores: int) -> None:
+    write(system.process / "self/cgroup", groups)
     for name, text in files.items():
-        path = tmp_path / "cgroup" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    assert usable_cores(tmp_path / "cgroup", topology, membership) == cores
+        write(system.cgroup / name, text)
+    assert usable_cores(system) == cores
 
 
-def test_affinity(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, topology: Path) -> None:
+def test_affinity(monkeypatch: pytest.MonkeyPatch, system: System) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 2})  # two hyperthreads of one core
-    assert usable_cores(tmp_path / "cgroup", topology) == 1
+    assert usable_cores(system) == 1
 
 
 def test_machine_without_topology_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 5, 7})
-    assert usable_cores(tmp_path, tmp_path) == 3
+    assert usable_cores(System(tmp_path, tmp_path, tmp_path, tmp_path)) == 3
 
 
 def test_this_machine() -> None:

@@ -18,11 +18,11 @@ from distilrt.batch import Batch, IndexArray
 from distilrt.checkpoint.packed import PackedWeights
 from distilrt.checkpoint.tensor_files import as_float32, to_bfloat16
 from distilrt.checkpoint.weights import Weights
-from distilrt.cpu_count import ThreadCount
 from distilrt.errors import BackendError, InvalidParameter
 from distilrt.model.architecture import POSITIONS, WORDS, linears
 from distilrt.model.config import LAYER_NORM_EPS, DistilBertConfig
 from distilrt.model.heads import ENCODER, Head, Norm
+from distilrt.placement import Placement
 
 if TYPE_CHECKING:  # it loads the tokenizer, which a packed folder answers without
     from distilrt.checkpoint.int8 import Calibration
@@ -57,7 +57,8 @@ class CpuBackend(HostBackend):
         self.config, self.head = config, head
         if num_threads is not None and (type(num_threads) is not int or num_threads < 1):
             raise InvalidParameter(f"num_threads must be an integer of at least 1, found {num_threads!r}")
-        self._num_threads = ThreadCount(num_threads)
+        self._placement = Placement(num_threads)
+        self._threads = self._placement()
         isa = env.force_isa() or ""
         self.dtype = _dtype(dtype, isa, weights.dtype if isinstance(weights, PackedWeights) else None)
         self.kept: tuple[str, ...] = ()  # linear layers in higher precision
@@ -78,7 +79,8 @@ class CpuBackend(HostBackend):
             position_embeddings=_plain(weights[POSITIONS]),
             isa=isa,
             dtype=self.dtype,
-            num_threads=self._num_threads(),
+            num_threads=self._threads.num_threads,
+            cpus=self._threads.cpus,
         )
         self._pack(config, weights, calibration if self.dtype == "int8" else None)
 
@@ -120,7 +122,9 @@ class CpuBackend(HostBackend):
 
     def forward(self, batch: Batch, all_layers: bool = False, wanted: IndexArray | None = None) -> FloatArray:
         """The last hidden states `[total_tokens, hidden_size]`, all layers' with one axis more, or the wanted rows."""
-        self._encoder.num_threads = self._num_threads()
+        if (threads := self._placement()) != self._threads:
+            self._encoder.set_threads(threads.num_threads, threads.cpus)
+            self._threads = threads
         return self._encoder.forward(
             batch.input_ids,
             batch.inputs_embeds,

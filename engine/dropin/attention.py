@@ -17,9 +17,9 @@ import transformers
 from transformers import AttentionInterface, AttentionMaskInterface, masking_utils
 
 from distilrt import _C, env
-from distilrt.cpu_count import ThreadCount
 from distilrt.errors import InvalidInput
 from distilrt.model.config import HEAD_DIM_RANGE
+from distilrt.placement import Placement
 
 if int(transformers.__version__.split(".")[0]) < 5:
     raise ImportError(f"attn_implementation='distilrt' needs transformers 5, found {transformers.__version__}, whose "
@@ -101,7 +101,8 @@ def attention(
 ) -> torch.Tensor:
     """`softmax(scale Q Kᵀ) V` over the keys whose `mask` is not 0; shapes as in `attention_forward`."""
     batch_size, num_heads, num_queries, head_dim = query.shape
-    isa, num_threads = _machine()
+    isa, placement = _machine()
+    threads = placement()
     dtype = query.dtype if query.dtype == torch.bfloat16 and "bfloat16" in _C.dtypes(isa) else torch.float32
     out = query.new_empty(batch_size, num_queries, num_heads, head_dim, dtype=dtype)
     keep = None if mask is None else (mask != 0).contiguous()
@@ -116,7 +117,8 @@ def attention(
         scale=scale,
         key_mask=None if keep is None else keep.numpy(),
         isa=isa,
-        num_threads=num_threads(),
+        num_threads=threads.num_threads,
+        cpus=threads.cpus,
     )
     return out.to(query.dtype)
 
@@ -149,9 +151,9 @@ attention.register_autograd(_no_gradient)
 
 
 @cache
-def _machine() -> tuple[str, ThreadCount]:
-    """Instruction set ("": the best) and number of threads."""
-    return env.force_isa() or "", ThreadCount(None)
+def _machine() -> tuple[str, Placement]:
+    """Instruction set ("": the best) and threads."""
+    return env.force_isa() or "", Placement(None)
 
 
 AttentionInterface.register(NAME, attention_forward)

@@ -74,7 +74,7 @@ class Pretrained(Placed):
         weights: canonical names to float32 arrays; None: random, as in the reference.
         backend: "auto", "reference", "cpu" or "cuda".
         dtype: "auto", the checkpoint's own, or one that the backend has.
-        num_threads: CPU threads; None: what the machine allows.
+        num_threads: CPU threads; None: one for each core of a memory node that the process may use.
         calibration: how int8 and float8 quantize (`distilrt.checkpoint.int8`); None: without example texts.
 
     Raises:
