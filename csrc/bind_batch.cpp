@@ -25,6 +25,7 @@ py::object pack_lists(const py::object& sequences, long vocab_size) {
   if (tokens > std::numeric_limits<int32_t>::max()) return py::none();
   std::vector<int32_t> ids, lengths;
   for (const py::handle sequence : sequences) {
+    const py::scoped_critical_section locked(sequence);
     const Py_ssize_t length = PyList_GET_SIZE(sequence.ptr());
     if (length == 0) return py::none();
     for (Py_ssize_t i = 0; i < length; ++i) {

@@ -46,6 +46,7 @@ py::bytes table_states(const py::tuple& sized, const py::tuple& held) {
   found.reserve(1024);
   for (const py::handle table : sized) found.push_back(PyDict_Size(dict_of(table)));
   for (const py::handle table : held) {
+    const py::scoped_critical_section locked(table);
     PyObject *key, *value;
     for (Py_ssize_t place = 0; PyDict_Next(dict_of(table), &place, &key, &value);) {
       found.push_back(reinterpret_cast<int64_t>(key));

@@ -55,7 +55,9 @@ std::vector<std::string> dtype_names(const std::string& isa) {
 }  // namespace
 }  // namespace distilrt
 
-PYBIND11_MODULE(_C, m) {
+// Python without a GIL may call anything here from several threads: every list and dict is locked while it is read, and
+// what C++ shares has locks of its own.
+PYBIND11_MODULE(_C, m, pybind11::mod_gil_not_used()) {
   using namespace distilrt;
   m.def("available_isas", &isa_names, "Instruction sets that this machine and build can run, best first.");
   m.def("missing_features", &missing_features,

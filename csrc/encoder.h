@@ -1,6 +1,7 @@
 // One loaded model: packed weights, and the layer loop over the kernel table.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <map>
 #include <string>
@@ -13,7 +14,6 @@
 #include "thread_pool.h"
 
 namespace distilrt {
-
 
 // Sizes of a model, and its embedding tables, which it borrows.
 struct ModelShape {
@@ -115,7 +115,7 @@ class Encoder {
   // The mean number of bits of a column of int8 weights: 8 less the binary logarithm of how much larger narrow() made
   // its step.
   double weight_bits() const;
-  int64_t workspace_bytes() const { return arena_.bytes(); }
+  int64_t workspace_bytes() const { return workspace_bytes_; }
   void fill_workspace(unsigned char value) { arena_.fill(value); }
   const DtypeKernels& dtype() const { return dtype_; }
 
@@ -164,6 +164,7 @@ class Encoder {
   ForkLock forward_;  // one forward at a time owns the schedule and the arena
   Schedule schedule_;
   Arena arena_;
+  std::atomic<int64_t> workspace_bytes_{0};  // of the arena, for who asks during a forward
 };
 
 }  // namespace distilrt

@@ -79,6 +79,7 @@ void Encoder::forward(const BatchView& batch, bool all_layers, float* out) {
   const int64_t together_bytes = lay_out(nullptr, batch, schedule_.together, threads).bytes;
   // A thread that is through with its runs starts on what is done together while others still work alone.
   char* base = arena_.reserve(threads * alone_bytes + together_bytes);
+  workspace_bytes_ = arena_.bytes();
   const Workspace together = lay_out(base + threads * alone_bytes, batch, schedule_.together, threads);
   std::atomic<size_t> taken{0};
   ThreadPool::run(team, [&](Worker& worker) {

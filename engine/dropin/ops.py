@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 from distilrt.dropin.output_fields import Shapes
 
 _number = itertools.count(1).__next__
+_lock = threading.Lock()  # held while a model gets its number
 _registered: weakref.WeakValueDictionary[int, Callable[..., list[torch.Tensor]]] = weakref.WeakValueDictionary()
 
 # The GPU backend replays CUDA graphs of its own, which can't be captured into those of `mode="reduce-overhead"`.
@@ -30,8 +32,9 @@ def register(model: Any) -> int:
     Args:
         model: its `compute` takes tensors by name and the names of the outputs, and returns these.
     """
-    number = _number()
-    _registered[number] = model
+    with _lock:
+        number = _number()
+        _registered[number] = model
     return number
 
 

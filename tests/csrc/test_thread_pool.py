@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
 from typing import Any
@@ -80,6 +81,30 @@ def test_models_with_different_thread_counts_take_turns() -> None:
         thread.join(60)
     assert not failures
     assert not any(thread.is_alive() for thread in threads)
+
+
+def test_facts_are_told_while_others_compute() -> None:
+    backend, done = _backend(2), threading.Event()
+    sizes: set[int] = set()
+
+    def ask() -> None:
+        while not done.is_set():
+            sizes.add(backend.describe()["workspace_bytes"])
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    for length in range(1, 500, 25):
+        backend.forward(_batch(length, length))
+    done.set()
+    asking.join(60)
+    assert max(sizes | {0}) <= backend.describe()["workspace_bytes"]
+    assert backend._encoder.workspace_bytes > 0
+
+
+@pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="this Python has a GIL")
+def test_python_stays_without_a_gil() -> None:
+    code = "import sys; from distilrt import _C; sys.exit(sys._is_gil_enabled())"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_threads_that_rest_miss_the_end_of_a_region() -> None:
