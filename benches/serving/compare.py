@@ -57,8 +57,7 @@ def main(
     plans = (scenarios.Plan("single", 2 * seconds), scenarios.Plan("offline", seconds),
              scenarios.Plan("peak", seconds, slo=Slo(99, 0.25)))  # fmt: skip
     folder, threads = model(cache_folder(), texts()), usable_cores()
-    facts = findings.facts(threads, str(folder)) | {"model": folder.name}
-    found = Findings(facts, {"scenario": "servers"})
+    found = Findings(findings.facts(threads, str(folder)) | {"model": folder.name}, {"scenario": "servers"})
     work = partial(compare, chosen, plans, folder, threads, found)
     whole = len(chosen) * (20 + 3 * sum(plan.seconds for plan in plans))
     file = "serving.csv" if len({replicas(name)[0] for name in chosen}) > 1 else "replicas.csv"
