@@ -36,7 +36,7 @@ def _batch(*lengths: int) -> Batch:
     return pack(CONFIG, [rng.integers(0, CONFIG.vocab_size, length) for length in lengths])
 
 
-@pytest.mark.parametrize("num_threads", [2, 3, 7])
+@pytest.mark.parametrize("num_threads", [2, 3, 7, 17, 64])
 def test_thread_count_does_not_change_a_bit(num_threads: int) -> None:
     batch = _batch(1, 64, 130, 7)
     np.testing.assert_array_equal(_backend(num_threads).forward(batch), _backend(1).forward(batch))
