@@ -53,8 +53,16 @@ def times_sigmoid(x, u):
     return x * (1.0 / (1.0 + tl.exp2(u * -1.4426950408889634)))
 
 
+def check_activation(name: str) -> None:
+    """Raise ValueError unless `name` is one of `ACTIVATIONS`."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {', '.join(map(repr, ACTIVATIONS))}, found {name!r}")
+
+
 def plain_activation(name: str, x: torch.Tensor) -> torch.Tensor:
-    """torch's activation of this name, in the dtype of x."""
+    """torch's activation of this name, in the dtype of x; x itself where the name is empty."""
+    if not name:
+        return x
     if name in ("gelu_new", "gelu_pytorch_tanh"):
         return torch.nn.functional.gelu(x, approximate="tanh")
     result: torch.Tensor = getattr(torch.nn.functional, name)(x)

@@ -75,18 +75,18 @@ def load_rows(ptr, rows, num_rows, dims, ROW: tl.constexpr, HEAD_DIM: tl.constex
 
 @triton.jit
 def _scores(q, q_ptr, rows, length, k_ptr, keys, num_keys, ROW: tl.constexpr, HEAD_DIM: tl.constexpr,
-            BLOCK_D: tl.constexpr, DEPTH: tl.constexpr, TF32: tl.constexpr, MASKED: tl.constexpr):  # fmt: skip
+            BLOCK_D: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr, MASKED: tl.constexpr):  # fmt: skip
     """`q @ kᵀ` `[BLOCK_M, BLOCK_N]`, -inf beyond the last key; `DEPTH` dims at a time, for which q is read again."""
     if DEPTH == BLOCK_D:
         k = load_rows(k_ptr, keys, num_keys, tl.arange(0, BLOCK_D), ROW, HEAD_DIM, MASKED)
-        scores = dot(q, tl.trans(k), None, TF32)
+        scores = dot(q, tl.trans(k), None, PRECISION)
     else:
         scores = tl.zeros((rows.shape[0], keys.shape[0]), tl.float32)
         for first in tl.static_range(0, BLOCK_D, DEPTH):
             dims = first + tl.arange(0, DEPTH)
             part = load_rows(q_ptr, rows, length, dims, ROW, HEAD_DIM, True)
             k = load_rows(k_ptr, keys, num_keys, dims, ROW, HEAD_DIM, MASKED)
-            scores = dot(part, tl.trans(k), scores, TF32)
+            scores = dot(part, tl.trans(k), scores, PRECISION)
     if MASKED:
         scores = tl.where(keys[None, :] < num_keys, scores, float("-inf"))
     return scores
@@ -95,15 +95,15 @@ def _scores(q, q_ptr, rows, length, k_ptr, keys, num_keys, ROW: tl.constexpr, HE
 @triton.jit
 def _step(acc, top, total, q, q_ptr, rows, length, k_ptr, v_ptr, first_key, num_keys, SCALE: tl.constexpr,
           ROW: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
-          DEPTH: tl.constexpr, TF32: tl.constexpr, MASKED: tl.constexpr):  # fmt: skip
+          DEPTH: tl.constexpr, PRECISION: tl.constexpr, MASKED: tl.constexpr):  # fmt: skip
     """Take in one block of keys; rescale what was summed so far if it has a higher score (`exp2` of scaled scores)."""
     keys = first_key + tl.arange(0, BLOCK_N)
-    scores = _scores(q, q_ptr, rows, length, k_ptr, keys, num_keys, ROW, HEAD_DIM, BLOCK_D, DEPTH, TF32, MASKED)
+    scores = _scores(q, q_ptr, rows, length, k_ptr, keys, num_keys, ROW, HEAD_DIM, BLOCK_D, DEPTH, PRECISION, MASKED)
     new_top = tl.maximum(top, tl.max(scores, 1))
     old = tl.exp2((top - new_top) * SCALE)
     weights = tl.exp2(scores * SCALE - (new_top * SCALE)[:, None])
     v = load_rows(v_ptr, keys, num_keys, tl.arange(0, BLOCK_D), ROW, HEAD_DIM, MASKED)
-    acc = dot(rounded(weights, v.dtype), v, acc * old[:, None], TF32)
+    acc = dot(rounded(weights, v.dtype), v, acc * old[:, None], PRECISION)
     return acc, new_top, total * old + tl.sum(weights, 1)
 
 
@@ -121,7 +121,7 @@ def attend(
     DEPTH: tl.constexpr,
     ONE_BLOCK: tl.constexpr,  # so many keys are taken in one block; 0: `BLOCK_N` at a time however many there are
     MANY_BLOCKS: tl.constexpr,  # whether a sequence may have more
-    TF32: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):
     """All heads of all blocks of queries of a list, which the programs of the kernel take in turns."""
     WIDTH: tl.constexpr = HEADS * HEAD_DIM
@@ -143,21 +143,22 @@ def attend(
             q = load_rows(q_ptr, rows, length, dims, ROW, HEAD_DIM, True)
             if ONE_BLOCK > 0 and (not MANY_BLOCKS or num_keys <= ONE_BLOCK):
                 keys = tl.arange(0, ONE_BLOCK)
-                scores = _scores(q, q_ptr, rows, length, k_ptr, keys, num_keys, ROW, HEAD_DIM, BLOCK_D, DEPTH, TF32,
-                                 True)  # fmt: skip
+                scores = _scores(q, q_ptr, rows, length, k_ptr, keys, num_keys, ROW, HEAD_DIM, BLOCK_D, DEPTH,
+                                 PRECISION, True)  # fmt: skip
                 weights = tl.exp2(scores * SCALE - (tl.max(scores, 1) * SCALE)[:, None])
                 v = load_rows(v_ptr, keys, num_keys, dims, ROW, HEAD_DIM, True)
-                acc = dot(rounded(weights, v.dtype), v, None, TF32) / tl.sum(weights, 1)[:, None]
+                acc = dot(rounded(weights, v.dtype), v, None, PRECISION) / tl.sum(weights, 1)[:, None]
             if MANY_BLOCKS and (ONE_BLOCK == 0 or num_keys > ONE_BLOCK):
                 top = tl.full((BLOCK_M,), float("-inf"), tl.float32)
                 total = tl.zeros((BLOCK_M,), tl.float32)
                 whole = num_keys // BLOCK_N * BLOCK_N
                 for first_key in range(0, whole, BLOCK_N):
                     acc, top, total = _step(acc, top, total, q, q_ptr, rows, length, k_ptr, v_ptr, first_key, num_keys,
-                                            SCALE, ROW, HEAD_DIM, BLOCK_D, BLOCK_N, DEPTH, TF32, False)  # fmt: skip
+                                            SCALE, ROW, HEAD_DIM, BLOCK_D, BLOCK_N, DEPTH, PRECISION,
+                                            False)  # fmt: skip
                 if whole < num_keys:
                     acc, top, total = _step(acc, top, total, q, q_ptr, rows, length, k_ptr, v_ptr, whole, num_keys,
-                                            SCALE, ROW, HEAD_DIM, BLOCK_D, BLOCK_N, DEPTH, TF32, True)  # fmt: skip
+                                            SCALE, ROW, HEAD_DIM, BLOCK_D, BLOCK_N, DEPTH, PRECISION, True)  # fmt: skip
                 acc = acc / total[:, None]
         out = out_ptr + start * WIDTH + head * HEAD_DIM
         inside = (rows < length)[:, None] & (dims < HEAD_DIM)[None, :]
@@ -168,11 +169,11 @@ def attend(
 def _attention_kernel(
     out_ptr, qkv_ptr, blocks_ptr, SCALE: tl.constexpr, HEADS: tl.constexpr, HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, DEPTH: tl.constexpr, ONE_BLOCK: tl.constexpr,
-    MANY_BLOCKS: tl.constexpr, TF32: tl.constexpr, PDL: tl.constexpr,
+    MANY_BLOCKS: tl.constexpr, PRECISION: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     begin(PDL)
     attend(out_ptr, qkv_ptr, blocks_ptr, SCALE, HEADS, HEAD_DIM, BLOCK_D, BLOCK_M, BLOCK_N, DEPTH, ONE_BLOCK,
-           MANY_BLOCKS, TF32)  # fmt: skip
+           MANY_BLOCKS, PRECISION)  # fmt: skip
 
 
 def attention(
@@ -182,7 +183,7 @@ def attention(
     num_heads: int,
     *,
     max_seqlen: int,
-    tf32: bool = False,
+    precision: str = "ieee",
     pdl: bool = False,
 ) -> None:
     """`softmax(Q Kᵀ / sqrt(head_dim)) V` in each head of each sequence; rows of no sequence are left as they are.
@@ -194,11 +195,11 @@ def attention(
             block as `tiles.attention_tile` says; entries beyond are not read. Where a sequence has no key, `out` is 0.
         num_heads: divides H; H / num_heads is at most 128.
         max_seqlen: no sequence is longer, also not when a captured graph is replayed with other contents.
-        tf32: as in `linear.linear`.
+        precision: as in `linear.linear`, but three products of tf32, for which registers are too few, are exact.
         pdl: start before the kernel before has finished (`launch.begin`).
 
     Raises:
-        ValueError: a shape, dtype or head_dim that does not fit.
+        ValueError: a shape, dtype, head_dim or precision that does not fit.
     """
     check("out", out, [None, None], FLOATS)
     max_tokens, width = out.shape
@@ -208,7 +209,7 @@ def attention(
     max_blocks = blocks.shape[0] - 1
     if not max_tokens or not max_blocks:
         return
-    name, max_seqlen = product_name(out.dtype, tf32), min(max_seqlen, max_tokens)
+    name, max_seqlen = product_name(out.dtype, precision), min(max_seqlen, max_tokens)
     tile = tiles.attention_tile(max_seqlen, head_dim, name, chip_of(out))
     _attention_kernel[(min(max_blocks * num_heads, tile.programs),)](
         out, qkv, blocks, **constants(max_seqlen, num_heads, head_dim, name, tile),
@@ -223,7 +224,7 @@ def constants(max_seqlen: int, num_heads: int, head_dim: int, name: str, tile: t
     return {
         "SCALE": math.log2(math.e) / math.sqrt(head_dim), "HEADS": num_heads, "HEAD_DIM": head_dim, "BLOCK_D": block_d,
         "BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n, "DEPTH": min(tile.depth, block_d), "ONE_BLOCK": one_block,
-        "MANY_BLOCKS": max_seqlen > one_block, "TF32": name == "tf32",
+        "MANY_BLOCKS": max_seqlen > one_block, "PRECISION": "tf32" if name == "tf32" else "ieee",
     }  # fmt: skip
 
 
@@ -299,9 +300,9 @@ def heads_in_model(config: DistilBertConfig, tokens: int, dtype: str) -> list[Ar
 
 def odd_heads(sizes: Sizes, dtype: str) -> list[Arguments]:
     """Odd lengths beside each other, for tiles of short and of long sequences."""
-    limits = sorted({min(limit, max(sizes.lengths)) for limit in (16, 128, 512)}) if dtype != "tf32" else ()
+    limits = {min(limit, max(sizes.lengths)) for limit in (16, 128, 512)} if not dtype.startswith("tf32") else ()
     found = []
-    for head_dim, limit in itertools.product(sizes.head_dims, limits):
+    for head_dim, limit in itertools.product(sizes.head_dims, sorted(limits)):
         lengths = [length for length in sizes.lengths if length <= limit]
         found.append(given(heads=Heads(lengths, 2, head_dim, limit, len(lengths) + 2, asking=True, spare=4)))
     return found
@@ -316,7 +317,7 @@ def other_heads(config: DistilBertConfig, dtype: str, chip: tiles.Chip) -> Itera
 def _example(a: Arrays, heads: Heads) -> Example:
     p = Packed(a, heads)
     out = a.empty(len(p.qkv), heads.num_heads * heads.head_dim)
-    max_seqlen, name = min(heads.max_seqlen, len(p.qkv)), product_name(a.dtype, a.tf32)
+    max_seqlen, name = min(heads.max_seqlen, len(p.qkv)), product_name(a.dtype, a.precision)
     block_m = tiles.attention_tile(max_seqlen, heads.head_dim, name, chip_of(out)).block_m
     ends, keys = (np.array(numbers, np.int32) for numbers in (p.ends, p.keys))
     listed = query_blocks(ends, keys, block_m)
@@ -326,7 +327,7 @@ def _example(a: Arrays, heads: Heads) -> Example:
     pairs = sum(map(operator.mul, heads.lengths, p.keys))
     return Example(
         f"attention {heads}",
-        lambda: attention(*arrays, max_seqlen=heads.max_seqlen, tf32=a.tf32, pdl=a.pdl),
+        lambda: attention(*arrays, max_seqlen=heads.max_seqlen, precision=a.precision, pdl=a.pdl),
         {"out": OpOutput(out, p.exact, p.plain)},
         nbytes(p.qkv, out),
         4.0 * pairs * out.shape[1],

@@ -89,7 +89,7 @@ def embed(
         positions: `[P, H]`.
         gamma, beta: `[H]`.
         eps: added to the variance.
-        codes: as in `layer_norm.residual_layer_norm`.
+        codes: as in `layer_norm.layer_norm`.
         num_tokens: `[1]` int32 on the device; None: all T rows.
         pdl: let the next kernel start early. This one, the first of a forward, follows a copy and never does.
 

@@ -22,6 +22,9 @@ from distilrt.kernels.tiles import H200, Chip
 # Read when Triton decorates a kernel: whether kernels run in its interpreter, on the CPU.
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
+# How float32 products are computed, as Triton calls it: exact multiply-adds; on tensor cores the sum of three products
+# of what factors keep in 11 binary digits and what they lose by them; or one of factors cut to 11 digits.
+PRECISIONS = ("ieee", "tf32x3", "tf32")
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 HALVES = (torch.float16, torch.bfloat16)
 DTYPE_NAMES = {
@@ -81,16 +84,16 @@ def count_rows(num_tokens_ptr, max_tokens):
 
 
 @triton.jit
-def dot(a, b, acc, TF32: tl.constexpr):
+def dot(a, b, acc, PRECISION: tl.constexpr):
     """`a @ b + acc` with float32 sums, of int8 exact int32; codes in b are widened to what a is.
 
-    float32 products are exact, or with `TF32` of factors cut to 10 digits.
+    float32 products are as `PRECISION`, one of `PRECISIONS`, says.
     """
     if INTERPRETED and a.dtype != tl.int8:  # its product takes the bits of a bfloat16 for an integer
         a = a.to(tl.float32)
         b = b.to(tl.float32)
     b = b.to(a.dtype)
-    return tl.dot(a, b, acc, input_precision="tf32" if TF32 else "ieee")
+    return tl.dot(a, b, acc, input_precision=PRECISION)
 
 
 @triton.jit
@@ -132,9 +135,15 @@ def launch_options(pdl: bool, *, early: bool = True) -> dict[str, Any]:
     return options | {"launch_pdl": True} if pdl and early else options
 
 
-def product_name(dtype: torch.dtype, tf32: bool) -> str:
-    """What `tiles` calls products of this dtype: "tf32" for float32 that may lose digits, else the dtype's name."""
-    return "tf32" if tf32 and dtype == torch.float32 else DTYPE_NAMES[dtype]
+def product_name(dtype: torch.dtype, precision: str) -> str:
+    """What `tiles` calls products of this dtype: float32 on tensor cores by the precision, else the dtype's name.
+
+    Raises:
+        ValueError: a precision that is not one of `PRECISIONS`.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(map(repr, PRECISIONS))}, found {precision!r}")
+    return precision if dtype == torch.float32 and precision != "ieee" else DTYPE_NAMES[dtype]
 
 
 def check(name: str, tensor: torch.Tensor, shape: Sequence[int | None], dtypes: Sequence[torch.dtype]) -> None:

@@ -80,12 +80,12 @@ def _layer_norm_kernel(
         store_codes(codes_ptr, scales_ptr, input_scales_ptr, y, row, cols, inside, WIDTH)
 
 
-def residual_layer_norm(
+def layer_norm(
     out: torch.Tensor,
     x: torch.Tensor,
-    residual: torch.Tensor | None,
     gamma: torch.Tensor,
     beta: torch.Tensor,
+    residual: torch.Tensor | None = None,
     bias: torch.Tensor | None = None,
     *,
     eps: float,
@@ -96,10 +96,10 @@ def residual_layer_norm(
     """`out = LayerNorm(x + bias + residual)` in the first `num_tokens` rows; others are left as they are.
 
     Args:
-        out: `[T, H]` float32, float16 or bfloat16; may be `residual` itself.
-        x: `[T, H]`, or partial sums `[S, T, H]` float32 of `linear.linear_split`.
-        residual: `[T, H]` or None.
+        out: `[T, H]` float32, float16 or bfloat16; may be `residual` or x itself.
+        x: `[T, H]`, or partial sums `[S, T, H]` float32 of `linear.linear`.
         gamma, beta: `[H]`.
+        residual: `[T, H]` or None.
         bias: `[H]` of the product that x is, or None where x has it already.
         eps: added to the variance.
         codes: where the result goes once more, `[T, H]` in codes of its `input_scales`; or None.
@@ -128,20 +128,6 @@ def residual_layer_norm(
     )  # fmt: skip
 
 
-def layer_norm(
-    out: torch.Tensor,
-    x: torch.Tensor,
-    gamma: torch.Tensor,
-    beta: torch.Tensor,
-    *,
-    eps: float,
-    num_tokens: torch.Tensor | None = None,
-    pdl: bool = False,
-) -> None:
-    """`out = LayerNorm(x)`; arguments and errors as in `residual_layer_norm`. `out` may be x itself."""
-    residual_layer_norm(out, x, None, gamma, beta, eps=eps, num_tokens=num_tokens, pdl=pdl)
-
-
 def plain_norm(x: torch.Tensor, gamma: torch.Tensor, beta: torch.Tensor) -> torch.Tensor:
     """torch's layer norm in the dtype of x."""
     return torch.nn.functional.layer_norm(x, x.shape[-1:], gamma.to(x.dtype), beta.to(x.dtype), LAYER_NORM_EPS)
@@ -160,10 +146,10 @@ def _example(a: Arrays, tokens: int, width: int, with_residual: bool = True, spa
         added = 0 if residual is None or bias is None else bias.to(x.dtype) + residual[:tokens]
         return plain_norm(x[:tokens] + added, gamma, beta)
 
-    arrays, codes = (out, x, residual, gamma, beta, bias), empty_codes(a, *shape)
+    arrays, codes = (out, x, gamma, beta, residual, bias), empty_codes(a, *shape)
     return Example(
         f"layer_norm {tokens}x{width}" + (" of a sum" if with_residual else ""),
-        lambda: residual_layer_norm(*arrays, eps=LAYER_NORM_EPS, codes=codes, num_tokens=count, pdl=a.pdl),
+        lambda: layer_norm(*arrays, eps=LAYER_NORM_EPS, codes=codes, num_tokens=count, pdl=a.pdl),
         {"out": OpOutput(out, exact, plain), **coded(codes, exact)},
         nbytes(out, x) + (0 if residual is None else residual.nbytes),
     )
@@ -183,4 +169,4 @@ def _choice(arguments: Arguments, dtype: str, chip: tiles.Chip) -> Choice:
     return Choice(("rows", chip.capability, width), tokens, tiles.row_tiles(tokens, width, chip))
 
 
-OPS = (Op("residual_layer_norm", _example, _in_model, _odd, choice=_choice, has_codes=True),)
+OPS = (Op("layer_norm", _example, _in_model, _odd, choice=_choice, has_codes=True),)

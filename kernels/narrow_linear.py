@@ -18,12 +18,10 @@ import triton
 import triton.language as tl
 
 from distilrt.kernels import tiles
-from distilrt.kernels.activation import ACTIVATIONS, activate, plain_activation
+from distilrt.kernels.activation import check_activation
 from distilrt.kernels.launch import (
     FLOATS,
     HALVES,
-    allow_next,
-    await_previous,
     check,
     check_count,
     check_given,
@@ -31,12 +29,12 @@ from distilrt.kernels.launch import (
     count_rows,
     dot,
     launch_options,
-    prefetch_rows,
     rounded,
 )
 from distilrt.kernels.layer_norm import plain_norm
 from distilrt.kernels.op import Arguments, Arrays, Choice, Example, Op, OpOutput, Sizes, double, given, nbytes
-from distilrt.kernels.quantize import Factor, Quantized, as_factors, plain_factor, pointers, row_dtype, scaled
+from distilrt.kernels.product import exact_product, finished, plain_product, start
+from distilrt.kernels.quantize import Factor, Quantized, as_factors, pointers, row_dtype
 from distilrt.model import functional
 from distilrt.model.config import LAYER_NORM_EPS, DistilBertConfig
 
@@ -110,17 +108,13 @@ def narrow_multiply(
         if input_scales_ptr is not None:
             input_scales = tl.load(input_scales_ptr + k + depth, depth + k < K, other=0.0)
             x = rounded(x.to(tl.float32) * input_scales, KIND)
-        acc = dot(x, tl.permute(weight, (0, 2, 1)), acc, False)
+        acc = dot(x, tl.permute(weight, (0, 2, 1)), acc, "ieee")
 
     out_rows = tl.arange(0, BLOCK_M)
     cols = col0 + tl.arange(0, BLOCK_N)
-    y = scaled(tl.sum(acc, 0), None, column_scales_ptr, out_rows, cols, num_rows, N)
-    if bias_ptr is not None:
-        y += tl.load(bias_ptr + cols, cols < N, other=0.0).to(tl.float32)[None, :]
-    y = activate(y, ACTIVATION)
     inside = (out_rows < num_rows)[:, None] & (cols < N)[None, :]
-    if residual_ptr is not None:
-        y += tl.load(residual_ptr + rows[:, None] * N + cols[None, :], inside, other=0.0).to(tl.float32)
+    y = finished(tl.sum(acc, 0), None, column_scales_ptr, bias_ptr, residual_ptr, out_rows, cols,
+                 rows[:, None] * N + cols[None, :], inside, num_rows, N, ACTIVATION)  # fmt: skip
     tl.store(out_ptr + out_rows[:, None] * N + cols[None, :], rounded(y, out_ptr.dtype.element_ty), inside)
 
 
@@ -150,9 +144,7 @@ def _narrow_linear_kernel(
     PDL: tl.constexpr,
 ):
     col0 = tl.program_id(0) * BLOCK_N
-    allow_next(PDL)
-    prefetch_rows(weight_ptr, col0, N, K, BLOCK_N, PDL)
-    await_previous(PDL)
+    start(weight_ptr, col0, N, K, BLOCK_N, True, PDL)
     num_tokens = count_rows(num_tokens_ptr, max_tokens)
     rows = tl.minimum(tl.arange(0, BLOCK_M), max_tokens - 1)
     mean, scale = None, None
@@ -196,12 +188,16 @@ def norm_linear(
     """
     if isinstance(weight, Quantized):
         weight.check("weight", None, None)
-        k = weight.codes.shape[1]
+        n, k = weight.codes.shape
     else:
         check("weight", weight, [None, None], HALVES)
-        k = weight.shape[1]
+        n, k = weight.shape
+    check_activation(activation)
     check("x", x, [None, k], FLOATS)
-    check("normed", normed, [x.shape[0], k], [row_dtype(weight)])
+    check("out", out, [len(x), n], [row_dtype(weight), torch.float32])
+    check("normed", normed, [len(x), k], [row_dtype(weight)])
+    check_given("bias", bias, [n], FLOATS)
+    check_count(num_tokens)
     check("gamma", gamma, [k], FLOATS)
     check("beta", beta, [k], FLOATS)
     launch_narrow(out, x, weight, bias, None, num_tokens, activation, pdl, norm=(normed, gamma, beta, eps))
@@ -218,19 +214,13 @@ def launch_narrow(
     pdl: bool,
     norm: tuple[torch.Tensor, torch.Tensor, torch.Tensor, float] | None = None,
 ) -> None:
-    """What `norm_linear`, and `linear.linear` for few rows, launch; x and weight are checked already."""
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation must be one of {', '.join(map(repr, ACTIVATIONS))}, found {activation!r}")
+    """What `norm_linear`, and `linear.linear` for few rows, launch; all but the number of rows is checked already."""
     max_tokens, k = x.shape
-    (matrix, *scales), dtype = pointers(weight), row_dtype(weight)
+    matrix, *scales = pointers(weight)
     assert matrix is not None
     n = len(matrix)
     if max_tokens > tiles.NARROW_ROWS:
         raise ValueError(f"x must have at most {tiles.NARROW_ROWS} rows, found {max_tokens}; use linear.linear")
-    check("out", out, [max_tokens, n], [dtype, torch.float32])
-    check_given("bias", bias, [n], FLOATS)
-    check_given("residual", residual, [max_tokens, n], [dtype])
-    check_count(num_tokens)
     if not max_tokens:
         return
     tile = tiles.narrow_tile(max_tokens, n, k, chip_of(x), norm is not None)
@@ -257,16 +247,14 @@ def _example(a: Arrays, tokens: int, n: int, k: int, activation: str = "") -> Ex
     def exact_norm() -> Any:
         return functional.layer_norm(double(x), double(gamma), double(beta))
 
-    def exact() -> Any:
-        y = functional.linear(exact_norm(), double(plain_factor(weights[-1])), double(bias))
-        return functional.activation(activation, y) if activation else y
-
     def plain_normed() -> torch.Tensor:
         return plain_norm(x.to(a.dtype), gamma, beta)
 
-    def plain() -> torch.Tensor:
-        y = torch.nn.functional.linear(plain_normed(), plain_factor(weights[-1]).to(a.dtype), bias.to(a.dtype))
-        return plain_activation(activation, y) if activation else y
+    def exact() -> Any:
+        return exact_product(exact_norm(), weights[-1], bias, activation)
+
+    def plain() -> Any:
+        return plain_product(plain_normed(), weights[-1], bias, a.dtype, activation)
 
     return Example(
         f"norm_linear {tokens}x{k}x{n} {activation}".rstrip(),

@@ -15,6 +15,7 @@ import torch
 
 import distilrt.kernels
 from distilrt.kernels import tiles
+from distilrt.kernels.launch import PRECISIONS
 from distilrt.model.config import DistilBertConfig
 
 Arguments = dict[str, Any]  # of an op's `example`, without the arrays
@@ -98,8 +99,8 @@ class Arrays:
 
     Args:
         device: where they lie; on torch's "meta" they have a shape but no data.
-        dtype: of rows and matrices, as `tiles` calls it: "tf32" is float32; factors of products are "float8" or "int8"
-            where all other rows are bfloat16.
+        dtype: of rows and matrices, as `tiles` calls it: "tf32x3" and "tf32" are float32; with "float8" or "int8"
+            factors of products are codes and all other rows bfloat16.
         seed: of the random numbers.
         weight_bytes: weights are copied until they take so much, and launches take turns with the copies.
         pdl: what launchers are told.
@@ -108,9 +109,11 @@ class Arrays:
     def __init__(
         self, device: torch.device, dtype: str, *, seed: int = 0, weight_bytes: int = 0, pdl: bool = False
     ) -> None:
-        self.device, self.tf32, self.pdl = device, dtype == "tf32", pdl
+        self.device, self.precision, self.pdl = device, dtype if dtype in PRECISIONS else "ieee", pdl
         self.codes = tiles.CODES.get(dtype)  # what torch calls the dtype of codes; None: there are none
-        self.dtype: torch.dtype = getattr(torch, "float32" if self.tf32 else "bfloat16" if self.codes else dtype)
+        self.dtype: torch.dtype = getattr(
+            torch, "float32" if dtype in PRECISIONS else "bfloat16" if self.codes else dtype
+        )
         self._weight_bytes = weight_bytes
         self._generator = None if device.type == "meta" else torch.Generator(device).manual_seed(seed)
 

@@ -1,4 +1,4 @@
-"""`linear` and `linear_split` with a program a multiprocessor that takes blocks in turns, by tensor descriptors.
+"""`linear` with a program a multiprocessor that takes blocks in turns, by tensor descriptors.
 
 Loads of a program's next block are on their way while it still finishes the block before, in two halves, and stores
 end while it goes on. Where blocks do not make whole waves, two programs share a block: the one begins the sums over its
@@ -16,22 +16,9 @@ import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from distilrt.kernels.activation import activate
-from distilrt.kernels.launch import (
-    allow_next,
-    await_previous,
-    check,
-    chip_of,
-    count_rows,
-    dot,
-    launch_options,
-    prefetch_rows,
-    rounded,
-)
-from distilrt.kernels.quantize import scaled
+from distilrt.kernels.launch import check, chip_of, count_rows, dot, launch_options, rounded
+from distilrt.kernels.product import Product, finished, start
 from distilrt.kernels.tiles import LinearTile
-
-Scales = tuple[torch.Tensor, torch.Tensor] | tuple[None, None]  # of the rows and of the columns of a product of codes
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +47,7 @@ def _multiply(acc, x_desc, weight_desc, row, col, step, BLOCK_K: tl.constexpr):
     """`acc` and one step more of the product."""
     x = x_desc.load([row, step * BLOCK_K])
     weight = weight_desc.load([col, step * BLOCK_K])
-    return dot(x, tl.trans(weight), acc, False)
+    return dot(x, tl.trans(weight), acc, "ieee")
 
 
 @triton.jit
@@ -73,12 +60,8 @@ def _finish_half(
     cols = col + tl.arange(0, acc.shape[1])
     where = rows.to(tl.int64)[:, None] * N + cols[None, :]
     inside = (rows < num_tokens)[:, None] & (cols < N)[None, :]
-    acc = scaled(acc, row_scales_ptr, column_scales_ptr, rows, cols, num_tokens, N)
-    if bias_ptr is not None:
-        acc += tl.load(bias_ptr + cols, cols < N, other=0.0).to(tl.float32)[None, :]
-    acc = activate(acc, ACTIVATION)
-    if residual_ptr is not None:
-        acc += tl.load(residual_ptr + where, inside, other=0.0).to(tl.float32)
+    acc = finished(acc, row_scales_ptr, column_scales_ptr, bias_ptr, residual_ptr, rows, cols, where, inside,
+                   num_tokens, N, ACTIVATION)  # fmt: skip
     out = rounded(acc, out_desc.dtype)
     if row + BLOCK_M <= num_tokens:
         out_desc.store([segment * max_tokens + row, col], out)
@@ -136,9 +119,7 @@ def _persistent_linear_kernel(
 ):
     SUM: tl.constexpr = tl.int32 if x_desc.dtype == tl.int8 else tl.float32
     program = tl.program_id(0)
-    allow_next(PDL)
-    prefetch_rows(weight_ptr, program * SHARE, N, K, SHARE, PDL)
-    await_previous(PDL)
+    start(weight_ptr, program * SHARE, N, K, SHARE, True, PDL)
     num_tokens = count_rows(num_tokens_ptr, max_tokens)
     BLOCKS_N: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
     units = tl.cdiv(num_tokens, BLOCK_M) * (BLOCKS_N * SEGMENTS)
@@ -147,9 +128,9 @@ def _persistent_linear_kernel(
         return
     GRAIN: tl.constexpr = 1 if begun_ptr is not None else STEPS  # steps that stay together
     grains = units * (STEPS // GRAIN)
-    start = (program * (grains // programs) + tl.minimum(program, grains % programs)) * GRAIN
-    end = start + (grains // programs + (program < grains % programs).to(tl.int32)) * GRAIN
-    first, last = tl.cdiv(start, STEPS), end // STEPS  # units that this program does whole
+    begin = (program * (grains // programs) + tl.minimum(program, grains % programs)) * GRAIN
+    end = begin + (grains // programs + (program < grains % programs).to(tl.int32)) * GRAIN
+    first, last = tl.cdiv(begin, STEPS), end // STEPS  # units that this program does whole
 
     if begun_ptr is not None:  # noqa: SIM102, the outer condition is of compile time
         if end > last * STEPS:  # First of all, begin the unit that the next program goes on with.
@@ -171,53 +152,39 @@ def _persistent_linear_kernel(
             acc = tl.zeros((BLOCK_M, BLOCK_N), SUM)
 
     if begun_ptr is not None:  # noqa: SIM102
-        if start < first * STEPS:  # Last of all, go on with the unit that the program before has begun.
+        if begin < first * STEPS:  # Last of all, go on with the unit that the program before has begun.
             while tl.atomic_cas(begun_ptr + program - 1, 1, 0, sem="acquire") != 1:
                 pass
             tl.debug_barrier()
             row, col, segment = _place(first - 1, BLOCKS_N, SEGMENTS, BLOCK_M, BLOCK_N)
             acc = tl.load(sums_ptr + _relayed(program - 1, BLOCK_M, BLOCK_N), cache_modifier=".cg")
-            for step in tl.range(STEPS - (first * STEPS - start), STEPS, num_stages=NUM_STAGES):
+            for step in tl.range(STEPS - (first * STEPS - begin), STEPS, num_stages=NUM_STAGES):
                 acc = _multiply(acc, x_desc, weight_desc, row, col, segment * STEPS + step, BLOCK_K)
             _finish(acc, out_desc, out_ptr, row_scales_ptr, column_scales_ptr, bias_ptr, residual_ptr, row, col,
                     segment, num_tokens, max_tokens, N, ACTIVATION)  # fmt: skip
 
 
-def launch_persistent(
-    tile: LinearTile,
-    relay: Relay,
-    out: torch.Tensor,
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    scales: Scales,
-    bias: torch.Tensor | None,
-    residual: torch.Tensor | None,
-    num_tokens: torch.Tensor | None,
-    segments: int,
-    activation: str,
-    pdl: bool,
-) -> None:
-    """What `linear` and `linear_split` launch with a tile of these forms; all but the relay is checked already.
+def launch_persistent(tile: LinearTile, p: Product, relay: Relay) -> None:
+    """What `linear` launches with a tile of these forms.
 
     Raises:
         ValueError: a relay that is too small.
     """
-    max_tokens, k = x.shape
-    n = weight.shape[0]
-    programs = min(tile.units(max_tokens, n, segments), chip_of(x).num_sms)
+    (max_tokens, k), n = p.x.shape, len(p.weight)
+    programs = min(tile.units(max_tokens, n, p.segments), chip_of(p.x).num_sms)
     begun = sums = None
     if tile.form == "stream":
         _check_relay(relay, programs, programs * tile.block_m * tile.block_n)
-        begun, sums = relay.begun, relay.sums.view(torch.int32) if x.dtype == torch.int8 else relay.sums
+        begun, sums = relay.begun, relay.sums.view(torch.int32) if p.x.dtype == torch.int8 else relay.sums
     _persistent_linear_kernel[(programs,)](
-        _described(out.view(-1, n), tile.block_m, tile.block_n // 2),
-        _described(x, tile.block_m, tile.block_k), _described(weight, tile.block_n, tile.block_k),
-        out, weight, *scales, bias, residual, num_tokens, begun, sums, max_tokens,
-        N=n, K=k, SEGMENTS=segments, STEPS=triton.cdiv(k, segments * tile.block_k), ACTIVATION=activation,
+        _described(p.out.view(-1, n), tile.block_m, tile.block_n // 2),
+        _described(p.x, tile.block_m, tile.block_k), _described(p.weight, tile.block_n, tile.block_k),
+        p.out, p.weight, *p.scales, p.bias, p.residual, p.num_tokens, begun, sums, max_tokens,
+        N=n, K=k, SEGMENTS=p.segments, STEPS=triton.cdiv(k, p.segments * tile.block_k), ACTIVATION=p.activation,
         BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, BLOCK_K=tile.block_k, NUM_STAGES=tile.num_stages,
         SHARE=triton.cdiv(n, programs), num_warps=tile.num_warps,
         maxnreg=255,  # a program is alone; untold, the assembler may spill to fit more
-        **launch_options(pdl),
+        **launch_options(p.pdl),
     )  # fmt: skip
 
 

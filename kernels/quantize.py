@@ -91,17 +91,6 @@ def store_codes(codes_ptr, scales_ptr, input_scales_ptr, x, row, cols, inside, W
         tl.store(scales_ptr + row, tl.where(finite, largest * (1 / LARGEST), float("nan")))
 
 
-@triton.jit
-def scaled(sums, row_scales_ptr, column_scales_ptr, rows, cols, num_rows, N: tl.constexpr):
-    """Sums of products of codes `[BLOCK_M, BLOCK_N]` as the float32 numbers that they stand for; as they are where
-    scales are None."""
-    if column_scales_ptr is not None:
-        sums = sums.to(tl.float32) * tl.load(column_scales_ptr + cols, cols < N, other=0.0)[None, :]
-    if row_scales_ptr is not None:
-        sums *= tl.load(row_scales_ptr + rows, rows < num_rows, other=0.0)[:, None]
-    return sums
-
-
 @triton.jit(do_not_specialize=["num_tokens_ptr", "max_tokens"])
 def _quantize_kernel(
     codes_ptr,  # [max_tokens, WIDTH]

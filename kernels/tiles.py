@@ -13,14 +13,16 @@ import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-# "tf32" is float32 whose factors tensor cores may cut to 10 binary digits.
-ITEM_SIZE = {"float32": 4, "tf32": 4, "float16": 2, "bfloat16": 2, "float8": 1, "int8": 1}
+# float32 is exact multiply-adds; "tf32x3" and "tf32" are float32 on tensor cores (`launch.PRECISIONS`).
+ITEM_SIZE = {"float32": 4, "tf32x3": 4, "tf32": 4, "float16": 2, "bfloat16": 2, "float8": 1, "int8": 1}
 CODES = {"float8": "float8_e4m3fn", "int8": "int8"}  # what torch calls the dtypes of 8 bits
 CODES_SINCE = {"float8": 89, "int8": 80}  # the capability from which on tensor cores multiply them
 # Bytes of shared memory that one program may have.
 SHARED_MEMORY = {80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}
 # Half-precision multiply-adds with float32 sums that one multiprocessor does in a cycle; of 8 bits twice as many.
 MULTIPLY_RATE = {80: 1024, 86: 256, 89: 512, 90: 2048, 100: 4096, 120: 512}
+# Exact float32 multiply-adds that it does in a cycle.
+FLOAT32_RATE = {80: 64, 86: 128, 89: 128, 90: 128, 100: 128, 120: 128}
 SHARED_RATE = 128  # bytes a cycle
 L2_RATE = 48  # bytes a cycle and multiprocessor when all of them read
 START = 1500  # cycles from the start of a program to its first product, and from its last to its end
@@ -89,9 +91,13 @@ class LinearTile:
         if self.form:
             return 1
         threads = 32 * self.num_warps
-        others = {"float32": 128, "tf32": 80}.get(dtype, 48)  # registers of a thread for operands and addresses
+        # Of a thread for operands and addresses.
+        others = {"float32": 128, "tf32x3": 80, "tf32": 80}.get(dtype, 48)
+        registers = self.block_m * self.block_n + others * threads
+        if dtype == "tf32x3":  # sums of a step by themselves, and both parts of what several warps multiply
+            registers += self.block_m * self.block_n + 4 * (self.block_m + self.block_n) * self.block_k
         by_memory = SHARED_MEMORY[chip.known] // self.shared_memory(dtype)
-        by_registers = 65536 // (self.block_m * self.block_n + others * threads)
+        by_registers = 65536 // registers
         return max(1, min(by_memory, by_registers, 1536 // threads))
 
     def max_registers(self, dtype: str, chip: Chip) -> int:
@@ -164,7 +170,7 @@ class RowTile:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Parts of the depth of `linear_split`, and their tile; one part is `linear` itself."""
+    """Parts of the depth of `linear`, and their tile."""
 
     segments: int
     tile: LinearTile
@@ -185,6 +191,14 @@ _AMPERE = (
 _ADA = (
     LinearTile(128, 128, 32, 8, 4), LinearTile(128, 64, 64, 4, 3), LinearTile(64, 128, 64, 4, 3),
     LinearTile(64, 64, 64, 4, 4), LinearTile(64, 32, 64, 4, 4), LinearTile(32, 64, 64, 4, 4),
+)  # fmt: skip
+# Three products of tf32 have sums of their own and parts of the factors in registers, so single warps take short steps.
+_TF32X3 = (
+    LinearTile(128, 64, 16, 8, 4), LinearTile(64, 64, 16, 4, 5), LinearTile(64, 32, 32, 4, 4),
+    LinearTile(32, 32, 32, 4, 4), LinearTile(16, 32, 32, 4, 4),
+)  # fmt: skip
+_TF32X3_OF_GROUPS = (
+    LinearTile(128, 128, 32, 8, 3), LinearTile(64, 128, 32, 4, 4), LinearTile(64, 64, 32, 4, 5), *_TF32X3[2:],
 )  # fmt: skip
 # Exact float32 products are plain multiply-adds, whose operands must fit in registers.
 _FLOAT32 = (LinearTile(64, 64, 32, 8, 2), LinearTile(32, 32, 32, 4, 2), LinearTile(16, 32, 32, 4, 2))
@@ -211,6 +225,8 @@ def linear_candidates(dtype: str, chip: Chip) -> tuple[LinearTile, ...]:
     """The tiles that `linear_tile` chooses from."""
     if dtype == "float32":
         return _FLOAT32
+    if dtype == "tf32x3":
+        return _TF32X3_OF_GROUPS if chip.known in (90, 100) else _TF32X3
     found = _CANDIDATES[chip.known]
     if dtype == "tf32":  # operands of twice the bytes: shorter steps, and not the largest block, which would spill
         small = (tile for tile in found if tile.block_m * tile.block_n <= 128 * 128)
@@ -219,6 +235,12 @@ def linear_candidates(dtype: str, chip: Chip) -> tuple[LinearTile, ...]:
         return tuple(replace(tile, block_k=2 * tile.block_k) for tile in linear_candidates("bfloat16", chip))
     persistent = _PERSISTENT_ON.get(chip.known, ())
     return (*found, *(replace(tile, form=form) for form in ("persistent", "stream") for tile in persistent))
+
+
+def float32_precision(chip: Chip) -> str:
+    """How float32 products are computed where nobody asks: "tf32x3" where tensor cores do three products of tf32 in
+    less time than plain multiply-adds do one, else "ieee"."""
+    return "tf32x3" if MULTIPLY_RATE[chip.known] / 2 / 3 > FLOAT32_RATE[chip.known] else "ieee"
 
 
 def linear_tile(
@@ -269,8 +291,9 @@ def linear_cycles(tile: LinearTile, tokens: int, n: int, k: int, dtype: str, chi
         grouped = chip.capability >= 90 and m >= 64
         single = chip.capability >= 90 and not grouped
         rate = MULTIPLY_RATE[chip.known] * 2 / item
-        multiply = depth * m * width / (rate * (0.6 if single else 1.0))
-        readers = (m // 64) * (64 + width) if grouped else 2 * (m + width)
+        products = 3 if dtype == "tf32x3" else 1  # of parts that groups of warps read from shared memory again
+        multiply = products * depth * m * width / (rate * (0.6 if single else 1.0))
+        readers = products * (m // 64) * (64 + width) if grouped else 2 * (m + width)
         shared = depth * (readers + m + width) * item / SHARED_RATE
     fetch = depth * (m + width) * item / L2_RATE
     epilogue = m * width * 20 / 128
@@ -293,7 +316,7 @@ def relayed(tokens: int, n: int, k: int, dtype: str, chip: Chip, segments: int =
 
 
 def split_k(tokens: int, n: int, k: int, dtype: str, chip: Chip) -> int:
-    """Into how many parts `linear_split` should cut the depth; 1: use `linear`."""
+    """In how many parts of its depth a product of `linear` should be, for a layer norm to add up."""
     if is_narrow(tokens, dtype):
         return 1
     if isinstance(split := _measured(("split", chip.capability, dtype, n, k), tokens), Split):
@@ -348,7 +371,7 @@ def attention_tile(max_seqlen: int, head_dim: int, dtype: str, chip: Chip) -> At
     programs for every item of a full bucket: the device deals them out as others end."""
     if isinstance(found := _measured(("attention", chip.capability, dtype, head_dim), max_seqlen), AttentionTile):
         return found
-    if dtype == "float32":
+    if dtype in ("float32", "tf32x3"):
         block = 32 if head_dim <= 64 and max_seqlen > 16 else 16
         return AttentionTile(block, block, 4, 2, 4 * chip.num_sms, depth=32)
     if dtype == "tf32":
@@ -407,7 +430,7 @@ def narrow_tiles(tokens: int, n: int, k: int, chip: Chip, norm: bool) -> tuple[N
 def attention_tiles(max_seqlen: int, head_dim: int, dtype: str, chip: Chip) -> tuple[AttentionTile, ...]:
     """What a search tries, the usual tile first."""
     found = [attention_tile(max_seqlen, head_dim, dtype, chip)]
-    if dtype != "float32":
+    if dtype not in ("float32", "tf32x3"):
         shapes = itertools.product((32, 64, 128), (32, 64, 128), (4, 8), (2, 3))
         found += [
             replace(found[0], block_m=block_m, block_n=block_n, num_warps=warps, num_stages=stages)

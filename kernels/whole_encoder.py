@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 
 from distilrt.kernels import tiles
-from distilrt.kernels.activation import ACTIVATIONS, plain_activation
+from distilrt.kernels.activation import check_activation, plain_activation
 from distilrt.kernels.attention import BLOCK_FIELDS, attend, constants, plain_attention, query_blocks, width_of_head
 from distilrt.kernels.barrier import arrive, await_all
 from distilrt.kernels.embedding import added
@@ -116,7 +116,7 @@ def _whole_encoder_kernel(
     DEPTH: tl.constexpr,
     ONE_BLOCK: tl.constexpr,
     MANY_BLOCKS: tl.constexpr,
-    TF32: tl.constexpr,
+    PRECISION: tl.constexpr,
     PDL: tl.constexpr,
 ):
     WIDTH: tl.constexpr = HEADS * HEAD_DIM
@@ -150,7 +150,7 @@ def _whole_encoder_kernel(
         await_all(barrier_ptr, before, BY_LOAD)
 
         attend(context_ptr, qkv_ptr, blocks_ptr, SCALE, HEADS, HEAD_DIM, BLOCK_D, BLOCK_M, BLOCK_N, DEPTH, ONE_BLOCK,
-               MANY_BLOCKS, TF32)  # fmt: skip
+               MANY_BLOCKS, PRECISION)  # fmt: skip
         before = arrive(barrier_ptr)
         _ask_for(ffn_in_ptr, INNER, WIDTH, WIDE)
         await_all(barrier_ptr, before, BY_LOAD)
@@ -258,8 +258,7 @@ def whole_encoder(
     (max_tokens, width), kind = scratch.hidden.shape, scratch.hidden.dtype
     if max_tokens not in (16, 32):
         raise ValueError(f"there must be room for 16 or 32 rows, found {max_tokens}")
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation must be one of {', '.join(map(repr, ACTIVATIONS))}, found {activation!r}")
+    check_activation(activation)
     check("out", out, [max_tokens if wanted is None else None, width], [kind])
     check("scratch.qkv", scratch.qkv, [max_tokens, 3 * width], [kind])
     check("scratch.context", scratch.context, [max_tokens, width], [kind])
@@ -315,8 +314,7 @@ class _Model:
         for qkv, out_proj, first_norm, ffn_in, ffn_out, second_norm in self.layers:
             context = plain_attention(linear(x, qkv), ends, keys, self.num_heads)
             x = plain_norm(x + linear(context, out_proj), *first_norm)
-            inner = linear(x, ffn_in)
-            inner = plain_activation(self.activation, inner) if self.activation else inner
+            inner = plain_activation(self.activation, linear(x, ffn_in))
             x = plain_norm(x + linear(inner, ffn_out), *second_norm)
         return x
 

@@ -20,7 +20,7 @@ SEED = int.from_bytes(os.urandom(4), "little")
 
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    [(op.name, dtype) for dtype in ("float32", "tf32", "float16", "bfloat16", *tiles.CODES) for op in all_ops(dtype)],
+    [(op.name, dtype) for dtype in tiles.ITEM_SIZE for op in all_ops(dtype)],
 )
 def test_kernel(device: torch.device, tiny: bool, name: str, dtype: str) -> None:
     if not tiny and dtype in tiles.CODES and chip_of(torch.empty(0, device=device)).capability < CODES_SINCE[dtype]:

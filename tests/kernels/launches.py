@@ -21,11 +21,12 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 import distilrt.kernels
 from distilrt.bench.tiles import measured
 from distilrt.kernels import launch, tiles
+from distilrt.kernels.launch import PRECISIONS
 from distilrt.kernels.op import Arrays, all_ops
 from distilrt.model.config import DistilBertConfig
 
 CHIPS = {chip.capability: chip for chip in (tiles.A100, tiles.L40S, tiles.H200, tiles.B200)}
-DTYPES = ("float32", "tf32", "float16", "bfloat16", *tiles.CODES)
+DTYPES = ("float32", "tf32x3", "tf32", "float16", "bfloat16", *tiles.CODES)
 POINTERS = {
     torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16",
     torch.int32: "i32", torch.int64: "i64", torch.bool: "i1", torch.float8_e4m3fn: "fp8e4nv", torch.int8: "i8",
@@ -92,7 +93,10 @@ class Launch:
 
 
 def launches(capability: int, dtype: str) -> list[Launch]:
-    """Every distinct launch of a DistilBERT-base over the ladder of batch sizes, every tile and every head width."""
+    """Every distinct launch of a DistilBERT-base over the ladder of batch sizes, every tile and every head width.
+
+    Of tf32, in one product or three, only what differs from float32.
+    """
     if capability < tiles.CODES_SINCE.get(dtype, 0):
         return []
     chip, config = CHIPS[capability], DistilBertConfig()
@@ -109,6 +113,8 @@ def launches(capability: int, dtype: str) -> list[Launch]:
             for arguments, entries in op.variants(config, dtype, chip):
                 with measured(entries):
                     op.example(arrays, **arguments).launch()
+    if dtype in PRECISIONS:
+        found = [each for each in found if each.arguments.get("PRECISION") == dtype]
     return distinct(found)
 
 

@@ -129,10 +129,10 @@ that starts early (sm_90 on) but does not wait before its first store and, vecto
 Registers are those of a thread, shared memory is bytes a program, programs are those that fit on a multiprocessor at
 once. Tensor cores: HMMA is a warp's instruction, HGMMA that of four warps on sm_90 (wgmma), UTCHMMA sm_100's; with Q
 for H they multiply float8, with I int8 (HMMA there: codes widened to bfloat16, for few rows). Of these two dtypes only
-what differs from bfloat16 is shown. Copies
-past the registers: TMA, bulk or cp.async into shared memory, "TMA out" out of it; the page fails too where
-`persistent_linear` has fewer loads ahead of its first product than its stages allow. float32 products are exact
-multiply-adds on purpose, tf32 is what they are when torch's own may be. No GPU was involved and no time was measured.
+what differs from bfloat16 is shown. Copies past the registers: TMA, bulk or cp.async into shared memory, "TMA out" out
+of it; the page fails too where `persistent_linear` has fewer loads ahead of its first product than its stages allow.
+float32 is exact multiply-adds; tf32x3 (three products of tf32) and tf32 are other precisions of its products, of which
+only these are shown. No GPU was involved and no time was measured.
 
 {table(found)}
 """

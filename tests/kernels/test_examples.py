@@ -12,11 +12,11 @@ from tests.gpu.checks import checked
 CONFIG = DistilBertConfig(dim=32, n_heads=2, n_layers=1, hidden_dim=64, vocab_size=50, max_position_embeddings=16)
 
 
-@pytest.mark.parametrize(("dtype", "absent"), [("bfloat16", {"linear_split", "quantize"}),
+@pytest.mark.parametrize(("dtype", "absent"), [("bfloat16", {"linear_and_norm", "quantize"}),
                                                 ("float32", {"norm_linear", "whole_encoder", "quantize"}),
-                                                ("float8", {"linear_split", "quantize"})])  # fmt: skip
+                                                ("float8", {"linear_and_norm", "quantize"})])  # fmt: skip
 def test_every_op_of_a_model_is_right(dtype: str, absent: set[str]) -> None:
-    """Few rows run `norm_linear` or `whole_encoder` in half precision, and `linear_split` in float32."""
+    """Few rows run `norm_linear` or `whole_encoder` in half precision, and `linear` in parts in float32."""
     arrays = Arrays(torch.device("cpu"), dtype)
     for op in all_ops(dtype):
         made = [op.example(arrays, **arguments) for arguments in op.in_model(CONFIG, 5, dtype)]

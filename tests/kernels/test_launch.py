@@ -19,9 +19,12 @@ def test_options() -> None:
 
 
 def test_names_of_products() -> None:
-    assert launch.product_name(torch.float32, True) == "tf32"
-    assert launch.product_name(torch.float32, False) == "float32"
-    assert launch.product_name(torch.bfloat16, True) == "bfloat16"
+    assert launch.product_name(torch.float32, "tf32") == "tf32"
+    assert launch.product_name(torch.float32, "tf32x3") == "tf32x3"
+    assert launch.product_name(torch.float32, "ieee") == "float32"
+    assert launch.product_name(torch.bfloat16, "tf32x3") == "bfloat16"
+    with pytest.raises(ValueError, match="precision must be one of 'ieee', 'tf32x3', 'tf32', found 'high'"):
+        launch.product_name(torch.float32, "high")
 
 
 def test_check() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from distilrt.kernels import launch, tiles
-from distilrt.kernels.layer_norm import layer_norm, residual_layer_norm
+from distilrt.kernels.layer_norm import layer_norm
 from distilrt.model import functional
 from distilrt.model.config import LAYER_NORM_EPS
 from tests.kernels.conftest import LENGTHS, Close, double, empty, ints
@@ -34,7 +34,7 @@ def test_partial_sums_bias_and_residual(
     residual, gamma, beta = normal(tokens + spare, width, dtype=dtype), normal(width), normal(width)
     bias = normal(width)
     out = empty(tokens + spare, width, dtype=dtype)
-    residual_layer_norm(out, x, residual, gamma, beta, bias, eps=LAYER_NORM_EPS, num_tokens=ints(tokens))
+    layer_norm(out, x, gamma, beta, residual, bias, eps=LAYER_NORM_EPS, num_tokens=ints(tokens))
     parts = double(x) if segments else double(x)[None]
     total = (parts.sum(0) + double(bias) + double(residual))[:tokens]
     exact = functional.layer_norm(total, double(gamma), double(beta))
@@ -58,8 +58,8 @@ def test_large_mean_and_small_spread(normal: Normal, assert_close: Close) -> Non
 def test_out_may_be_the_residual_or_x(normal: Normal, dtype: torch.dtype) -> None:
     x, residual, gamma, beta = normal(9, 48, dtype=dtype), normal(9, 48, dtype=dtype), normal(48), normal(48)
     fresh = empty(9, 48, dtype=dtype)
-    residual_layer_norm(fresh, x, residual, gamma, beta, eps=LAYER_NORM_EPS)
-    residual_layer_norm(residual, x, residual, gamma, beta, eps=LAYER_NORM_EPS)
+    layer_norm(fresh, x, gamma, beta, residual, eps=LAYER_NORM_EPS)
+    layer_norm(residual, x, gamma, beta, residual, eps=LAYER_NORM_EPS)
     assert torch.equal(fresh, residual)
     layer_norm(fresh, x, gamma, beta, eps=LAYER_NORM_EPS)
     layer_norm(x, x, gamma, beta, eps=LAYER_NORM_EPS)
@@ -102,4 +102,4 @@ def test_bad_arguments(changes: dict[str, torch.Tensor], message: str) -> None:
     good = {"out": torch.empty(4, 8), "x": torch.empty(4, 8), "residual": None, "gamma": torch.empty(8),
             "beta": torch.empty(8)}  # fmt: skip
     with pytest.raises(ValueError, match=message):
-        residual_layer_norm(**{**good, **changes}, eps=LAYER_NORM_EPS)  # type: ignore[arg-type]
+        layer_norm(**{**good, **changes}, eps=LAYER_NORM_EPS)  # type: ignore[arg-type]

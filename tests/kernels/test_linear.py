@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from distilrt.kernels import launch, tiles
-from distilrt.kernels.linear import linear, linear_split
+from distilrt.kernels.linear import linear
 from distilrt.model import functional
 from distilrt.model.config import ACTIVATIONS
 from tests.kernels.conftest import LENGTHS, Array, Close, double, empty, ints
 
 Normal = Callable[..., torch.Tensor]
-TILES = sorted({tile for tiles_ in tiles._CANDIDATES.values() for tile in tiles_} | {*tiles._FLOAT32}, key=repr)
+OF_ALL = (*tiles._CANDIDATES.values(), tiles._FLOAT32, tiles._TF32X3, tiles._TF32X3_OF_GROUPS)
+TILES = sorted({tile for tiles_ in OF_ALL for tile in tiles_}, key=repr)
 TORCH = {
     "": lambda x: x,
     "gelu": torch.nn.functional.gelu,
@@ -101,7 +102,7 @@ def test_split(segments: int, k: int, normal: Normal, assert_close: Close, dtype
     tokens, n = 67, 40
     x, weight = normal(tokens + 9, k, dtype=dtype), normal(n, k, dtype=dtype) * k**-0.5
     partials = empty(segments, tokens + 9, n)
-    linear_split(partials, x, weight, num_tokens=ints(tokens))
+    linear(partials, x, weight, num_tokens=ints(tokens))
     assert_close(partials[:, :tokens].sum(0), _exact(x[:tokens], weight, None, None, ""),
                  _plain(x[:tokens], weight, None, None, "").float() if dtype == torch.float32 else
                  _plain(x[:tokens], weight, None, None, ""))  # fmt: skip
@@ -117,13 +118,18 @@ def test_float32_result_of_half_inputs(normal: Normal) -> None:
 
 
 @pytest.mark.parametrize("tokens", [16, 64])
-def test_other_rows_do_not_matter(tokens: int, normal: Normal, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "precision"),
+    [(torch.float16, "ieee"), (torch.bfloat16, "ieee"), *((torch.float32, name) for name in launch.PRECISIONS)],
+    ids=str,
+)
+def test_other_rows_do_not_matter(tokens: int, dtype: torch.dtype, precision: str, normal: Normal) -> None:
     x, weight, bias = normal(tokens, 96, dtype=dtype), normal(40, 96, dtype=dtype), normal(40)
     first, second = empty(tokens, 40, dtype=dtype), empty(tokens, 40, dtype=dtype)
-    linear(first, x, weight, bias, activation="gelu")
+    linear(first, x, weight, bias, activation="gelu", precision=precision)
     others = x.clone()
     others[:3], others[4:] = float("inf"), normal(tokens - 4, 96, dtype=dtype)
-    linear(second, others, weight, bias, activation="gelu")
+    linear(second, others, weight, bias, activation="gelu", precision=precision)
     assert torch.equal(first[3], second[3])
 
 
@@ -133,8 +139,8 @@ def test_tf32(tokens: int, normal: Normal) -> None:
     x, weight = normal(tokens, 96), normal(40, 96) * 96**-0.5
     bound = (np.abs(double(x)) @ np.abs(double(weight)).T) * (2**-9 + 96 * 2**-23)
     out, partials = empty(tokens, 40), empty(2, tokens, 40)
-    linear(out, x, weight, tf32=True)
-    linear_split(partials, x, weight, tf32=True)
+    linear(out, x, weight, precision="tf32")
+    linear(partials, x, weight, precision="tf32")
     for found in (out, partials.sum(0)):
         assert (np.abs(double(found) - double(x) @ double(weight).T) <= bound).all()
 

@@ -89,7 +89,11 @@ def test_residual_of_large_mean_and_small_spread(normal: Normal) -> None:
         ({"x": torch.empty(4, 15)}, r"x must be .* \[any, 16\]"),
         ({"normed": torch.empty(4, 16)}, "normed must be contiguous float16"),
         ({"gamma": torch.empty(15)}, r"gamma must be .* \[16\]"),
-        ({"x": torch.empty(33, 16), "normed": torch.empty(33, 16).half()}, "at most 32 rows, found 33; use linear"),
+        ({"out": torch.empty(4, 9).half()}, r"out must be .* \[4, 8\]"),
+        (
+            {"x": torch.empty(33, 16), "normed": torch.empty(33, 16).half(), "out": torch.empty(33, 8).half()},
+            "at most 32 rows, found 33; use linear",
+        ),
     ],
 )
 def test_bad_arguments(changes: dict[str, torch.Tensor], message: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from distilrt.kernels import launch, tiles
-from distilrt.kernels.linear import linear, linear_split
+from distilrt.kernels.linear import linear
 from distilrt.kernels.persistent_linear import Relay
 from distilrt.kernels.tiles import Chip, LinearTile
 from distilrt.model import functional
@@ -106,7 +106,7 @@ def test_parts_of_the_depth(form: str, segments: int, normal: Normal, use: Use) 
     tokens, n, k, dtype = 70, 24, 104, torch.bfloat16
     use(form, 90, n, k, dtype, segments=segments)
     x, weight, partials = normal(90, k, dtype=dtype), normal(n, k, dtype=dtype), empty(segments, 90, n)
-    linear_split(partials, x, weight, num_tokens=ints(tokens), relay=relay())
+    linear(partials, x, weight, num_tokens=ints(tokens), relay=relay())
     step = -(-k // (segments * 16)) * 16
     for part, found in enumerate(partials):
         piece = slice(part * step, (part + 1) * step)

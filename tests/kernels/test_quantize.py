@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from distilrt.kernels import launch, tiles
-from distilrt.kernels.layer_norm import residual_layer_norm
-from distilrt.kernels.linear import linear, linear_split
+from distilrt.kernels.layer_norm import layer_norm
+from distilrt.kernels.linear import linear
 from distilrt.kernels.narrow_linear import norm_linear
 from distilrt.kernels.persistent_linear import Relay
 from distilrt.kernels.quantize import LARGEST, Quantized, plain_factor, quantize, quantized
@@ -86,7 +86,7 @@ def test_extreme_rows(dtype: torch.dtype) -> None:
 def test_layer_norm_writes_codes_too(dtype: torch.dtype, normal: Normal) -> None:
     x, residual, gamma, beta = normal(7, 36), normal(7, 36), normal(36), normal(36)
     out, codes = empty(7, 36, dtype=torch.bfloat16), empty_codes(7, 36, dtype, torch.rand(36) + 0.5)
-    residual_layer_norm(out, x, residual, gamma, beta, eps=1e-12, codes=codes, num_tokens=ints(5))
+    layer_norm(out, x, gamma, beta, residual, eps=1e-12, codes=codes, num_tokens=ints(5))
     exact = functional.layer_norm(double(x + residual), double(gamma), double(beta))[:5]
     assert codes.input_scales is not None
     rows = exact * double(codes.input_scales)
@@ -133,7 +133,7 @@ def test_sums_of_int8_are_exact(segments: int, normal: Normal) -> None:
     x, weight = Quantized(codes, torch.ones(40)), Quantized(codes[:24].clone(), torch.ones(24))
     exact = double(codes) @ double(codes[:24]).T
     partials = empty(segments, 40, 24)
-    linear_split(partials, x, weight)
+    linear(partials, x, weight)
     assert np.abs(double(partials.sum(0)) - exact).max() <= 3  # of 5e7: what float32 holds
     assert (double(partials[0]) == double(torch.from_numpy(exact).float())).all() or segments > 1
 
@@ -185,7 +185,7 @@ def test_bad_arguments(normal: Normal) -> None:
     with pytest.raises(ValueError, match="at most 32 rows, found 40"):
         linear(out, normal(40, 32, dtype=torch.bfloat16), weight)
     with pytest.raises(ValueError, match="x must be codes as weight is; make them with quantize"):
-        linear_split(empty(2, 40, 24), normal(40, 32, dtype=torch.bfloat16), weight)
+        linear(empty(2, 40, 24), normal(40, 32, dtype=torch.bfloat16), weight)
     with pytest.raises(ValueError, match="x must be contiguous bfloat16"):
         linear(out[:8], normal(8, 32), weight)
     with pytest.raises(ValueError, match=r"out.scales must be contiguous float32 of shape \[40\]"):

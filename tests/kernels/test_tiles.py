@@ -145,7 +145,7 @@ def test_narrow_tiles_run_at_once(chip: Chip) -> None:
     assert tiles.is_narrow(32, "float16")
     assert not tiles.is_narrow(33, "float16")
     assert not tiles.is_narrow(1, "float32")
-    assert not tiles.is_narrow(1, "tf32")
+    assert not tiles.is_narrow(1, "tf32x3")
 
 
 @pytest.mark.parametrize("chip", CHIPS, ids=str)
@@ -190,7 +190,7 @@ def test_one_query_reads_as_many_keys_at_once_as_registers_hold() -> None:
     for dtype in tiles.ITEM_SIZE:
         for head_dim in (16, 64, 128):
             found = [tiles.row_attention_tile(length, head_dim, dtype, H200) for length in (1, 17, 64, 100, 5632)]
-            most = 64 if head_dim == 128 and dtype in ("float32", "tf32") else 128
+            most = 64 if head_dim == 128 and tiles.ITEM_SIZE[dtype] == 4 else 128
             assert [tile.block_n for tile in found] == [16, 32, 64, most, most]
             # K and V of a block, a number a register
             assert all(2 * tile.block_n * head_dim <= 128 * 32 * tile.num_warps for tile in found)

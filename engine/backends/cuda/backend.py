@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 
 from distilrt import env
-from distilrt.backends.cuda.devices import chosen_dtype, tf32_wanted
+from distilrt.backends.cuda.devices import chosen_dtype, float32_precision
 from distilrt.backends.cuda.encoder import DeviceEncoder, Rows, Stage
 from distilrt.backends.cuda.graphs import Bucket, Graphs, pick
 from distilrt.backends.cuda.inputs import Errors, Padded, check
@@ -68,8 +68,8 @@ class CudaBackend:
         """Copy `weights` (canonical names) to the device, allocate the workspace and capture the graphs.
 
         Graphs are captured now and not when a bucket is first met: a capture compiles kernels, takes memory and must
-        not meet other work of the model, none of which belongs into somebody's request. float32 products use tf32 if
-        torch's own are allowed to now (`distilrt.backends.cuda.devices.tf32_wanted`).
+        not meet other work of the model, none of which belongs into somebody's request. float32 products are what
+        torch's own are asked to be now (`distilrt.backends.cuda.devices.float32_precision`).
 
         Args:
             config: the model's shape.
@@ -100,9 +100,8 @@ class CudaBackend:
         limit = env.gpu_memory()
         try:
             with self._turns.current():
-                self.encoder = DeviceEncoder(
-                    config, weights, dtype, device, None if limit is None else limit << 20, tf32_wanted(), calibration
-                )
+                most = None if limit is None else limit << 20
+                self.encoder = DeviceEncoder(config, weights, dtype, device, most, float32_precision(), calibration)
                 self._torch_dtype = getattr(torch, self.encoder.row_dtype)
                 self._stagings = {bucket: self._two_stagings(bucket) for bucket in self.encoder.buckets}
                 self._unused: dict[Bucket, SimpleQueue[Staging]] = {bucket: SimpleQueue() for bucket in self._stagings}
@@ -357,8 +356,8 @@ class CudaBackend:
         values, count, pdl = _values(rows)
         out = self._empty(len(values), len(bias), dtype=torch.float32 if activation is None else None)
         with self._turns.current():
-            linear(out, values, weight, bias, activation=activation or "", num_tokens=count, tf32=self.encoder.tf32,
-                   pdl=pdl)  # fmt: skip
+            linear(out, values, weight, bias, activation=activation or "", num_tokens=count,
+                   precision=self.encoder.precision, pdl=pdl)  # fmt: skip
         return out if count is None else Rows(out, count, pdl)
 
     def layer_norm(self, name: str, rows: Any) -> Any:
@@ -386,7 +385,7 @@ class CudaBackend:
             "backend": self.name,
             "dtype": self.dtype,
             **codes,
-            "tf32": encoder.tf32,
+            "float32_products": encoder.precision if self.dtype == "float32" else None,
             "device": torch.cuda.get_device_name(self._device) if self._turns.on_gpu else "Triton's interpreter",
             "weight_bytes": encoder.weight_bytes,
             "workspace_bytes": encoder.workspace.nbytes,

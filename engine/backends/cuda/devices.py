@@ -98,14 +98,17 @@ def dtypes_here() -> list[str]:
     return [name for name in DTYPES if CODES_SINCE.get(name, 0) <= 10 * major + minor]
 
 
-def tf32_wanted() -> bool:
-    """Whether torch's float32 products may use tf32: `torch.set_float32_matmul_precision` and its newer names."""
+def float32_precision() -> str | None:
+    """What torch's float32 products were asked to be: "ieee", which is exact, or "tf32"; None: nobody asked.
+
+    By `torch.set_float32_matmul_precision`. A torch before 2.9 does not tell "ieee" from None.
+    """
     import torch
 
     matmul = torch.backends.cuda.matmul
     if hasattr(matmul, "fp32_precision"):  # where it is there, asking for the older names may raise
-        return bool(matmul.fp32_precision == "tf32")
-    return bool(matmul.allow_tf32)
+        return None if matmul.fp32_precision == "none" else str(matmul.fp32_precision)
+    return "tf32" if matmul.allow_tf32 else None
 
 
 def describe_cuda() -> dict[str, Any]:

@@ -20,9 +20,9 @@ from distilrt.backends.cuda.workspace import Array, Place, Workspace, lay_out
 from distilrt.kernels import tiles
 from distilrt.kernels.attention import BLOCK_FIELDS, attention, max_query_blocks
 from distilrt.kernels.embedding import embed
-from distilrt.kernels.launch import chip_of
-from distilrt.kernels.layer_norm import residual_layer_norm
-from distilrt.kernels.linear import linear, linear_split
+from distilrt.kernels.launch import chip_of, product_name
+from distilrt.kernels.layer_norm import layer_norm
+from distilrt.kernels.linear import linear
 from distilrt.kernels.narrow_linear import norm_linear
 from distilrt.kernels.persistent_linear import Relay
 from distilrt.kernels.quantize import Factor, Quantized, pointers, quantize, quantized
@@ -96,7 +96,8 @@ class DeviceEncoder:
             and the rows that they multiply, where all else is bfloat16.
         device: a CUDA device; or the CPU while Triton interprets.
         limit: bytes of workspace; None: what the ladder needs.
-        tf32: let tensor cores cut the factors of float32 products to 10 binary digits.
+        precision: of float32 products, one of `distilrt.kernels.launch.PRECISIONS`; None: what suits the chip
+            (`distilrt.kernels.tiles.float32_precision`).
         calibration: of float8 or int8; None: weights go to the nearest.
 
     Raises:
@@ -111,18 +112,18 @@ class DeviceEncoder:
         dtype: str,
         device: torch.device,
         limit: int | None = None,
-        tf32: bool = False,
+        precision: str | None = None,
         calibration: Calibration | None = None,
     ) -> None:
         self._config, self._device = config, device
         self.row_dtype = "bfloat16" if dtype in tiles.CODES else dtype
         self._codes = tiles.CODES.get(dtype)  # torch's name of the dtype of codes; None: there are none
-        self.tf32 = tf32 and dtype == "float32"
+        self.chip = chip_of(torch.empty(0, device=device))
+        self.precision = (precision or tiles.float32_precision(self.chip)) if dtype == "float32" else "ieee"
         # What `tiles` calls products of rows as they are, and of those that weights in `dtype` take.
-        self._products = "tf32" if self.tf32 else self.row_dtype
+        self._products = product_name(getattr(torch, self.row_dtype), self.precision)
         self._kinds = (self._products, dtype if dtype in tiles.CODES else self._products)
         self._load(weights, calibration)
-        self.chip = chip_of(self._words)
         self.pdl = device.type == "cuda" and self.chip.capability >= 90
         longest = config.max_position_embeddings
         top = top_tokens(self.chip.num_sms, config.hidden_size, longest)
@@ -271,7 +272,8 @@ class DeviceEncoder:
         codes = self._codes_for(stage, "layer.0.qkv")
         embed(stage.hidden, tokens, b.position_ids, self._words, self._positions, *self.norms["embeddings.LayerNorm"],
               eps=LAYER_NORM_EPS, codes=codes, **common)  # fmt: skip
-        linear(b.qkv, codes or stage.hidden, *self.linears["layer.0.qkv"], tf32=self.tf32, relay=stage.relay, **common)
+        product: dict[str, Any] = {"precision": self.precision, "relay": stage.relay, **common}
+        linear(b.qkv, codes or stage.hidden, *self.linears["layer.0.qkv"], **product)
         if visit is not None:
             visit(0, stage.hidden)
         for i in range(config.num_layers):
@@ -284,7 +286,7 @@ class DeviceEncoder:
                               config.num_heads, max_seqlen=bucket.tokens, pdl=self.pdl)  # fmt: skip
             else:
                 attention(stage.context, b.qkv, b.query_blocks, config.num_heads, max_seqlen=bucket.tokens,
-                          tf32=self.tf32, pdl=self.pdl and visit is None)  # fmt: skip
+                          precision=self.precision, pdl=self.pdl and visit is None)  # fmt: skip
             # The context is no longer needed when the normalised sum takes its place.
             self._add_and_feed(stage, stage.context, f"{name}.out_proj", stage.hidden, f"{source}.sa_layer_norm",
                                stage.context, f"{name}.ffn_in", stage.ffn, config.activation)  # fmt: skip
@@ -329,7 +331,7 @@ class DeviceEncoder:
         the layer norm in all forms but the residual's own dtype.
         """
         common: dict[str, Any] = {"num_tokens": stage.num_rows, "pdl": self.pdl}
-        product: dict[str, Any] = {"tf32": self.tf32, "relay": stage.relay, **common}
+        product: dict[str, Any] = {"precision": self.precision, "relay": stage.relay, **common}
         (weight, bias), norm = self.linears[name], self.norms[norm_name]
         rows, partials = len(stage.hidden), stage.partials
         if next_name is not None and self._narrow(rows):
@@ -344,12 +346,9 @@ class DeviceEncoder:
             factor = coded
         codes = self._codes_for(stage, next_name)
         added: dict[str, Any] = {"eps": LAYER_NORM_EPS, "codes": codes, **common}
-        if splits > 1:
-            linear_split(partials[:splits], factor, weight, **product)
-            residual_layer_norm(normed, partials[:splits], residual, *norm, bias, **added)
-        else:
-            linear(stage.product, factor, weight, **product)
-            residual_layer_norm(normed, stage.product, residual, *norm, bias, **added)
+        sums = partials[:splits] if splits > 1 else stage.product
+        linear(sums, factor, weight, **product)
+        layer_norm(normed, sums, *norm, residual, bias, **added)
         if next_name is not None:
             linear(out, codes or normed, *self.linears[next_name], activation=activation, **product)
 

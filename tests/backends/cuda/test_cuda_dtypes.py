@@ -1,4 +1,4 @@
-"""The GPU backend's dtypes: how near float16 and bfloat16 come, tf32 when asked, a real checkpoint, what is refused."""
+"""The GPU backend's dtypes: how near float16 and bfloat16 come, precisions of float32, a checkpoint, refusals."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_verify_in_half_precision(tmp_path: Path, sentence_encoder: Path) -> Non
 
 def test_real_checkpoint(sentence_encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In large blocks: the interpreter's time goes by their number."""
-    monkeypatch.setattr(tiles, "_FLOAT32", (tiles.LinearTile(16, 128, 128, 4, 2),))
+    monkeypatch.setattr(tiles, "_TF32X3_OF_GROUPS", (tiles.LinearTile(16, 128, 128, 4, 2),))
     tiles._estimated.cache_clear()
     model: Any = models.DistilBertModel.from_pretrained(sentence_encoder, backend="cuda")
     exact: Any = models.DistilBertModel.from_pretrained(sentence_encoder, backend="reference", dtype="float64")
@@ -99,30 +99,34 @@ def test_real_checkpoint(sentence_encoder: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.fixture
-def precision() -> Iterator[None]:
-    """torch's switch, put back afterwards."""
-    before = torch.get_float32_matmul_precision()
-    yield
-    torch.set_float32_matmul_precision(before)
+def matmul() -> Iterator[Any]:
+    """torch's switch as a new process has it, put back afterwards."""
+    switch: Any = torch.backends.cuda.matmul
+    precision, before = torch.get_float32_matmul_precision(), switch.fp32_precision
+    switch.fp32_precision = "none"
+    yield switch
+    torch.set_float32_matmul_precision(precision)
+    switch.fp32_precision = before
 
 
-@pytest.mark.parametrize("asked", ["highest", "high"])
+@pytest.mark.parametrize(("asked", "precision"), [("", "tf32x3"), ("highest", "ieee"), ("high", "tf32")])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.usefixtures("precision")
-def test_tf32_only_when_torch_may(asked: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As torch's switch stood at load: every float32 product of encoder and head, none of another dtype."""
+def test_float32_products_are_what_torchs_switch_says(
+    asked: str, precision: str, dtype: str, matmul: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it stood at load: every float32 product of encoder and head, none of another dtype."""
     config = config_of(n_layers=2)
-    torch.set_float32_matmul_precision(asked)
+    if asked:
+        torch.set_float32_matmul_precision(asked)
     model: Any = models.DistilBertForSequenceClassification(config, backend="cuda", dtype=dtype)
-    torch.set_float32_matmul_precision("high" if asked == "highest" else "highest")
-    wanted = asked == "high" and dtype == "float32"
-    assert model.backend.describe()["tf32"] is wanted
-    seen: list[bool] = []
+    matmul.fp32_precision = "ieee" if asked != "highest" else "tf32"
+    assert model.backend.describe()["float32_products"] == (precision if dtype == "float32" else None)
+    seen: list[str] = []
     for module, name in ((device_encoder, "linear"), (device_encoder, "attention"), (cuda, "linear")):
         plain = getattr(module, name)
 
         def spy(*args: Any, plain: Any = plain, **options: Any) -> None:
-            seen.append(options.get("tf32", False))
+            seen.append(options.get("precision", "ieee"))
             plain(*args, **options)
 
         monkeypatch.setattr(module, name, spy)
@@ -131,4 +135,4 @@ def test_tf32_only_when_torch_may(asked: str, dtype: str, monkeypatch: pytest.Mo
     # `norm_linear` does three.
     products = 8 + 1 + 2 if dtype == "float32" else 5 + 1 + 2
     assert len(seen) >= products
-    assert set(seen) == {wanted}
+    assert set(seen) == {precision if dtype == "float32" else "ieee"}

@@ -80,24 +80,27 @@ def test_a_device_that_is_there_but_can_not_be_used(
     assert backends.create("auto", config, weights).name == "cpu"
 
 
-def test_tf32_is_torchs_own_switch() -> None:
-    before = torch.get_float32_matmul_precision()
+def test_precision_is_torchs_own_switch() -> None:
+    matmul: Any = torch.backends.cuda.matmul
+    before, switch = torch.get_float32_matmul_precision(), matmul.fp32_precision
     try:
-        for precision, expected in (("highest", False), ("high", True), ("medium", True), ("highest", False)):
-            torch.set_float32_matmul_precision(precision)
-            assert devices.tf32_wanted() is expected
-        torch.backends.cuda.matmul.allow_tf32 = True
-        assert devices.tf32_wanted()
-        torch.backends.cuda.matmul.allow_tf32 = False
-        assert not devices.tf32_wanted()
+        for name, expected in (("highest", "ieee"), ("high", "tf32"), ("medium", "tf32"), ("highest", "ieee")):
+            torch.set_float32_matmul_precision(name)
+            assert devices.float32_precision() == expected
+        for allowed, expected in ((True, "tf32"), (False, "ieee")):
+            matmul.allow_tf32 = allowed
+            assert devices.float32_precision() == expected
+        matmul.fp32_precision = "none"
+        assert devices.float32_precision() is None, "as in a new process"
     finally:
         torch.set_float32_matmul_precision(before)
+        matmul.fp32_precision = switch
 
 
-def test_tf32_of_an_older_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    for allowed in (True, False):
+def test_precision_of_an_older_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    for allowed, expected in ((True, "tf32"), (False, None)):
         monkeypatch.setattr(torch.backends.cuda, "matmul", SimpleNamespace(allow_tf32=allowed))
-        assert devices.tf32_wanted() is allowed
+        assert devices.float32_precision() == expected
 
 
 @pytest.mark.parametrize("capability", [(8, 0), (8, 9), (9, 0), (10, 0), (12, 0)])

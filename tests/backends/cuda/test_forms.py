@@ -36,6 +36,9 @@ def test_a_bucket_has_its_form(chip: Chip, dtype: str) -> None:
                 assert len(alone) == 4
             else:
                 assert not alone
+            if dtype == "float32":
+                blocks = [each.arguments["PRECISION"] for each in found if each.name == "_linear_kernel"]
+                assert set(blocks) == {"ieee" if chip == L40S else "tf32x3"}
             shared = [launched for launched in alone if launched.arguments["begun_ptr"] is not None]
             encoder.launch(bucket, few=True)
             for launched in found:
