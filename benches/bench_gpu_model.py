@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from distilrt.backends.cuda.backend import CudaBackend
-from distilrt.backends.cuda.devices import FLOATS, interpreting
+from distilrt.backends.cuda.devices import DTYPES, FLOATS, interpreting
 from distilrt.backends.cuda.parts import divide
 from distilrt.batch import Batch, pack
 from distilrt.bench import peer, roofline, samples, tiles
@@ -28,6 +28,7 @@ from distilrt.bench.artefacts import make_checkpoint, torch_model
 from distilrt.bench.clock import Clock
 from distilrt.bench.findings import Row
 from distilrt.kernels import tiles as known_tiles
+from distilrt.kernels.launch import chip_of, product_name
 from distilrt.kernels.op import Choice, Entries, Example, OpOutput, double
 from distilrt.model import models
 from distilrt.model.config import DistilBertConfig
@@ -61,7 +62,7 @@ def tuned(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module", params=(*FLOATS, "float8"))
+@pytest.fixture(scope="module", params=DTYPES)
 def ours(request: pytest.FixtureRequest, clock: Clock, checkpoint: Path, tuned: None) -> Any:
     """distilrt's model, whose answers are right."""
     make: Any = models.DistilBertForSequenceClassification.from_pretrained
@@ -118,10 +119,12 @@ def test_compiled(checkpoint: Path, clock: Clock, add_row: AddRow, workload: str
 
 
 @pytest.mark.parametrize("tokens", TOKENS)
-def test_tiles(checkpoint: Path, clock: Clock, add_row: AddRow, tokens: int) -> None:
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_tiles(checkpoint: Path, clock: Clock, add_row: AddRow, dtype: str, tokens: int) -> None:
     config, quick = DistilBertConfig.from_pretrained(checkpoint), Clock(clock.device, tiles.SECONDS)
-    for op, arguments, choice in searched(config, [tokens], clock.device):
-        make = tiles.maker(op, arguments, "bfloat16", tiny=not clock.on_gpu)
+    products = products_of(dtype, clock.device)
+    for op, arguments, choice in searched(config, [tokens], products, clock.device):
+        make = tiles.maker(op, arguments, products, tiny=not clock.on_gpu)
         times = tiles.times_us(choice, make, quick, partial(print, flush=True))
         fastest = min(times, key=times.__getitem__)
         add_row(key=choice.key, size=choice.size, tile=repr(fastest), us=times[fastest],
@@ -147,9 +150,16 @@ def test_one_kernel(checkpoint: Path, clock: Clock, add_row: AddRow, workload: s
             workload=workload, one_kernel_us=one_kernel)  # fmt: skip
 
 
-def searched(config: DistilBertConfig, tokens: Iterable[int], device: torch.device) -> Iterator[tiles.Candidates]:
+def products_of(dtype: str, device: torch.device) -> str:
+    """What `distilrt.kernels.tiles` calls the products of a model in this dtype, where nobody asks for a precision."""
+    return product_name(getattr(torch, dtype), known_tiles.float32_precision(chip_of(torch.empty(0, device=device))))
+
+
+def searched(
+    config: DistilBertConfig, tokens: Iterable[int], products: str, device: torch.device
+) -> Iterator[tiles.Candidates]:
     """Products and attention for these numbers of tokens, with the likeliest tiles of each."""
-    found = tiles.choices(config, tokens, "bfloat16", device, CANDIDATES)
+    found = tiles.choices(config, tokens, products, device, CANDIDATES)
     return (each for each in found if each[2].key[0] != "rows")
 
 
@@ -204,15 +214,15 @@ def floor_s(model: Any, sequences: Sequence[Any], peaks: Row) -> float:
 
 
 def rate_of(dtype: str, peaks: Row) -> float:
-    """Operations a second of a matmul; of float8, for which torch has none, twice those of bfloat16."""
+    """Operations a second of a matmul; of 8 bits, for which torch has none, twice those of bfloat16."""
     return float(peaks[dtype] if dtype in peaks else 2 * peaks["bfloat16"])
 
 
 def check(checkpoint: Path, model: Any, device: torch.device) -> None:
     """Hold logits of a mixed batch to those of transformers in float64, no further than twice those in the same dtype.
 
-    float8, which transformers has not, may be off by 0.2 of their size: something wrong is off by more. It is the root
-    of the mean of squares that counts: of few logits torch's largest error may be small by luck.
+    float8 and int8, which transformers has not, may be off by 0.2 of their size: something wrong is off by more. It is
+    the root of the mean of squares that counts: of few logits torch's largest error may be small by luck.
     """
     _, given = batch_of("mixed", checkpoint, device)
     known = model.dtype if model.dtype in FLOATS else "bfloat16"

@@ -57,7 +57,7 @@ STEPS = (
     Step("ours-bfloat16", 30, MODEL, "test_ours and bfloat16"),
     Step("ours-float16", 30, MODEL, "test_ours and float16 and not bfloat16", tiny=False),
     Step("ours-float32", 40, MODEL, "test_ours and float32"),
-    Step("ours-float8", 30, MODEL, "test_ours and float8"),
+    Step("ours-8-bits", 40, MODEL, "test_ours and (float8 or int8)"),
     Step("sdpa-bfloat16", 25, MODEL, "test_sdpa and bfloat16"),
     Step("sdpa-float16", 25, MODEL, "test_sdpa and float16 and not bfloat16", tiny=False),
     Step("sdpa-float32", 25, MODEL, "test_sdpa and float32"),
@@ -66,9 +66,10 @@ STEPS = (
     Step("compiled-1x128", 30, MODEL, "test_compiled and 1x128", tiny=False),
     Step("compiled-32x128", 35, MODEL, "test_compiled and 32x128", tiny=False),
     Step("candidates", 60, "tests/gpu/test_compile.py", "candidates", parallel=True),
-    Step("tune", 100, MODEL, "test_one_kernel or test_tiles"),
+    Step("tune", 100, MODEL, "test_one_kernel or (test_tiles and bfloat16)"),
     Step("tuned", 30, MODEL, "test_ours and bfloat16"),
     Step("cpu", 90),
+    Step("tune-float32", 60, MODEL, "test_tiles and float32"),  # in the time that is left
 )
 
 

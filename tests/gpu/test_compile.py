@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 import pytest
 import torch
 
-from benches.bench_gpu_model import TOKENS, searched
-from distilrt.backends.cuda.devices import FLOATS
+from benches.bench_gpu_model import TOKENS, products_of, searched
+from distilrt.backends.cuda.devices import DTYPES
 from distilrt.backends.cuda.encoder import DeviceEncoder
 from distilrt.bench import tiles
 from distilrt.bench.artefacts import ARCHITECTURE
@@ -41,11 +41,12 @@ def of_load(config: DistilBertConfig, dtypes: Iterable[str], chip: Chip) -> Iter
 
 def of_candidates(config: DistilBertConfig, device: torch.device, chip: Chip) -> Iterator[Launch]:
     """What is launched with each of their tiles."""
-    for op, arguments, choice in searched(config, TOKENS, device):
-        for tile in choice.candidates:
-            with recorded(chip) as launched, tiles.measured({choice.key: {choice.size: tile}}):
-                op.example(Arrays(torch.device("meta"), "bfloat16"), **arguments).launch()
-            yield from launched
+    for products in ("bfloat16", products_of("float32", device)):
+        for op, arguments, choice in searched(config, TOKENS, products, device):
+            for tile in choice.candidates:
+                with recorded(chip) as launched, tiles.measured({choice.key: {choice.size: tile}}):
+                    op.example(Arrays(torch.device("meta"), products), **arguments).launch()
+                yield from launched
     for op in whole_encoder.OPS:
         for arguments, entries in op.variants(config, "bfloat16", chip):
             with recorded(chip) as launched, tiles.measured(entries):
@@ -60,7 +61,7 @@ def test_compile(device: torch.device, tiny: bool, what: str, part: int) -> None
     if tiny:
         pytest.skip("Triton's interpreter compiles nothing")
     config, chip, failed = DistilBertConfig(), chip_of(torch.empty(0, device=device)), []
-    found = of_load(config, (*FLOATS, "float8"), chip) if what == "load" else of_candidates(config, device, chip)
+    found = of_load(config, DTYPES, chip) if what == "load" else of_candidates(config, device, chip)
     for launched in distinct(found)[part::PARTS]:
         try:
             launched.kernel.warmup(grid=(1,), **launched.arguments, **launched.options)
