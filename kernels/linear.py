@@ -201,9 +201,9 @@ def _odd(sizes: Sizes, dtype: str) -> list[Arguments]:
 
 
 def _variants(config: DistilBertConfig, dtype: str, chip: tiles.Chip) -> Iterator[tuple[Arguments, Entries]]:
-    """Every tile in products of both kinds, and every activation."""
+    """Every tile in products of both kinds, and every activation. Of codes layer norms alone add a residual."""
     wide = given(tokens=4096, n=config.intermediate_size, k=config.hidden_size)
-    deep = given(tokens=4096, n=config.hidden_size, k=config.intermediate_size, added=True)
+    deep = given(tokens=4096, n=config.hidden_size, k=config.intermediate_size, added=dtype not in tiles.CODES)
     for tile in tiles.linear_candidates(dtype, chip):
         for arguments in (deep, wide | {"activation": "gelu"}):
             key = ("linear", chip.capability, dtype, arguments["n"], arguments["k"])
