@@ -18,7 +18,7 @@ import typer
 
 from distilrt import tasks
 from distilrt.checkpoint import packed
-from distilrt.checkpoint.int8 import calibration_of, texts_of
+from distilrt.checkpoint.calibration import calibration_of, texts_of
 from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.weights import load_weights
 from distilrt.errors import InvalidInput

@@ -20,7 +20,7 @@ from distilrt.model.config import DistilBertConfig
 from distilrt.model.heads import ENCODER, Head
 
 if TYPE_CHECKING:
-    from distilrt.checkpoint.int8 import Calibration
+    from distilrt.checkpoint.calibration import Calibration
 
 NAMES = ("reference", "cpu", "cuda")
 

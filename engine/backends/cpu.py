@@ -25,7 +25,7 @@ from distilrt.model.heads import ENCODER, Head, Norm
 from distilrt.placement import Placement
 
 if TYPE_CHECKING:  # it loads the tokenizer, which a packed folder answers without
-    from distilrt.checkpoint.int8 import Calibration
+    from distilrt.checkpoint.calibration import Calibration
 
 FloatArray = npt.NDArray[np.float32]
 

@@ -29,7 +29,7 @@ from distilrt.model.placement import Placed, device_of
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from distilrt.checkpoint.int8 import Calibration
+    from distilrt.checkpoint.calibration import Calibration
 
 Array = npt.NDArray[Any]
 _Model = TypeVar("_Model", bound="Pretrained")
@@ -75,7 +75,7 @@ class Pretrained(Placed):
         backend: "auto", "reference", "cpu" or "cuda".
         dtype: "auto", the checkpoint's own, or one that the backend has.
         num_threads: CPU threads; None: one for each core of a memory node that the process may use.
-        calibration: how int8 and float8 quantize (`distilrt.checkpoint.int8`); None: without example texts.
+        calibration: how int8 and float8 quantize (`distilrt.checkpoint.calibration`); None: without example texts.
 
     Raises:
         BackendError: the backend or dtype is not available here.
@@ -155,7 +155,7 @@ class Pretrained(Placed):
             weights = load_weights(source, cls.architecture, config, use_safetensors=use_safetensors, strict=strict)
             if coding := CODINGS.get((backends.chosen(backend, weights), dtype)):
                 # Loads the tokenizer, which no other dtype needs.
-                from distilrt.checkpoint.int8 import calibration_of
+                from distilrt.checkpoint.calibration import calibration_of
 
                 calibration = calibration_of(source, config, weights, coding=coding)
         else:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from distilrt.checkpoint.codings import CODINGS, nearest_e4m3
-from distilrt.checkpoint.int8 import round_weight
+from distilrt.checkpoint.calibration import round_weight
 from distilrt.kernels.quantize import plain_factor, quantized
 
 

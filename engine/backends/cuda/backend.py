@@ -41,7 +41,7 @@ from distilrt.model.config import LAYER_NORM_EPS, DistilBertConfig
 from distilrt.model.heads import ENCODER, Head
 
 if TYPE_CHECKING:  # it loads the tokenizer
-    from distilrt.checkpoint.int8 import Calibration
+    from distilrt.checkpoint.calibration import Calibration
 
 Key = tuple[Bucket, bool, Staging | None]  # A graph's bucket, whether it finishes few rows, its pinned memory.
 

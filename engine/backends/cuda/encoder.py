@@ -32,7 +32,7 @@ from distilrt.model.architecture import linears
 from distilrt.model.config import LAYER_NORM_EPS, DistilBertConfig
 
 if TYPE_CHECKING:  # it loads the tokenizer
-    from distilrt.checkpoint.int8 import Calibration, CodedLinear
+    from distilrt.checkpoint.calibration import Calibration, CodedLinear
 
 _WORDS = "embeddings.word_embeddings.weight"
 # The integers of a bucket, in the order in which they lie in its workspace.

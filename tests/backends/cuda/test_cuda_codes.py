@@ -11,7 +11,7 @@ import pytest
 from distilrt.backends.base import create
 from distilrt.batch import pack
 from distilrt.checkpoint.codings import CODINGS
-from distilrt.checkpoint.int8 import Calibration, CodedLinear, round_weight
+from distilrt.checkpoint.calibration import Calibration, CodedLinear, round_weight
 from distilrt.kernels import tiles
 from distilrt.kernels.quantize import Quantized
 from distilrt.model import models

@@ -1,4 +1,4 @@
-"""int8: what texts settle, what stays in higher precision, the models that come of it; scales and rounding."""
+"""Calibration: what texts settle, what stays in higher precision, the models that come of it; scales and rounding."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 import distilrt
 from distilrt import _C
 from distilrt.batch import pack
-from distilrt.checkpoint import codings, int8, packed
-from distilrt.checkpoint.int8 import Calibration, calibrate, calibration_of, texts_of
+from distilrt.checkpoint import calibration, codings, packed
+from distilrt.checkpoint.calibration import Calibration, calibrate, calibration_of, texts_of
 from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.weights import load_weights, random_weights, save_checkpoint
 from distilrt.errors import InvalidInput
@@ -54,7 +54,7 @@ def names() -> list[str]:
 def test_every_linear_layer_by_what_it_sees(tokenizer: DistilBertTokenizer) -> None:
     weights = made()
     found = calibrate(CONFIG, weights, tokenizer)
-    texts = texts_of(int8.BUILT_IN.read_bytes(), "")
+    texts = texts_of(calibration.BUILT_IN.read_bytes(), "")
     assert found.source == f"{len(texts)} built-in texts"
     assert sorted(found.errors) == sorted(found.linears) == sorted(names())
     assert found.kept == ()
@@ -65,7 +65,7 @@ def test_every_linear_layer_by_what_it_sees(tokenizer: DistilBertTokenizer) -> N
         sources = (f"transformer.layer.{i}.attention.{part}_lin.weight" for part in "qkv")
         weight = np.concatenate([weights[source] for source in sources])
         # Sums of a whole batch and of one sequence are rounded apart.
-        np.testing.assert_allclose(linear.input_scales, int8.column_scales(states[i], weight), rtol=1e-4)
+        np.testing.assert_allclose(linear.input_scales, calibration.column_scales(states[i], weight), rtol=1e-4)
         exact = states[i] @ weight.T
         ours = codings.round_rows(states[i] * linear.input_scales) @ linear.weight().T
         error = np.linalg.norm(ours - exact) / np.linalg.norm(exact - exact.mean(axis=0))
@@ -89,9 +89,9 @@ def test_long_texts_and_many(tokenizer: DistilBertTokenizer, tmp_path: Path, mon
     """Texts are cut at the longest sequence, and read up to a number of tokens, but never none."""
     path = tmp_path / "texts"
     path.write_text("word " * 1000 + "\n" + "Five short words are enough.\n" * 20)
-    monkeypatch.setattr(int8, "MAX_TOKENS", 512 + 25)
+    monkeypatch.setattr(calibration, "MAX_TOKENS", 512 + 25)
     assert calibrate(CONFIG, made(), tokenizer, path).source.startswith("4 of 21 texts")
-    monkeypatch.setattr(int8, "MAX_TOKENS", 10)
+    monkeypatch.setattr(calibration, "MAX_TOKENS", 10)
     assert calibrate(CONFIG, made(), tokenizer, path).source.startswith("1 of 21 texts")
 
 
@@ -266,7 +266,7 @@ def test_scales_make_columns_of_rows_and_weights_equally_large(rng: Any) -> None
     rows = (rng.standard_normal((9, 50)) * np.exp(rng.uniform(-30, 30, 50))).astype(np.float32)
     weight = (rng.standard_normal((7, 50)) * np.exp(rng.uniform(-30, 30, 50))).astype(np.float32)
     rows[:, 3], weight[:, 8] = 0, 0
-    scales = int8.column_scales(rows, weight)
+    scales = calibration.column_scales(rows, weight)
     assert scales.dtype == np.float32
     assert (scales[3], scales[8]) == (1, 1)
     used = np.delete(np.arange(50), [3, 8])
@@ -277,7 +277,7 @@ def test_scales_make_columns_of_rows_and_weights_equally_large(rng: Any) -> None
 
 def test_scales_of_nothing() -> None:
     zeros = np.zeros((2, 5), np.float32)
-    np.testing.assert_array_equal(int8.column_scales(zeros, zeros), 1)
+    np.testing.assert_array_equal(calibration.column_scales(zeros, zeros), 1)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -303,7 +303,7 @@ def test_without_correlation_every_weight_goes_to_the_nearest(rng: Any) -> None:
     weight = rng.standard_normal((20, 70), np.float32)
     weight[4] = 0
     for gram in (np.diag(rng.uniform(0.1, 3, 70)).astype(np.float32), np.zeros((70, 70), np.float32)):
-        codes, scales = int8.round_weight(weight, gram)
+        codes, scales = calibration.round_weight(weight, gram)
         assert codes.dtype == np.int8
         assert codes.flags.c_contiguous
         np.testing.assert_array_equal(scales, np.abs(weight).max(axis=1) / np.float32(127))
@@ -317,7 +317,7 @@ def test_each_column_makes_up_for_those_before_it(rng: Any, n: int, k: int) -> N
     that has them, rounded to the nearest."""
     rows, weight = _correlated(rng, 2 * k, k), rng.standard_normal((n, k), np.float32)
     gram = rows.T @ rows
-    codes, scales = int8.round_weight(weight, gram)
+    codes, scales = calibration.round_weight(weight, gram)
     damped = gram.astype(float) + 0.3 * np.diag(gram).mean() * np.eye(k)
     exact, order = weight / scales[:, None].astype(float), np.argsort(np.diag(gram), kind="stable")[::-1]
     for i in range(k):
@@ -330,7 +330,7 @@ def test_each_column_makes_up_for_those_before_it(rng: Any, n: int, k: int) -> N
 
 def test_outputs_of_correlated_rows_are_nearer_than_with_nearest_weights(rng: Any) -> None:
     rows, weight = _correlated(rng, 400, 96), rng.standard_normal((64, 96), np.float32)
-    codes, scales = int8.round_weight(weight, rows.T @ rows)
+    codes, scales = calibration.round_weight(weight, rows.T @ rows)
     nearest = np.rint(weight / scales[:, None])
     ours, plain = (np.linalg.norm(rows @ (each * scales[:, None] - weight).T) for each in (codes, nearest))
     assert ours < 0.8 * plain
