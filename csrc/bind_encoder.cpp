@@ -6,6 +6,7 @@
 #include <cmath>
 #include <optional>
 #include <type_traits>
+#include <variant>
 
 #include "dispatch.h"
 #include "encoder.h"
@@ -13,12 +14,15 @@
 namespace distilrt {
 namespace {
 
+// float32, or the bits of bfloat16.
+using FloatsOrHalves = std::variant<Floats, py::array_t<uint16_t, py::array::c_style>>;
+
 // A model together with the embedding tables and panels that it borrows.
 class PyEncoder {
  public:
   PyEncoder(int64_t hidden_size, int64_t num_heads, int64_t num_layers, int64_t intermediate_size,
-            const std::string& activation, float eps, Floats word, Floats position, const std::string& isa,
-            const std::string& dtype, int num_threads, const std::vector<int>& cpus)
+            const std::string& activation, float eps, FloatsOrHalves word, FloatsOrHalves position,
+            const std::string& isa, const std::string& dtype, int num_threads, const std::vector<int>& cpus)
       : word_(std::move(word)),
         position_(std::move(position)),
         hidden_size_(hidden_size),
@@ -27,10 +31,8 @@ class PyEncoder {
                   .num_heads = num_heads,
                   .num_layers = num_layers,
                   .intermediate_size = intermediate_size,
-                  .vocab_size = rows_of(word_, hidden_size),
-                  .max_positions = rows_of(position_, hidden_size),
-                  .word_embeddings = word_.data(),
-                  .position_embeddings = position_.data(),
+                  .words = table_of(word_, hidden_size),
+                  .positions = table_of(position_, hidden_size),
                   .activation = epilogue_named(activation),
                   .eps = eps},
                  find_kernels(isa), find_dtype(find_kernels(isa), dtype), threads_of(num_threads, cpus)) {
@@ -168,12 +170,14 @@ class PyEncoder {
             "'" + name + "' needs " + std::to_string(size) + " finite scales of at least 0");
   }
 
-  static int64_t rows_of(const Floats& table, int64_t width) {
-    require(table.ndim() == 2 && table.shape(1) == width, "embedding tables must be [rows, hidden_size]");
-    return table.shape(0);
+  static Table table_of(const FloatsOrHalves& table, int64_t width) {
+    const auto& array = std::visit([](const auto& kind) -> const py::array& { return kind; }, table);
+    require(array.ndim() == 2 && array.shape(1) == width, "embedding tables must be [rows, hidden_size]");
+    if (const auto* floats = std::get_if<Floats>(&table)) return {floats->data(), nullptr, array.shape(0)};
+    return {nullptr, std::get<1>(table).data(), array.shape(0)};
   }
 
-  const Floats word_, position_;
+  const FloatsOrHalves word_, position_;
   const int64_t hidden_size_, num_layers_;
   std::vector<Bytes> borrowed_;
   Encoder encoder_;
@@ -183,8 +187,8 @@ class PyEncoder {
 
 void bind_encoder(py::module_& m) {
   py::class_<PyEncoder>(m, "Encoder")
-      .def(py::init<int64_t, int64_t, int64_t, int64_t, const std::string&, float, Floats, Floats, const std::string&,
-                    const std::string&, int, const std::vector<int>&>(),
+      .def(py::init<int64_t, int64_t, int64_t, int64_t, const std::string&, float, FloatsOrHalves, FloatsOrHalves,
+                    const std::string&, const std::string&, int, const std::vector<int>&>(),
            py::kw_only(), py::arg("hidden_size"), py::arg("num_heads"), py::arg("num_layers"),
            py::arg("intermediate_size"), py::arg("activation"), py::arg("eps"), array_arg("word_embeddings"),
            array_arg("position_embeddings"), py::arg("isa") = "", py::arg("dtype") = "float32",

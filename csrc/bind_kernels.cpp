@@ -86,14 +86,6 @@ class PyKernels {
     kernels_.layer_norm(x.data(), gamma.data(), beta.data(), eps, x.shape(0), x.shape(1), out.mutable_data());
   }
 
-  // layer_norm(word + position) of one row.
-  void embed(const Floats& word, const Floats& position, const Floats& gamma, const Floats& beta, float eps,
-             Floats out) {
-    const py::ssize_t n = word.size();
-    require(position.size() == n && gamma.size() == n && beta.size() == n && out.size() == n, "all of one width");
-    kernels_.embed(word.data(), position.data(), gamma.data(), beta.data(), eps, n, out.mutable_data());
-  }
-
  private:
   // Activations [rows, n] of row stride `stride` as float32.
   void widen(const Pages& from, int64_t n, int64_t stride, Floats& out) const {
@@ -140,9 +132,7 @@ void bind_kernels(py::module_& m) {
       .def("attention", &PyKernels::attention, array_arg("q"), array_arg("k"), array_arg("v"), py::kw_only(),
            array_arg("out"))
       .def("layer_norm", &PyKernels::layer_norm, array_arg("x"), array_arg("gamma"), array_arg("beta"), py::arg("eps"),
-           py::kw_only(), array_arg("out"))
-      .def("embed", &PyKernels::embed, array_arg("word"), array_arg("position"), array_arg("gamma"), array_arg("beta"),
-           py::arg("eps"), py::kw_only(), array_arg("out"));
+           py::kw_only(), array_arg("out"));
 }
 
 }  // namespace distilrt

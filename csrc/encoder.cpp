@@ -141,12 +141,12 @@ void Encoder::check(const BatchView& batch) const {
     if (batch.wanted[i] < (i == 0 ? 0 : batch.wanted[i - 1] + 1) || batch.wanted[i] >= row)
       throw std::invalid_argument("wanted rows must rise and be rows of the batch");
   for (int64_t t = 0; t < batch.total_tokens; ++t) {
-    if (batch.position_ids[t] < 0 || batch.position_ids[t] >= shape_.max_positions)
+    if (batch.position_ids[t] < 0 || batch.position_ids[t] >= shape_.positions.rows)
       throw std::invalid_argument("position_ids holds " + std::to_string(batch.position_ids[t]) +
-                                  "; this model has positions 0 to " + std::to_string(shape_.max_positions - 1));
-    if (batch.input_ids != nullptr && (batch.input_ids[t] < 0 || batch.input_ids[t] >= shape_.vocab_size))
+                                  "; this model has positions 0 to " + std::to_string(shape_.positions.rows - 1));
+    if (batch.input_ids != nullptr && (batch.input_ids[t] < 0 || batch.input_ids[t] >= shape_.words.rows))
       throw std::invalid_argument("input_ids holds " + std::to_string(batch.input_ids[t]) +
-                                  "; this model has ids 0 to " + std::to_string(shape_.vocab_size - 1));
+                                  "; this model has ids 0 to " + std::to_string(shape_.words.rows - 1));
   }
 }
 

@@ -15,13 +15,18 @@
 
 namespace distilrt {
 
+// Rows [rows, hidden_size] of float32 or bfloat16; one of the pointers is null.
+struct Table {
+  const float* floats;
+  const uint16_t* bfloat16s;
+  int64_t rows;
+};
+
 // Sizes of a model, and its embedding tables, which it borrows.
 struct ModelShape {
   int64_t hidden_size, num_heads, num_layers, intermediate_size;
-  int64_t vocab_size, max_positions;
-  const float* word_embeddings;      // [vocab_size, hidden_size]
-  const float* position_embeddings;  // [max_positions, hidden_size]
-  Epilogue activation;               // kBiasGelu and so on
+  Table words, positions;
+  Epilogue activation;  // kBiasGelu and so on
   float eps;
 };
 

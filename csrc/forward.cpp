@@ -1,6 +1,8 @@
 // The layer loop over the kernel table.
 
+#include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cmath>
 #include <cstring>
 
@@ -33,6 +35,13 @@ int64_t wanted_before(const BatchView& batch, int64_t row) {
 
 int64_t wanted_of(const BatchView& batch, const Run& run) {
   return wanted_before(batch, run.last_row) - wanted_before(batch, run.first_row);
+}
+
+// Adds a row of a table to `to`; a bfloat16 is the upper half of a float32.
+void add_row(const Table& table, int64_t row, int64_t width, float* to) {
+  for (int64_t i = 0, at = row * width; i < width; ++i, ++at)
+    to[i] += table.floats != nullptr ? table.floats[at]
+                                     : std::bit_cast<float>(static_cast<uint32_t>(table.bfloat16s[at]) << 16);
 }
 
 }  // namespace
@@ -181,11 +190,15 @@ void Encoder::run_layers(Worker& worker, const BatchView& batch, const Run& run,
   rows_phase(worker, total, [&](int64_t r0, int64_t r1) {
     for (int64_t r = r0; r < r1; ++r) {
       const int64_t row = run.first_row + r;
-      const float* word = batch.input_ids != nullptr ? shape_.word_embeddings + batch.input_ids[row] * hidden
-                                                     : batch.inputs_embeds + row * hidden;
-      kernels_.embed(word, shape_.position_embeddings + batch.position_ids[row] * hidden, embedding_norm_->gamma.data(),
-                     embedding_norm_->beta.data(), shape_.eps, hidden, stage(0) + r * hidden);
+      float* to = stage(0) + r * hidden;
+      std::fill_n(to, hidden, 0.0f);
+      const Table given{batch.inputs_embeds, nullptr, batch.total_tokens};
+      const bool by_id = batch.input_ids != nullptr;
+      add_row(by_id ? shape_.words : given, by_id ? batch.input_ids[row] : row, hidden, to);
+      add_row(shape_.positions, batch.position_ids[row], hidden, to);
     }
+    kernels_.layer_norm(stage(0) + r0 * hidden, embedding_norm_->gamma.data(), embedding_norm_->beta.data(), shape_.eps,
+                        r1 - r0, hidden, stage(0) + r0 * hidden);
     convert(*layers_[0].qkv, stage(0), r0, r1);
   });
 

@@ -94,7 +94,6 @@ const Kernels DISTILRT_SYMBOL(ISA, _kernels) = {
     .panel_width = kPanel,
     .dtypes = {&kFloat32, kHasBf16 ? &kBfloat16 : nullptr, &kInt8},
     .layer_norm = layer_norm,
-    .embed = embed,
 };
 
 }  // namespace distilrt

@@ -87,9 +87,6 @@ struct Kernels {
   // out[i] = (x[i] - mean) / sqrt(var + eps) * gamma + beta for each of `rows` rows; out may be x.
   void (*layer_norm)(const float* x, const float* gamma, const float* beta, float eps, int64_t rows, int64_t n,
                      float* out);
-  // out = layer_norm(word + position): one row of embeddings.
-  void (*embed)(const float* word, const float* position, const float* gamma, const float* beta, float eps, int64_t n,
-                float* out);
 };
 
 // Lanes that n elements fill.

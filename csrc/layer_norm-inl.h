@@ -1,5 +1,5 @@
-// Layer norm (Ba, Kiros and Hinton, arXiv 1607.06450) and the embedding sum under the first one. Mean first, then the
-// variance around it: the one-pass form loses digits when the mean is large.
+// Layer norm (Ba, Kiros and Hinton, arXiv 1607.06450). Mean first, then the variance around it: the one-pass form loses
+// digits when the mean is large.
 
 static void layer_norm_row(const float* x, const float* gamma, const float* beta, float eps, int64_t n, float* out) {
   const int64_t whole = n - n % kWidth;
@@ -37,10 +37,4 @@ static void layer_norm_row(const float* x, const float* gamma, const float* beta
 static void layer_norm(const float* x, const float* gamma, const float* beta, float eps, int64_t rows, int64_t n,
                        float* out) {
   for (int64_t r = 0; r < rows; ++r) layer_norm_row(x + r * n, gamma, beta, eps, n, out + r * n);
-}
-
-static void embed(const float* word, const float* position, const float* gamma, const float* beta, float eps, int64_t n,
-                  float* out) {
-  for (int64_t i = 0; i < n; ++i) out[i] = word[i] + position[i];
-  layer_norm_row(out, gamma, beta, eps, n, out);
 }

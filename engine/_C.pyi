@@ -88,8 +88,8 @@ class Encoder:
         intermediate_size: int,
         activation: str,
         eps: float,
-        word_embeddings: _Floats,
-        position_embeddings: _Floats,
+        word_embeddings: _Floats | npt.NDArray[np.uint16],
+        position_embeddings: _Floats | npt.NDArray[np.uint16],
         isa: str = "",
         dtype: str = "float32",
         num_threads: int = 1,
@@ -190,6 +190,3 @@ class Kernels:
     ) -> None: ...
     def attention(self, q: _Floats, k: _Floats, v: _Floats, *, out: _Floats) -> None: ...
     def layer_norm(self, x: _Floats, gamma: _Floats, beta: _Floats, eps: float, *, out: _Floats) -> None: ...
-    def embed(
-        self, word: _Floats, position: _Floats, gamma: _Floats, beta: _Floats, eps: float, *, out: _Floats
-    ) -> None: ...

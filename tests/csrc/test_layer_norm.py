@@ -34,16 +34,6 @@ def test_layer_norm(kernels: Any, rng: Any, assert_close: Any, rows: int, width:
     np.testing.assert_array_equal(x, out)
 
 
-@pytest.mark.parametrize("width", WIDTHS[1:])
-def test_embed(kernels: Any, rng: Any, assert_close: Any, width: int) -> None:
-    word, position, gamma, beta = (rng.standard_normal(width, np.float32) for _ in range(4))
-    out = np.full(width, np.nan, np.float32)
-    kernels.embed(word, position, gamma, beta, LAYER_NORM_EPS, out=out)
-    exact = functional.layer_norm(word.astype(float) + position, gamma.astype(float), beta.astype(float))
-    plain = functional.layer_norm(word + position, gamma, beta)
-    assert_close(out, exact, plain, _largest_term(word + position, gamma, beta))
-
-
 def test_large_mean_keeps_its_digits(kernels: Any, rng: Any, assert_close: Any) -> None:
     """E[x²] - mean² in one pass would lose all of them here."""
     x = rng.standard_normal((2, 768), np.float32) + np.float32(1000)
