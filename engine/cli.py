@@ -17,11 +17,13 @@ from typing import IO, Annotated, Any
 import typer
 
 from distilrt import tasks
-from distilrt.checkpoint import packed
+from distilrt.checkpoint import packed, packing
 from distilrt.checkpoint.calibration import calibration_of, texts_of
+from distilrt.checkpoint.codings import CODINGS
+from distilrt.checkpoint.gpu_tensors import packed_for_gpu
 from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.weights import load_weights
-from distilrt.errors import InvalidInput
+from distilrt.errors import CheckpointError, InvalidInput
 from distilrt.model import models
 from distilrt.model.config import DistilBertConfig
 from distilrt.runtime.loading import find, load
@@ -32,6 +34,7 @@ Backend = Annotated[str, typer.Option(help="auto, reference, cpu or cuda.")]
 Dtype = Annotated[str, typer.Option(help="auto, or one that the backend has; see info.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads; else what the machine allows.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")]
+_PACKABLE = "; ".join(f"for {backend} {', '.join(dtypes)}" for backend, dtypes in packing.DTYPES.items())
 
 
 def run(
@@ -132,32 +135,37 @@ def verify(
 def pack_model(
     model: Checkpoint,
     out: Annotated[str, typer.Argument(help="Folder to write.")],
-    dtype: Annotated[str, typer.Option(help=f"{', '.join(packed.LANES)}; what can be packed here, see info.")] = "int8",
+    backend: Annotated[str, typer.Option(help="cpu, or cuda, for which no GPU is needed.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help=f"There are {_PACKABLE}.")] = "int8",
     texts: Annotated[
-        str | None, typer.Option("--calibration", help="File of texts for int8, one a line; else built-in.")
+        str | None, typer.Option("--calibration", help="File of texts for 8 bits, one a line; else built-in.")
     ] = None,
 ) -> None:
-    """Write a packed folder, which opens in milliseconds and stays memory-mapped."""
-    if texts is not None and dtype != "int8":
-        raise typer.BadParameter(f"--calibration is for --dtype int8, found {dtype}")
+    """Write a packed folder, which holds a model as a backend does and opens without computing anything."""
     start = time.perf_counter()
+    if dtype not in packing.DTYPES.get(backend, ()):
+        raise typer.BadParameter(f"--backend {backend} --dtype {dtype} can't be packed; there are {_PACKABLE}")
+    coding = CODINGS.get((backend, dtype))
+    if texts is not None and coding is None:
+        raise typer.BadParameter(f"--calibration is for {' and '.join(packing.CODES)}, found {dtype}")
     place = find(Source(model))
-    if texts is None:
-        loaded = place.model(backend="cpu", dtype=dtype)
+    if packed.find(place.source):
+        raise CheckpointError(f"{model} is packed already; give the checkpoint that it was packed from")
+    architecture, config = place.architecture(), DistilBertConfig.from_pretrained(place.source)
+    weights = load_weights(place.source, architecture, config)
+    calibration = calibration_of(place.source, config, weights, texts, coding) if coding else None
+    if backend == "cuda":
+        held = packed_for_gpu(config, weights, architecture, dtype, calibration)
     else:
-        architecture = place.architecture()
-        config = DistilBertConfig.from_pretrained(place.source)
-        weights = load_weights(place.source, architecture, config)
-        calibration = calibration_of(place.source, config, weights, texts)
-        loaded = getattr(models, architecture)(config, weights, backend="cpu", dtype=dtype, calibration=calibration)
-    size = packed.write(out, loaded, Source(model))
-    facts = loaded.backend.describe()
+        how: dict[str, Any] = {"backend": backend, "dtype": dtype, "calibration": calibration}
+        held = packed.of(getattr(models, architecture)(config, weights, **how))
     report = {
         "folder": out,
-        "architecture": loaded.architecture,
-        "dtype": loaded.dtype,
-        **{name: facts[name] for name in ("calibration", "kept") if name in facts},
-        "bytes": size,
+        "architecture": architecture,
+        "backend": backend,
+        "dtype": dtype,
+        **held.packing.describe(),
+        "bytes": packed.write(out, held, Source(model)),
         "seconds": round(time.perf_counter() - start, 3),
     }
     print(json.dumps(report))

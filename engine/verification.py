@@ -153,7 +153,8 @@ def verify(
     if folder is not None:
         index = packed.check(folder)
         if against is None:
-            return Report(str(model), architecture, "the checksum of when it was packed", index, ())
+            checksum = f"the checksum of when it was packed for backend {index['backend']!r}"
+            return Report(str(model), architecture, checksum, index, ())
     if against is not None:
         _check_against(against, DistilBertConfig.from_pretrained(model))
     tokenizer = load_tokenizer(model)

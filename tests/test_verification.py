@@ -174,7 +174,7 @@ def test_labels_agree(architecture: str, make_folder: Any, monkeypatch: pytest.M
 def test_packed_folder_against_its_checkpoint(make_folder: Any, tmp_path: Path, dtype: str) -> None:
     folder, out = make_folder("DistilBertForSequenceClassification"), tmp_path / "packed"
     model = models.DistilBertForSequenceClassification.from_pretrained(folder, backend="cpu", dtype=dtype)
-    packed.write(out, model, Source(folder))
+    packed.write(out, packed.of(model), Source(folder))
     assert verification.verify(out).rows == ()
     report = verification.verify(out, against=folder)
     assert report.ok
@@ -192,6 +192,6 @@ def test_against_another_model(make_folder: Any, sentence_encoder: Path, tmp_pat
     with pytest.raises(ValueError, match="is another model: DistilBertModel with 6 layers of 384"):
         verification.verify(folder, against=sentence_encoder)
     model = models.DistilBertForSequenceClassification.from_pretrained(folder, backend="cpu")
-    packed.write(tmp_path / "packed", model)
+    packed.write(tmp_path / "packed", packed.of(model))
     with pytest.raises(ValueError, match="is packed and has no float weights"):
         verification.verify(folder, against=tmp_path / "packed")

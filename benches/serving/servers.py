@@ -174,5 +174,5 @@ def _packed(folder: Path) -> Path:
     out = folder.with_name(folder.name + "-int8")
     if packed.find(Source(out)) is None:
         loaded = models.DistilBertForSequenceClassification.from_pretrained(folder, backend="cpu", dtype="int8")
-        packed.write(out, loaded, Source(folder))
+        packed.write(out, packed.of(loaded), Source(folder))
     return out

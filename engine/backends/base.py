@@ -14,7 +14,7 @@ import numpy.typing as npt
 from distilrt import env
 from distilrt.backends.cuda.devices import cuda_device, why_not_cuda
 from distilrt.batch import Batch, IndexArray, PaddedInputs
-from distilrt.checkpoint.packed import PackedWeights
+from distilrt.checkpoint.packing import PackedWeights
 from distilrt.errors import InvalidParameter
 from distilrt.model.config import DistilBertConfig
 from distilrt.model.heads import ENCODER, Head
@@ -130,13 +130,14 @@ class HostBackend:
 
 def chosen(name: str, weights: Mapping[str, npt.NDArray[Any]]) -> str:
     """The backend that `name` means: "auto" is `DISTILRT_BACKEND` if set, else "cuda" where there is a device that it
-    runs on, else "cpu". A packed folder serves the CPU alone.
+    runs on, else "cpu"; of a packed folder the one that it was packed for.
 
     Raises:
         InvalidParameter: an unknown name.
     """
     if name == "auto":
-        name = env.backend() or ("cpu" if isinstance(weights, PackedWeights) or why_not_cuda() else "cuda")
+        packed = weights.packing.backend if isinstance(weights, PackedWeights) else None
+        name = env.backend() or packed or ("cpu" if why_not_cuda() else "cuda")
     if name not in NAMES:
         raise InvalidParameter(f"backend must be one of auto, {', '.join(NAMES)}, found {name!r}")
     return name
@@ -162,9 +163,12 @@ def create(
 
     Raises:
         InvalidParameter: an unknown name or thread count.
-        BackendError: the backend or dtype is not available on this machine.
+        BackendError: the backend or dtype is not available on this machine, or weights are packed in another dtype.
+        CheckpointError: they are packed for another backend.
     """
     name = chosen(name, weights)
+    if isinstance(weights, PackedWeights):
+        dtype = weights.check_use(name, dtype)
     if name == "reference":
         from distilrt.backends.reference import ReferenceBackend
 
@@ -173,7 +177,8 @@ def create(
         from distilrt.backends.cpu import CpuBackend
 
         return CpuBackend(config, weights, dtype=dtype, num_threads=num_threads, calibration=calibration, head=head)
-    device = cuda_device()  # says what is missing before the import of what needs it
+    otherwise = "pack the checkpoint with --backend cpu" if isinstance(weights, PackedWeights) else "use backend='cpu'"
+    device = cuda_device(otherwise)  # says what is missing before the import of what needs it
     from distilrt.backends.cuda.backend import CudaBackend
 
     return CudaBackend(config, weights, device, dtype=dtype, calibration=calibration, head=head)

@@ -15,8 +15,8 @@ import numpy.typing as npt
 from distilrt import _C, env
 from distilrt.backends.base import HostBackend
 from distilrt.batch import Batch, IndexArray
-from distilrt.checkpoint.packed import PackedWeights
-from distilrt.checkpoint.tensor_files import as_float32, to_bfloat16
+from distilrt.checkpoint.packing import PackedWeights, Packing
+from distilrt.checkpoint.tensor_files import as_float32, as_stored, to_bfloat16
 from distilrt.checkpoint.weights import Weights
 from distilrt.errors import BackendError, InvalidParameter
 from distilrt.model.architecture import POSITIONS, WORDS, linears
@@ -60,13 +60,11 @@ class CpuBackend(HostBackend):
         self._placement = Placement(num_threads)
         self._threads = self._placement()
         isa = env.force_isa() or ""
-        self.dtype = _dtype(dtype, isa, weights.dtype if isinstance(weights, PackedWeights) else None)
-        self.kept: tuple[str, ...] = ()  # linear layers in higher precision
-        self.calibration: str | None = None
+        self.dtype = dtype = _dtype(dtype, isa)
         if isinstance(weights, PackedWeights):
-            self.kept, self.calibration, calibration = weights.packing.kept, weights.packing.calibration, None
-        elif calibration is not None and self.dtype == "int8":
-            self.kept, self.calibration = calibration.kept, calibration.source
+            self.packing = weights.packing
+        else:
+            self.packing = Packing.chosen(head.architecture, dtype, self.name, calibration)
         # Borrowed by the encoder: a memory-mapped file's pages load as tokens need them.
         self._encoder = _C.Encoder(
             hidden_size=config.hidden_size,
@@ -75,23 +73,29 @@ class CpuBackend(HostBackend):
             intermediate_size=config.intermediate_size,
             activation=config.activation,
             eps=LAYER_NORM_EPS,
-            word_embeddings=_plain(weights[WORDS]),
-            position_embeddings=_plain(weights[POSITIONS]),
+            word_embeddings=self._table(weights, WORDS),
+            position_embeddings=self._table(weights, POSITIONS),
             isa=isa,
             dtype=self.dtype,
             num_threads=self._threads.num_threads,
             cpus=self._threads.cpus,
         )
-        self._pack(config, weights, calibration if self.dtype == "int8" else None)
+        self._pack(config, weights, calibration if dtype == "int8" else None)
+
+    def _table(self, weights: Mapping[str, npt.NDArray[Any]], name: str) -> npt.NDArray[Any]:
+        """An embedding table as a packed folder has it: rounded to bfloat16 in the narrower dtypes."""
+        if isinstance(weights, PackedWeights):
+            return weights.raw(name)[1]
+        return np.ascontiguousarray(as_stored(weights[name], self.packing.float_dtype))
 
     def _pack(
         self, config: DistilBertConfig, weights: Mapping[str, npt.NDArray[Any]], calibration: Calibration | None
     ) -> None:
         higher = "bfloat16" if "bfloat16" in _C.dtypes(self._encoder.isa) else "float32"
         for name, (dtype, sources) in linears(config.num_layers, weights, self.dtype).items():
-            kept = name in self.kept
+            kept = name in self.packing.kept
             if isinstance(weights, PackedWeights) and not kept:
-                self._encoder.add_packed_linear(**weights.linear(name))
+                self._encoder.add_packed_linear(**weights.native_linear(name))
                 continue
             biases = [_plain(weights[f"{source}.bias"]) for source in sources]
             if calibration is not None and name in calibration.linears:
@@ -144,20 +148,18 @@ class CpuBackend(HostBackend):
         return self._encoder.layer_norm(name, _plain(rows))
 
     def linear_parts(self, name: str) -> Mapping[str, Any]:
-        """Views of a packed linear layer by the native encoder's name, for `distilrt.checkpoint.packed`."""
+        """Views of a packed linear layer by the native encoder's name: its parts, and more."""
         return self._encoder.linear_parts(name)
 
     def describe(self) -> dict[str, Any]:
         """Instruction set, threads, bytes of packed weights and workspace; of int8, how it was calibrated, which linear
         layers are kept in higher precision, and how many bits the instruction set leaves the others' weights."""
-        int8: dict[str, Any] = {}
-        if self.dtype == "int8":
-            bits = round(self._encoder.weight_bits, 2)
-            int8 = {"calibration": self.calibration, "kept": list(self.kept), "weight_bits": bits}
+        bits = {"weight_bits": round(self._encoder.weight_bits, 2)} if self.dtype == "int8" else {}
         return {
             "backend": self.name,
             "dtype": self.dtype,
-            **int8,
+            **self.packing.describe(),
+            **bits,
             "isa": self._encoder.isa,
             "num_threads": self._encoder.num_threads,
             "packed_bytes": self._encoder.packed_bytes,
@@ -173,12 +175,10 @@ def dtypes_of(isa: str) -> list[str]:
         raise BackendError(f"DISTILRT_FORCE_ISA: {error}") from None
 
 
-def _dtype(wanted: str, isa: str, packed: str | None) -> str:
-    """The dtype that `wanted` means with an instruction set ("": the best), for a folder packed in `packed`."""
+def _dtype(wanted: str, isa: str) -> str:
+    """The dtype that `wanted` means with an instruction set ("": the best)."""
     dtypes = dtypes_of(isa)
-    dtype = packed or "float32" if wanted == "auto" else wanted
-    if packed not in (None, dtype):
-        raise BackendError(f"the folder is packed in {packed}, found dtype {wanted!r}; use 'auto', or pack it in that")
+    dtype = "float32" if wanted == "auto" else wanted
     if dtype not in dtypes:
         used = isa or _C.available_isas()[0]
         raise BackendError(

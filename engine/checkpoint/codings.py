@@ -24,17 +24,34 @@ class Coding:
         held: a NumPy dtype that holds every code.
         largest: a weight's code, either way.
         nearest: the code of each number, at most the largest.
-        rounded_rows: rows `[m, k]` as the backend rounds them, each by itself.
         threshold: the error of a layer, relative to how its outputs vary, beyond which it stays in higher precision:
             twice what the coding costs where it fits.
+        rows_have_range: rows are rounded in steps over their own range, and not to codes as weights are.
     """
 
     dtype: str
     held: npt.DTypeLike
     largest: float
     nearest: Callable[[FloatArray], FloatArray]
-    rounded_rows: Callable[[FloatArray], FloatArray]
     threshold: float
+    rows_have_range: bool = False
+
+    def nearest_codes(self, rows: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Codes and scales `[m]` of rows `[m, k]` as kernels/quantize.py rounds them, each by itself.
+
+        A row with NaN or infinity has NaN for its scale.
+        """
+        largest: FloatArray = np.maximum(np.abs(rows).max(axis=1), np.float32(1e-30))
+        finite = np.isfinite(largest)
+        codes = self.nearest(np.where(finite[:, None], rows, 0) * (np.float32(self.largest) / largest)[:, None])
+        return codes, np.where(finite, largest / np.float32(self.largest), np.float32(np.nan))
+
+    def rounded_rows(self, rows: FloatArray) -> FloatArray:
+        """Rows `[m, k]` as the backend rounds them, each by itself."""
+        if self.rows_have_range:
+            return round_rows(rows)
+        codes, scales = self.nearest_codes(rows)
+        return codes * scales[:, None]
 
 
 def nearest_int8(x: FloatArray) -> FloatArray:
@@ -59,21 +76,9 @@ def round_rows(rows: FloatArray) -> FloatArray:
     return rounded
 
 
-def _on_gpu(dtype: str, held: npt.DTypeLike, largest: float, nearest: Callable[[FloatArray], FloatArray],
-            threshold: float) -> Coding:  # fmt: skip
-    """Rows as kernels/quantize.py rounds them."""
-
-    def rounded_rows(rows: FloatArray) -> FloatArray:
-        sizes: FloatArray = np.maximum(np.abs(rows).max(axis=1, keepdims=True), np.float32(1e-30))
-        scales: FloatArray = sizes / np.float32(largest)
-        return nearest(rows / scales) * scales
-
-    return Coding(dtype, held, largest, nearest, rounded_rows, threshold)
-
-
 # By backend and dtype.
 CODINGS = {
-    ("cpu", "int8"): Coding("int8", np.int8, 127, nearest_int8, round_rows, 0.02),
-    ("cuda", "int8"): _on_gpu("int8", np.int8, 127, nearest_int8, 0.02),
-    ("cuda", "float8"): _on_gpu("float8", np.float16, 448, nearest_e4m3, 0.06),
+    ("cpu", "int8"): Coding("int8", np.int8, 127, nearest_int8, 0.02, rows_have_range=True),
+    ("cuda", "int8"): Coding("int8", np.int8, 127, nearest_int8, 0.02),
+    ("cuda", "float8"): Coding("float8", np.float16, 448, nearest_e4m3, 0.06),
 }

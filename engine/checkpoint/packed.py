@@ -1,55 +1,42 @@
-"""Packed folders: a model as the CPU backend holds it, memory-mapped, so that it opens at once and is never copied.
+"""Packed folders: a model as its backend holds it, so that opening one computes nothing.
 
-Beside `config.json` and the tokenizer's files lie `packed.safetensors`, with the panels of every linear layer under the
-native encoder's names and all other tensors under their canonical ones; and `packed.json`, written last, which says how
-the model is packed. Linear layers of an int8 model that are kept in higher precision are among the other tensors, in
-bfloat16, and packed when the folder is opened: for bfloat16 where the instruction set has it, else for float32. The
-file serves every instruction set. Nothing here computes.
+Beside `config.json` and the tokenizer's files lie `packed.safetensors`, with the tensors that
+`distilrt.checkpoint.packing` names, and `packed.json`, written last, which says how the model is packed and for which
+backend. The CPU maps the tensors into memory and copies none, and a GPU gets a copy of them. Nothing here computes.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from distilrt import __version__
 from distilrt.checkpoint import sentence_files
 from distilrt.checkpoint.files import read_object, replacing
+from distilrt.checkpoint.packing import CODES, DTYPES, PackedWeights, Packing
 from distilrt.checkpoint.source import Source
-from distilrt.checkpoint.tensor_files import (
-    FloatArray,
-    SafetensorsFile,
-    Spec,
-    TensorFile,
-    TensorsInMemory,
-    to_bfloat16,
-    write_safetensors,
-)
+from distilrt.checkpoint.tensor_files import SafetensorsFile, Spec, TensorsInMemory, as_stored, write_safetensors
 from distilrt.checkpoint.weight_files import WEIGHT_FILES
 from distilrt.checkpoint.weights import check_num_layers
 from distilrt.errors import BackendError, CheckpointError
-from distilrt.model.architecture import expected_shapes, linears
+from distilrt.model.architecture import linears
 from distilrt.model.config import DistilBertConfig
 from distilrt.model.heads import HEADS
 
-VERSION = 2  # It changes with the layout of panels (csrc/pack-inl.h) and the meaning of scales (csrc/kernels.h).
+# It changes with the names and dtypes of tensors (distilrt.checkpoint.packing), the layout of panels (csrc/pack-inl.h)
+# and the meaning of scales (csrc/kernels.h, kernels/quantize.py).
+VERSION = 4
 INDEX, DATA = "packed.json", "packed.safetensors"
-# How many numbers of a row lie side by side in the panels: 4 bytes of them. The keys are the dtypes of a packed model.
-LANES = {"float32": 1, "bfloat16": 2, "int8": 4}
-_PANEL_WIDTH = 64  # kPanel of csrc/vec.h
 _TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt")
 # The fields of packed.json: the values or the type that each may have.
 _FIELDS: dict[str, Any] = {
-    "dtype": tuple(LANES),
+    "backend": tuple(DTYPES),
+    "dtype": DTYPES,  # those of the backend
     "architecture": tuple(HEADS),
-    "panel_width": (_PANEL_WIDTH,),
     "folded_bert": bool,
+    "tied": bool,
     "kept": list,
     "calibration": str | None,
     "bytes": int,
@@ -58,136 +45,64 @@ _FIELDS: dict[str, Any] = {
 _AGAIN = "pack the model again with this version of distilrt"
 
 
-@dataclass(frozen=True, slots=True)
-class Packing:
-    """How a model is packed, which settles the tensors of the file."""
-
-    architecture: str
-    dtype: str  # what the linear layers are packed for
-    kept: tuple[str, ...] = ()  # those that are not, in higher precision
-    calibration: str | None = None  # what texts int8 was calibrated with, in words; None: none
-
-    @classmethod
-    def of(cls, model: Any) -> Packing:
-        """How a model on the CPU backend is packed."""
-        return cls(model.architecture, model.dtype, tuple(model.backend.kept), model.backend.calibration)
-
-    def parts(self, dtype: str) -> dict[str, str]:
-        """The tensors of a linear layer that is packed for `dtype`, and their dtypes in the file."""
-        scales = {"column_scales": "float32", "offsets": "int32"} if dtype == "int8" else {}
-        inputs = {"input_scales": "float32"} if scales and self.calibration is not None else {}
-        return {"panels": "uint8", **inputs, **scales, "bias": "float32"}
-
-    def specs(self, config: DistilBertConfig) -> dict[str, Spec]:
-        """Dtype and shape of every tensor of the file."""
-        shapes = expected_shapes(config, self.architecture)
-        specs: dict[str, Spec] = {}
-        for name, (dtype, sources) in linears(config.num_layers, shapes, self.dtype).items():
-            weights = {f"{source}.weight": shapes.pop(f"{source}.weight") for source in sources}
-            if name in self.kept:
-                specs |= {weight: ("bfloat16", shape) for weight, shape in weights.items()}
-                continue
-            n = sum(rows for rows, _ in weights.values())
-            k = next(columns for _, columns in weights.values())
-            size = {"panels": -(-n // _PANEL_WIDTH) * _PANEL_WIDTH * -(-k // LANES[dtype]) * 4, "input_scales": k}
-            specs |= {f"{name}.{part}": (word, (size.get(part, n),)) for part, word in self.parts(dtype).items()}
-            for source in sources:
-                del shapes[f"{source}.bias"]
-        return specs | {name: ("float32", shape) for name, shape in shapes.items()}
-
-    def tensors(self, model: Any) -> dict[str, tuple[str, npt.NDArray[Any]]]:
-        """Dtype and numbers of every tensor of the file."""
-        packed: dict[str, npt.NDArray[Any]] = {}
-        for name, (dtype, _) in linears(model.config.num_layers, model.weights, self.dtype).items():
-            if name not in self.kept:
-                parts = model.backend.linear_parts(name)
-                packed |= {f"{name}.{part}": parts[part] for part in self.parts(dtype)}
-        found = {}
-        for name, (dtype, _) in self.specs(model.config).items():
-            array = packed[name] if name in packed else model.weights[name]
-            found[name] = (dtype, to_bfloat16(array) if dtype == "bfloat16" else array)
-        return found
-
-
-class PackedWeights(Mapping[str, FloatArray]):
-    """The tensors of a packed folder by canonical name; those of packed linear layers only as `linear` gives them."""
-
-    def __init__(self, source: str, file: TensorFile, config: DistilBertConfig, packing: Packing) -> None:
-        self.source, self.packing, self.dtype = source, packing, packing.dtype
-        self._file = file
-        self._shapes = expected_shapes(config, packing.architecture)
-        self._linears = linears(config.num_layers, self._shapes, packing.dtype)
-
-    def linear(self, name: str) -> dict[str, Any]:
-        """Arguments of `_C.Encoder.add_packed_linear` for one of `linears` but `kept`: views of the memory map."""
-        dtype, (source, *_) = self._linears[name]
-        none = {"column_scales": np.zeros(0, np.float32), "offsets": np.zeros(0, np.int32)}
-        parts = {part: self._file.raw(f"{name}.{part}") for part in self.packing.parts(dtype)}
-        return {"name": name, "dtype": dtype, "k": self._shapes[f"{source}.weight"][1], **none, **parts}
-
-    def __getitem__(self, name: str) -> FloatArray:
-        if name not in self._shapes:
-            raise KeyError(name)
-        if name not in self._file.specs:
-            raise CheckpointError(
-                f"{self.source} has {name} only as packed for backend='cpu' in {self.dtype}, and serves nothing else: "
-                "other backends, attentions, state_dict and save_pretrained need the checkpoint that it was packed from"
-            )
-        return self._file.load(name)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._shapes
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._shapes)
-
-    def __len__(self) -> int:
-        return len(self._shapes)
-
-
 def find(source: Source) -> Path | None:
     """The packed folder that `source` is, if it is one; never on the hub."""
     folder = source.folder
     return folder if folder is not None and (folder / INDEX).is_file() else None
 
 
-def write(folder: str | Path, model: Any, source: Source | None = None) -> int:
+def of(model: Any) -> PackedWeights:
+    """A loaded model's tensors as its backend holds them.
+
+    Raises:
+        BackendError: the model is on a backend for which nothing can be packed.
+    """
+    backend = model.backend
+    if backend.name not in DTYPES:
+        raise BackendError(f"a model to be packed must be on backend {' or '.join(DTYPES)}, found {backend.name!r}")
+    packing = replace(backend.packing, architecture=model.architecture)
+    held = {
+        f"{name}.{part}": array
+        for name in packing.linears(model.config)
+        for part, array in backend.linear_parts(name).items()
+    }
+    tensors = {
+        name: (dtype, held[name] if name in held else as_stored(model.weights[name], dtype))
+        for name, (dtype, _) in packing.specs(model.config).items()
+    }
+    return PackedWeights("memory", TensorsInMemory(tensors), model.config, packing)
+
+
+def write(folder: str | Path, weights: PackedWeights, source: Source | None = None) -> int:
     """Write a packed folder. A crash leaves one that doesn't open, never a wrong one.
 
     Args:
         folder: made if needed; an older packed folder is replaced.
-        model: on the CPU backend and in the dtype to be packed.
+        weights: `of` a model, or `packed_for_gpu`.
         source: its checkpoint, of which the files that tokenizer and tasks read are copied; None: copy nothing.
 
     Returns:
         The bytes of `packed.safetensors`.
 
     Raises:
-        BackendError: the model is on another backend.
         OSError: the folder holds a checkpoint's weights, or can't be written.
     """
-    if model.backend.name != "cpu":
-        raise BackendError(f"a model to be packed must be on backend 'cpu', found {model.backend.name!r}")
+    config, packing = weights.config, weights.packing
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     other = next((name for name in WEIGHT_FILES if (target / name).exists()), None)
     if other is not None:
         raise FileExistsError(f"{target} holds {other}, and a packed folder has no other weights; give another folder")
     (target / INDEX).unlink(missing_ok=True)
-    packing = Packing.of(model)
-    write_safetensors(target / DATA, packing.tensors(model))
-    model.config.replace(architectures=(model.architecture,)).save_pretrained(target)
+    write_safetensors(target / DATA, {name: weights.raw(name) for name in packing.specs(config)})
+    config.replace(architectures=(packing.architecture,)).save_pretrained(target)
     if source is not None:
         sentence_files.copy(source, target, *_TEXT_FILES)
     size = (target / DATA).stat().st_size
     index = {
         "version": VERSION,
-        "dtype": packing.dtype,
-        "architecture": packing.architecture,
-        "panel_width": _PANEL_WIDTH,
-        "folded_bert": model.config.folded_bert,
-        "kept": packing.kept,
-        "calibration": packing.calibration,
+        **asdict(packing),
+        "folded_bert": config.folded_bert,
         "distilrt": __version__,
         "bytes": size,
         "blake2b": _digest(target / DATA),
@@ -195,12 +110,6 @@ def write(folder: str | Path, model: Any, source: Source | None = None) -> int:
     with replacing(target / INDEX) as file:
         file.write(json.dumps(index, indent=2).encode() + b"\n")
     return size
-
-
-def in_memory(model: Any) -> PackedWeights:
-    """What a packed folder of a model on the CPU backend would hold, without the folder."""
-    packing = Packing.of(model)
-    return PackedWeights("memory", TensorsInMemory(packing.tensors(model)), model.config, packing)
 
 
 def load(folder: Path, architecture: str, config: DistilBertConfig) -> tuple[DistilBertConfig, PackedWeights]:
@@ -221,8 +130,8 @@ def load(folder: Path, architecture: str, config: DistilBertConfig) -> tuple[Dis
         )
     file = SafetensorsFile(path)
     check_num_layers(config, file.specs, path)
-    own = Packing(index["architecture"], index["dtype"], tuple(index["kept"]), index.get("calibration"))
-    known = list(linears(config.num_layers, (), own.dtype)) if own.dtype == "int8" else []
+    own = Packing(**{field.name: index.get(field.name) for field in fields(Packing)} | {"kept": tuple(index["kept"])})
+    known = list(linears(config.num_layers, (), own.dtype)) if own.dtype in CODES else []
     if any(name not in known for name in own.kept):
         raise CheckpointError(
             f"{folder / INDEX}: kept is {index['kept']}, and this {own.dtype} model has linear layers "
@@ -278,6 +187,8 @@ def _read_index(folder: Path) -> dict[str, Any]:
         )
     for name, allowed in _FIELDS.items():
         value = index.get(name)
+        if allowed is DTYPES:
+            allowed = DTYPES[index["backend"]]
         if not (value in allowed if isinstance(allowed, tuple) else isinstance(value, allowed)):
             raise CheckpointError(f"{path}: {name} is {value!r}, which this distilrt can't read; {_AGAIN}")
     return index

@@ -45,11 +45,13 @@ class PickleFile(TensorFile):
 
 
 def stored_numbers(tensor: torch.Tensor) -> npt.NDArray[Any]:
-    """A read-only view of a tensor on the CPU as stored; of bfloat16 the bits as uint16."""
+    """A read-only view of a tensor on the CPU as stored; of bfloat16 and float8 the bits as uint16 and uint8."""
     import torch
 
     if tensor.dtype == torch.bfloat16:
         return stored_numbers(tensor.view(torch.int16)).view(np.uint16)
+    if tensor.dtype == torch.float8_e4m3fn:
+        return stored_numbers(tensor.view(torch.uint8))
     array: npt.NDArray[Any] = tensor.detach().numpy()
     array.flags.writeable = False
     return array

@@ -27,8 +27,12 @@ FloatArray = npt.NDArray[np.float32]
 # dtype name -> (name in a safetensors header, how NumPy holds the stored bits)
 _FLOATS = {"float32": ("F32", "<f4"), "float16": ("F16", "<f2"), "bfloat16": ("BF16", "<u2"), "float64": ("F64", "<f8")}
 FLOAT_DTYPES = tuple(_FLOATS)
-_STORED = _FLOATS | {"uint8": ("U8", "|u1"), "int32": ("I32", "<i4")}
+# float8 is E4M3.
+_OTHERS = {"uint8": ("U8", "|u1"), "int8": ("I8", "|i1"), "int32": ("I32", "<i4"), "float8": ("F8_E4M3", "|u1")}
+_STORED = _FLOATS | _OTHERS
 _FROM_HEADER = {header: name for name, (header, _) in _STORED.items()}
+
+_BLOCK = 1 << 16  # numbers rounded at a time, so that what is between lies in the cache and takes no memory
 
 # dtype, one of FLOAT_DTYPES or else the file's own word for another type; and shape
 Spec = tuple[str, tuple[int, ...]]
@@ -83,7 +87,7 @@ class Stored:
 
 
 class TensorsInMemory(TensorFile):
-    """Tensors as a file gives them: of each the dtype, one of FLOAT_DTYPES, uint8 or int32, and the stored numbers."""
+    """Tensors as a file gives them: of each the dtype, as in `write_safetensors`, and the stored numbers."""
 
     def __init__(self, tensors: Mapping[str, tuple[str, npt.NDArray[Any]]]) -> None:
         self._arrays = tensors
@@ -150,11 +154,34 @@ def refuse_impostor(path: Path) -> None:
         raise CheckpointError(f"{path} is a web page, not weights: a failed download; fetch it again")
 
 
+def as_stored(array: npt.NDArray[Any], dtype: str) -> npt.NDArray[Any]:
+    """Numbers as a file holds them in a dtype: rounded to it, ties to even; of bfloat16 and float8 their bits."""
+    if dtype == "bfloat16":
+        return to_bfloat16(array)
+    if dtype == "float8":
+        return _to_e4m3(array)
+    return np.asarray(array, _STORED[dtype][1])
+
+
 def to_bfloat16(array: FloatArray) -> npt.NDArray[np.uint16]:
     """Numbers rounded to bfloat16, ties to even, as their bits; a NaN stays one."""
-    bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
-    rounded = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16
-    return np.where(np.isnan(array), 0x7FC0, rounded).astype(np.uint16)
+    found = np.empty(np.shape(array), np.uint16)
+    flat, out = np.ascontiguousarray(array, np.float32).reshape(-1), found.reshape(-1)
+    for start in range(0, flat.size, _BLOCK):
+        part = flat[start : start + _BLOCK]
+        bits = part.view(np.uint32)
+        rounded = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16
+        out[start : start + _BLOCK] = np.where(np.isnan(part), 0x7FC0, rounded)
+    return found
+
+
+def _to_e4m3(codes: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """The bits of numbers that E4M3 has.
+
+    Of a number 2^8 times smaller, float16 has the same bits behind the sign, and seven more that are 0.
+    """
+    bits = np.ldexp(codes.astype(np.float16), -8).view(np.uint16)
+    return (bits >> 8 & 0x80 | bits >> 7 & 0x7F).astype(np.uint8)
 
 
 def as_float32(raw: npt.NDArray[Any], dtype: str) -> FloatArray:
@@ -170,7 +197,8 @@ def write_safetensors(path: Path, tensors: Mapping[str, tuple[str, npt.NDArray[A
     """Write a safetensors file that torch-side readers accept, and only then put it in place of `path`.
 
     Args:
-        tensors: name to dtype, one of FLOAT_DTYPES, uint8 or int32, and the numbers in it; bfloat16 ones as uint16.
+        tensors: name to dtype, one of FLOAT_DTYPES, float8, int8, uint8 or int32, and the numbers in it as `as_stored`
+            gives them.
     """
     # By hand, since NumPy has no bfloat16 to give the library's writer, and older ones of it copy all tensors at once.
     # Tensors of whole cache lines come first, then wide types: the former lie at cache lines, and all are aligned.

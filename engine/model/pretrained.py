@@ -18,6 +18,7 @@ from distilrt.backends import base as backends
 from distilrt.checkpoint import packed
 from distilrt.checkpoint import upload as hub_upload
 from distilrt.checkpoint.codings import CODINGS
+from distilrt.checkpoint.packing import CODES, PackedWeights
 from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.weights import load_weights, random_weights, save_checkpoint
 from distilrt.model.architecture import expected_shapes
@@ -149,8 +150,7 @@ class Pretrained(Placed):
         if changes:
             config = config.replace(**changes)
         weights: Mapping[str, Array]
-        folder = packed.find(source)
-        calibration = None
+        folder, calibration = packed.find(source), None
         if folder is None:
             weights = load_weights(source, cls.architecture, config, use_safetensors=use_safetensors, strict=strict)
             if coding := CODINGS.get((backends.chosen(backend, weights), dtype)):
@@ -197,8 +197,8 @@ class Pretrained(Placed):
     def __reduce__(self) -> Any:
         """With the numbers it computes with, for a process that may lack the checkpoint, and makes its own threads."""
         weights = self.weights
-        if isinstance(weights, packed.PackedWeights) or (self.backend.name, self.dtype) == ("cpu", "int8"):
-            weights = packed.in_memory(self)  # rounding anew would take the calibration's texts
+        if isinstance(weights, PackedWeights) or self.dtype in CODES:
+            weights = packed.of(self)  # rounding anew would take the calibration's texts
         threads = self.backend.describe().get("num_threads")
         made = partial(type(self), backend=self.backend.name, dtype=self.backend.dtype, num_threads=threads)
         return made, (self.config, weights)

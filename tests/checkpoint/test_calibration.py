@@ -186,14 +186,14 @@ def test_packed_with_layers_in_higher_precision(
 ) -> None:
     """The same answers to the bit, from a folder that every instruction set can open."""
     model = models.DistilBertModel(CONFIG, with_outliers(), backend="cpu", dtype="int8", calibration=mixed)
-    packed.write(tmp_path / "first", model)
+    packed.write(tmp_path / "first", packed.of(model))
     opened = models.DistilBertModel.from_pretrained(tmp_path / "first")
     ids = np.random.default_rng(0).integers(0, 30522, (3, 40))
     expected = model(ids).last_hidden_state
     np.testing.assert_array_equal(opened(ids).last_hidden_state, expected)
     for key in ("kept", "calibration", "packed_bytes"):
         assert opened.backend.describe()[key] == model.backend.describe()[key]
-    packed.write(tmp_path / "second", opened)
+    packed.write(tmp_path / "second", packed.of(opened))
     first, second = (tmp_path / name / "packed.safetensors" for name in ("first", "second"))
     assert first.read_bytes() == second.read_bytes()
     assert distilrt.verify(tmp_path / "first").backend["kept"] == list(mixed.kept)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from distilrt.checkpoint.codings import CODINGS, nearest_e4m3
 from distilrt.checkpoint.calibration import round_weight
+from distilrt.checkpoint.codings import CODINGS, nearest_e4m3
 from distilrt.kernels.quantize import plain_factor, quantized
 
 

@@ -123,7 +123,7 @@ def good_folder(kind: str, folder: Path) -> None:
     config = DistilBertConfig.from_dict(sizes)
     weights = dict(random_weights(config, NAME))
     if kind in ("index", "panels"):
-        packed.write(folder, MODEL(config, weights, backend="cpu", dtype="int8"))
+        packed.write(folder, packed.of(MODEL(config, weights, backend="cpu", dtype="int8")))
         return
     save_checkpoint(folder, config, weights, NAME)
     if kind in ("config", "safetensors"):

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 import distilrt
 from distilrt import _C
 from distilrt.__main__ import main
-from distilrt.checkpoint import packed
-from distilrt.checkpoint.packed import PackedWeights, Packing
+from distilrt.checkpoint import packed, packing
+from distilrt.checkpoint.packing import PackedWeights, Packing
 from distilrt.checkpoint.tensor_files import SafetensorsFile
 from distilrt.checkpoint.weights import random_weights
 from distilrt.cli import app
@@ -27,7 +27,8 @@ from distilrt.model.architecture import linears
 from distilrt.model.config import DistilBertConfig
 from distilrt.model.heads import HEADS
 
-DTYPES = list(packed.LANES)
+DTYPES = packing.DTYPES["cpu"]
+CHECKSUM = "the checksum of when it was packed for backend 'cpu'"
 IDS = np.random.default_rng(0).integers(0, 101, (3, 33))
 
 
@@ -60,7 +61,7 @@ def test_answers_are_the_same_to_the_bit(
         return
     config = tiny(dim=51, num_labels=2 if architecture == "DistilBertForQuestionAnswering" else 5)
     model = made(config, architecture, dtype=dtype)
-    size = packed.write(tmp_path, model)
+    size = packed.write(tmp_path, packed.of(model))
     assert size == (tmp_path / "packed.safetensors").stat().st_size
     ids = IDS[None] if architecture == "DistilBertForMultipleChoice" else IDS
     for asked in ("auto", dtype):
@@ -83,21 +84,22 @@ def test_bytes_do_not_depend_on_the_instruction_set(
     for isa in _C.available_isas():
         if dtype in _C.dtypes(isa):
             monkeypatch.setenv("DISTILRT_FORCE_ISA", isa)
-            packed.write(tmp_path, models.DistilBertModel(config, coarse, backend="cpu", dtype=dtype))
+            packed.write(tmp_path, packed.of(models.DistilBertModel(config, coarse, backend="cpu", dtype=dtype)))
             found.add((tmp_path / "packed.safetensors").read_bytes())
     assert len(found) <= 1
 
 
 def test_panels_and_embeddings_are_views_of_the_file(tiny: Callable[..., DistilBertConfig], tmp_path: Path) -> None:
-    packed.write(tmp_path, made(tiny(), dtype="int8"))
+    packed.write(tmp_path, packed.of(made(tiny(), dtype="int8")))
     model = opened(tmp_path)
     for name in linears(model.config.num_layers, model.weights, "int8"):
         panels = model.backend.linear_parts(name)["panels"]
-        assert np.shares_memory(panels, model.weights.linear(name)["panels"])
+        assert np.shares_memory(panels, model.weights.native_linear(name)["panels"])
         assert panels.ctypes.data % 64 == 0
         assert not panels.flags.writeable
-    words = model.weights["embeddings.word_embeddings.weight"]
-    assert np.shares_memory(words, model.weights["embeddings.word_embeddings.weight"])
+    dtype, words = model.weights.raw("embeddings.word_embeddings.weight")
+    assert dtype == "bfloat16"
+    assert np.shares_memory(words, model.weights.raw("embeddings.word_embeddings.weight")[1])
 
 
 MEMORY = """
@@ -116,7 +118,7 @@ print(anonymous() - before)
 
 def test_opening_takes_no_memory_of_its_own(tmp_path: Path) -> None:
     config = DistilBertConfig(n_layers=2, vocab_size=3000, max_position_embeddings=64)
-    size = packed.write(tmp_path, made(config, dtype="float32"))
+    size = packed.write(tmp_path, packed.of(made(config, dtype="float32")))
     assert size > 50 * 2**20
     done = subprocess.run([sys.executable, "-c", MEMORY, tmp_path], check=True, capture_output=True, text=True)
     assert int(done.stdout) < 8 * 2**20
@@ -124,19 +126,19 @@ def test_opening_takes_no_memory_of_its_own(tmp_path: Path) -> None:
 
 def test_packing_again_replaces(tiny: Callable[..., DistilBertConfig], tmp_path: Path) -> None:
     model = made(tiny(), dtype="float32")
-    packed.write(tmp_path, model)
+    packed.write(tmp_path, packed.of(model))
     first, bytes_before = opened(tmp_path), (tmp_path / "packed.safetensors").read_bytes()
-    packed.write(tmp_path, first)  # onto itself, from what is mapped of it
+    packed.write(tmp_path, packed.of(first))  # onto itself, from what is mapped of it
     assert (tmp_path / "packed.safetensors").read_bytes() == bytes_before
     other = made(tiny(n_layers=1), dtype="int8")
-    packed.write(tmp_path, other)
+    packed.write(tmp_path, packed.of(other))
     assert_same(opened(tmp_path), other)
     assert_same(first, model)  # the old file lives on in its map
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "packed.json", "packed.safetensors"]
 
 
 def test_folded_bert_stays_one(tmp_path: Path, tiny: Callable[..., DistilBertConfig]) -> None:
-    packed.write(tmp_path, made(tiny(folded_bert=True)))
+    packed.write(tmp_path, packed.of(made(tiny(folded_bert=True))))
     model = opened(tmp_path)
     assert model.config.folded_bert
     with pytest.raises(ValueError, match="token_type_ids"):
@@ -146,7 +148,7 @@ def test_folded_bert_stays_one(tmp_path: Path, tiny: Callable[..., DistilBertCon
 def test_a_head_may_be_left_out_but_not_made_up(tiny: Callable[..., DistilBertConfig], tmp_path: Path) -> None:
     config = tiny(num_labels=3)
     model = made(config, "DistilBertForSequenceClassification")
-    packed.write(tmp_path, model)
+    packed.write(tmp_path, packed.of(model))
     bare = models.DistilBertModel(config, model.weights, backend="cpu", num_threads=2)
     assert_same(opened(tmp_path), bare)
     with pytest.raises(CheckpointError, match=r"packed as DistilBertForSequenceClassification and lacks qa_outputs"):
@@ -156,18 +158,21 @@ def test_a_head_may_be_left_out_but_not_made_up(tiny: Callable[..., DistilBertCo
 
 
 def test_what_needs_the_float_weights_says_so(tiny: Callable[..., DistilBertConfig], tmp_path: Path) -> None:
-    packed.write(tmp_path / "packed", made(tiny(), dtype="int8"))
+    packed.write(tmp_path / "packed", packed.of(made(tiny(), dtype="int8")))
     model = opened(tmp_path / "packed")
     for needs in (
         model.state_dict,
         lambda: model.save_pretrained(tmp_path / "saved"),
         lambda: model(IDS, output_attentions=True),
-        lambda: opened(tmp_path / "packed", backend="reference"),
     ):
         with pytest.raises(CheckpointError, match=r"packed for backend='cpu' in int8.*need the checkpoint"):
             needs()
     assert not (tmp_path / "saved").exists()
-    with pytest.raises(BackendError, match=r"packed in int8, found dtype 'float32'"):
+    for backend, advice in (("reference", "load the checkpoint"), ("cuda", "pack the checkpoint with --backend cuda")):
+        message = f"packed for backend='cpu' in int8, found backend '{backend}'; use 'auto', or {advice}"
+        with pytest.raises(CheckpointError, match=message):
+            opened(tmp_path / "packed", backend=backend)
+    with pytest.raises(BackendError, match=r"in int8, found dtype 'float32'; use 'auto', or pack the checkpoint in"):
         opened(tmp_path / "packed", dtype="float32")
     with pytest.raises(KeyError):
         model.weights["nothing"]
@@ -177,7 +182,7 @@ def test_what_needs_the_float_weights_says_so(tiny: Callable[..., DistilBertConf
 def test_dtype_that_the_instruction_set_lacks(
     tiny: Callable[..., DistilBertConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    packed.write(tmp_path, made(tiny()))
+    packed.write(tmp_path, packed.of(made(tiny())))
     monkeypatch.setenv("DISTILRT_FORCE_ISA", "generic")
     file = SafetensorsFile(tmp_path / "packed.safetensors")
     weights = PackedWeights(str(tmp_path), file, tiny(), Packing("DistilBertModel", "bfloat16"))
@@ -222,10 +227,14 @@ def _flip(at: int) -> Callable[[Path], object]:
 
 
 DAMAGE: list[tuple[str, Callable[[Path], object], str]] = [
-    ("newer", _edit_index(version=3, distilrt="9.1"), r"format version 3, by distilrt '9.1'.* reads version 2: pack"),
-    ("older", _edit_index(version=1), r"format version 1, .* reads version 2: pack the model again"),
+    ("newer", _edit_index(version=9, distilrt="9.1"), r"format version 9, by distilrt '9.1'.* reads version 4: pack"),
+    ("older", _edit_index(version=3), r"format version 3, .* reads version 4: pack the model again"),
     ("no version", _edit_index(version=None), "format version None"),
-    ("panel width", _edit_index(panel_width=32), "panel_width is 32.* pack the model again"),
+    ("no backend", _edit_index(backend=None), "backend is None.* pack the model again"),
+    ("unknown backend", _edit_index(backend=["tpu"]), r"backend is \['tpu'\], which"),
+    ("other backend", _edit_index(backend="cuda"), r"tensor layer.0.qkv.codes is not there, and int8 \[144, 48\] by"),
+    ("dtype of another backend", _edit_index(dtype="float8"), "dtype is 'float8', which"),
+    ("not tied", _edit_index(tied=0), "tied is 0"),
     ("dtype", _edit_index(dtype="int4"), "dtype is 'int4'"),
     ("other dtype", _edit_index(dtype="float32"), r"tensor layer.0.qkv.panels is uint8.*don't belong together; pack"),
     ("architecture", _edit_index(architecture="Bert"), "architecture is 'Bert'"),
@@ -247,7 +256,7 @@ DAMAGE: list[tuple[str, Callable[[Path], object], str]] = [
     ("absurd layers", _edit_config(n_layers=10**9), "config.n_layers is 1000000000, but .* has only"),
     ("fewer layers", _edit_config(n_layers=1), r"tensor layer.1.* is .*, and not there by config.json"),
     ("width", _edit_config(hidden_dim=88), r"tensor layer.0.ffn_in"),
-    ("words", _edit_config(vocab_size=99), r"word_embeddings.weight is float32 \[101, 48\], and float32 \[99, 48\]"),
+    ("words", _edit_config(vocab_size=99), r"word_embeddings.weight is bfloat16 \[101, 48\], and bfloat16 \[99, 48\]"),
     ("labels", _edit_config(id2label={"0": "a"}, label2id=None), "tensor classifier"),
 ]  # fmt: skip
 
@@ -255,7 +264,7 @@ DAMAGE: list[tuple[str, Callable[[Path], object], str]] = [
 @pytest.fixture
 def classifier(tiny: Callable[..., DistilBertConfig], tmp_path: Path) -> Path:
     """A packed int8 classifier."""
-    packed.write(tmp_path, made(tiny(num_labels=70), "DistilBertForSequenceClassification", dtype="int8"))
+    packed.write(tmp_path, packed.of(made(tiny(num_labels=70), "DistilBertForSequenceClassification", dtype="int8")))
     return tmp_path
 
 
@@ -274,7 +283,7 @@ def test_a_crash_half_way_leaves_nothing_that_opens(
 
     monkeypatch.setattr(packed, "_digest", crash)
     with pytest.raises(KeyboardInterrupt):
-        packed.write(classifier, made(tiny()))
+        packed.write(classifier, packed.of(made(tiny())))
     with pytest.raises(OSError, match="has no weights"):
         opened(classifier)
 
@@ -292,14 +301,14 @@ def test_every_flipped_bit_is_found_by_check(classifier: Path, rng: np.random.Ge
 
 
 def test_what_can_not_be_packed(tiny: Callable[..., DistilBertConfig], tmp_path: Path) -> None:
-    with pytest.raises(BackendError, match="must be on backend 'cpu', found 'reference'"):
-        packed.write(tmp_path / "new", made(tiny(), backend="reference"))
+    with pytest.raises(BackendError, match="must be on backend cpu or cuda, found 'reference'"):
+        packed.write(tmp_path / "new", packed.of(made(tiny(), backend="reference")))
     assert not (tmp_path / "new").exists()
     model = made(tiny())
     model.save_pretrained(tmp_path)
     before = (tmp_path / "config.json").read_text()
     with pytest.raises(FileExistsError, match=r"holds model.safetensors.* give another folder"):
-        packed.write(tmp_path, model)
+        packed.write(tmp_path, packed.of(model))
     assert (tmp_path / "config.json").read_text() == before
 
 
@@ -338,9 +347,9 @@ def test_native_call_checks_what_it_is_given(tiny: Callable[..., DistilBertConfi
 
 
 def test_views_keep_the_model_alive(tiny: Callable[..., DistilBertConfig], tmp_path: Path) -> None:
-    packed.write(tmp_path, made(tiny(), dtype="int8"))
+    packed.write(tmp_path, packed.of(made(tiny(), dtype="int8")))
     panels = opened(tmp_path).backend.linear_parts("layer.0.qkv")["panels"]
-    expected = opened(tmp_path).weights.linear("layer.0.qkv")["panels"].copy()
+    expected = opened(tmp_path).weights.native_linear("layer.0.qkv")["panels"].copy()
     np.testing.assert_array_equal(panels, expected)
 
 
@@ -360,14 +369,17 @@ def test_command_line(folder_of: Callable[..., Path], tmp_path: Path, capsys: py
 
     assert CliRunner().invoke(app(), ["info", "--model", str(out)]).exit_code == 0
     done = CliRunner().invoke(app(), ["verify", str(out)])
-    assert (done.exit_code, done.stdout) == (0, "ok: compared with the checksum of when it was packed\n")
-    assert distilrt.verify(out).ok
+    assert (done.exit_code, done.stdout) == (0, f"ok: compared with {CHECKSUM}\n")
+    assert distilrt.verify(out).reference == CHECKSUM
 
     _flip(-1)(out)
     for command, message in (
         (["verify", str(out)], "checksum differs"),
         (["pack", str(checkpoint), str(checkpoint)], "give another folder"),
         (["pack", str(checkpoint), str(tmp_path / "x"), "--dtype", "int3"], "int3"),
+        (["pack", str(checkpoint), str(tmp_path / "x"), "--backend", "cuba"], "cuba"),
+        (["pack", str(checkpoint), str(tmp_path / "x"), "--dtype", "float8"], "for cuda float32, float16"),
+        (["pack", str(out), str(tmp_path / "x")], "is packed already"),
     ):
         with pytest.raises(SystemExit) as stop:
             main(command)
@@ -393,7 +405,7 @@ def test_command_line_calibrates(sentence_encoder: Path, tmp_path: Path, capsys:
     (tmp_path / "texts").write_text("")
     for options, message in (
         ([], "has no text"),
-        (["--dtype", "float32"], "is for --dtype int8, found float32"),
+        (["--dtype", "float32"], "is for float8 and int8, found float32"),
     ):
         with pytest.raises(SystemExit) as stop:
             main([*arguments, *options])

@@ -12,6 +12,7 @@ from distilrt.backends.cuda.devices import DTYPES
 from distilrt.backends.cuda.encoder import DeviceEncoder
 from distilrt.bench import tiles
 from distilrt.bench.artefacts import ARCHITECTURE
+from distilrt.checkpoint.gpu_tensors import packed_for_gpu
 from distilrt.checkpoint.weights import random_weights
 from distilrt.kernels import whole_encoder
 from distilrt.kernels.launch import chip_of
@@ -29,7 +30,7 @@ def of_load(config: DistilBertConfig, dtypes: Iterable[str], chip: Chip) -> Iter
     weights = random_weights(config, ARCHITECTURE)
     for dtype in dtypes:
         with recorded(chip) as launched:
-            encoder = DeviceEncoder(config, weights, dtype, torch.device("meta"))
+            encoder = DeviceEncoder(config, packed_for_gpu(config, weights, ARCHITECTURE, dtype), torch.device("meta"))
             encoder.pdl = chip.capability >= 90
             for bucket in encoder.buckets:
                 embeds = torch.empty(bucket.tokens, config.hidden_size, device="meta")

@@ -145,7 +145,7 @@ def test_everything_that_loads_a_model_follows(folder_of: Callable[..., Path], t
     theirs = transformers.pipeline("text-classification", str(home), device="cpu")(TEXTS[0])[0]
     wanted = transformers.AutoTokenizer.from_pretrained(home)(TEXTS[0])["input_ids"]
     model = distilrt.DistilBertForSequenceClassification.from_pretrained(home)
-    packed.write(tmp_path / "packed", model, Source(home))
+    packed.write(tmp_path / "packed", packed.of(model), Source(home))
     for source in (home, tmp_path / "packed"):
         with distilrt.Engine(source, num_threads=1) as engine:
             assert engine.tokenizer(TEXTS[0])["input_ids"] == wanted

@@ -1,17 +1,16 @@
 """The GPU backend: packed batches through captured graphs, heads on the device, at the edge NumPy arrays or tensors.
 
-A batch packed on the host goes over in one copy from pinned memory; one that already lies on the device is packed
-there (`distilrt.backends.cuda.inputs`), and no value of it comes to the host. Longer batches than the largest bucket
-run in parts of whole sequences. What is launched, `distilrt.backends.cuda.encoder` knows. A bucket has two forms: the
-last layer finishes all rows, or the few that a head reads. The model's own head is captured with the form that it
-reads.
+A batch packed on the host goes over in one copy from pinned memory; one that already lies on the device is the business
+of `distilrt.backends.cuda.padded`. Longer batches than the largest bucket run in parts of whole sequences. What is
+launched, `distilrt.backends.cuda.encoder` knows. A bucket has two forms: the last layer finishes all rows, or the few
+that a head reads. The model's own head is captured with the form that it reads.
 """
 
 from __future__ import annotations
 
 import traceback
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -24,19 +23,22 @@ import torch
 from distilrt import env
 from distilrt.backends.cuda.devices import chosen_dtype, float32_precision
 from distilrt.backends.cuda.encoder import DeviceEncoder, Rows, Stage
-from distilrt.backends.cuda.graphs import Bucket, Graphs, pick
-from distilrt.backends.cuda.inputs import Errors, Padded, check
+from distilrt.backends.cuda.graphs import Bucket, Graphs
+from distilrt.backends.cuda.inputs import Errors
+from distilrt.backends.cuda.padded import PaddedForwards
 from distilrt.backends.cuda.parts import Part, divide
 from distilrt.backends.cuda.staging import Staging
 from distilrt.backends.cuda.stream import Turns
 from distilrt.backends.cuda.warm_up import warm_up
-from distilrt.batch import Batch, IndexArray, PaddedInputs
+from distilrt.batch import Batch, IndexArray
+from distilrt.checkpoint.gpu_tensors import packed_for_gpu
+from distilrt.checkpoint.packing import PackedWeights
+from distilrt.checkpoint.pickle_file import stored_numbers
 from distilrt.errors import BackendError
 from distilrt.kernels.gather import gather
 from distilrt.kernels.layer_norm import layer_norm
 from distilrt.kernels.linear import linear
-from distilrt.kernels.tiles import CODES
-from distilrt.kernels.unpacking import unpack
+from distilrt.kernels.quantize import Quantized
 from distilrt.model.config import LAYER_NORM_EPS, DistilBertConfig
 from distilrt.model.heads import ENCODER, Head
 
@@ -46,7 +48,7 @@ if TYPE_CHECKING:  # it loads the tokenizer
 Key = tuple[Bucket, bool, Staging | None]  # A graph's bucket, whether it finishes few rows, its pinned memory.
 
 
-class CudaBackend:
+class CudaBackend(PaddedForwards):
     """DistilBERT on a GPU. Safe to call from many threads and streams; forwards of one model follow one another.
 
     Everything runs on the caller's current stream. Tensors that are returned come from torch's caching allocator;
@@ -65,7 +67,7 @@ class CudaBackend:
         calibration: Calibration | None = None,
         head: Head = ENCODER,
     ) -> None:
-        """Copy `weights` (canonical names) to the device, allocate the workspace and capture the graphs.
+        """Copy `weights` to the device, allocate the workspace and capture the graphs.
 
         Graphs are captured now and not when a bucket is first met: a capture compiles kernels, takes memory and must
         not meet other work of the model, none of which belongs into somebody's request. float32 products are what
@@ -73,7 +75,7 @@ class CudaBackend:
 
         Args:
             config: the model's shape.
-            weights: canonical names to float32 arrays.
+            weights: canonical names to float32 arrays, or packed for this backend, which then are copied as they are.
             device: from `distilrt.backends.cuda.devices.cuda_device`; a CPU only while Triton interprets, then without
                 graphs.
             dtype: one of `distilrt.backends.cuda.devices.DTYPES`, or "auto": what the checkpoint has.
@@ -85,15 +87,14 @@ class CudaBackend:
         Raises:
             BackendError: another dtype, or the device has too little free memory.
         """
-        dtype = chosen_dtype(dtype, weights)
-        self.dtype, self.device = dtype, str(device)
+        self.dtype, self.device = chosen_dtype(dtype, weights), str(device)
         self._device, self._turns = device, Turns(device)
         # The workspace goes back to torch's cache for the stream of the load: no other stream may still work in it.
         finalize(self, self._turns.wait_for_all)
         self.config, self.head = config, head
-        calibration = calibration if dtype in CODES else None
-        self.kept = calibration.kept if calibration else ()  # linear layers in higher precision
-        self.calibration = calibration.source if calibration else None
+        if not isinstance(weights, PackedWeights):
+            weights = packed_for_gpu(config, weights, head.architecture, self.dtype, calibration)
+        self.packing = weights.packing
         self._captured = head if head.layers and head.width != "vocab_size" else None
         width = head.width
         self._width = width if isinstance(width, int) else int(getattr(config, width))
@@ -101,7 +102,7 @@ class CudaBackend:
         try:
             with self._turns.current():
                 most = None if limit is None else limit << 20
-                self.encoder = DeviceEncoder(config, weights, dtype, device, most, float32_precision(), calibration)
+                self.encoder = DeviceEncoder(config, weights, device, most, float32_precision())
                 self._torch_dtype = getattr(torch, self.encoder.row_dtype)
                 self._stagings = {bucket: self._two_stagings(bucket) for bucket in self.encoder.buckets}
                 self._unused: dict[Bucket, SimpleQueue[Staging]] = {bucket: SimpleQueue() for bucket in self._stagings}
@@ -241,112 +242,6 @@ class CudaBackend:
             staging.receive(scores)
         return stage, scores
 
-    def packs(self, inputs: PaddedInputs) -> bool:
-        """Whether all inputs are tensors on this device, and a padded sequence is no longer than the largest bucket."""
-        given = inputs if self.config.folded_bert else inputs[:-1]
-        rows = inputs.inputs_embeds if inputs.input_ids is None else inputs.input_ids
-        return (
-            all(each is None or (isinstance(each, torch.Tensor) and each.device == self._device) for each in given)
-            and rows is not None
-            and rows.dim() > 1
-            and rows.shape[1] <= self.encoder.buckets[-1].tokens
-        )
-
-    def run_padded(
-        self,
-        inputs: PaddedInputs,
-        *,
-        with_head: bool = True,
-        first_only: bool = False,
-        all_layers: bool = False,
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-        """Encoder and head over tensors that lie on this device, with no copy to the host and no waiting.
-
-        Shapes and dtypes are checked at once. Values are checked by the device: a batch with a bad one gives NaN in
-        all of its outputs, and the next call that finds the news on the host, or `synchronize`, raises InvalidInput.
-
-        Args:
-            inputs: tensors, as `Backend.run_padded` says.
-            with_head, first_only, all_layers: likewise.
-
-        Returns:
-            Float32 tensors, as `Backend.run_padded` says.
-
-        Raises:
-            InvalidInput: a wrong shape or dtype; or an earlier batch had a wrong value.
-            TooLong: more positions than the model has, and no mask or positions that could make it right.
-        """
-        self._errors.raise_known()
-        padded, head = check(self.config, inputs), self.head if with_head else ENCODER
-        joined = self._turns.turn(partial(self._run_parts, padded, head, first_only, all_layers))
-        return joined[0], tuple(joined[1:])
-
-    def _run_parts(self, padded: Padded, head: Head, first_only: bool, all_layers: bool) -> list[torch.Tensor]:
-        """What `_run_part` gives, for as many sequences as there are."""
-        (batch_size, seq_len), top = padded.shape, self.encoder.buckets[-1]
-        step = min(top.seqs, top.tokens // max(seq_len, 1))
-        parts: list[torch.Tensor] = []
-        states: list[tuple[torch.Tensor, ...]] = []
-        word = self._errors.next_word(self._turns.wait)
-        try:
-            for first in range(0, batch_size, step) or (0,):
-                output, layers = self._run_part(padded.part(first, first + step), word, head, first_only, all_layers)
-                parts.append(output)
-                states.append(layers)
-            joined = [_joined(parts), *(_joined(layer) for layer in zip(*states, strict=True))]
-            for tensor in joined:
-                tensor.masked_fill_(word != 0, torch.nan)
-        finally:  # or an error that a head raises here would leave the word to a later batch
-            self._errors.send(word)
-        return joined
-
-    def _run_part(
-        self, padded: Padded, word: torch.Tensor, head: Head, first_only: bool, all_layers: bool
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-        """The head's padded output, or that of the first rows, and hidden states, of one bucket's sequences."""
-        (batch_size, seq_len), config = padded.shape, self.config
-        tokens = batch_size * seq_len
-        bucket = pick(self.encoder.buckets, tokens, batch_size)
-        b = self.encoder.buffers[bucket]
-        padded.pack_into(b, word, self._numbers, config, keep_first=first_only)
-        embeds = None
-        if padded.embeds is not None:
-            embeds = self._empty(bucket.tokens, config.hidden_size, dtype=torch.float32)
-            gather(embeds, padded.embeds, b.index, num_rows=b.num_tokens)
-        states: list[torch.Tensor] = []
-
-        def unpacked(rows: torch.Tensor) -> torch.Tensor:
-            out = self._empty(batch_size, seq_len, rows.shape[1], dtype=torch.float32)
-            mask = padded.mask if first_only else None  # a masked first position was packed, but is not shown
-            unpack(out, rows[:tokens], b.index[:tokens], attention_mask=mask, num_tokens=b.num_tokens)
-            return out
-
-        scores = None
-        if all_layers:
-            stage = self.encoder.launch(bucket, embeds=embeds, visit=lambda i, rows: states.append(unpacked(rows)))
-        else:
-            stage, scores = self._replay((bucket, first_only, None), embeds)
-        if scores is not None and head is self._captured:
-            values = scores
-        elif first_only:
-            if all_layers:
-                gather(b.few.hidden, stage.hidden, b.wanted[:-1], num_rows=b.few.num_rows)
-            rows = Rows(b.few.hidden, b.few.num_rows)  # the buffers' own size: what is compiled at load
-            values = head.compute(self, rows).values
-        else:
-            rows = Rows(stage.hidden, b.num_tokens)
-            values = head.compute(self, rows).values
-        return (values[:batch_size].to(torch.float32, copy=True) if first_only else unpacked(values)), tuple(states)
-
-    def synchronize(self) -> None:
-        """Wait for the caller's stream, and for the news of wrong values in batches that it ran.
-
-        Raises:
-            InvalidInput: a batch of tensors held a wrong value; its outputs are NaN.
-        """
-        self._turns.wait()
-        self._errors.raise_known()
-
     def linear(self, name: str, rows: Any, activation: str | None = None) -> Any:
         """`activation(rows @ weight.T + bias)` with a head's layer; float32 where it is a head's last, which has none.
 
@@ -376,15 +271,23 @@ class CudaBackend:
         array: npt.NDArray[np.float32] = pinned.to(torch.float32, copy=True).numpy()
         return array
 
+    def linear_parts(self, name: str) -> dict[str, npt.NDArray[Any]]:
+        """Copies on the host of a linear layer's tensors, as `distilrt.checkpoint.packing` names and stores them."""
+        weight, bias = self.encoder.linears[name]
+        if isinstance(weight, Quantized):
+            parts = {"codes": weight.codes, "column_scales": weight.scales, "input_scales": weight.input_scales}
+        else:
+            parts = {"weight": weight}
+        return {part: stored_numbers(each.cpu()) for part, each in {**parts, "bias": bias}.items() if each is not None}
+
     def describe(self) -> dict[str, Any]:
         """Device, bytes of weights, workspace and graphs, and the ladder of buckets; of float8 and int8, how they were
         calibrated and which linear layers are kept in bfloat16."""
         encoder = self.encoder
-        codes = {"calibration": self.calibration, "kept": list(self.kept)} if self.dtype in CODES else {}
         return {
             "backend": self.name,
             "dtype": self.dtype,
-            **codes,
+            **self.packing.describe(),
             "float32_products": encoder.precision if self.dtype == "float32" else None,
             "device": torch.cuda.get_device_name(self._device) if self._turns.on_gpu else "Triton's interpreter",
             "weight_bytes": encoder.weight_bytes,
@@ -409,7 +312,3 @@ def _copy_layer(out: torch.Tensor, index: int, rows: torch.Tensor) -> None:
 
 def _values(rows: Any) -> tuple[torch.Tensor, torch.Tensor | None, bool]:
     return (rows.values, rows.num_tokens, rows.pdl) if isinstance(rows, Rows) else (rows, None, False)
-
-
-def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts))

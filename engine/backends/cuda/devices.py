@@ -12,11 +12,12 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from distilrt.checkpoint import packing
 from distilrt.errors import BackendError
 from distilrt.kernels.tiles import CODES_SINCE
 
 FLOATS = ("float32", "float16", "bfloat16")
-DTYPES = (*FLOATS, "float8", "int8")  # what backend "cuda" computes in
+DTYPES = packing.DTYPES["cuda"]  # what backend "cuda" computes in
 LOWEST_CAPABILITY = (8, 0)  # Ampere: bfloat16 and asynchronous copies
 
 
@@ -51,19 +52,19 @@ def why_not_cuda() -> str | None:
     return None
 
 
-def cuda_device() -> Any:
+def cuda_device(otherwise: str = "use backend='cpu'") -> Any:
     """Torch's current CUDA device as a `torch.device`; the CPU while Triton interprets.
 
     Raises:
-        BackendError: there is none that the kernels run on; the message says why and what to do.
+        BackendError: there is none that the kernels run on; the message says why and what to do, or else `otherwise`.
     """
     if not interpreting() and (reason := why_not_cuda()):
-        raise BackendError(f"backend 'cuda' is not available: {reason}; or use backend='cpu'")
+        raise BackendError(f"backend 'cuda' is not available: {reason}; or {otherwise}")
     try:
         import torch
     except ImportError:
         raise BackendError(
-            "backend 'cuda' is not available: torch is not installed: pip install 'distilrt[cuda]'"
+            f"backend 'cuda' is not available: torch is not installed: pip install 'distilrt[cuda]'; or {otherwise}"
         ) from None
     return torch.device("cpu") if interpreting() else torch.device("cuda", torch.cuda.current_device())
 

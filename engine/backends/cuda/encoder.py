@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ import torch
 
 from distilrt.backends.cuda.graphs import Bucket, ladder, top_tokens, within
 from distilrt.backends.cuda.workspace import Array, Place, Workspace, lay_out
+from distilrt.checkpoint.packing import PackedWeights
 from distilrt.kernels import tiles
 from distilrt.kernels.attention import BLOCK_FIELDS, attention, max_query_blocks
 from distilrt.kernels.embedding import embed
@@ -25,16 +26,12 @@ from distilrt.kernels.layer_norm import layer_norm
 from distilrt.kernels.linear import linear
 from distilrt.kernels.narrow_linear import norm_linear
 from distilrt.kernels.persistent_linear import Relay
-from distilrt.kernels.quantize import Factor, Quantized, pointers, quantize, quantized
+from distilrt.kernels.quantize import Factor, Quantized, pointers, quantize
 from distilrt.kernels.row_attention import row_attention
 from distilrt.kernels.whole_encoder import Scratch, table, whole_encoder
-from distilrt.model.architecture import linears
+from distilrt.model.architecture import POSITIONS, WORDS
 from distilrt.model.config import LAYER_NORM_EPS, DistilBertConfig
 
-if TYPE_CHECKING:  # it loads the tokenizer
-    from distilrt.checkpoint.calibration import Calibration, CodedLinear
-
-_WORDS = "embeddings.word_embeddings.weight"
 # The integers of a bucket, in the order in which they lie in its workspace.
 INTEGERS = ("cu_seqlens", "key_lengths", "wanted", "query_blocks", "input_ids", "position_ids", "index")
 
@@ -87,18 +84,17 @@ class Buffers:
 class DeviceEncoder:
     """Weights and workspace of one model on one device.
 
-    Matrices and tables are in `dtype`; vectors (biases, gains) stay float32, for they cost nothing.
+    Matrices and tables are in the packing's dtype; vectors (biases, gains) stay float32, for they cost nothing. With
+    "float8" or "int8" the weights of the encoder's linear layers and the rows that they multiply are in that, and all
+    else is bfloat16.
 
     Args:
         config: the model's shape.
-        weights: canonical names to float32 arrays.
-        dtype: "float32", "float16" or "bfloat16"; or "float8" or "int8" for the weights of the encoder's linear layers
-            and the rows that they multiply, where all else is bfloat16.
+        weights: packed for backend "cuda".
         device: a CUDA device; or the CPU while Triton interprets.
         limit: bytes of workspace; None: what the ladder needs.
         precision: of float32 products, one of `distilrt.kernels.launch.PRECISIONS`; None: what suits the chip
             (`distilrt.kernels.tiles.float32_precision`).
-        calibration: of float8 or int8; None: weights go to the nearest.
 
     Raises:
         BackendError: `limit` is less than one long sequence needs.
@@ -108,22 +104,21 @@ class DeviceEncoder:
     def __init__(
         self,
         config: DistilBertConfig,
-        weights: Mapping[str, npt.NDArray[Any]],
-        dtype: str,
+        weights: PackedWeights,
         device: torch.device,
         limit: int | None = None,
         precision: str | None = None,
-        calibration: Calibration | None = None,
     ) -> None:
         self._config, self._device = config, device
-        self.row_dtype = "bfloat16" if dtype in tiles.CODES else dtype
+        dtype = weights.dtype
+        self.row_dtype = weights.packing.float_dtype
         self._codes = tiles.CODES.get(dtype)  # torch's name of the dtype of codes; None: there are none
         self.chip = chip_of(torch.empty(0, device=device))
         self.precision = (precision or tiles.float32_precision(self.chip)) if dtype == "float32" else "ieee"
         # What `tiles` calls products of rows as they are, and of those that weights in `dtype` take.
         self._products = product_name(getattr(torch, self.row_dtype), self.precision)
         self._kinds = (self._products, dtype if dtype in tiles.CODES else self._products)
-        self._load(weights, calibration)
+        self._load(weights)
         self.pdl = device.type == "cuda" and self.chip.capability >= 90
         longest = config.max_position_embeddings
         top = top_tokens(self.chip.num_sms, config.hidden_size, longest)
@@ -137,22 +132,19 @@ class DeviceEncoder:
             for bucket, layout in layouts.items()
         }
 
-    def _load(self, weights: Mapping[str, npt.NDArray[Any]], calibration: Calibration | None) -> None:
-        config = self._config
-        self._words = self._put(weights[_WORDS])
-        self._positions = self._put(weights["embeddings.position_embeddings.weight"])
+    def _load(self, weights: PackedWeights) -> None:
+        """Copy all tensors to the device as they are."""
+        config, put = self._config, self._put
+        self._words, self._positions = put(*weights.raw(WORDS)), put(*weights.raw(POSITIONS))
         self.linears: dict[str, tuple[Factor, torch.Tensor]] = {}
-        for name, (dtype, sources) in linears(config.num_layers, weights, self._kinds[1]).items():
-            matrix, *more = (weights[f"{source}.weight"] for source in sources)
-            tied = name == "vocab_projector" and config.tie_word_embeddings and np.array_equal(matrix, weights[_WORDS])
-            bias = np.concatenate([weights[f"{source}.bias"] for source in sources])
-            matrix = np.concatenate([matrix, *more]) if more else matrix
-            weight: Factor = self._words if tied else self._put(matrix)
-            if dtype in tiles.CODES and (calibration is None or name in calibration.linears):
-                weight = self._coded(matrix, None if calibration is None else calibration.linears[name])
-            self.linears[name] = (weight, self._put(bias))
+        for name in weights.linears:
+            parts = {part: put(*stored) for part, stored in weights.parts(name).items()}
+            weight: Factor = parts.get("weight", self._words)  # a tied projection has none
+            if "codes" in parts:
+                weight = Quantized(parts["codes"], parts["column_scales"], parts.get("input_scales"))
+            self.linears[name] = (weight, parts["bias"])
         self.norms = {
-            name: (self._put(weights[f"{name}.weight"]), self._put(weights[f"{name}.bias"]))
+            name: (put(*weights.raw(f"{name}.weight")), put(*weights.raw(f"{name}.bias")))
             for name in (name.removesuffix(".weight") for name in weights)
             if name.endswith(("LayerNorm", "layer_norm"))
         }
@@ -169,17 +161,12 @@ class DeviceEncoder:
             held += *pointers(matrix_or_gain), vector
         self.weight_bytes = sum({each.data_ptr(): each.nbytes for each in held if each is not None}.values())
 
-    def _coded(self, matrix: npt.NDArray[Any], calibrated: CodedLinear | None) -> Quantized:
-        dtype = getattr(torch, str(self._codes))
-        if calibrated is None:
-            found = quantized(torch.tensor(matrix, dtype=torch.float32, device="cpu"), dtype)
-            return Quantized(found.codes.to(self._device), found.scales.to(self._device))
-        codes = torch.tensor(calibrated.codes, device="cpu").to(dtype).to(self._device)
-        return Quantized(codes, self._put(calibrated.column_scales), self._put(calibrated.input_scales))
-
-    def _put(self, array: npt.NDArray[Any]) -> torch.Tensor:
-        dtype = getattr(torch, self.row_dtype if array.ndim > 1 else "float32")
-        return torch.tensor(array, dtype=torch.float32, device="cpu").to(self._device, dtype)
+    def _put(self, dtype: str, numbers: npt.NDArray[Any]) -> torch.Tensor:
+        """A copy on the device of numbers as packed files have them."""
+        named: torch.dtype = getattr(torch, tiles.CODES.get(dtype, dtype))
+        if dtype == "bfloat16":  # integers, which torch knows only with a sign
+            numbers = numbers.view(np.int16)
+        return torch.tensor(numbers, device="cpu").to(self._device).view(named)
 
     def _splits(self, rows: int, k: int, products: str) -> int:
         return tiles.split_k(rows, self._config.hidden_size, k, products, self.chip)

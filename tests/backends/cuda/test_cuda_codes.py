@@ -10,8 +10,8 @@ import pytest
 
 from distilrt.backends.base import create
 from distilrt.batch import pack
-from distilrt.checkpoint.codings import CODINGS
 from distilrt.checkpoint.calibration import Calibration, CodedLinear, round_weight
+from distilrt.checkpoint.codings import CODINGS
 from distilrt.kernels import tiles
 from distilrt.kernels.quantize import Quantized
 from distilrt.model import models
@@ -63,7 +63,7 @@ def test_real_checkpoint(dtype: str, sentence_encoder: Path, monkeypatch: pytest
     facts = ours.backend.describe()
     assert facts["dtype"] == dtype
     assert "built-in texts" in facts["calibration"]
-    assert facts["kept"] == list(ours.backend.kept)
+    assert facts["kept"] == list(ours.backend.packing.kept)
 
 
 @DTYPES

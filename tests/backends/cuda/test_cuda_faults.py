@@ -19,7 +19,7 @@ from distilrt.batch import PaddedInputs
 from distilrt.checkpoint.weights import random_weights
 from distilrt.errors import BackendError, InvalidInput, TooLong
 from distilrt.model import models
-from distilrt.model.heads import ENCODER, Projection
+from distilrt.model.heads import ENCODER, HEADS, Projection
 from tests.backends.cuda.cuda_models import config_of, fresh
 
 # Rows beyond the real ones are not defined, and the interpreter computes with whatever they hold.
@@ -82,7 +82,8 @@ def test_an_error_inside_a_forward_leaves_the_model_usable() -> None:
 def test_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_of(max_position_embeddings=512, dim=96, hidden_dim=400)
     weights = random_weights(config, "DistilBertForMaskedLM")
-    described: Any = create("cuda", config, weights).describe()
+    head = HEADS["DistilBertForMaskedLM"]
+    described: Any = create("cuda", config, weights, head=head).describe()
     assert described["bucket_tokens"][-1] == 132 * 128
     numbers = sum(array.size for name, array in weights.items() if name != "vocab_projector.weight")
     assert described["weight_bytes"] == 4 * numbers  # the projection's matrix is the embeddings'

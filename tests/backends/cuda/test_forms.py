@@ -11,6 +11,7 @@ import torch
 from distilrt.backends.base import create
 from distilrt.backends.cuda.encoder import DeviceEncoder
 from distilrt.batch import pack
+from distilrt.checkpoint.gpu_tensors import packed_for_gpu
 from distilrt.kernels import launch, tiles
 from distilrt.kernels.tiles import A100, B200, H200, L40S, Chip
 from tests.backends.cuda.cuda_models import config_of, fresh, weights_of
@@ -25,7 +26,8 @@ def test_a_bucket_has_its_form(chip: Chip, dtype: str) -> None:
     """From sm_90 on in half precision, and from 256 rows on; the last layer of few rows has fewer."""
     weights = weights_of(CONFIG, "DistilBertModel", fresh())
     with recorded(chip) as found:
-        encoder = DeviceEncoder(CONFIG, weights, dtype, torch.device("meta"))
+        held = packed_for_gpu(CONFIG, weights, "DistilBertModel", dtype)
+        encoder = DeviceEncoder(CONFIG, held, torch.device("meta"))
         for bucket in encoder.buckets:
             found.clear()
             stage = encoder.launch(bucket)

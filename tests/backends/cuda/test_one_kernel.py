@@ -11,6 +11,7 @@ import torch
 from distilrt.backends.base import create
 from distilrt.backends.cuda.encoder import DeviceEncoder
 from distilrt.batch import PaddedInputs, pack
+from distilrt.checkpoint.gpu_tensors import packed_for_gpu
 from distilrt.kernels import tiles
 from distilrt.kernels.tiles import H200
 from tests.backends.cuda.cuda_models import config_of, fresh, weights_of
@@ -32,7 +33,8 @@ def test_only_where_it_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     with recorded(H200) as found:
 
         def names(dtype: str, tokens: int, **options: Any) -> list[str]:
-            encoder = DeviceEncoder(CONFIG, weights, dtype, torch.device("meta"))
+            held = packed_for_gpu(CONFIG, weights, "DistilBertModel", dtype)
+            encoder = DeviceEncoder(CONFIG, held, torch.device("meta"))
             (bucket,) = (bucket for bucket in encoder.buckets if bucket.tokens == tokens)
             found.clear()
             encoder.launch(bucket, **options)
