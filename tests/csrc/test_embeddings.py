@@ -14,8 +14,9 @@ from distilrt.model import functional
 from distilrt.model.config import LAYER_NORM_EPS
 
 
-def embedded(words: Any, positions: Any, norm: Any, ids: Any, places: Any, given: Any = None) -> npt.NDArray[Any]:
+def embedded(tables: Any, norm: Any, ids: Any, places: Any, given: Any = None) -> npt.NDArray[Any]:
     """The embedding output of an encoder of one layer, whose other weights are zeros."""
+    words, positions = tables
     width = words.shape[1]
     encoder = _C.Encoder(
         hidden_size=width, num_heads=1, num_layers=1, intermediate_size=3, activation="gelu", eps=LAYER_NORM_EPS,
@@ -34,7 +35,9 @@ def embedded(words: Any, positions: Any, norm: Any, ids: Any, places: Any, given
     encoder.poison_workspace()
     lengths = np.array([len(places)], np.int32)
     ends = np.array([0, len(places)], np.int32)
-    return encoder.forward(None if given is not None else ids, given, places, ends, lengths, True)[0]
+    states: npt.NDArray[Any] = encoder.forward(None if given is not None else ids, given, places, ends, lengths, True)
+    first: npt.NDArray[Any] = states[0]
+    return first
 
 
 @pytest.mark.parametrize("width", [5, 7, 16, 63, 64, 65, 768])
@@ -45,12 +48,12 @@ def test_both_kinds_of_tables(width: int, rng: Any) -> None:
     wide: Any = [as_float32(table, "bfloat16") for table in narrow]
     norm = rng.standard_normal((2, width), np.float32)
     exact = functional.layer_norm(wide[0][ids].astype(float) + wide[1][places], *norm.astype(float))
-    found = embedded(*wide, norm, ids, places)
+    found = embedded(wide, norm, ids, places)
     assert np.abs(found - exact).max() <= 1e-5 * (np.abs(exact).max() + 1)
     tables: Any
     for tables in (narrow, (narrow[0], wide[1]), (wide[0], narrow[1])):
-        np.testing.assert_array_equal(embedded(*tables, norm, ids, places), found)
-        np.testing.assert_array_equal(embedded(*tables, norm, ids, places, wide[0][ids]), found)
+        np.testing.assert_array_equal(embedded(tables, norm, ids, places), found)
+        np.testing.assert_array_equal(embedded(tables, norm, ids, places, wide[0][ids]), found)
 
 
 @pytest.mark.parametrize("table", [np.zeros((3, 4), np.float64), np.zeros((3, 4), np.int16), np.zeros((3, 8))[:, ::2]])
@@ -60,9 +63,9 @@ def test_other_tables_are_refused(table: Any) -> None:
     ids = np.zeros(1, np.int32)
     for tables in ((table, good), (good, table)):
         with pytest.raises(TypeError, match="incompatible constructor arguments"):
-            embedded(*tables, norm, ids, ids)
+            embedded(tables, norm, ids, ids)
     for bad in (np.zeros((3, 5), np.uint16), np.zeros(4, np.uint16)):
         with pytest.raises(ValueError, match=r"embedding tables must be \[rows, hidden_size\]"):
-            embedded(good, bad, norm, ids, ids)
+            embedded((good, bad), norm, ids, ids)
     with pytest.raises(ValueError, match="input_ids holds 3; this model has ids 0 to 2"):
-        embedded(np.zeros((3, 4), np.uint16), good, norm, np.array([3], np.int32), ids)
+        embedded((np.zeros((3, 4), np.uint16), good), norm, np.array([3], np.int32), ids)
