@@ -8,26 +8,21 @@ from __future__ import annotations
 
 import os
 import platform
-import re
+import sys
+import sysconfig
 from pathlib import Path
 
 from pybind11.setup_helpers import Pybind11Extension
-from setuptools import setup
+from setuptools import errors, setup
 from setuptools.command.build_ext import build_ext
 
-# Rows of the list that csrc/dispatch.cpp compiles: architecture, instruction set, features, flags.
-ISA_ROW = re.compile(r'^(\w+)\((\w+),\s[^"]*"([^"]*)"\)$', re.MULTILINE)
+sys.path.insert(0, str(Path(__file__).parent))  # a build from the sdist does not look here
+from csrc import flags
+
 MACHINE = platform.machine().replace("AMD64", "x86_64").replace("arm64", "aarch64")
-ISA_FLAGS = {
-    isa: flags.split()
-    for architecture, isa, flags in ISA_ROW.findall(Path("csrc/isas.h").read_text())
-    if architecture in ("ANY", MACHINE.upper())
-}
-# NaN and infinity keep their meaning: nothing of -ffast-math beyond these two.
-COMMON_FLAGS = ["-std=c++20", "-O3", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"]
 # g++ 12 finds fault with its own intrinsics (GCC bug 105593); clang does not know that warning, nor all flags of rows.
 KERNEL_FLAGS = [
-    *COMMON_FLAGS,
+    *flags.COMMON,
     "-g0",
     *("-Wno-maybe-uninitialized", "-Wno-unknown-warning-option", "-Wno-ignored-optimization-argument"),
 ]
@@ -38,7 +33,7 @@ SANITIZE_FLAGS = (
     [f"-fsanitize={SANITIZE}", "-fno-omit-frame-pointer", "-g", "-O1", "-fexpensive-optimizations"] if SANITIZE else []
 )
 
-SOURCES = sorted(str(path) for path in Path("csrc").glob("*.cpp") if path.name != "kernels.cpp")
+SOURCES = [f"csrc/{name}" for name in flags.SOURCES]
 HEADERS = sorted(str(path) for path in Path("csrc").rglob("*.h"))
 
 
@@ -49,8 +44,21 @@ class BuildKernels(build_ext):
     would take for built.
     """
 
+    def run(self) -> None:
+        try:
+            super().run()
+        except (errors.CompileError, errors.ExecError, errors.LinkError, errors.PlatformError) as error:
+            python = f"{platform.python_implementation()} {platform.python_version()}, {sysconfig.get_platform()}"
+            raise SystemExit(
+                f"distilrt could not be compiled: {error}\nThere is no wheel of it for this Python ({python}), and "
+                "to build one takes a compiler of C++20, g++ 12 or newer (Debian: apt-get install g++) or clang 14 or "
+                "newer (macOS: xcode-select --install), and Python's headers (Debian: apt-get install python3-dev)"
+            ) from None
+
     def build_extension(self, ext: Pybind11Extension) -> None:
-        ext.extra_objects = [self.kernels_object(isa, flags) for isa, flags in ISA_FLAGS.items()]
+        ext.extra_objects = [
+            self.kernels_object(isa, wanted) for isa, wanted in flags.instruction_sets(MACHINE).items()
+        ]
         link = self.compiler.link_shared_object
 
         def link_whole(objects: list[str], path: str, *args: object, **options: object) -> None:
@@ -60,17 +68,15 @@ class BuildKernels(build_ext):
         self.compiler.link_shared_object = link_whole
         super().build_extension(ext)
 
-    def kernels_object(self, isa: str, flags: list[str]) -> str:
+    def kernels_object(self, isa: str, wanted: list[str]) -> str:
         # Not in build_temp, which an editable install throws away: these are the slow ones.
         folder = Path("build", f"kernels-{platform.machine()}{'-' + SANITIZE if SANITIZE else ''}", isa)
-        newest = max(Path(name).stat().st_mtime for name in ["csrc/kernels.cpp", "setup.py", *HEADERS])
         target = folder / "csrc" / "kernels.o"
-        if not target.exists() or target.stat().st_mtime < newest:
+        if not flags.is_current(target):
             [unfinished] = self.compiler.compile(
                 ["csrc/kernels.cpp"],
                 output_dir=str(folder / "unfinished"),
-                macros=[("ISA", isa), ("ISA_HEADER", f'"isas/{isa}.h"')],
-                extra_postargs=[*KERNEL_FLAGS, *SANITIZE_FLAGS, *flags],
+                extra_postargs=[*KERNEL_FLAGS, *SANITIZE_FLAGS, *wanted],
             )
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(unfinished, target)
@@ -82,8 +88,8 @@ setup(
         Pybind11Extension(
             "distilrt._C",
             sources=SOURCES,
-            depends=["setup.py", "csrc/kernels.cpp", *HEADERS],
-            extra_compile_args=[*COMMON_FLAGS, *SANITIZE_FLAGS],
+            depends=["setup.py", "csrc/flags.py", "csrc/kernels.cpp", *HEADERS],
+            extra_compile_args=[*flags.COMMON, *SANITIZE_FLAGS],
             extra_link_args=["-pthread", *SANITIZE_FLAGS],
             cxx_std=20,
         )
