@@ -129,7 +129,7 @@ class Environment:
     def __init__(self, folder: Path, python: str, wheel: Path, extras: str, *others: str) -> None:
         subprocess.run([python, "-m", "venv", str(folder)], check=True)
         self.bin = folder / "bin"
-        self.variables = {"PATH": str(self.bin), "HOME": str(folder), "LANG": "C.UTF-8"}
+        self.variables = {"PATH": str(self.bin), "HOME": str(folder), "LANG": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"}
         constraints = ["-c", "constraints.txt"] if sys.version_info >= (3, 11) else []
         self._passed = {
             name: value for name, value in os.environ.items() if name.lower().startswith(("pip_", "ssl_", "http"))

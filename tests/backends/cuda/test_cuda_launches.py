@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from distilrt.backends.base import create
 from distilrt.backends.cuda import backend as cuda
-from distilrt.backends.cuda import inputs as padded
+from distilrt.backends.cuda import inputs, padded
 from distilrt.backends.cuda.warm_up import warm_up
 from distilrt.batch import pack
 from distilrt.model import models
@@ -26,7 +26,7 @@ from tests.backends.cuda.cuda_models import config_of, fresh, masked, weights_of
 
 # Rows beyond the real ones are not defined, and the interpreter computes with whatever they hold.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
-_KERNELS = ((cuda, "linear"), (cuda, "layer_norm"), (cuda, "gather"), (cuda, "unpack"), (padded, "pack"))
+_KERNELS = ((cuda, "linear"), (cuda, "layer_norm"), (cuda, "gather"), (padded, "unpack"), (inputs, "pack"))
 _NO_LAUNCH = (
     "view",
     "empty",
@@ -164,14 +164,14 @@ def test_every_kind_of_input_was_met_at_load(architecture: str, monkeypatch: pyt
     backend = model.backend
     backend.encoder.buckets = backend.encoder.buckets[:1]
     kinds: set[Any] = set()
-    plain: Any = vars(padded)["pack"]
+    plain: Any = vars(inputs)["pack"]
 
     def spy(*args: Any, **options: Any) -> None:
         names = ("padded_ids", "attention_mask", "padded_positions")
         kinds.add((options["keep_first"], *(getattr(options[name], "dtype", None) for name in names)))
         plain(*args, **options)
 
-    monkeypatch.setattr(padded, "pack", spy)
+    monkeypatch.setattr(inputs, "pack", spy)
     warm_up(backend)
     met = set(kinds)
     mask = masked(rng, 2, 6)
