@@ -47,10 +47,12 @@ test-ray: .venv-ray/stamp .venv/model.stamp
 test-browser: .venv/browser.stamp .venv/model.stamp
 	$(BIN)/python -m pytest tests/server/browser
 
-# Wheels of this Python for every system and of other Pythons for this machine, used without a compiler, and every source by g++.
+# A wheel of this Python for each system (those that are left out have other headers alone), wheels of other Pythons for this
+# machine, what they do without a compiler, and every source by g++.
 test-portable: .venv/portable.stamp .venv/model.stamp build/arm/stamp
 	rm -rf build/wheels/dist
-	$(BIN)/python -m csrc.wheels --out build/wheels/dist --pythons $(THIS)
+	$(BIN)/python -m csrc.wheels --out build/wheels/dist --pythons $(THIS) \
+	  --targets manylinux_2_17_x86_64,manylinux_2_17_aarch64,macosx_11_0_arm64,win_amd64
 	$(BIN)/python -m csrc.wheels --out build/wheels/dist --targets manylinux_2_17_$$(uname -m)
 	$(BIN)/python -m pytest -m whole -n auto --maxprocesses 2 tests/csrc/test_portable.py tests/csrc/test_wheels.py
 
