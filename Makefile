@@ -179,7 +179,7 @@ clean:
 	@touch $@
 
 .venv/portable.stamp: .venv/test.stamp
-	$(PIP) ziglang wheel lief auditwheel
+	$(PIP) ziglang lief auditwheel
 	@touch $@
 
 .venv/bench.stamp: .venv/test.stamp
