@@ -2,12 +2,14 @@
 
 The texts go through the float32 reference once, layer by layer. Each linear layer's inputs settle its column scales and
 how its weight is rounded, and show how far 8 bits are off there; where too far, the layer stays in higher precision.
-Backends pack the outcome, which costs nothing at run time but one multiplication of each input column.
+Where a coding bounds what the whole encoder may lose, some of the texts go through it once more for each layer, with
+that layer alone in 8 bits, and the layers that lose most stay in higher precision, too. Backends pack the outcome,
+which costs nothing at run time but one multiplication of each input column.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -16,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from distilrt.batch import pack
+from distilrt.batch import Batch, pack
 from distilrt.checkpoint.codings import CODINGS, Coding
 from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.tensor_files import FloatArray
@@ -29,6 +31,7 @@ from distilrt.text.tokenizer import DistilBertTokenizer
 
 BUILT_IN = Path(__file__).with_name("calibration.txt")
 MAX_TOKENS = 8192  # more change little and take longer
+_LOSS_TOKENS = 512  # likewise, of the texts that show what each layer alone loses
 # The ridge term, as a share of the Gram matrix's mean diagonal. With less, rounding fits the few example rows alone.
 _DAMPING = 0.3
 _BLOCK = 64  # columns rounded before what they leave is carried to all others, in one product
@@ -145,25 +148,25 @@ def calibrate(
     file = Path(path or BUILT_IN)
     texts = texts_of(file.read_bytes(), file)
     ids = tokenizer(texts, truncation=True, max_length=config.max_position_embeddings)["input_ids"]
-    ids = [each for each, total in zip(ids, accumulate(map(len, ids)), strict=True) if total <= MAX_TOKENS] or ids[:1]
+    ids = _within(ids, MAX_TOKENS)
     errors: dict[str, float] = {}
     found: dict[str, CodedLinear] = {}
-    from tqdm import tqdm  # The package is there, because huggingface_hub needs it.
 
-    layers = tqdm(
-        _linears(config, weights, ids),
-        desc=f"calibrating {coding.dtype}",
-        total=4 * config.num_layers,
-        unit=" layers",
-        disable=None,  # without a terminal
-        delay=2,
-        leave=False,
-    )
+    def quantize(name: str, rows: FloatArray, weight: FloatArray) -> FloatArray:
+        product: FloatArray = rows @ weight.T
+        errors[name], linear = _quantize(rows, weight, product, coding)
+        if errors[name] <= coding.threshold and linear is not None:
+            found[name] = linear
+        progress.update()
+        return product
+
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows in a broken model stays in higher precision
-        for name, rows, weight, product in layers:
-            errors[name], linear = _quantize(rows, weight, product, coding)
-            if errors[name] <= coding.threshold and linear is not None:
-                found[name] = linear
+        with _progress(f"calibrating {coding.dtype}", 4 * config.num_layers) as progress:
+            _forward(config, weights, pack(config, ids), quantize)
+        if np.isfinite(coding.loss):
+            losses = _losses(config, weights, _within(ids, _LOSS_TOKENS), coding, found)
+            for name in _most_lossy(losses, found, coding.loss):
+                del found[name]
     source = f"{len(ids)} built-in texts" if path is None else f"{len(ids)} of {len(texts)} texts of {Path(path).name}"
     return Calibration(source, errors, found)
 
@@ -203,17 +206,74 @@ def _quantize(
     return (float("inf") if lost > 0 else 0.0), linear
 
 
-def _linears(
-    config: DistilBertConfig, weights: Mapping[str, npt.NDArray[Any]], ids: Sequence[Sequence[int]]
-) -> Iterator[tuple[str, FloatArray, FloatArray, FloatArray]]:
-    """Each linear layer's name, inputs `[m, k]`, weight `[n, k]` and their product, in the order of a forward."""
+def _progress(doing: str, layers: int) -> Any:
+    from tqdm import tqdm  # The package is there, because huggingface_hub needs it.
+
+    # `disable=None` shows it on a terminal only.
+    return tqdm(desc=doing, total=layers, unit=" layers", disable=None, delay=2, leave=False)
+
+
+def _within(ids: Sequence[Sequence[int]], tokens: int) -> Sequence[Sequence[int]]:
+    """The first texts, up to a number of tokens, and at least one."""
+    return [each for each, total in zip(ids, accumulate(map(len, ids)), strict=True) if total <= tokens] or ids[:1]
+
+
+def _losses(
+    config: DistilBertConfig,
+    weights: Mapping[str, npt.NDArray[Any]],
+    ids: Sequence[Sequence[int]],
+    coding: Coding,
+    found: Mapping[str, CodedLinear],
+) -> dict[str, float]:
+    """How far each layer alone in 8 bits turns the mean vectors of texts: the mean of 1 - cosine."""
     batch = pack(config, ids)
+
+    def vectors(coded: str) -> npt.NDArray[np.float64]:
+        def product(name: str, rows: FloatArray, weight: FloatArray) -> FloatArray:
+            if name == coded:
+                rows, weight = coding.rounded_rows(rows * found[name].input_scales), found[name].weight()
+            multiplied: FloatArray = rows @ weight.T
+            return multiplied
+
+        states = _forward(config, weights, batch, product)
+        sums = np.add.reduceat(states, batch.cu_seqlens[:-1], axis=0, dtype=np.float64)
+        unit: npt.NDArray[np.float64] = sums / np.linalg.norm(sums, axis=1, keepdims=True)
+        return unit
+
+    exact = vectors("")
+    losses = {}
+    with _progress(f"judging {coding.dtype}", len(found)) as progress:
+        for name in found:
+            losses[name] = 1 - float((vectors(name) * exact).sum(axis=1).mean())
+            progress.update()
+    return losses
+
+
+def _most_lossy(losses: Mapping[str, float], found: Mapping[str, CodedLinear], bound: float) -> list[str]:
+    """Layers that lose most an operation, as many as it takes for all others to lose no more than `bound` together."""
+    rest = sum(losses.values())
+    kept = []
+    for name in sorted(losses, key=lambda name: losses[name] / found[name].codes.size, reverse=True):
+        if rest <= bound:
+            break
+        rest -= losses[name]
+        kept.append(name)
+    return kept
+
+
+def _forward(
+    config: DistilBertConfig,
+    weights: Mapping[str, npt.NDArray[Any]],
+    batch: Batch,
+    product: Callable[[str, FloatArray, FloatArray], FloatArray],
+) -> FloatArray:
+    """The encoder's last states; `product` multiplies rows `[m, k]` by the weight `[n, k]` of a name."""
     sources = linears(config.num_layers, (), "int8")
 
-    def parts(name: str) -> tuple[FloatArray, FloatArray]:
+    def linear(name: str, x: FloatArray) -> FloatArray:
         both = ([weights[f"{source}.{part}"] for source in sources[name][1]] for part in ("weight", "bias"))
         weight, bias = (np.concatenate(arrays).astype(np.float32, copy=False) for arrays in both)
-        return weight, bias
+        return product(name, x, weight) + bias
 
     def norm(name: str, x: FloatArray) -> FloatArray:
         return functional.layer_norm(x, weights[f"{name}.weight"], weights[f"{name}.bias"])
@@ -221,22 +281,11 @@ def _linears(
     x = functional.embed(weights, batch.input_ids, None, batch.position_ids, np.float32)
     for index in range(config.num_layers):
         at, source = f"layer.{index}", f"transformer.layer.{index}"
-        weight, bias = parts(f"{at}.qkv")
-        product = x @ weight.T
-        yield f"{at}.qkv", x, weight, product
-        query, key, value = np.split(product + bias, 3, axis=1)
+        query, key, value = np.split(linear(f"{at}.qkv", x), 3, axis=1)
         context = functional.attention(query, key, value, batch.cu_seqlens, batch.key_lengths, config.num_heads)
-        weight, bias = parts(f"{at}.out_proj")
-        product = context @ weight.T
-        yield f"{at}.out_proj", context, weight, product
-        x = norm(f"{source}.sa_layer_norm", x + product + bias)
-        weight, bias = parts(f"{at}.ffn_in")
-        product = x @ weight.T
-        yield f"{at}.ffn_in", x, weight, product
-        inner = product + bias
+        x = norm(f"{source}.sa_layer_norm", x + linear(f"{at}.out_proj", context))
+        inner = linear(f"{at}.ffn_in", x)
         for start, end in zip(batch.cu_seqlens[:-1], batch.cu_seqlens[1:], strict=True):  # few rows stay in the cache
             inner[start:end] = functional.activation(config.activation, inner[start:end])
-        weight, bias = parts(f"{at}.ffn_out")
-        product = inner @ weight.T
-        yield f"{at}.ffn_out", inner, weight, product
-        x = norm(f"{source}.output_layer_norm", x + product + bias)
+        x = norm(f"{source}.output_layer_norm", x + linear(f"{at}.ffn_out", inner))
+    return x

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +181,48 @@ def test_layers_that_int8_does_not_fit_stay_in_higher_precision(isa: str, mixed:
     wanted = np.array([0, 1, 70, 202])
     np.testing.assert_array_equal(model.backend.forward(batch, wanted=wanted), rows[wanted])
     np.testing.assert_array_equal(model.backend.forward(pack(CONFIG, sequences[2:3])), rows[66:196])
+
+
+def test_the_encoder_loses_no_more_than_its_coding_allows(tokenizer: DistilBertTokenizer) -> None:
+    """The more it may lose, the fewer layers stay, and those that lose most an operation stay first."""
+    weights, float8 = made(), codings.CODINGS["cuda", "float8"]
+    ids = tokenizer(texts_of(calibration.BUILT_IN.read_bytes(), ""))["input_ids"]
+    batch = pack(CONFIG, calibration._within(ids, 512))
+
+    def vectors(linears: Mapping[str, calibration.CodedLinear], coding: codings.Coding) -> npt.NDArray[np.float64]:
+        def product(name: str, rows: Any, weight: Any) -> Any:
+            if name not in linears:
+                return rows @ weight.T
+            return coding.rounded_rows(rows * linears[name].input_scales) @ linears[name].weight().T
+
+        sums = np.add.reduceat(calibration._forward(CONFIG, weights, batch, product), batch.cu_seqlens[:-1], axis=0)
+        unit: npt.NDArray[np.float64] = sums / np.linalg.norm(sums, axis=1, keepdims=True)
+        return unit
+
+    exact = vectors({}, float8)
+    kept: list[tuple[str, ...]] = []
+    for loss in (np.inf, 3e-4, 1e-4, 0.0):
+        coding = replace(float8, threshold=0.5, loss=loss)
+        found = calibrate(CONFIG, weights, tokenizer, coding=coding)
+        lost = 1 - (vectors(found.linears, coding) * exact).sum(axis=1).mean()
+        print(loss, lost, found.kept)
+        assert lost <= 1.2 * loss + 1e-6
+        kept.append(found.kept)
+    assert kept[0] == ()
+    assert sorted(kept[-1]) == sorted(names())
+    assert 0 < len(kept[1]) < len(kept[2]) < len(names())
+    assert set(kept[1]) < set(kept[2])
+
+
+def test_a_small_layer_is_kept_before_a_large_one_that_loses_a_little_more() -> None:
+    def linear(size: int) -> calibration.CodedLinear:
+        return calibration.CodedLinear(np.zeros((size, 10)), np.zeros(size, np.float32), np.zeros(10, np.float32))
+
+    found = {"small": linear(10), "large": linear(40), "none": linear(10)}
+    losses = {"small": 0.3, "large": 0.4, "none": 0.0}
+    for bound, kept in ((0.7, []), (0.5, ["small"]), (0.3, ["small", "large"])):
+        assert calibration._most_lossy(losses, found, bound) == kept
+    assert set(calibration._most_lossy(losses | {"none": np.nan}, found, 1)) == set(found)
 
 
 def test_packed_with_layers_in_higher_precision(
