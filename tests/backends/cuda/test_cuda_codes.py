@@ -57,7 +57,8 @@ def test_real_checkpoint(dtype: str, sentence_encoder: Path, monkeypatch: pytest
 
     cosines = (vectors(wanted) * vectors(found)).sum(1)
     print(dtype, cosines)
-    assert cosines.min() >= 0.998
+    assert cosines.mean() >= 0.9985
+    assert cosines.min() >= 0.9975
     one = alone.mean(0) / np.linalg.norm(alone.mean(0))
     assert vectors(wanted)[0] @ one >= 0.998
     facts = ours.backend.describe()
