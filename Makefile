@@ -132,14 +132,14 @@ sanitize: .venv/test.stamp
 	DISTILRT_SANITIZE=address,undefined $(BIN)/python setup.py -q build --build-base build/sanitize
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-	  PYTHONPATH=$$(echo build/sanitize/lib*) $(BIN)/python -P -m pytest tests/csrc -p no:cacheprovider \
+	  PYTHONPATH=$$(echo $(CURDIR)/build/sanitize/lib*) $(BIN)/python -P -m pytest tests/csrc -p no:cacheprovider \
 	  --ignore tests/csrc/test_no_allocation.py
 
 # ThreadSanitizer needs fixed addresses, and knows no threads of a forked child.
 sanitize-threads: .venv/test.stamp
 	DISTILRT_SANITIZE=thread $(BIN)/python setup.py -q build --build-base build/sanitize-threads
 	LD_PRELOAD="$$(g++ -print-file-name=libtsan.so)" TSAN_OPTIONS=halt_on_error=1 \
-	  PYTHONPATH=$$(echo build/sanitize-threads/lib*) setarch -R $(BIN)/python -P -m pytest -p no:cacheprovider \
+	  PYTHONPATH=$$(echo $(CURDIR)/build/sanitize-threads/lib*) setarch -R $(BIN)/python -P -m pytest -p no:cacheprovider \
 	  tests/csrc/test_thread_pool.py tests/csrc/test_schedule.py tests/csrc/test_batch_attention.py -k "not fork and not idle"
 
 # Every GPU kernel, dtype and tile compiled ahead of time; no GPU needed. Takes minutes the first time.
