@@ -13,15 +13,15 @@ KINDS = {".py", ".pyi", ".cpp", ".h", ".c", ".js", ".css", ".html"}
 # number whenever a folder shrinks; never raise it without saying why in docs/design.md.
 BUDGETS: dict[str, tuple[int, int | None]] = {
     "engine/*": (1500, 2062),
-    "engine/model": (1500, 2251),
+    "engine/model": (1500, 2271),
     "engine/checkpoint": (1600, 2430),
     "engine/text": (1050, 1522),
     "engine/runtime": (1000, 1610),
     "engine/backends": (1700, 2110),
-    "engine/tasks": (1450, 1624),
+    "engine/tasks": (1450, 1718),
     "engine/dropin": (1750, 2090),
     "engine/scale": (520, 562),
-    "engine/server": (3200, 4631),
+    "engine/server": (3200, 4633),
     "kernels": (1900, 3878),
     "csrc": (2900, 4703),
     "engine/bench": (3000, 4256),

@@ -6,7 +6,7 @@ loaded. The numbers are those of sentence-transformers in float32; nothing here 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -103,6 +103,10 @@ class Splade:
         kept = self._squashed(logits).sum(axis=0, keepdims=True) if self.total else logits.max(axis=0, keepdims=True)
         return np.asarray(kept)
 
+    def merged(self, kept: Sequence[Rows]) -> Rows:
+        """What `keep` would leave of all positions, from what it left of some and of others."""
+        return np.asarray((np.sum if self.total else np.max)(np.stack(kept), axis=0))
+
     def weights(self, kept: Rows) -> Vector:
         """The weights `[vocabulary]`, none below 0, from what `keep` left."""
         weights: Vector = kept[0] if self.total else self._squashed(kept[0])  # squashing keeps the order
@@ -158,9 +162,25 @@ class SentenceEncoder:
             vector = layer(vector)
         whole = len(vector)
         vector = vector[: dimensions or self.truncate_dim]
-        if normalize and not (self.layers and isinstance(self.layers[-1], Normalize) and len(vector) == whole):
+        if normalize and not (self._ends_in_unit and len(vector) == whole):
             vector = unit(vector)
         return vector
+
+    def mean(self, vectors: Sequence[Vector], tokens: Sequence[int], normalize: bool = False) -> Vector:
+        """The vector of a text from those that `vector` made of its windows, each weighted by its number of tokens.
+
+        It has length 1 where theirs have.
+        """
+        if len(vectors) == 1:
+            return vectors[0]
+        mean: Vector = np.average(vectors, axis=0, weights=tokens).astype(vectors[0].dtype)
+        if normalize or self._ends_in_unit:
+            mean = unit(mean)
+        return mean
+
+    @property
+    def _ends_in_unit(self) -> bool:
+        return bool(self.layers) and isinstance(self.layers[-1], Normalize)
 
     def width(self, hidden_size: int) -> int:
         """How many numbers a vector has before any are left out.

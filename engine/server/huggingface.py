@@ -19,6 +19,7 @@ from distilrt.server.call import Call
 from distilrt.server.embedding_inputs import Direction
 from distilrt.server.operation import Operation
 from distilrt.server.statuses import Unprocessable
+from distilrt.tasks.size import characters
 
 _EMBEDDINGS = ("feature-extraction", "sentence-similarity", "sparse-embedding")
 
@@ -92,7 +93,8 @@ def _check_size(engine: Engine, task: str, items: list[Any], params: dict[str, A
         check_answer(rows, engine.model.config.hidden_size)
     elif task == "text-classification":
         top_k = params["top_k"]
-        check_entries(len(items) * (engine.model.config.num_labels if top_k is None else 1))
+        parts = len(items) + (characters(items) if params.get("return_windows") else 0)  # a window has one or more
+        check_entries(parts * (engine.model.config.num_labels if top_k is None else 1))
     elif task == "fill-mask":
         mask = engine.tokenizer.mask_token
         check_candidates(

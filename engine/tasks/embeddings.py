@@ -9,11 +9,12 @@ from typing import Any, ClassVar
 import numpy as np
 from tokenizers import Tokenizer
 
+from distilrt.errors import InvalidParameter
 from distilrt.model.sentence_encoder import POOLING, SIMILARITY, SentenceEncoder, Vector, unit
 from distilrt.tasks.size import Size, characters
 from distilrt.tasks.task import ALL, FIRST, Params, Prepared, Rows, Selection, Task, check_most
 from distilrt.tasks.task_inputs import Text, TokenIds, as_fields, as_text, as_texts
-from distilrt.tasks.task_parameters import PROMPT, TOKENIZING, Param, count, one_of
+from distilrt.tasks.task_parameters import PROMPT, TOKENIZING, WINDOWED, WINDOWS, Param, count, one_of
 from distilrt.text.tokenizer import DistilBertTokenizer
 
 SENTENCE = "sentence"  # the pooling that stands for all that the checkpoint's sentence encoder does
@@ -33,7 +34,12 @@ class _Embedding(Task):
         settled = super().settle(params)
         if settled["prompt"] is None:
             settled["prompt"] = self.encoder.prompts[""] if settled.get("pooling", SENTENCE) == SENTENCE else ""
+            self.check(settled)
         return settled
+
+    def repeated(self, params: Params) -> list[int]:
+        """The prompt's, without special tokens."""
+        return _prompt_ids(self.tokenizer, self.tokenizer.backend_tokenizer, params["prompt"] or "", False)
 
     def texts(self, item: Any, params: Params) -> list[Text] | TokenIds:
         """The text behind the prompt, or the token ids."""
@@ -73,7 +79,7 @@ class _DenseEmbedding(_Embedding):
 
 class FeatureExtraction(_DenseEmbedding):
     """A text, or a list of token ids, to the tokens' vectors `[1, tokens, hidden_size]`, or with `pooling` to one
-    vector `[width]`."""
+    vector `[width]`, which of a text in windows is the mean of theirs, each weighted by its tokens."""
 
     name = "feature-extraction"
     params: ClassVar[Mapping[str, Param]] = {
@@ -85,7 +91,7 @@ class FeatureExtraction(_DenseEmbedding):
         ),
         "normalize": one_of("whether to scale each vector to length 1", False, True),
         "prompt": PROMPT,
-        **TOKENIZING,
+        **WINDOWED,
     }
 
     def width(self, params: Params) -> int:
@@ -95,19 +101,24 @@ class FeatureExtraction(_DenseEmbedding):
         return min(whole, params["dimensions"] or encoder.truncate_dim or whole)
 
     def check(self, params: Params) -> None:
-        """There must be as many dimensions."""
+        """There must be as many dimensions, and one vector of a text that is read in windows."""
         super().check(params)
+        if params["truncation"] == WINDOWS and params["pooling"] is None:
+            raise InvalidParameter(
+                f"truncation {WINDOWS!r} needs a pooling, since tokens in two windows have two vectors"
+            )
         encoder = self.chosen(params) or SentenceEncoder()
         check_most("dimensions", params["dimensions"], encoder.width(self.config.hidden_size), "those of this model")
 
     def answer(self, prepared: Prepared, outputs: Sequence[Rows]) -> list[Any]:
         """Vectors as nested lists."""
         dimensions, normalize = prepared.params["dimensions"], prepared.params["normalize"]
-        if prepared.params["pooling"]:
-            [vector] = self.vectors(prepared, outputs, dimensions=dimensions, normalize=normalize)
-            return list(vector.tolist())
-        vectors = outputs[0][None, :, :dimensions]
-        return list((unit(vectors) if normalize else vectors).tolist())
+        if encoder := self.chosen(prepared.params):
+            vectors = self.vectors(prepared, outputs, dimensions=dimensions, normalize=normalize)
+            weights = [len(ids) for ids in prepared.sequences]
+            return list(encoder.mean(vectors, weights, normalize).tolist())
+        rows = outputs[0][None, :, :dimensions]
+        return list((unit(rows) if normalize else rows).tolist())
 
 
 class SentenceSimilarity(_DenseEmbedding):
@@ -147,12 +158,12 @@ class SparseEmbedding(_Embedding):
 
     The weight is the largest of log(1 + relu(logit)) over all positions, special tokens included, as in "SPLADE v2:
     Sparse Lexical and Expansion Model for Information Retrieval" (Formal et al., 2021), unless the checkpoint's
-    SpladePooling says otherwise: their sum, or the logarithm taken twice.
+    SpladePooling says otherwise: their sum, or the logarithm taken twice. The positions are those of all windows.
     """
 
     name = "sparse-embedding"
     architecture = "DistilBertForMaskedLM"
-    params: ClassVar[Mapping[str, Param]] = {"prompt": PROMPT, **TOKENIZING}
+    params: ClassVar[Mapping[str, Param]] = {"prompt": PROMPT, **WINDOWED}
 
     def keep(self, outputs: Rows) -> Rows:
         """One row `[1, vocab_size]`: all logits are as large as a thousand texts."""
@@ -160,7 +171,7 @@ class SparseEmbedding(_Embedding):
 
     def answer(self, prepared: Prepared, outputs: Sequence[Rows]) -> list[dict[str, Any]]:
         """The tokens with a weight, by rising id."""
-        weights = self.encoder.splade.weights(outputs[0])
+        weights = self.encoder.splade.weights(self.encoder.splade.merged(outputs))
         [indices] = np.nonzero(weights)
         pairs = zip(indices.tolist(), weights[indices].tolist(), strict=True)
         return [{"index": index, "value": value} for index, value in pairs]

@@ -38,29 +38,36 @@ def characters(value: Any) -> int:
 
 
 def check_windows(
-    tokenizer: DistilBertTokenizer, texts: Sequence[Any], max_length: int, stride: int, max_tokens: int
+    tokenizer: DistilBertTokenizer,
+    texts: Sequence[Any],
+    max_length: int,
+    stride: int,
+    max_tokens: int,
+    repeated: int = 0,
 ) -> None:
     """Refuse texts whose windows would have more than `max_tokens` tokens together, before the windows are made.
 
-    A window has `max_length` tokens, special ones included, and shares `stride` tokens of text with the next. A text is
-    a string or a list of words; of a pair, only the second is divided among windows.
+    A window has `max_length` tokens, special ones included, and shares `stride` tokens of text with the next; then
+    `repeated` tokens are put into each but the first. A text is a string or a list of words; of a pair, only the second
+    is divided among windows.
 
     Raises:
         TooLarge: they would.
     """
     # A token seldom has less than a character, so that most requests are let through without counting their tokens.
-    total = _window_tokens(tokenizer, texts, max_length, stride, lambda some: [characters(text) for text in some])
-    if total <= max_tokens:
+    whole = max_length + repeated
+    windows = _windows(tokenizer, texts, max_length, stride, lambda some: [characters(text) for text in some])
+    if windows * whole <= max_tokens:
         return
-    total = _window_tokens(tokenizer, texts, max_length, stride, lambda some: _lengths(tokenizer, some))
+    total = whole * _windows(tokenizer, texts, max_length, stride, lambda some: _lengths(tokenizer, some))
     if total > max_tokens:
         raise TooLarge(
-            f"windows of {max_length} tokens that share {stride} make {total} tokens of the texts, at most "
+            f"windows of {whole} tokens that share {stride} make {total} tokens of the texts, at most "
             f"{max_tokens} are allowed; lower the stride, or send fewer or shorter texts at once"
         )
 
 
-def _window_tokens(
+def _windows(
     tokenizer: DistilBertTokenizer,
     texts: Sequence[Any],
     max_length: int,
@@ -75,7 +82,7 @@ def _window_tokens(
         room = max_length - tokenizer.num_special_tokens_to_add(pairs) - fixed
         more = max(0, length - room)
         # Where the first text leaves no room to go on, the tokenizer refuses the pair.
-        total += max_length * (1 + -(-more // max(1, room - stride)))
+        total += 1 + -(-more // max(1, room - stride))
     return total
 
 

@@ -7,7 +7,7 @@ sequences may be computed beside those of other inputs and other tasks (see `dis
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -20,7 +20,7 @@ from distilrt.model.heads import HEADS
 from distilrt.model.sentence_encoder import SentenceEncoder
 from distilrt.tasks.size import Size, characters, check_windows
 from distilrt.tasks.task_inputs import Text, TokenIds
-from distilrt.tasks.task_parameters import Param
+from distilrt.tasks.task_parameters import WINDOWS, Param
 from distilrt.tasks.text_start import start_of
 from distilrt.text.tokenizer import DistilBertTokenizer
 
@@ -99,6 +99,22 @@ class Task(ABC):
     def check(self, params: Params) -> None:
         """Refuse, with an InvalidParameter, settled parameters that this model cannot serve."""
         check_most("max_length", params.get("max_length"), self.limit, "what this model reads")
+        if params.get("truncation") == WINDOWS:
+            room = self.room(params)
+            if room < 1:
+                raise InvalidParameter(
+                    "a window has no room for tokens of the text; raise max_length, or shorten the prompt"
+                )
+            check_most("stride", params["stride"], room - 1, f"less than the {room} tokens of text in a window")
+
+    def room(self, params: Params) -> int:
+        """How many tokens of a text without a pair fit into one window."""
+        special = self.tokenizer.num_special_tokens_to_add() if params["add_special_tokens"] else 0
+        return (params["max_length"] or self.limit) - special - len(self.repeated(params))
+
+    def repeated(self, params: Params) -> list[int]:
+        """The token ids that begin each window of a text, which is where the text itself begins with them."""
+        return []
 
     def size(self, item: Any, params: Params) -> Size:
         """What a tokenizer has to read for an input, each repetition counted.
@@ -118,7 +134,7 @@ class Task(ABC):
         texts = [attempt(self.texts, item, params) for item in inputs]
         groups = [found for found in texts if isinstance(found, list) and not isinstance(found, TokenIds)]
         try:
-            encoded = iter(self._encode(groups, params, max_tokens))
+            encoded = self._encode_all(groups, params, max_tokens)
         except TooLarge:
             raise
         except InvalidInput as error:  # of one of the texts
@@ -153,18 +169,26 @@ class Task(ABC):
         options = self.tokenizing(params)
         most = options.get("max_length", len(ids))
         if len(ids) > most:
+            if "stride" in options:
+                raise TooLong(
+                    f"the input has {len(ids)} token ids, a window at most {most}; divide it, or send the text"
+                )
             side = options["truncation_side"] or self.tokenizer.truncation_side
             ids = ids[-most:] if side == "left" else ids[:most]
         return TokenIds(ids)
 
     def tokenizing(self, params: Params) -> dict[str, Any]:
-        """How to call the tokenizer; unless overridden, cutting texts when asked."""
+        """How to call the tokenizer; unless overridden, cutting texts or dividing them into windows when asked."""
         cut, special = params["truncation"], {"add_special_tokens": params["add_special_tokens"]}
         if cut in (False, "do_not_truncate") or (cut is None and params["max_length"] is None):
             return special
+        most = min(params["max_length"] or self.limit, self.limit)
+        if cut == WINDOWS:
+            return {"max_length": most, "stride": params["stride"], "return_overflowing_tokens": True,
+                    "truncation": True, "truncation_side": "right", **special}  # fmt: skip
         return {
             "truncation": cut or True,
-            "max_length": min(params["max_length"] or self.limit, self.limit),
+            "max_length": most,
             "truncation_side": params["truncation_side"],
             **special,
         }
@@ -184,20 +208,34 @@ class Task(ABC):
     def answer(self, prepared: Prepared, outputs: Sequence[Rows]) -> Any:
         """A JSON-ready answer from what `keep` left of the head's rows `[selected, width]` of each sequence."""
 
+    def _encode_all(
+        self, groups: Sequence[list[Text]], params: Params, max_tokens: int | None
+    ) -> Iterator[tuple[list[Encoding], list[list[int]]]]:
+        """The encodings of each group's texts, and their token ids. Texts and pairs are divided in different ways."""
+        pairs = [any(isinstance(text, tuple) for text in group) for group in groups]
+        made = {}
+        for pair in set(pairs):
+            alike = [group for group, found in zip(groups, pairs, strict=True) if found == pair]
+            made[pair] = iter(self._encode(alike, params, max_tokens))
+        return (next(made[pair]) for pair in pairs)
+
     def _encode(
         self, groups: Sequence[list[Text]], params: Params, max_tokens: int | None
     ) -> list[tuple[list[Encoding], list[list[int]]]]:
-        """The encodings of each group's texts, and their token ids, in one call of the tokenizer."""
-        if not groups:
-            return []
+        """The same in one call of the tokenizer."""
         options = self.tokenizing(params)
         texts = [text for group in groups for text in group]
+        repeated = self.repeated(params) if "stride" in options else []
+        if "stride" in options and isinstance(texts[0], tuple):
+            options["truncation"] = "only_second"
         side = options.get("truncation_side") or self.tokenizer.truncation_side
         if "stride" not in options and (side == "right" or "truncation" not in options):
             # One token more than the model reads, so that a text too long is still seen to be.
             texts = [_start(self.tokenizer, text, self.limit + 1) for text in texts]
+        if repeated:
+            options["max_length"] -= len(repeated)
         if max_tokens is not None and "stride" in options:
-            check_windows(self.tokenizer, texts, options["max_length"], options["stride"], max_tokens)
+            check_windows(self.tokenizer, texts, options["max_length"], options["stride"], max_tokens, len(repeated))
         encoded = self.tokenizer(texts, return_attention_mask=False, return_token_type_ids=False, **options)
         assert encoded.encodings is not None
         owners = [owner for owner, group in enumerate(groups) for _ in group]
@@ -205,6 +243,9 @@ class Task(ABC):
         samples = encoded.get("overflow_to_sample_mapping", range(len(owners)))
         for encoding, ids, sample in zip(encoded.encodings, encoded["input_ids"], samples, strict=True):
             encodings, sequences = parts[owners[sample]]
+            if encodings and repeated:
+                start = encoding.special_tokens_mask[0]
+                ids = [*ids[:start], *repeated, *ids[start:]]
             encodings.append(encoding)
             sequences.append(ids)
         return parts

@@ -71,15 +71,22 @@ def _among(value: Any, values: Iterable[Any]) -> bool:
     return any(type(value) is type(known) and value == known for known in values)  # 1 is no True
 
 
+_CUT = "whether to cut a text that is too long, and which one of a pair; None: cut it if `max_length` is given"
+_CUTS = (None, False, True, "longest_first", "only_first", "only_second", "do_not_truncate")
+WINDOWS = "windows"
+
 # How a tokenizer reads a text, for tasks that truncate it only when asked.
 TOKENIZING: Mapping[str, Param] = {
-    "truncation": one_of(
-        "whether to cut a text that is too long, and which one of a pair; None: cut it if `max_length` is given",
-        *(None, False, True, "longest_first", "only_first", "only_second", "do_not_truncate"),
-    ),
+    "truncation": one_of(_CUT, *_CUTS),
     "max_length": count("how many tokens are kept; None: as many as the model reads", None, least=2),
     "truncation_side": one_of("the end that is cut off; None: as the tokenizer is set", None, "right", "left"),
     "add_special_tokens": one_of("whether to put the tokenizer's special tokens around a text", True, False),
+}
+# The same, for tasks that can make one answer of a text's windows.
+WINDOWED = {
+    **TOKENIZING,
+    "truncation": one_of(f"{_CUT}; {WINDOWS!r}: read it in windows, of a pair the second text", *_CUTS, WINDOWS),
+    "stride": count(f"how many tokens of text a window shares with the next, with truncation {WINDOWS!r}", 0, least=0),
 }
 PROMPT = Param(
     "what to put before each text; None: the checkpoint's default prompt, where its own vectors are asked for",

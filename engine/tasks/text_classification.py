@@ -6,16 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
+from tokenizers import Encoding
 
 from distilrt.errors import InvalidInput
 from distilrt.model.config import DistilBertConfig
 from distilrt.model.functional import softmax
 from distilrt.tasks.task import Params, Prepared, Rows, Task
 from distilrt.tasks.task_inputs import Text, as_pair
-from distilrt.tasks.task_parameters import PADDING, TOKENIZING, Param, count, one_of, strings
+from distilrt.tasks.task_parameters import PADDING, WINDOWED, Param, count, one_of, strings
 
 _BEST = ""  # the best label alone, not in a list; transformers' pipeline has the same default
 
+_MERGED: dict[str, Callable[..., Rows]] = {"mean": np.mean, "max": np.max}
 _FUNCTIONS: dict[str, Callable[[Rows], Rows]] = {
     "sigmoid": lambda logits: np.exp(-np.logaddexp(0, -logits)),
     "softmax": softmax,
@@ -38,7 +40,13 @@ class TextClassification(Task):
             *(None, *_FUNCTIONS),
             any_case=True,
         ),
-        **TOKENIZING,
+        **WINDOWED,
+        "windows": one_of("how the logits of a text's windows become one's", *_MERGED),
+        "return_windows": one_of(
+            "whether the answer is {'labels', 'windows'}: the usual one, and of each window 'labels' and the 'start' "
+            "and 'end' of its characters in the text, or in the second of a pair",
+            *(False, True),
+        ),
         "padding": PADDING,
     }
 
@@ -56,13 +64,33 @@ class TextClassification(Task):
         return [text[0] if isinstance(text, tuple) and not text[1] else text]
 
     def answer(self, prepared: Prepared, outputs: Sequence[Rows]) -> dict[str, Any] | list[dict[str, Any]]:
-        """Labels by falling score."""
-        names, top_k = self.config.label_names(), prepared.params["top_k"]
-        function = prepared.params["function_to_apply"] or _default_function(self.config)
-        scores = _FUNCTIONS[function](outputs[0][0])
+        """Labels by falling score, of the text and where asked for of its windows."""
+        params, logits = prepared.params, np.concatenate(outputs)
+        labels = self._labels(_MERGED[params["windows"]](logits, axis=0), params)
+        if not params["return_windows"]:
+            return labels
+        spans = map(_span, prepared.encodings)
+        windows = [
+            {"start": start, "end": end, "labels": self._labels(row, params)}
+            for (start, end), row in zip(spans, logits, strict=True)
+        ]
+        return {"labels": labels, "windows": windows}
+
+    def _labels(self, logits: Rows, params: Params) -> dict[str, Any] | list[dict[str, Any]]:
+        names, top_k = self.config.label_names(), params["top_k"]
+        function = params["function_to_apply"] or _default_function(self.config)
+        scores = _FUNCTIONS[function](logits)
         order = np.argsort(-scores, kind="stable")[: 1 if top_k == _BEST else top_k]
         labels = [{"label": names[i], "score": float(scores[i])} for i in order]
         return labels[0] if top_k == _BEST else labels
+
+
+def _span(window: Encoding) -> tuple[int, int]:
+    """Where the characters of a window start and end in its text, of a pair in the second."""
+    owners = window.sequence_ids  # None of special tokens
+    last = max((owner for owner in owners if owner is not None), default=None)
+    offsets = [place for place, owner in zip(window.offsets, owners, strict=True) if owner == last is not None]
+    return (offsets[0][0], offsets[-1][1]) if offsets else (0, 0)
 
 
 def _default_function(config: DistilBertConfig) -> str:

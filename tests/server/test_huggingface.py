@@ -114,6 +114,25 @@ def test_parameters_beside_the_inputs(engine_of: Engines, client_of: Any) -> Non
     assert ask(client, [ids, TEXT]) == engine("feature-extraction", [ids, TEXT], **asked)
 
 
+def test_texts_in_windows(engine_of: Engines, client_of: Any) -> None:
+    """Even where the server cuts texts by default; an answer has no more windows than a text has characters."""
+    engine, long = engine_of("DistilBertForSequenceClassification"), "a b " * 400
+    client = client_of(engine, truncate=True)
+    asked = {"truncation": "windows", "stride": 16, "return_windows": True}
+    [found] = ask(client, long, parameters=asked)
+    assert found == engine("text-classification", long, top_k=None, **asked)
+    assert len(found["windows"]) > 1
+    assert found["labels"] != ask(client, long)[0]
+    refused = client.post("/", json={"inputs": "a" * 2**20, "parameters": asked})
+    assert refused.status_code == 413
+    assert "entries" in refused.json()["error"]
+    encoder = engine_of("sentence_encoder")
+    pooled = {"pooling": "sentence", "normalize": True, "truncation": "windows"}
+    assert ask(client_of(encoder), long, parameters={"truncation": "windows"}) == [
+        encoder("feature-extraction", long, **pooled)
+    ]
+
+
 def test_prompts(prompted: Engine, client_of: Any) -> None:
     client = client_of(prompted)
     assert ask(client, "cats") == ask(client, "cats", prompt_name="passage") == ask(client, "cats", path="/embed")

@@ -14,20 +14,30 @@ from typing import Any
 import pytest
 
 from distilrt.errors import InvalidParameter
-from distilrt.tasks import TASKS, Param
-from distilrt.tasks.task_parameters import TOKENIZING, count, one_of
+from distilrt.tasks import TASKS, Param, Task
+from distilrt.tasks.task_parameters import TOKENIZING, WINDOWED, count, one_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "endpoints.md"
 
 
 def tables() -> Iterator[str]:
-    """One table of the parameters that many tasks share, and one of the others of each task."""
+    """Two tables of the parameters that many tasks share, and one of the others of each task."""
     yield from _table("texts", TOKENIZING)
+    windowed = {key: param for key, param in WINDOWED.items() if TOKENIZING.get(key) is not param}
+    yield ""
+    yield from _table(
+        ", ".join(name for name, task in TASKS.items() if name == task.name and _windowed(task)), windowed
+    )
     for name, task in TASKS.items():
-        own = {key: param for key, param in task.params.items() if TOKENIZING.get(key) is not param}
+        shared = WINDOWED if _windowed(task) else TOKENIZING
+        own = {key: param for key, param in task.params.items() if shared.get(key) is not param}
         if name == task.name and own:
             yield ""
             yield from _table(name, own)
+
+
+def _windowed(task: type[Task]) -> bool:
+    return task.params.get("stride") is WINDOWED["stride"]
 
 
 def _table(title: str, params: Mapping[str, Param]) -> Iterator[str]:
