@@ -198,8 +198,6 @@ def pure() -> Path:
         subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
     for beside in folder.glob("*.egg-info"):
         shutil.rmtree(beside)
-    for path in folder.rglob("*"):
-        path.chmod(0o755 if path.is_dir() else 0o644)
     return folder
 
 
@@ -209,10 +207,11 @@ def assemble(target: Target, python: Python, library: Path, files: Path, out: Pa
     shutil.rmtree(stage, ignore_errors=True)
     shutil.copytree(files, stage)
     shutil.copyfile(library, stage / "distilrt" / library.name)
-    (stage / "distilrt" / library.name).chmod(0o755)
     [about] = stage.glob("*.dist-info")
     tags = "".join(f"Tag: {python.tags}-{tag}\n" for tag in target.tags)
     (about / "WHEEL").write_text(f"Wheel-Version: 1.0\nGenerator: distilrt\nRoot-Is-Purelib: false\n{tags}")
+    for path in stage.rglob("*"):
+        path.chmod(0o755 if path.is_dir() or path.name == library.name else 0o644)
     made = out / f"{about.stem}-{python.tags}-{'.'.join(target.tags)}.whl"
     with WheelFile(made, "w") as wheel:
         wheel.write_files(stage)

@@ -128,6 +128,30 @@ def test_kernels_share_nothing(made: Path) -> None:
     assert [symbol.demangled_name for symbol in shown] == [f"distilrt::{made.stem}_kernels"]
 
 
+def test_same_bytes(tmp_path: Path) -> None:
+    """A wheel built again is the same to the byte, in another folder, time zone and umask.
+
+    One source of each kind is compiled again, and the others' objects are taken over, since all take minutes.
+    """
+    wheel, project = RUNNABLE[THIS], tmp_path / "a" / "longer path"
+    system, machine, version = system_of(wheel), platform.machine(), THIS.removeprefix("cp")
+    for name in ("csrc", "engine", "kernels"):
+        shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy2(ROOT / name, project)
+    build = project / "build" / "wheels"
+    for folder in (f"{machine}-linux", system):
+        shutil.copytree(wheels.BUILD / folder, build / folder)
+    again = [f"{machine}-linux/generic.o", f"{system}/schedule.cpp.o", f"{system}/python{version}/bindings.cpp.o"]
+    for name in again:
+        (build / name).unlink()
+    environment = {**os.environ, "TZ": "Asia/Tokyo", "PYTHONHASHSEED": "1"}
+    command = [sys.executable, "-m", "csrc.wheels", "--out", "out", "--pythons", version, "--targets", system]
+    subprocess.run(command, cwd=project, env=environment, umask=0o077, check=True)
+    assert all((build / name).exists() for name in again)
+    assert (project / "out" / wheel.name).read_bytes() == wheel.read_bytes()
+
+
 class Environment:
     """A virtual environment of a wheel, whose processes find no compiler."""
 
