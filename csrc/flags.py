@@ -12,7 +12,6 @@ KERNELS = "kernels.cpp"  # compiled once for each instruction set
 SOURCES = sorted(path.name for path in FOLDER.glob("*.cpp") if path.name != KERNELS)
 # NaN and infinity keep their meaning: nothing of -ffast-math beyond these two.
 COMMON = ["-std=c++20", "-O3", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"]
-_GCC_ONLY = re.compile("-m(arch=|avx|amx)|-fno-schedule-insns")
 
 
 def instruction_sets(architecture: str) -> dict[str, list[str]]:
@@ -38,4 +37,5 @@ def spelled_for_zig(flags: list[str]) -> list[str]:
     if arm := re.fullmatch(r"armv8(?:\.(\d))?-a\+?(.*)", march):
         march, features = "generic", [*([f"v8_{arm[1]}a"] if arm[1] else []), *filter(None, arm[2].split("+"))]
     cpu = "+".join([march, *features]).replace("-", "_")
-    return [f"-mcpu={cpu}", *(flag for flag in flags if not _GCC_ONLY.match(flag))]
+    others = " ".join(flag for flag in flags if not re.match("-m(arch=|avx|amx)", flag))
+    return [f"-mcpu={cpu}", *others.replace("-fno-schedule-insns", "-mllvm -enable-misched=false").split()]

@@ -1,7 +1,7 @@
 // The instruction sets, best first: a row names an architecture, a set, the CPU features that it needs (fields of
 // CpuFeatures) and the compiler's flags. setup.py reads the rows and compiles kernels.cpp once for each, with
 // isas/<set>.h. Includers define X86_64, AARCH64, ANY and NEEDS; a new architecture adds its macro in dispatch.cpp.
-// On ARM g++ moves loads before it assigns registers, and then spills sums.
+// On ARM compilers move loads before they assign registers, and then spill sums.
 
 X86_64(avx512_amx,
        NEEDS(avx512) NEEDS(avx512_vnni) NEEDS(avx512_bf16) NEEDS(amx_int8) NEEDS(amx_bf16) NEEDS(amx_permission),

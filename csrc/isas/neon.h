@@ -23,7 +23,8 @@ struct neon : Portable {
   static constexpr int32_t kByteZero = 128;
   DISTILRT_INLINE IntVec dot_int8(IntVec acc, IntVec a, IntVec b) {
     const int8x16_t x = vreinterpretq_s8_s32(a), y = vreinterpretq_s8_s32(b);
-    const int16x8_t first = vmull_s8(vget_low_s8(x), vget_low_s8(y)), second = vmull_high_s8(x, y);
+    int16x8_t first = vmull_s8(vget_low_s8(x), vget_low_s8(y)), second;
+    asm("smull2 %0.8h, %1.16b, %2.16b" : "=w"(second) : "w"(x), "w"(y));  // for its intrinsic clang spills sums
     return vpadalq_s16(acc, vpaddq_s16(first, second));
   }
 };
