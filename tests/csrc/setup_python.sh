@@ -6,10 +6,11 @@
 set -euo pipefail
 trap 'echo "test-portable needs apt-get, dpkg and the network, to download Python $version of Debian $suite" >&2' ERR
 python=$1 suite=forky version=3.14 build=$PWD/build/newer
+archive=$(apt-get indextargets --format '$(REPO_URI)' | grep -m1 '/debian/$')  # where this system's packages come from
 rm -rf "$build"
 mkdir -p "$build"/{state/lists/partial,cache/archives/partial,tools}
 touch "$build/state/nothing-installed"
-echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian $suite main" > "$build/list"
+echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $archive $suite main" > "$build/list"
 cat > "$build/apt.conf" <<CONF
 Dir::Etc::sourcelist "$build/list";
 Dir::Etc::sourceparts "/nonexistent";
