@@ -8,7 +8,7 @@ knows nothing of weights or devices.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -39,7 +39,8 @@ class PaddedInputs(NamedTuple):
         inputs_embeds: `[batch_size, seq_len, hidden_size]` floats in place of looked-up word embeddings.
         position_ids: `[batch_size, seq_len]`, `[1, seq_len]` or `[seq_len]` integers; None: 0, 1, 2, … as in the
             reference, which counts masked positions too.
-        token_type_ids: `[batch_size, seq_len]`; of a folded BERT 0 where nothing is masked, else not read.
+        token_type_ids: `[batch_size, seq_len]` integers below a BERT's `type_vocab_size`; None: 0. A DistilBERT has no
+            token types, and they are not read.
     """
 
     input_ids: Any = None
@@ -61,7 +62,7 @@ class Batch:
 
     input_ids: IntArray | None  # [total_tokens]
     inputs_embeds: FloatArray | None  # [total_tokens, hidden_size], before position embeddings
-    position_ids: IntArray  # [total_tokens]
+    position_ids: IntArray  # [total_tokens]; of a token of type t more by t * max_position_embeddings
     cu_seqlens: IntArray  # [num_seqs + 1], starts at 0
     key_lengths: IntArray  # [num_seqs]; 0 where a mask leaves no key, and attention then gives zeros
     max_seqlen: int
@@ -75,6 +76,20 @@ class Batch:
     def total_tokens(self) -> int:
         """Rows of the packed batch."""
         return len(self.position_ids)
+
+
+class TypedIds(list[int]):
+    """The token ids of a sequence, with the type of each in `token_types`: in a BERT, which text of a pair it is of.
+
+    None: they are all 0.
+    """
+
+    def __init__(self, ids: Iterable[int], token_types: list[int] | None = None) -> None:
+        super().__init__(ids)
+        self.token_types = token_types
+
+    def __reduce__(self) -> Any:
+        return type(self), (list(self), self.token_types)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +123,12 @@ class Layout:
 def pack(config: DistilBertConfig, sequences: Sequence[Any]) -> Batch:
     """Lay token-id sequences of any lengths end to end.
 
-    Each is a list or a 1-D integer array of token ids of the config's vocabulary, not empty.
+    Each is a list or a 1-D integer array of token ids of the config's vocabulary, not empty. In a BERT a `TypedIds`
+    says the type of each token, which else is 0.
 
     Raises:
-        InvalidInput: an id outside the vocabulary, an empty sequence, a wrong rank or dtype, more than 2^31 - 1 tokens.
+        InvalidInput: an id outside the vocabulary, an empty sequence, a wrong rank or dtype, more than 2^31 - 1 tokens,
+            a token type that the model does not have.
         TooLong: a sequence longer than `max_position_embeddings`.
     """
     packed = None if pack_lists is None else pack_lists(sequences, config.vocab_size)
@@ -120,7 +137,27 @@ def pack(config: DistilBertConfig, sequences: Sequence[Any]) -> Batch:
     ids, positions, cu_seqlens, key_lengths, longest = packed
     if longest > config.max_position_embeddings:
         raise too_long(longest - 1, config)
+    if config.is_bert:
+        types = [ids.token_types if isinstance(ids, TypedIds) else None for ids in sequences]
+        if any(types):
+            rows = [each or [0] * len(ids) for each, ids in zip(types, sequences, strict=True)]
+            positions = positions + type_rows(config, np.concatenate(rows))
     return Batch(ids, None, positions, cu_seqlens, key_lengths, longest)
+
+
+def type_rows(config: DistilBertConfig, token_types: npt.NDArray[Any]) -> IntArray:
+    """What token types add to positions, by which backends look up both at once; of the same shape.
+
+    Raises:
+        InvalidInput: a type that the model does not have.
+    """
+    if _any_outside(token_types, config.type_vocab_size):
+        bad = int(token_types[(token_types < 0) | (token_types >= config.type_vocab_size)][0])
+        raise InvalidInput(
+            f"token_type_ids holds {bad}; token types of this model are 0 to {config.type_vocab_size - 1}"
+        )
+    rows: IntArray = token_types.astype(np.int32) * np.int32(config.max_position_embeddings)
+    return rows
 
 
 def _pack_arrays(
@@ -189,8 +226,9 @@ def check_padded(config: DistilBertConfig, inputs: PaddedInputs) -> tuple[int, i
         if position_ids.shape not in (shape, (1, seq_len), (seq_len,)):
             allowed = f"{list(shape)}, [1, {seq_len}] or [{seq_len}]"
             raise InvalidInput(f"position_ids must have shape {allowed}, found {list(position_ids.shape)}")
-    if config.folded_bert and token_type_ids is not None:
+    if config.is_bert and token_type_ids is not None:
         _check_grid(token_type_ids, "token_type_ids", shape)
+        _check_dtype(token_type_ids, "token_type_ids", "iu", "integers")
     return shape
 
 
@@ -221,10 +259,6 @@ def pack_padded(
         lengths = _row_counts(unmasked, key_lengths, keep_first, keep_masked)
         cu_seqlens, longest = _cumulative(lengths), int(lengths.max())
         layout = _layout(unmasked, key_lengths, lengths, cu_seqlens)
-    if config.folded_bert and token_type_ids is not None and layout.gather(token_type_ids).any():
-        raise InvalidInput(
-            "token_type_ids must be 0: this model is a BERT folded into a DistilBERT, which has no other segment"
-        )
     index = slice(None) if layout.index is None else layout.index
     if ids is not None:
         ids = ids.reshape(-1)[index]
@@ -234,6 +268,9 @@ def pack_padded(
     positions = _flat_positions(position_ids, shape)[index]
     if position_ids is not None or seq_len > config.max_position_embeddings:
         _check_positions(config, positions)
+    if config.is_bert and token_type_ids is not None:
+        types = layout.gather(token_type_ids)
+        positions = positions + type_rows(config, types) if types.any() else positions
     ids = None if ids is None else np.ascontiguousarray(ids, np.int32)
     embeds = None if embeds is None else np.ascontiguousarray(embeds, np.float32)
     positions = np.ascontiguousarray(positions, np.int32)

@@ -183,10 +183,16 @@ def _padded(
 ) -> tuple[dict[str, npt.NDArray[np.int64]], Mask]:
     """The model's arguments, padded by hand, as not every tokenizer has a token to pad with; and the mask
     `[batch_size, seq_len]`."""
-    rows = tokenizer(texts, truncation=True, max_length=model.config.max_position_embeddings)["input_ids"]
+    config = model.config
+    pairs = list(itertools.pairwise(texts)) if config.type_vocab_size > 1 else []
+    limit = {"truncation": True, "max_length": config.max_position_embeddings}
+    encoded = tokenizer([*texts, *pairs], **limit, return_token_type_ids=config.is_bert)
+    rows = encoded["input_ids"]
     mask = np.arange(max(map(len, rows))) < np.array([[len(row)] for row in rows])
-    inputs = {"input_ids": np.zeros(mask.shape, np.int64), "attention_mask": mask.astype(np.int64)}
-    inputs["input_ids"][mask] = np.concatenate(rows)
+    inputs = {"attention_mask": mask.astype(np.int64)}
+    for name in ("input_ids", "token_type_ids") if pairs else ("input_ids",):
+        inputs[name] = np.zeros(mask.shape, np.int64)
+        inputs[name][mask] = np.concatenate(encoded[name])
     if HEADS[model.architecture].has_choices:
         inputs = {name: array[None] for name, array in inputs.items()}  # the texts as the choices of one question
     return inputs, mask
@@ -292,8 +298,7 @@ def _transformers(
     import torch
     import transformers
 
-    folded = DistilBertConfig.from_pretrained(model).folded_bert
-    name = HEADS[architecture].bert if folded else architecture
+    name = HEADS[architecture].bert if DistilBertConfig.from_pretrained(model).is_bert else architecture
     bars: Any = transformers.utils.logging
     shown = bars.is_progress_bar_enabled()
     bars.disable_progress_bar()
@@ -306,8 +311,6 @@ def _transformers(
     for precision in (torch.float64, plain):  # in this order: what a narrow dtype rounds off is gone
         with torch.inference_mode():
             result = theirs.to(precision)(**tensors, output_hidden_states=True)
-        # A BERT also pools; a DistilBERT does not.
-        fields = {key: value for key, value in result.items() if key != "pooler_output"}
-        outputs.append(_flat(fields, mask))
+        outputs.append(_flat(result, mask))
     narrow = NARROW_BOUNDS[dtype] if dtype in ("int8", "float8") else None
     return _Reference(f"transformers {transformers.__version__} {name} float64", narrow, *outputs)

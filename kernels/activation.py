@@ -9,7 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
-ACTIVATIONS = ("", "gelu", "relu", "gelu_new", "gelu_pytorch_tanh", "silu")  # "" is none
+ACTIVATIONS = ("", "gelu", "relu", "gelu_new", "gelu_pytorch_tanh", "silu", "tanh")  # "" is none
 
 
 @triton.jit
@@ -21,6 +21,8 @@ def activate(x, ACTIVATION: tl.constexpr):
         x = tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL)
     elif ACTIVATION == "silu":
         x = times_sigmoid(x, x)
+    elif ACTIVATION == "tanh":  # a pooler's, never small enough for the difference to matter
+        x = times_sigmoid(2.0, x + x) - 1.0
     elif ACTIVATION != "":
         tl.static_assert((ACTIVATION == "gelu_new") or (ACTIVATION == "gelu_pytorch_tanh"))
         # x/2 (1 + tanh(u)) = x sigmoid(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3)

@@ -72,7 +72,7 @@ class Backend(Protocol):
         """Encoder and head over a padded batch that `packs`, whose values never come to the host.
 
         Args:
-            inputs: as `distilrt.batch.pack_padded` takes them; where nothing is masked all token types must be 0.
+            inputs: as `distilrt.batch.pack_padded` takes them.
             with_head: False: the hidden states.
             first_only: only position 0 of each sequence is wanted; so it is for a head that reads only those.
             all_layers: return hidden states too.

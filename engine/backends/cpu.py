@@ -15,7 +15,7 @@ import numpy.typing as npt
 from distilrt import _C, env
 from distilrt.backends.base import HostBackend
 from distilrt.batch import Batch, IndexArray
-from distilrt.checkpoint.packing import PackedWeights, Packing
+from distilrt.checkpoint.packing import PackedWeights, Packing, tensor
 from distilrt.checkpoint.tensor_files import as_float32, as_stored, to_bfloat16
 from distilrt.checkpoint.weights import Weights
 from distilrt.errors import BackendError, InvalidParameter
@@ -86,7 +86,7 @@ class CpuBackend(HostBackend):
         """An embedding table as a packed folder has it: rounded to bfloat16 in the narrower dtypes."""
         if isinstance(weights, PackedWeights):
             return weights.raw(name)[1]
-        return np.ascontiguousarray(as_stored(weights[name], self.packing.float_dtype))
+        return np.ascontiguousarray(as_stored(tensor(weights, name), self.packing.float_dtype))
 
     def _pack(
         self, config: DistilBertConfig, weights: Mapping[str, npt.NDArray[Any]], calibration: Calibration | None
@@ -141,6 +141,8 @@ class CpuBackend(HostBackend):
 
     def linear(self, name: str, rows: npt.NDArray[Any], activation: str | None = None) -> FloatArray:
         """`activation(rows @ weight.T + bias)` with a head's layer."""
+        if activation == "tanh":  # a pooler's, of one row a sequence
+            return np.tanh(self._encoder.linear(name, _plain(rows), ""))
         return self._encoder.linear(name, _plain(rows), activation or "")
 
     def layer_norm(self, name: str, rows: npt.NDArray[Any]) -> FloatArray:

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from distilrt.checkpoint.codings import CODINGS
-from distilrt.checkpoint.packing import PackedWeights, Packing
+from distilrt.checkpoint.packing import PackedWeights, Packing, tensor
 from distilrt.checkpoint.tensor_files import FloatArray, TensorFile, as_stored
-from distilrt.model.architecture import PROJECTOR, WORDS, expected_shapes
+from distilrt.model.architecture import PROJECTOR, WORDS, expected_shapes, with_pooler
 from distilrt.model.config import DistilBertConfig
 
 if TYPE_CHECKING:  # it loads the tokenizer
@@ -48,7 +48,7 @@ class GpuTensors(TensorFile):
         dtype, _ = self.specs[name]
         layer, _, part = name.rpartition(".")
         if layer not in self._linears:
-            return as_stored(self._weights[name], dtype)
+            return as_stored(tensor(self._weights, name), dtype)
         if part in ("weight", "bias"):
             return as_stored(self._joined(layer, part), dtype)
         if self._calibration is not None:
@@ -77,6 +77,7 @@ def packed_for_gpu(
         dtype: one of `DTYPES["cuda"]`.
         calibration: for dtypes of 8 bits; others leave it unused.
     """
+    config = with_pooler(config, architecture, weights)
     # A checkpoint may hold both matrices, and then they need not be the same.
     tied = config.tie_word_embeddings and PROJECTOR in expected_shapes(config, architecture)
     tied = tied and np.array_equal(weights[PROJECTOR], weights[WORDS])

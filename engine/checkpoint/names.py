@@ -12,6 +12,7 @@ from pathlib import Path
 from distilrt.checkpoint.tensor_files import Stored
 from distilrt.errors import CheckpointError
 from distilrt.model.architecture import PROJECTOR
+from distilrt.model.heads import POOLER, Head
 
 _IGNORED = re.compile(r"pooler\.|cls\.seq_relationship\.|(.*\.)?position_ids$")
 _OLD_NORM = re.compile(r"(LayerNorm|layer_norm)\.(gamma|beta)$")
@@ -28,6 +29,8 @@ _BERT_PARTS = {
     "output.LayerNorm": "output_layer_norm",
 }
 _BERT_HEAD = {
+    "pooler.dense.weight": f"{POOLER.name}.weight",
+    "pooler.dense.bias": f"{POOLER.name}.bias",
     "cls.predictions.transform.dense.weight": "vocab_transform.weight",
     "cls.predictions.transform.dense.bias": "vocab_transform.bias",
     "cls.predictions.transform.LayerNorm.weight": "vocab_layer_norm.weight",
@@ -36,6 +39,11 @@ _BERT_HEAD = {
     "cls.predictions.decoder.bias": "vocab_projector.bias",
     "cls.predictions.bias": "vocab_projector.bias",
 }
+_LAYER = re.compile(r"transformer\.layer\.(\d+)\.(.+)\.(weight|bias)$")
+_PARTS = {ours: name for name, ours in _BERT_PARTS.items()}
+_HEAD = {
+    ours: name for name, ours in _BERT_HEAD.items()
+}  # of the two names of one bias the one that transformers saves
 # Two names of one bias. Where a file has both, a BERT adds the second.
 _SHADOWED = {"cls.predictions.bias": "cls.predictions.decoder.bias"}
 
@@ -70,3 +78,15 @@ def canonical_name(name: str, bert: bool) -> str:
     if layer and layer[2] in _BERT_PARTS:
         return f"transformer.layer.{layer[1]}.{_BERT_PARTS[layer[2]]}.{layer[3]}"
     return _BERT_HEAD.get(name, name)
+
+
+def name_in_files(name: str, head: Head, bert: bool) -> str:
+    """What files of this architecture call a tensor: the encoder's have a prefix where it has a head."""
+    prefix = f"{'bert' if bert else 'distilbert'}." if head.layers else ""
+    if not bert:
+        return name if name in head.tensors else prefix + name
+    layer = _LAYER.match(name)
+    if layer:
+        return f"{prefix}encoder.layer.{layer[1]}.{_PARTS[layer[2]]}.{layer[3]}"
+    called = _HEAD.get(name, name)
+    return called if name in head.tensors and not called.startswith("pooler.") else prefix + called

@@ -15,7 +15,7 @@ from typing import Any
 from distilrt import __version__
 from distilrt.checkpoint import sentence_files
 from distilrt.checkpoint.files import read_object, replacing
-from distilrt.checkpoint.packing import CODES, DTYPES, PackedWeights, Packing
+from distilrt.checkpoint.packing import CODES, DTYPES, PackedWeights, Packing, tensor
 from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.tensor_files import SafetensorsFile, Spec, TensorsInMemory, as_stored, write_safetensors
 from distilrt.checkpoint.weight_files import WEIGHT_FILES
@@ -27,7 +27,7 @@ from distilrt.model.heads import HEADS
 
 # It changes with the names and dtypes of tensors (distilrt.checkpoint.packing), the layout of panels (csrc/pack-inl.h)
 # and the meaning of scales (csrc/kernels.h, kernels/quantize.py).
-VERSION = 4
+VERSION = 5
 INDEX, DATA = "packed.json", "packed.safetensors"
 _TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt")
 # The fields of packed.json: the values or the type that each may have.
@@ -35,7 +35,6 @@ _FIELDS: dict[str, Any] = {
     "backend": tuple(DTYPES),
     "dtype": DTYPES,  # those of the backend
     "architecture": tuple(HEADS),
-    "folded_bert": bool,
     "tied": bool,
     "kept": list,
     "calibration": str | None,
@@ -67,7 +66,7 @@ def of(model: Any) -> PackedWeights:
         for part, array in backend.linear_parts(name).items()
     }
     tensors = {
-        name: (dtype, held[name] if name in held else as_stored(model.weights[name], dtype))
+        name: (dtype, held[name] if name in held else as_stored(tensor(model.weights, name), dtype))
         for name, (dtype, _) in packing.specs(model.config).items()
     }
     return PackedWeights("memory", TensorsInMemory(tensors), model.config, packing)
@@ -102,7 +101,6 @@ def write(folder: str | Path, weights: PackedWeights, source: Source | None = No
     index = {
         "version": VERSION,
         **asdict(packing),
-        "folded_bert": config.folded_bert,
         "distilrt": __version__,
         "bytes": size,
         "blake2b": _digest(target / DATA),
@@ -152,7 +150,6 @@ def load(folder: Path, architecture: str, config: DistilBertConfig) -> tuple[Dis
                 f"{path} was packed as {own.architecture} and lacks {name} {list(spec[1])} of {architecture}; load it "
                 f"as {own.architecture}, or pack a checkpoint that has this head"
             )
-    config = config.replace(folded_bert=index["folded_bert"])
     return config, PackedWeights(str(path), file, config, asked)
 
 

@@ -1,10 +1,11 @@
 """How a model is packed: the tensors that a backend computes with, by name, as it holds them.
 
 Linear layers have the native encoder's names and all other tensors their canonical ones. The CPU reads a linear layer
-in panels, which are the same for every instruction set; a GPU reads matrices `[n, k]` in its own dtype. Weights of 8
-bits have scales. On the CPU, linear layers of an int8 model that are kept in higher precision are among the other
-tensors, in bfloat16, and packed when the model is opened: for bfloat16 where the instruction set has it, else for
-float32.
+in panels, which are the same for every instruction set; a GPU reads matrices `[n, k]` in its own dtype. The table of
+positions has those of each token type, with that type's embedding added, one type behind another: so a token's type
+costs nothing. Weights of 8 bits have scales. On the CPU, linear layers of an int8 model that are kept in higher
+precision are among the other tensors, in bfloat16, and packed when the model is opened: for bfloat16 where the
+instruction set has it, else for float32.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy.typing as npt
 
 from distilrt.checkpoint.tensor_files import FloatArray, Spec, TensorFile
 from distilrt.errors import BackendError, CheckpointError
-from distilrt.model.architecture import PROJECTOR, expected_shapes, linears
+from distilrt.model.architecture import POSITIONS, PROJECTOR, TOKEN_TYPES, expected_shapes, linears
 from distilrt.model.config import DistilBertConfig
 
 if TYPE_CHECKING:  # it loads the tokenizer, which a packed folder answers without
@@ -98,7 +99,7 @@ class Packing:
 
     def specs(self, config: DistilBertConfig) -> dict[str, Spec]:
         """Dtype and shape of every tensor."""
-        shapes = expected_shapes(config, self.architecture)
+        shapes = _shapes(config, self.architecture)
         specs: dict[str, Spec] = {}
         for name, linear in self.linears(config).items():
             specs |= {f"{name}.{part}": spec for part, spec in linear.parts.items()}
@@ -107,6 +108,21 @@ class Packing:
         return specs | {
             name: (self.float_dtype if len(shape) > 1 else "float32", shape) for name, shape in shapes.items()
         }
+
+
+def tensor(weights: Mapping[str, FloatArray], name: str) -> FloatArray:
+    """A tensor that is not of a packed linear layer, in float32, as it is packed."""
+    if name != POSITIONS or TOKEN_TYPES not in weights:
+        return weights[name]
+    types, positions = weights[TOKEN_TYPES], weights[POSITIONS]
+    return (types[:, None] + positions).reshape(-1, positions.shape[1])
+
+
+def _shapes(config: DistilBertConfig, architecture: str) -> dict[str, tuple[int, ...]]:
+    """`expected_shapes`, with token types and positions in one table."""
+    shapes = expected_shapes(config, architecture)
+    shapes.pop(TOKEN_TYPES, None)
+    return shapes | {POSITIONS: (config.num_position_rows, config.hidden_size)}
 
 
 class PackedWeights(Mapping[str, FloatArray]):
@@ -124,7 +140,7 @@ class PackedWeights(Mapping[str, FloatArray]):
         self.source, self.config, self.packing, self.dtype = source, config, packing, packing.dtype
         self.linears = packing.linears(config)
         self._file = file
-        self._shapes = expected_shapes(config, packing.architecture)
+        self._shapes = _shapes(config, packing.architecture)
 
     def raw(self, name: str) -> tuple[str, npt.NDArray[Any]]:
         """Dtype and numbers of a tensor as it is stored, where possible without a copy."""

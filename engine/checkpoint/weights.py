@@ -15,18 +15,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from distilrt.checkpoint.names import canonical_tensors
+from distilrt.checkpoint.names import canonical_tensors, name_in_files
 from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.tensor_files import FLOAT_DTYPES, FloatArray, Stored, TensorsInMemory, write_safetensors
 from distilrt.checkpoint.weight_files import open_tensors
 from distilrt.errors import CheckpointError
-from distilrt.model.architecture import POSITIONS, PROJECTOR, WORDS, Shape, expected_shapes, head_of
+from distilrt.model.architecture import (
+    POSITIONS,
+    PROJECTOR,
+    WORDS,
+    Shape,
+    expected_shapes,
+    head_of,
+    with_pooler,
+)
 from distilrt.model.config import DistilBertConfig
 from distilrt.model.heads import HEADS
 
 _log = logging.getLogger("distilrt.checkpoint")
-_SEGMENTS = "embeddings.token_type_embeddings.weight"  # Only a BERT has this tensor.
-_MOST_SINUSOIDS = 2**26  # numbers of a table that only the config describes, for want of one in the file
+_MOST_MADE = 2**26  # numbers of a table of positions that the config asks for and the file does not have as it is
 _HEAD_NAMES = frozenset(name for head in HEADS.values() for name in head.tensors)
 
 
@@ -131,7 +138,7 @@ def load_weights(
 
 
 def check_architecture(model: str, architecture: str, config: DistilBertConfig) -> None:
-    """Refuse a head that a folded BERT would compute in another way than BERT does, or whose labels have no order.
+    """Refuse a head whose labels have no order.
 
     Raises:
         CheckpointError: it is such a head.
@@ -142,11 +149,6 @@ def check_architecture(model: str, architecture: str, config: DistilBertConfig) 
             config.label_names()
         except ValueError as error:
             raise CheckpointError(f"the config of {model} does not fit {architecture}: {error}") from None
-    if config.folded_bert and head.differs_in_bert:
-        fit = ", ".join(name for name, other in HEADS.items() if not other.differs_in_bert)
-        raise CheckpointError(
-            f"{model} is a BERT and can't run as {architecture}: {head.differs_in_bert}. A BERT can be loaded as {fit}"
-        )
 
 
 def assemble(
@@ -158,12 +160,16 @@ def assemble(
         CheckpointError: a tensor is missing, misshapen, of an unfit dtype or, with `strict`, extra.
     """
     check_num_layers(config, stored, source)
+    found = canonical_tensors(stored, config.is_bert, source)
+    config = with_pooler(config, architecture, found)
     shapes = expected_shapes(config, architecture)
-    found = canonical_tensors(stored, config.folded_bert, source)
-    if config.folded_bert:
-        shapes = {_SEGMENTS: (-1, config.hidden_size)} | shapes
+    if config.is_bert and config.num_position_rows * config.hidden_size > _MOST_MADE:
+        raise CheckpointError(
+            f"{source} has {config.type_vocab_size} token types and {config.max_position_embeddings} positions of "
+            f"{config.hidden_size} numbers; distilrt keeps their sums, which may be {_MOST_MADE} numbers at most"
+        )
     if config.sinusoidal_pos_embds and POSITIONS not in found:
-        if math.prod(shapes[POSITIONS]) > _MOST_SINUSOIDS:
+        if math.prod(shapes[POSITIONS]) > _MOST_MADE:
             raise CheckpointError(
                 f"{source} has no {POSITIONS}, and one of shape {list(shapes[POSITIONS])} by the config is too large "
                 "to be computed; correct config.json"
@@ -176,11 +182,7 @@ def assemble(
     _check_names(found, shapes, config, architecture, source, strict)
     for name, shape in shapes.items():
         check_tensor(name, found[name], shape, source)
-    entries = {name: found[name] for name in shapes}
-    if config.folded_bert:
-        segments = entries.pop(_SEGMENTS).load()
-        entries[POSITIONS] = _from_memory(POSITIONS, entries[POSITIONS].load() + segments[0])
-    return Weights(entries, str(source))
+    return Weights({name: found[name] for name in shapes}, str(source))
 
 
 def check_num_layers(config: DistilBertConfig, tensors: Sized, source: str | Path) -> None:
@@ -292,6 +294,7 @@ def save_checkpoint(
     Raises:
         CheckpointError: a tensor of `expected_shapes(config, architecture)` is missing or misshapen.
     """
+    config = with_pooler(config, architecture, weights)
     head, shapes = head_of(architecture), expected_shapes(config, architecture)
     held = weights if isinstance(weights, Weights) else Weights(weights)
     target = Path(folder)
@@ -312,6 +315,8 @@ def save_checkpoint(
             del tensors[PROJECTOR]
         else:
             config = config.replace(tie_word_embeddings=False)
-    named = {head.name_in_files(name): tensor for name, tensor in tensors.items()}
+    named = {name_in_files(name, head, config.is_bert): tensor for name, tensor in tensors.items()}
+    if config.is_bert and PROJECTOR in tensors:  # then transformers does not tie the two names of its bias either
+        named["cls.predictions.decoder.bias"] = named["cls.predictions.bias"]
     write_safetensors(target / "model.safetensors", named)
     config.replace(architectures=(architecture,), dtype=held.dtype).save_pretrained(target)

@@ -18,9 +18,9 @@ def accelerate(obj: Any, backend: str = "auto", dtype: str = "auto") -> Any:
     """The same kind of object with the same answers, computed by distilrt.
 
     Args:
-        obj: a transformers DistilBERT of any head; a transformers BERT encoder, `BertForMaskedLM` or
-            `BertForTokenClassification` that uses segment 0 only; a transformers pipeline, or a sentence-transformers
-            `SentenceTransformer`, `CrossEncoder`, `SparseEncoder` or `MultiVectorEncoder` around one of these.
+        obj: a transformers DistilBERT of any head, or a BERT of the same heads; a transformers pipeline, or a
+            sentence-transformers `SentenceTransformer`, `CrossEncoder`, `SparseEncoder` or `MultiVectorEncoder` around
+            one of these.
         backend: "auto", which is "cuda" for a model on such a device and "cpu" else; "cpu", "cuda" or "reference".
         dtype: what to compute in: "auto", the backend's default for the model, or one that the backend has. Outputs
             keep the model's own dtype.

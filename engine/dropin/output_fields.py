@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from distilrt.model.config import DistilBertConfig
-from distilrt.model.heads import HEADS
+from distilrt.model.heads import ENCODER, HEADS
 
 Shapes = dict[str, tuple[Any, ...]]
 
@@ -29,6 +29,8 @@ def output_shapes(
     head, layers = HEADS[architecture], range(config.num_layers)
     shapes: Shapes = {"loss": ()} if head.labels and set(head.labels) <= set(given) else {}
     shapes |= head.fields
+    if head is ENCODER and config.add_pooling_layer:
+        shapes["pooler_output"] = "batch_size", "hidden_size"
     if hidden_states:
         shapes |= {f"hidden_states.{i}": ("sequences", "seq_len", "hidden_size") for i in (*layers, len(layers))}
     if attentions:

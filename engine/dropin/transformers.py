@@ -90,7 +90,6 @@ class AcceleratedModel(Accelerated):
     _outputs: Any  # output class
     _fields: list[str]  # of that class
     _dtype: torch.dtype  # of the outputs
-    _pools: bool
     _trainable: bool
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -144,7 +143,6 @@ class AcceleratedModel(Accelerated):
             _outputs=outputs,
             _fields=[field.name for field in dataclasses.fields(outputs)],
             _dtype=parameters[0].dtype,
-            _pools=self._reference.__name__ == ENCODER.bert and original.pooler is not None,
             _trainable=any(parameter.requires_grad for parameter in parameters),
             _engine=_engine(original, self._reference, *self._request),
         )
@@ -190,14 +188,6 @@ class AcceleratedModel(Accelerated):
         engine, started = self.engine, time.perf_counter()
         labels = [tensors.pop(name, None) for name in HEADS[engine.architecture].labels]
         fields: dict[str, Any] = _fields(engine, PaddedInputs(**tensors), hidden_states, attentions, labels)
-        if self._pools:
-            # Position 0 is computed even where it is masked, and hence zero in the hidden states.
-            first, mask = fields["last_hidden_state"][:, 0], tensors.get("attention_mask")
-            if mask is not None and not bool(mask[:, 0].all()):
-                first = engine.first_hidden_state(**tensors)
-            with torch.no_grad():
-                pooled = self.pooler(first[:, None].to(self._dtype))  # type: ignore[attr-defined]
-            fields["pooler_output"] = pooled.float()
         self._watch.computed(time.perf_counter() - started)
         return fields
 
@@ -206,8 +196,6 @@ class AcceleratedModel(Accelerated):
         given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
         engine = self._engine
         outputs = output_shapes(engine.architecture, engine.config, given, hidden_states, attentions)
-        if self._pools:
-            outputs["pooler_output"] = "batch_size", engine.config.hidden_size
         return nested(outputs, torch.ops.distilrt.compute(*ops.operands(self._number, given, outputs)))
 
     def compute(self, tensors: dict[str, torch.Tensor], outputs: list[str]) -> list[torch.Tensor]:

@@ -1,6 +1,7 @@
 """The architecture: its parameters and their shapes, and the linear layers that are computed as one product.
 
-Names are canonical: those of the reference without the `distilbert.` in front.
+Names are canonical: those of the reference without the `distilbert.` in front. A BERT has them too, whose token types
+have an embedding and whose pooler is the head's first layer.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from collections.abc import Container
 
 from distilrt.errors import CheckpointError
 from distilrt.model.config import DistilBertConfig
-from distilrt.model.heads import HEADS, Dimensions, Head, Norm, Projection
+from distilrt.model.heads import ENCODER, HEADS, POOLER, Dimensions, Head, Norm, Projection
 
 Shape = tuple[int, ...]
 
 WORDS = "embeddings.word_embeddings.weight"
 POSITIONS = "embeddings.position_embeddings.weight"
+TOKEN_TYPES = "embeddings.token_type_embeddings.weight"  # only a BERT has it
 PROJECTOR = "vocab_projector.weight"
 
 _EMBEDDINGS: dict[str, Dimensions] = {
@@ -74,13 +76,25 @@ def expected_shapes(config: DistilBertConfig, architecture: str) -> dict[str, Sh
         ValueError: an unknown architecture.
     """
     dimensions = dict(_EMBEDDINGS)
+    if config.is_bert:
+        dimensions[TOKEN_TYPES] = ("type_vocab_size", "hidden_size")
     for i in range(config.num_layers):
         dimensions |= {f"transformer.layer.{i}.{name}": dims for name, dims in _LAYER.items()}
     dimensions |= head_of(architecture).tensors
+    if config.add_pooling_layer and architecture == ENCODER.architecture:
+        dimensions |= POOLER.tensors
     return {
         name: tuple(dim if isinstance(dim, int) else int(getattr(config, dim)) for dim in dims)
         for name, dims in dimensions.items()
     }
+
+
+def with_pooler(config: DistilBertConfig, architecture: str, names: Container[str]) -> DistilBertConfig:
+    """The config of a model with tensors of these names, which of a bare BERT tell whether there is a pooler."""
+    if not config.is_bert or architecture != ENCODER.architecture:
+        return config
+    found = f"{POOLER.name}.weight" in names
+    return config if config.add_pooling_layer == found else config.replace(add_pooling_layer=found)
 
 
 def linears(num_layers: int, names: Container[str], dtype: str) -> dict[str, tuple[str, tuple[str, ...]]]:

@@ -17,9 +17,10 @@ import numpy.typing as npt
 
 from distilrt.batch import Batch, Layout, PaddedInputs, pack_padded
 from distilrt.errors import InvalidInput
-from distilrt.model import functional, losses
+from distilrt.model import functional, losses, outputs
 from distilrt.model.array_kinds import as_array, as_numpy, as_tensor, is_tensor
 from distilrt.model.config import DistilBertConfig
+from distilrt.model.heads import ENCODER, POOLER
 from distilrt.model.outputs import ModelOutput, selected_states
 from distilrt.model.pretrained import Pretrained
 
@@ -54,7 +55,13 @@ class BaseModel(Pretrained, Generic[_Output]):
         attentions = config.output_attentions if output_attentions is None else output_attentions
         as_dict = config.return_dict if return_dict is None else return_dict
         fields = compute_fields(self, inputs, states, attentions, labels)
-        return cast(_Output, self._head.output(**fields) if as_dict else tuple(fields.values()))
+        output = outputs.BaseModelOutputWithPooling if self._pools else self._head.output
+        return cast(_Output, output(**fields) if as_dict else tuple(fields.values()))
+
+    @property
+    def _pools(self) -> bool:
+        """Whether it is a bare BERT with a pooler."""
+        return self.config.add_pooling_layer and self._head is ENCODER
 
     def _loss(self, scores: Array, *labels: Any) -> Any:
         assert self._head.loss is not None
@@ -80,13 +87,22 @@ class BaseModel(Pretrained, Generic[_Output]):
             scores, states = self.backend.run_padded(
                 inputs, with_head=with_head, first_only=first_only, all_layers=bool(want_states)
             )
-            return Encoded(scores, hidden_states=selected_states(states, want_states) if want_states else None)
+            pooled = self._pooled(inputs, scores) if self._pools and not first_only else None
+            kept = selected_states(states, want_states) if want_states else None
+            return Encoded(scores, hidden_states=kept, pooled=pooled)
         keep_masked = self.masked_outputs or (
             bool(labels)
             and not first_only
             and losses.counts_masked(as_numpy(labels[0]), as_numpy(inputs.attention_mask))
         )
         return self._encode_on_host(inputs, want_states, want_attentions, first_only, keep_masked)
+
+    def _pooled(self, inputs: PaddedInputs, hidden: Any) -> Any:
+        """The pooler's output for hidden states `[batch_size, seq_len, hidden_size]` on the backend's device."""
+        first, mask = hidden[:, 0], inputs.attention_mask
+        if mask is not None and not bool((mask[:, 0] == 1).all()):  # position 0 is pooled even where it is masked
+            first, _ = self.backend.run_padded(inputs, with_head=False, first_only=True)
+        return POOLER.compute(self.backend, first).to(hidden.dtype)
 
     def _encode_on_host(
         self,
@@ -98,13 +114,15 @@ class BaseModel(Pretrained, Generic[_Output]):
     ) -> Encoded:
         """Pack on the host, compute, and unpack what was asked for."""
         config, backend, head = self.config, self.backend, self._head
-        batch, layout = pack_padded(config, inputs, keep_first=first_only, keep_masked=keep_masked)
+        pools = self._pools and not first_only
+        batch, layout = pack_padded(config, inputs, keep_first=first_only or pools, keep_masked=keep_masked)
         wanted = layout.first_rows if first_only else None
         unpack = partial(layout.unpack, masked=self.masked_outputs)
-        hidden_states = attentions = None
+        hidden_states = attentions = pooled = None
         if want_states or want_attentions:
             every = backend.forward(batch, all_layers=True)
-            rows = backend.to_numpy(head.compute(backend, every[-1] if wanted is None else every[-1][wanted]))
+            hidden = every[-1]
+            rows = backend.to_numpy(head.compute(backend, hidden if wanted is None else hidden[wanted]))
             states = backend.to_numpy(every)
             if want_states:
                 hidden_states = selected_states(tuple(map(unpack, states)), want_states)
@@ -113,10 +131,15 @@ class BaseModel(Pretrained, Generic[_Output]):
                     _unpack_attentions(config, self.weights, index, layer, batch, layout)
                     for index, layer in enumerate(states[:-1])
                 )
+        elif pools:
+            hidden = backend.forward(batch)
+            rows = backend.to_numpy(hidden)
         elif head is backend.head:
             rows = backend.answer(batch, wanted)
         else:
             rows = backend.to_numpy(backend.forward(batch, wanted=wanted))
+        if pools:
+            pooled = backend.to_numpy(POOLER.compute(backend, hidden[layout.first_rows]))
         given = inputs.inputs_embeds if inputs.input_ids is None else inputs.input_ids
         return Encoded(
             rows if first_only else unpack(rows),
@@ -125,6 +148,7 @@ class BaseModel(Pretrained, Generic[_Output]):
             given.device if is_tensor(given) else None,
             hidden_states,
             attentions,
+            pooled,
         )
 
 
@@ -138,6 +162,7 @@ class Encoded:
     device: Any = None  # torch's device of the inputs, to which outputs go; None: outputs stay as they are
     hidden_states: tuple[Any, ...] | None = None  # padded
     attentions: tuple[Array, ...] | None = None  # padded
+    pooled: Any = None  # [batch_size, hidden_size], of a bare BERT with a pooler
 
     @property
     def with_masked(self) -> Any:
@@ -169,7 +194,7 @@ def compute_fields(
         fields["loss"] = scores.dtype.type(model._loss(every, *map(as_numpy, labels)))
     for column, name in enumerate(head.fields):
         fields[name] = scores if len(head.fields) == 1 else _column(scores, column)
-    fields |= {"hidden_states": run.hidden_states, "attentions": run.attentions}
+    fields |= {"pooler_output": run.pooled, "hidden_states": run.hidden_states, "attentions": run.attentions}
     if run.device is not None:
         fields = {name: as_tensor(value, run.device) for name, value in fields.items()}
     return {name: value for name, value in fields.items() if value is not None}

@@ -2,7 +2,8 @@
 
 This is the only module that knows that a checkpoint calls the width `dim`, the FFN width `hidden_dim`, the attention
 heads `n_heads` and the layers `n_layers`; the rest of the engine says `hidden_size`, `intermediate_size`, `num_heads`
-and `num_layers`. It also maps the config of a BERT encoder that can be run as a DistilBERT. It reads no weights.
+and `num_layers`. It also maps the config of a BERT, which is this architecture with token types and a pooler, there and
+back. It reads no weights.
 """
 
 from __future__ import annotations
@@ -42,11 +43,29 @@ _BERT_NAMES = _ALIASES | {
     "hidden_dropout_prob": "dropout",
     "attention_probs_dropout_prob": "attention_dropout",
 }
-# Fields of a BERT config that have no meaning once it is folded into a DistilBERT.
+# Fields of a BERT config that say nothing about a model that is loaded.
 _BERT_ONLY = (
-    *("type_vocab_size", "layer_norm_eps", "position_embedding_type", "use_cache", "is_decoder"),
+    *("layer_norm_eps", "position_embedding_type", "use_cache", "is_decoder"),
     *("add_cross_attention", "gradient_checkpointing", "classifier_dropout", "_name_or_path"),
 )
+_DISTILBERT_ONLY = ("sinusoidal_pos_embds", "qa_dropout", "seq_classif_dropout")
+_OF_BERT = ("type_vocab_size", "add_pooling_layer")  # fields that a DistilBERT's config can't set
+_SUPPORTED = (
+    "distilrt runs 'distilbert' and 'bert': learned absolute positions from 0, and a layer norm behind each sum "
+    "(post-norm)"
+)
+_OFFSET, _RELATIVE = "its positions start behind the padding token's id", "its attention has relative positions"
+_ROTARY, _PRE_NORM = "its positions rotate queries and keys (RoPE)", "its layer norms come first (pre-norm)"
+# Why a model that is much like a BERT is none.
+_OTHERS = {
+    **dict.fromkeys(("roberta", "xlm-roberta", "camembert", "data2vec-text", "longformer", "xmod"), _OFFSET),
+    **dict.fromkeys(("deberta", "deberta-v2", "mpnet", "xlnet", "t5"), _RELATIVE),
+    **dict.fromkeys(("modernbert", "nomic_bert", "new", "roformer", "eurobert", "neobert"), _ROTARY),
+    **dict.fromkeys(("megatron-bert", "roberta-prelayernorm", "xlm-roberta-xl"), _PRE_NORM),
+    "albert": "its layers share one set of weights",
+    "electra": "its embeddings are projected, and its heads are others",
+    "mobilebert": "its layers have bottlenecks",
+}
 # What each field may be: names of fields, the allowed values in words, and the check.
 _RULES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
     (
@@ -54,7 +73,12 @@ _RULES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
         "an integer of at least 1",
         lambda value: type(value) is int and value >= 1,
     ),
-    (("sinusoidal_pos_embds", "tie_word_embeddings"), "true or false", lambda value: isinstance(value, bool)),
+    (("type_vocab_size",), "an integer of at least 0", lambda value: type(value) is int and value >= 0),
+    (
+        ("sinusoidal_pos_embds", "tie_word_embeddings", "add_pooling_layer"),
+        "true or false",
+        lambda value: isinstance(value, bool),
+    ),
     (
         ("output_hidden_states", "output_attentions", "return_dict"),
         "true or false",
@@ -84,8 +108,9 @@ class DistilBertConfig:
 
     Immutable; `replace` makes a changed copy. Keys of a config file that the engine does not use are kept in `extra`
     and written back by `to_dict`. Canonical names are properties: `hidden_size`, `num_heads`, `head_dim`,
-    `num_layers`, `intermediate_size`. `folded_bert` says that the weights come from a BERT encoder, whose segment-0
-    embedding is folded into the position embeddings; it is never written, for what is written is a DistilBERT.
+    `num_layers`, `intermediate_size`. A BERT's config has a `type_vocab_size` of at least 1, how many token types have
+    an embedding; its `add_pooling_layer` says whether the bare encoder's checkpoint has a pooler. `to_dict` writes
+    BERT's names for it.
 
     Raises:
         ValueError: a field is out of its range; the message names the field, the range and the value found.
@@ -116,7 +141,8 @@ class DistilBertConfig:
     output_hidden_states: bool = False
     output_attentions: bool = False
     return_dict: bool = True
-    folded_bert: bool = False
+    type_vocab_size: int = 0
+    add_pooling_layer: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -203,6 +229,16 @@ class DistilBertConfig:
         return self.hidden_dim
 
     @property
+    def is_bert(self) -> bool:
+        """Whether token types have embeddings, and a vector is pooled with tanh."""
+        return self.type_vocab_size > 0
+
+    @property
+    def num_position_rows(self) -> int:
+        """Rows of the table of positions as backends have it: all positions of token type 0, then those of type 1, …"""
+        return self.max_position_embeddings * max(self.type_vocab_size, 1)
+
+    @property
     def num_attention_heads(self) -> int:
         """transformers' alias of `n_heads`."""
         return self.n_heads
@@ -244,19 +280,28 @@ class DistilBertConfig:
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """The config as a JSON-ready dict in the reference's field names, `model_type` included."""
+        """The config as a JSON-ready dict in the reference's field names, or a BERT's, `model_type` included."""
         out: dict[str, Any] = {"model_type": "distilbert"}
         for item in dataclasses.fields(self):
-            if item.name not in ("extra", "num_labels", "folded_bert"):
+            if item.name not in ("extra", "num_labels", *_OF_BERT):
                 out[item.name] = getattr(self, item.name)
         out["id2label"] = {str(i): label for i, label in (self.id2label or {}).items()}
         out["label2id"] = dict(self.label2id or {})
         out["architectures"] = None if self.architectures is None else list(self.architectures)
-        return out | dict(self.extra)
+        return (self._as_bert(out) if self.is_bert else out) | dict(self.extra)
+
+    def _as_bert(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The content of a `config.json` in BERT's names."""
+        names = {ours: name for name, ours in _BERT_NAMES.items()}
+        out = {names.get(name, name): value for name, value in values.items() if name not in _DISTILBERT_ONLY}
+        if self.architectures is not None:
+            out["architectures"] = [name.replace("DistilBert", "Bert", 1) for name in self.architectures]
+        out |= {"model_type": "bert", "layer_norm_eps": LAYER_NORM_EPS, "position_embedding_type": "absolute"}
+        return out | {name: getattr(self, name) for name in _OF_BERT}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> DistilBertConfig:
-        """Build from the content of a `config.json` of a DistilBERT or of a foldable BERT encoder.
+        """Build from the content of a `config.json` of a DistilBERT or a BERT.
 
         Raises:
             CheckpointError: another architecture, or a BERT whose arithmetic a DistilBERT does not have.
@@ -264,14 +309,12 @@ class DistilBertConfig:
         """
         values = dict(values)
         model_type = values.pop("model_type", "distilbert")
-        folded = model_type == "bert"
-        if folded:
-            values = _from_bert(values)
+        of_bert: dict[str, Any] = {}
+        if model_type == "bert":
+            values, of_bert = _from_bert(values)
         elif model_type != "distilbert":
-            raise CheckpointError(
-                f"config.json says model_type {model_type!r}; distilrt runs 'distilbert', and 'bert' encoders that "
-                "use only segment 0"
-            )
+            why = f" ({_OTHERS[model_type]})" if model_type in _OTHERS else ""
+            raise CheckpointError(f"config.json says model_type {model_type!r}{why}; {_SUPPORTED}")
         old_dtype = values.pop("torch_dtype", None)  # the name of `dtype` before transformers 4.56
         if values.get("dtype") is None:
             values["dtype"] = old_dtype
@@ -282,10 +325,10 @@ class DistilBertConfig:
         count, named = values.get("num_labels"), values.get("id2label")
         if count is not None and isinstance(named, Mapping) and count != len(named):
             values |= {"id2label": None, "label2id": None}
-        known = {item.name for item in dataclasses.fields(cls)} - {"extra", "folded_bert"}
+        known = {item.name for item in dataclasses.fields(cls)} - {"extra", *_OF_BERT}
         extra = {key: value for key, value in values.items() if key not in known}
         fields = {key: value for key, value in values.items() if key in known}
-        return cls(**fields, folded_bert=folded, extra=extra)
+        return cls(**fields, **of_bert, extra=extra)
 
     @classmethod
     def from_pretrained(
@@ -359,8 +402,8 @@ def _converted(name: str, mapping: Any, key: type, value: type) -> dict[Any, Any
         raise ValueError(f"config.{name} must map {allowed}, found {mapping!r}") from None
 
 
-def _from_bert(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Translate a BERT config into DistilBERT's names, refusing what the folded model could not compute."""
+def _from_bert(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A BERT's config in DistilBERT's names, and the fields that only a BERT has; what can't be computed is refused."""
     eps = values.get("layer_norm_eps", LAYER_NORM_EPS)
     if eps != LAYER_NORM_EPS:
         raise CheckpointError(
@@ -368,12 +411,18 @@ def _from_bert(values: Mapping[str, Any]) -> dict[str, Any]:
         )
     kind = values.get("position_embedding_type", "absolute")
     if kind != "absolute":
-        raise CheckpointError(f"this BERT has position_embedding_type {kind!r}; only 'absolute' can be run")
+        raise CheckpointError(f"this BERT has position_embedding_type {kind!r}; {_SUPPORTED}")
     if values.get("is_decoder") or values.get("add_cross_attention"):
         raise CheckpointError("this BERT is a decoder; only encoders can be run")
-    renamed = {_BERT_NAMES.get(key, key): value for key, value in values.items() if key not in _BERT_ONLY}
+    of_bert = {"type_vocab_size": 2, "add_pooling_layer": False}
+    of_bert |= {key: value for key, value in values.items() if key in _OF_BERT}
+    if type(of_bert["type_vocab_size"]) is not int or of_bert["type_vocab_size"] < 1:
+        found = of_bert["type_vocab_size"]
+        raise CheckpointError(f"this BERT has type_vocab_size {found!r}; it must be an integer of at least 1")
+    unread = (*_BERT_ONLY, *_OF_BERT)
+    renamed = {_BERT_NAMES.get(key, key): value for key, value in values.items() if key not in unread}
     renamed.setdefault("n_layers", 12)  # the one default in which the two differ
     architectures = renamed.get("architectures")
     if isinstance(architectures, list | tuple):
         renamed["architectures"] = [str(name).replace("Bert", "DistilBert", 1) for name in architectures]
-    return renamed
+    return renamed, of_bert

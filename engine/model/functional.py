@@ -62,10 +62,18 @@ def embed(
     position_ids: IntArray,
     dtype: npt.DTypeLike,
 ) -> Rows:
-    """`LayerNorm(word[input_ids] + position[position_ids])`, `[n, hidden_size]`; `inputs_embeds` replace the words."""
+    """`LayerNorm(word[input_ids] + position[position_ids])`, `[n, hidden_size]`; `inputs_embeds` replace the words.
+
+    A BERT adds the token types' embeddings, and `position_ids` name the type too (see `Batch`).
+    """
     words = weights["embeddings.word_embeddings.weight"][input_ids] if inputs_embeds is None else inputs_embeds
-    positions = weights["embeddings.position_embeddings.weight"][position_ids]
-    return layer_norm(words.astype(dtype) + positions, *_pair(weights, "embeddings.LayerNorm"))
+    words = words.astype(dtype)
+    positions = weights["embeddings.position_embeddings.weight"]
+    types = weights.get("embeddings.token_type_embeddings.weight")
+    if types is not None:
+        token_types, position_ids = np.divmod(position_ids, len(positions))
+        words += types[token_types]
+    return layer_norm(words + positions[position_ids], *_pair(weights, "embeddings.LayerNorm"))
 
 
 def layer(config: DistilBertConfig, weights: Weights, index: int, rows: Rows, num_keys: int) -> Rows:
@@ -151,13 +159,15 @@ def activation(name: str, x: Array) -> Array:
     """The activation that a config calls `name`, elementwise (`config.ACTIVATIONS`).
 
     gelu: `x Φ(x) = x/2 (1 + erf(x/√2))` (Hendrycks & Gimpel 2016, arXiv:1606.08415). gelu_new and gelu_pytorch_tanh:
-    the same paper's `x/2 (1 + tanh(√(2/π) (x + 0.044715 x³)))`. relu: `max(x, 0)`. silu: `x / (1 + exp(-x))`.
+    the same paper's `x/2 (1 + tanh(√(2/π) (x + 0.044715 x³)))`. relu: `max(x, 0)`. silu: `x / (1 + exp(-x))`. tanh.
 
     Raises:
         ValueError: another name.
     """
     if name == "relu":
         return np.maximum(x, 0)
+    if name == "tanh":  # of a pooler, and no config's
+        return np.tanh(x)
     gate: Array
     if name == "gelu":
         gate = erf(x * math.sqrt(0.5))

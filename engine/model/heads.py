@@ -38,17 +38,22 @@ class Projection:
 
     name: str  # the reference's
     width: str | int  # a property of the config, or a number
-    activation: str | None = None  # "config": the one that the config names
+    activation: str | None = None  # "config": the one that the config names; "pooled": DistilBERT's ReLU, BERT's tanh
 
     @property
     def tensors(self) -> dict[str, Dimensions]:
         """The name and dimensions of each parameter."""
         return {f"{self.name}.weight": (self.width, "hidden_size"), f"{self.name}.bias": (self.width,)}
 
+    def activation_of(self, config: DistilBertConfig) -> str | None:
+        """The name of its activation in a model with this config."""
+        if self.activation == "pooled":
+            return "tanh" if config.is_bert else "relu"
+        return config.activation if self.activation == "config" else self.activation
+
     def compute(self, backend: HeadBackend, rows: Rows) -> Rows:
         """The layer's output for rows `[n, hidden_size]`."""
-        activation = backend.config.activation if self.activation == "config" else self.activation
-        return backend.linear(self.name, rows, activation)
+        return backend.linear(self.name, rows, self.activation_of(backend.config))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +87,6 @@ class Head:
         labels: the arguments of the model that are needed for a loss.
         loss: takes the config, the head's output and the labels.
         makes_vectors: sentence-transformers' files may say how vectors are made of its output.
-        differs_in_bert: why a BERT's head of this name computes something else; "": it does not.
     """
 
     architecture: str
@@ -94,7 +98,6 @@ class Head:
     labels: tuple[str, ...] = ()
     loss: Callable[..., float] | None = None
     makes_vectors: bool = False
-    differs_in_bert: str = ""
 
     @cached_property
     def width(self) -> str | int:
@@ -106,10 +109,6 @@ class Head:
     def tensors(self) -> dict[str, Dimensions]:
         """The name and dimensions of each parameter, in the order of files."""
         return {name: dimensions for layer in self.layers for name, dimensions in layer.tensors.items()}
-
-    def name_in_files(self, name: str) -> str:
-        """What files of this architecture call a tensor: the encoder's have a prefix where it has a head."""
-        return f"distilbert.{name}" if self.layers and name not in self.tensors else name
 
     @cached_property
     def has_labels(self) -> bool:
@@ -133,7 +132,8 @@ class Head:
         return rows
 
 
-_POOLED_WITH_TANH = "BERT's classifier reads a vector pooled with tanh, DistilBERT's with ReLU"
+# The first layer of a classifier of the first token. In a BERT it is the pooler, which the bare encoder may have too.
+POOLER = Projection("pre_classifier", "hidden_size", "pooled")
 ENCODER = Head(
     architecture="DistilBertModel",
     task="feature-extraction",
@@ -163,23 +163,21 @@ HEADS: Mapping[str, Head] = {
             architecture="DistilBertForSequenceClassification",
             task="text-classification",
             reads="first",
-            layers=(Projection("pre_classifier", "hidden_size", "relu"), Projection("classifier", "num_labels")),
+            layers=(POOLER, Projection("classifier", "num_labels")),
             output=outputs.SequenceClassifierOutput,
             fields={"logits": ("batch_size", "num_labels")},
             labels=("labels",),
             loss=losses.sequence_classification,
-            differs_in_bert=_POOLED_WITH_TANH,
         ),
         Head(
             architecture="DistilBertForMultipleChoice",
             task="multiple-choice",
             reads="first",
-            layers=(Projection("pre_classifier", "hidden_size", "relu"), Projection("classifier", 1)),
+            layers=(POOLER, Projection("classifier", 1)),
             output=outputs.MultipleChoiceModelOutput,
             fields={"logits": ("batch_size", "num_choices")},
             labels=("labels",),
             loss=losses.multiple_choice,
-            differs_in_bert=_POOLED_WITH_TANH,
         ),
         Head(
             architecture="DistilBertForQuestionAnswering",
@@ -189,7 +187,6 @@ HEADS: Mapping[str, Head] = {
             fields={"start_logits": ("batch_size", "seq_len"), "end_logits": ("batch_size", "seq_len")},
             labels=("start_positions", "end_positions"),
             loss=losses.question_answering,
-            differs_in_bert="BERT marks the context as segment 1, and DistilBERT has no segments",
         ),
         Head(
             architecture="DistilBertForTokenClassification",

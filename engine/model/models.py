@@ -8,7 +8,7 @@ Every `forward` takes the reference's arguments in the reference's order:
     attention_mask: `[batch_size, seq_len]` of 0 and 1 in any pattern; None: all 1. Outputs at masked positions are 0.
     inputs_embeds: `[batch_size, seq_len, hidden_size]` in place of the looked-up word embeddings.
     position_ids: `[batch_size, seq_len]`, `[1, seq_len]` or `[seq_len]`; None: 0, 1, 2, …
-    token_type_ids: ignored, as in the reference; but a folded BERT has only segment 0 and refuses others.
+    token_type_ids: `[batch_size, seq_len]` of a BERT, None: 0; ignored where the model has none, as in the reference.
     output_hidden_states, output_attentions, return_dict: None: what the config says. Indices in place of True leave
         None in the place of the other hidden states.
 
@@ -30,7 +30,11 @@ _Output = TypeVar("_Output", bound=outputs.ModelOutput)
 
 
 class DistilBertModel(BaseModel[outputs.BaseModelOutput]):
-    """The bare encoder. `last_hidden_state` is zero at masked positions, a masked first one included."""
+    """The bare encoder. `last_hidden_state` is zero at masked positions, a masked first one included.
+
+    A BERT whose checkpoint has a pooler also gives `pooler_output` `[batch_size, hidden_size]`, of position 0 even
+    where that is masked.
+    """
 
     architecture = "DistilBertModel"
 

@@ -77,6 +77,15 @@ class BaseModelOutput(ModelOutput):
     attentions: Any  # num_layers of [batch_size, num_heads, seq_len, seq_len]
 
 
+class BaseModelOutputWithPooling(ModelOutput):
+    """`DistilBertModel`'s output where it is a BERT with a pooler."""
+
+    last_hidden_state: Any  # [batch_size, seq_len, hidden_size]
+    pooler_output: Any  # [batch_size, hidden_size]
+    hidden_states: Any  # as above
+    attentions: Any
+
+
 class LogitsOutput(ModelOutput):
     """The fields of the outputs of one array of logits."""
 

@@ -18,10 +18,11 @@ from distilrt.backends import base as backends
 from distilrt.checkpoint import packed
 from distilrt.checkpoint import upload as hub_upload
 from distilrt.checkpoint.codings import CODINGS
+from distilrt.checkpoint.names import name_in_files
 from distilrt.checkpoint.packing import CODES, PackedWeights
 from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.weights import load_weights, random_weights, save_checkpoint
-from distilrt.model.architecture import expected_shapes
+from distilrt.model.architecture import expected_shapes, with_pooler
 from distilrt.model.config import DistilBertConfig
 from distilrt.model.heads import HEADS
 from distilrt.model.input_embeddings import InputEmbeddings
@@ -63,7 +64,12 @@ _REFUSED = {
     "proxies": "set the environment variable HTTPS_PROXY",
     "mirror": "set the environment variable HF_ENDPOINT",
 }
-_CONFIG_FIELDS = {field.name for field in dataclasses.fields(DistilBertConfig)} - {"extra", "folded_bert", "dtype"}
+_CONFIG_FIELDS = {field.name for field in dataclasses.fields(DistilBertConfig)} - {
+    "extra",
+    "type_vocab_size",
+    "add_pooling_layer",
+    "dtype",
+}
 _CONFIG_FIELDS |= {"hidden_size", "num_attention_heads", "num_hidden_layers"}
 
 
@@ -94,8 +100,9 @@ class Pretrained(Placed):
         num_threads: int | None = None,
         calibration: Calibration | None = None,
     ) -> None:
-        self.config = config = DistilBertConfig.of(config)
+        config = DistilBertConfig.of(config)
         self.weights = random_weights(config, self.architecture) if weights is None else weights
+        self.config = config = with_pooler(config, self.architecture, self.weights)
         self._head = HEADS[self.architecture]
         self.backend = backends.create(
             backend,
@@ -185,7 +192,7 @@ class Pretrained(Placed):
     def state_dict(self) -> dict[str, Array]:
         """The weights as float32 arrays by the reference's names."""
         names = expected_shapes(self.config, self.architecture)
-        return {self._head.name_in_files(name): self.weights[name] for name in names}
+        return {name_in_files(name, self._head, self.config.is_bert): self.weights[name] for name in names}
 
     def get_input_embeddings(self) -> InputEmbeddings:
         """The word embeddings, which look up what the model takes as `inputs_embeds`."""

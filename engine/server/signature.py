@@ -1,9 +1,9 @@
 """A model's signature: the tensors that it takes and gives in the Open Inference Protocol, by its head.
 
 It reads `text`, and perhaps `text_pair`, of datatype BYTES, or `input_ids`, and perhaps `attention_mask`, of INT64, and
-gives the head's numbers in FP32, zeros for tokens that aren't there. `token_type_ids` beside the ids, which
-BERT's tokenizers make, have no effect, as DistilBERT has no such embeddings. One for multiple choice reads `prompt` and
-`choices` in place of the texts, and all its tensors have a choice's axis, as those of the reference.
+gives the head's numbers in FP32, zeros for tokens that aren't there. `token_type_ids` beside the ids, which BERT's
+tokenizers make, have no effect on a DistilBERT, which has no such embeddings. One for multiple choice reads `prompt`
+and `choices` in place of the texts, and all its tensors have a choice's axis, as those of the reference.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from distilrt.batch import TypedIds
 from distilrt.model.heads import HEADS
 from distilrt.runtime.engine import Engine
 from distilrt.server.answer_limits import check_answer, most_tokens
@@ -63,7 +64,8 @@ class Signature:
         texts: list[Kind] = [("text", "BYTES", [-1]), ("text_pair", "BYTES", [-1])]
         if self._choices:
             texts = [("prompt", "BYTES", [-1]), ("choices", "BYTES", [-1, -1])]
-        return [*texts, ("input_ids", "INT64", ids), ("attention_mask", "INT64", ids)]
+        types: list[Kind] = [("token_type_ids", "INT64", ids)] if self._engine.model.config.is_bert else []
+        return [*texts, ("input_ids", "INT64", ids), ("attention_mask", "INT64", ids), *types]
 
     def asked(self, tensors: Arrays) -> Asked:
         """What to ask the engine for a request's tensors.
@@ -78,7 +80,7 @@ class Signature:
                 raise Unprocessable(
                     f"token_type_ids must be INT64 of input_ids' shape {list(ids.shape)}, found {list(types.shape)}"
                 )
-            return self._sequences(ids, tensors.get("attention_mask"))
+            return self._sequences(ids, tensors.get("attention_mask"), types)
         if self._choices and names == {"prompt", "choices"}:
             return _chosen(_column(tensors, "prompt"), tensors["choices"])
         if not self._choices and "text" in names and names <= {"text", "text_pair"}:
@@ -113,8 +115,8 @@ class Signature:
             return {self.names[0]: padded}
         return {name: np.ascontiguousarray(padded[..., index]) for index, name in enumerate(self.names)}
 
-    def _sequences(self, ids: npt.NDArray[Any], mask: npt.NDArray[Any] | None) -> Asked:
-        """The ids where the mask is 1."""
+    def _sequences(self, ids: npt.NDArray[Any], mask: npt.NDArray[Any] | None, types: npt.NDArray[Any] | None) -> Asked:
+        """The ids where the mask is 1, with their token types."""
         shape = "[n, choices, length]" if self._choices else "[n, length]"
         if ids.dtype == object or ids.ndim != (3 if self._choices else 2) or not ids.size:
             raise Unprocessable(f"input_ids must be INT64 of shape {shape}, found the shape {list(ids.shape)}")
@@ -127,8 +129,12 @@ class Signature:
         lengths = mask.sum(axis=-1)
         if not np.array_equal(mask, np.arange(length) < lengths[..., None]) or not lengths.all():
             raise Unprocessable("each row of attention_mask must be ones, at least one, and then zeros")
-        flat = zip(ids.reshape(-1, length), lengths.reshape(-1), strict=True)
-        return Asked([row[:end].tolist() for row, end in flat], length, ids.shape[:-1])
+        ends = lengths.reshape(-1).tolist()
+        items = [row[:end].tolist() for row, end in zip(ids.reshape(-1, length), ends, strict=True)]
+        if types is not None and types.any():
+            typed = zip(items, types.reshape(-1, length), ends, strict=True)
+            items = [TypedIds(row, each[:end].tolist()) for row, each, end in typed]
+        return Asked(items, length, ids.shape[:-1])
 
 
 def _pairs(texts: list[str], tensors: Arrays) -> list[Any]:

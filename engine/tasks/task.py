@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
+import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding
 
+from distilrt.batch import TypedIds, type_rows
 from distilrt.errors import InvalidInput, InvalidParameter, TooLarge, TooLong
 from distilrt.model.config import DistilBertConfig
 from distilrt.model.heads import HEADS
@@ -168,14 +170,16 @@ class Task(ABC):
             raise InvalidInput("token ids must be a list of at least one integer, none below 0")
         options = self.tokenizing(params)
         most = options.get("max_length", len(ids))
+        types = ids.token_types if isinstance(ids, TypedIds) else None
         if len(ids) > most:
             if "stride" in options:
                 raise TooLong(
                     f"the input has {len(ids)} token ids, a window at most {most}; divide it, or send the text"
                 )
             side = options["truncation_side"] or self.tokenizer.truncation_side
-            ids = ids[-most:] if side == "left" else ids[:most]
-        return TokenIds(ids)
+            part = slice(-most, None) if side == "left" else slice(most)
+            ids, types = ids[part], types and types[part]
+        return TokenIds(ids, types)
 
     def tokenizing(self, params: Params) -> dict[str, Any]:
         """How to call the tokenizer; unless overridden, cutting texts or dividing them into windows when asked."""
@@ -247,8 +251,15 @@ class Task(ABC):
                 start = encoding.special_tokens_mask[0]
                 ids = [*ids[:start], *repeated, *ids[start:]]
             encodings.append(encoding)
-            sequences.append(ids)
+            sequences.append(self._typed(ids, encoding))
         return parts
+
+    def _typed(self, ids: list[int], encoding: Encoding) -> list[int]:
+        """The ids with their token types where the model has these, the tokenizer gives them, and one is not 0."""
+        if not self.config.is_bert or "token_type_ids" not in self.tokenizer.model_input_names:
+            return ids
+        types = encoding.type_ids
+        return TypedIds(ids, types) if any(types) else ids
 
     def _prepared(self, item: Any, params: Params, encodings: list[Encoding], sequences: list[list[int]]) -> Prepared:
         """The input, after the checks that `pack` makes, which come here before other inputs share the batch."""
@@ -266,6 +277,8 @@ class Task(ABC):
                     f"the text has token {max(ids)}, this model knows 0 to {vocab_size - 1}; "
                     "use the model's own tokenizer"
                 )
+            if self.config.is_bert and isinstance(ids, TypedIds) and ids.token_types:
+                type_rows(self.config, np.array(ids.token_types))  # which refuses types that the model does not have
         return Prepared(item, params, encodings, sequences, [self.select(params, ids) for ids in sequences])
 
 

@@ -6,12 +6,13 @@ import reprlib
 from collections.abc import Mapping
 from typing import Any
 
+from distilrt.batch import TypedIds
 from distilrt.errors import InvalidInput
 
 Text = str | tuple[str, str] | list[str]  # a text, a pair of texts, or the words of a text
 
 
-class TokenIds(list[int]):
+class TokenIds(TypedIds):
     """The token ids of an input that was tokenized by the caller."""
 
 

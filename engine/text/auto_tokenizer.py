@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from distilrt.checkpoint.source import Source
 from distilrt.errors import CheckpointError
 from distilrt.text.tokenizer import DistilBertTokenizer
-from distilrt.text.tokenizer_config import OPTIONS, class_name, write
+from distilrt.text.tokenizer_config import OPTIONS, class_name, of_bert, write
 from distilrt.text.vocabulary import SPECIAL_NAMES
 
 # Classes that are BERT's tokenizer in transformers, without "Fast" at the end; a BERT checkpoint may name none.
@@ -24,6 +24,7 @@ _BERT = (
     *("DPRQuestionEncoderTokenizer", "ElectraTokenizer", "LayoutLMTokenizer", "LxmertTokenizer"),
     *("MobileBertTokenizer", "RetriBertTokenizer", "SqueezeBertTokenizer"),
 )
+_WITH_TYPES = [name for name in _BERT if name != "DistilBertTokenizer"]
 _AS_IT_STANDS = ("PreTrainedTokenizer", "TokenizersBackend", "PythonBackend")
 
 
@@ -59,12 +60,13 @@ def load_tokenizer(model: str | Path | Source, **options: Any) -> DistilBertToke
     """
     source = Source.of(model)
     name = class_name(source)
-    if name in _BERT:
-        return DistilBertTokenizer.from_pretrained(source, **options)
-    if name in _AS_IT_STANDS:
-        return TokenizersBackend.from_pretrained(source, **options)
-    raise CheckpointError(
-        f"{source}: tokenizer_class is {name!r}, which distilrt does not have; it has {', '.join(filter(None, _BERT))}"
-        " and, for a tokenizer.json that says how to treat texts, PreTrainedTokenizerFast; if yours does, name that"
-        " class in tokenizer_config.json"
-    )
+    if name not in (*_BERT, *_AS_IT_STANDS):
+        raise CheckpointError(
+            f"{source}: tokenizer_class is {name!r}, which distilrt does not have; it has "
+            f"{', '.join(filter(None, _BERT))} and, for a tokenizer.json that says how to treat texts, "
+            "PreTrainedTokenizerFast; if yours does, name that class in tokenizer_config.json"
+        )
+    tokenizer = (DistilBertTokenizer if name in _BERT else TokenizersBackend).from_pretrained(source, **options)
+    if name in _WITH_TYPES and "model_input_names" not in options and of_bert(source):
+        tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    return tokenizer

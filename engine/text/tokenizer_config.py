@@ -110,6 +110,14 @@ def class_name(source: Source) -> str:
     return ""
 
 
+def of_bert(source: Source) -> bool:
+    """Whether the checkpoint is a BERT whose files leave it to the tokenizer's class which inputs it makes."""
+    config, options = (
+        read_object(path) if path else {} for path in map(source.file, ("config.json", "tokenizer_config.json"))
+    )
+    return config.get("model_type") == "bert" and "model_input_names" not in options
+
+
 def read(source: Source, as_it_stands: bool) -> tuple[dict[str, int] | Tokenizer, dict[str, Any]]:
     """The vocabulary of a checkpoint, and the keywords of the constructor that its files set.
 

@@ -42,7 +42,7 @@ def reference(architecture: str, **changes: Any) -> Any:
 
 def bert(architecture: str, **changes: Any) -> Any:
     torch.manual_seed(0)
-    model = getattr(transformers, architecture)(transformers.BertConfig(**BERT_SIZES, **changes))
+    model = getattr(transformers, architecture)(transformers.BertConfig(**BERT_SIZES | changes))
     for parameter in model.parameters():  # biases and norms too, so that nothing mixed up can look right
         torch.nn.init.normal_(parameter)
     return model

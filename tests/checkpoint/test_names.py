@@ -30,6 +30,7 @@ from tests.checkpoint.reference_folders import (
     replaced,
     reread,
     saved,
+    stored_names,
 )
 
 
@@ -63,12 +64,13 @@ def test_spellings(architecture: str, change: Change, tmp_path: Path) -> None:
     assert_equal(opened(tmp_path, architecture), reference(architecture).state_dict())
 
 
-def folded(model: Any) -> dict[str, torch.Tensor]:
+def renamed(model: Any) -> dict[str, torch.Tensor]:
     """The tensors of a BERT under DistilBERT's names, written out independently of the table."""
     encoder = getattr(model, "bert", model)
     embeddings = encoder.embeddings
     out = {WORDS: embeddings.word_embeddings.weight,
-           POSITIONS: embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0]}  # fmt: skip
+           POSITIONS: embeddings.position_embeddings.weight,
+           "embeddings.token_type_embeddings.weight": embeddings.token_type_embeddings.weight}  # fmt: skip
     parts = {"embeddings.LayerNorm": embeddings.LayerNorm}
     for i, layer in enumerate(encoder.encoder.layer):
         attention = layer.attention.self
@@ -85,15 +87,16 @@ def folded(model: Any) -> dict[str, torch.Tensor]:
         head = model.cls.predictions
         parts |= {"vocab_transform": head.transform.dense, "vocab_layer_norm": head.transform.LayerNorm,
                   "vocab_projector": head.decoder}  # fmt: skip
-    if hasattr(model, "classifier"):
-        parts["classifier"] = model.classifier
+    if encoder.pooler is not None:
+        parts["pre_classifier"] = encoder.pooler.dense
+    parts |= {name: getattr(model, name) for name in ("classifier", "qa_outputs") if hasattr(model, name)}
     out |= {f"{name}.{key}": getattr(module, key) for name, module in parts.items() for key in ("weight", "bias")}
     return {name: tensor.detach() for name, tensor in out.items()}
 
 
 def test_real_bert_folder(sentence_encoder: Path) -> None:
     weights = opened(sentence_encoder, BASE)
-    assert_equal(weights, folded(transformers.BertModel.from_pretrained(sentence_encoder, dtype=torch.float32)))
+    assert_equal(weights, renamed(transformers.BertModel.from_pretrained(sentence_encoder, dtype=torch.float32)))
     assert weights.dtype == "float32"
     assert not weights[WORDS].flags.owndata
 
@@ -101,20 +104,32 @@ def test_real_bert_folder(sentence_encoder: Path) -> None:
 @pytest.mark.parametrize(
     ("theirs", "ours", "changes"),
     [("BertModel", BASE, {}), ("BertForMaskedLM", MLM, {}), ("BertForMaskedLM", MLM, {"tie_word_embeddings": False}),
-     ("BertForPreTraining", MLM, {}), ("BertForTokenClassification", TOKEN, {})],
+     ("BertForTokenClassification", TOKEN, {}), ("BertForSequenceClassification", SEQUENCE, {}),
+     ("BertForQuestionAnswering", "DistilBertForQuestionAnswering", {"num_labels": 2}),
+     ("BertForMultipleChoice", "DistilBertForMultipleChoice", {})],
 )  # fmt: skip
 def test_bert_architectures(theirs: str, ours: str, changes: dict[str, Any], tmp_path: Path) -> None:
     model = bert(theirs, **changes)
     model.save_pretrained(tmp_path / "bert")
     weights = opened(tmp_path / "bert", ours)
-    assert_equal(weights, folded(getattr(transformers, theirs).from_pretrained(tmp_path / "bert")))
+    assert_equal(weights, renamed(getattr(transformers, theirs).from_pretrained(tmp_path / "bert")))
 
-    # Once saved it is a DistilBERT, for us and for the reference.
-    save_checkpoint(tmp_path / "distil", DistilBertConfig.from_pretrained(tmp_path / "bert"), weights, ours)
-    assert not DistilBertConfig.from_pretrained(tmp_path / "distil").folded_bert
-    again, info = reread(tmp_path / "distil", ours)
+    # It is saved as a BERT, for us and for the reference.
+    save_checkpoint(tmp_path / "again", DistilBertConfig.from_pretrained(tmp_path / "bert"), weights, ours)
+    assert DistilBertConfig.from_pretrained(tmp_path / "again").type_vocab_size == 2
+    again, info = reread(tmp_path / "again", theirs)
     assert not any(info.values())
-    assert_equal(weights, again.state_dict())
+    assert_equal(weights, renamed(again))
+    assert stored_names(tmp_path / "again") == stored_names(tmp_path / "bert")
+
+
+def test_bert_before_it_was_fine_tuned(tmp_path: Path) -> None:
+    model = bert("BertForPreTraining")
+    model.save_pretrained(tmp_path)
+    expected = renamed(model)
+    pooler = [expected.pop(name) for name in list(expected) if name.startswith("pre_classifier")]
+    assert len(pooler) == 2
+    assert_equal(opened(tmp_path, MLM), expected)
 
 
 def test_bert_bias_of_the_projector(tmp_path: Path) -> None:
@@ -125,16 +140,16 @@ def test_bert_bias_of_the_projector(tmp_path: Path) -> None:
     np.testing.assert_array_equal(opened(tmp_path, MLM)["vocab_projector.bias"], plain)
     edited(tmp_path, replaced("cls.predictions.bias", torch.ones(50)))
     expected = transformers.BertForMaskedLM.from_pretrained(tmp_path)
-    assert_equal(opened(tmp_path, MLM), folded(expected))
+    assert_equal(opened(tmp_path, MLM), renamed(expected))
 
 
 def test_headless_bert_from_any_head_and_half_precision(tmp_path: Path) -> None:
     model = bert("BertForSequenceClassification").to(torch.bfloat16)
     model.save_pretrained(tmp_path)
     weights = opened(tmp_path, BASE)
-    expected = {name: tensor for name, tensor in folded(model.float()).items() if not name.startswith("classifier")}
+    expected = {name: tensor for name, tensor in renamed(model.float()).items() if not name.startswith("classifier")}
     assert_equal(weights, expected)
     assert weights.dtype == "bfloat16"
-    save_checkpoint(tmp_path / "distil", DistilBertConfig.from_pretrained(tmp_path), weights, BASE)
-    again = opened(tmp_path / "distil", BASE)
+    save_checkpoint(tmp_path / "again", DistilBertConfig.from_pretrained(tmp_path), weights, BASE)
+    again = opened(tmp_path / "again", BASE)
     assert all(np.array_equal(again[name], weights[name]) for name in weights)

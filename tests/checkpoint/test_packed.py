@@ -137,12 +137,19 @@ def test_packing_again_replaces(tiny: Callable[..., DistilBertConfig], tmp_path:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "packed.json", "packed.safetensors"]
 
 
-def test_folded_bert_stays_one(tmp_path: Path, tiny: Callable[..., DistilBertConfig]) -> None:
-    packed.write(tmp_path, packed.of(made(tiny(folded_bert=True))))
-    model = opened(tmp_path)
-    assert model.config.folded_bert
-    with pytest.raises(ValueError, match="token_type_ids"):
-        model(IDS, token_type_ids=np.ones_like(IDS))
+@pytest.mark.parametrize("pooler", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_bert_stays_one(dtype: str, pooler: bool, tmp_path: Path, tiny: Callable[..., DistilBertConfig]) -> None:
+    config, types = tiny(type_vocab_size=2, add_pooling_layer=pooler), np.arange(IDS.size).reshape(IDS.shape) % 2
+    model = made(config, dtype=dtype)
+    packed.write(tmp_path, packed.of(model))
+    again = opened(tmp_path)
+    assert again.config.replace(architectures=None) == config
+    expected, found = model(IDS, token_type_ids=types), again(IDS, token_type_ids=types)
+    assert list(found) == ["last_hidden_state", *(["pooler_output"] if pooler else [])]
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array)
+    assert not np.array_equal(found[0], again(IDS)[0])
 
 
 def test_a_head_may_be_left_out_but_not_made_up(tiny: Callable[..., DistilBertConfig], tmp_path: Path) -> None:
@@ -227,8 +234,8 @@ def _flip(at: int) -> Callable[[Path], object]:
 
 
 DAMAGE: list[tuple[str, Callable[[Path], object], str]] = [
-    ("newer", _edit_index(version=9, distilrt="9.1"), r"format version 9, by distilrt '9.1'.* reads version 4: pack"),
-    ("older", _edit_index(version=3), r"format version 3, .* reads version 4: pack the model again"),
+    ("newer", _edit_index(version=9, distilrt="9.1"), r"format version 9, by distilrt '9.1'.* reads version 5: pack"),
+    ("older", _edit_index(version=4), r"format version 4, .* reads version 5: pack the model again"),
     ("no version", _edit_index(version=None), "format version None"),
     ("no backend", _edit_index(backend=None), "backend is None.* pack the model again"),
     ("unknown backend", _edit_index(backend=["tpu"]), r"backend is \['tpu'\], which"),

@@ -17,8 +17,6 @@ import torch
 import transformers
 
 from distilrt import accelerate
-from distilrt.errors import CheckpointError
-from distilrt.text.tokenizer import DistilBertTokenizer
 
 TOLERANCE = 1e-5  # of embeddings of length 1
 TEXTS = [
@@ -200,13 +198,22 @@ def test_a_pool_of_processes(original: Any, fast: Any) -> None:
     assert_near(fast.encode(TEXTS, device=["cpu", "cpu"]), original.encode(TEXTS))
 
 
-def test_what_has_no_such_model_inside(folder_of: Folders, tmp_path: Path) -> None:
+def test_what_has_no_such_model_inside() -> None:
     words = sentence_transformers.SentenceTransformer(modules=[torch.nn.Identity()], device="cpu")
     with pytest.raises(TypeError, match="this SentenceTransformer has no transformers model inside to accelerate"):
         accelerate(words)
+
+
+def test_cross_encoder_of_a_bert(folder_of: Folders, tmp_path: Path) -> None:
     shape = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 32}
     config = transformers.BertConfig(**shape, num_labels=1)  # type: ignore[arg-type, call-arg]
-    transformers.BertForSequenceClassification(config).save_pretrained(tmp_path)
-    DistilBertTokenizer.from_pretrained(folder_of("DistilBertModel")).save_pretrained(tmp_path)
-    with pytest.raises(CheckpointError, match="BERT's classifier reads a vector pooled with tanh"):
-        accelerate(sentence_transformers.CrossEncoder(str(tmp_path), device="cpu"))
+    model: Any = transformers.BertForSequenceClassification(config)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(tmp_path)
+    files = transformers.AutoTokenizer.from_pretrained(folder_of("DistilBertModel"))
+    transformers.BertTokenizer(files.vocab).save_pretrained(tmp_path)
+    original: Any = sentence_transformers.CrossEncoder(str(tmp_path), device="cpu")
+    pairs = [(TEXTS[0], text) for text in TEXTS]
+    assert_near(accelerate(original).predict(pairs), original.predict(pairs))
+    assert not np.allclose(original.predict(pairs), original.predict([(b, a) for a, b in pairs]))

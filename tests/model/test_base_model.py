@@ -52,13 +52,22 @@ def test_token_type_ids(tiny: Any, backend: str) -> None:
     segments, mask = np.array([[0, 0, 1], [0, 0, 0]]), np.array([[1, 1, 0], [1, 1, 1]])
     plain = models.DistilBertModel(tiny(), backend=backend)
     assert np.array_equal(plain(IDS, token_type_ids=segments)[0], plain(IDS)[0])
-    folded = models.DistilBertModel(tiny(folded_bert=True), backend=backend)
-    folded(IDS, mask, token_type_ids=segments)
-    folded(IDS, token_type_ids=torch.zeros(2, 3))
-    with pytest.raises(InvalidInput, match=r"token_type_ids must be 0.*no other segment"):
-        folded(IDS, token_type_ids=segments)
+    bert = models.DistilBertModel(tiny(type_vocab_size=2), backend=backend)
+    zeros = bert(IDS, token_type_ids=torch.zeros(2, 3, dtype=torch.long))[0]
+    assert np.array_equal(zeros, bert(IDS)[0])
+    assert not np.array_equal(bert(IDS, token_type_ids=segments)[0][0], zeros[0])
+    assert np.array_equal(bert(IDS, token_type_ids=segments)[0][1], zeros[1])
+    one = models.DistilBertModel(tiny(type_vocab_size=1), backend=backend)
+    one(IDS, mask, token_type_ids=segments)
+    with pytest.raises(InvalidInput, match=r"token_type_ids holds 1; token types of this model are 0 to 0"):
+        one(IDS, token_type_ids=segments)
+    for wrong in (2, -1):
+        with pytest.raises(InvalidInput, match=rf"token_type_ids holds {wrong}; token types of this model are 0 to 1"):
+            bert(IDS, token_type_ids=np.full((2, 3), wrong))
+    with pytest.raises(InvalidInput, match="token_type_ids must hold integers, found dtype float64"):
+        bert(IDS, token_type_ids=segments * 1.0)
     with pytest.raises(InvalidInput, match=r"token_type_ids must have shape \[2, 3\].*found \[3\]"):
-        folded(IDS, token_type_ids=segments[0])
+        bert(IDS, token_type_ids=segments[0])
 
 
 def test_config_sets_the_defaults_of_a_call(tiny: Any, backend: str) -> None:

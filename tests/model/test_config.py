@@ -16,7 +16,8 @@ from distilrt.errors import CheckpointError
 from distilrt.model.config import _SAME_ACTIVATION, ACTIVATIONS, DistilBertConfig
 
 # Fields of ours that the reference's constructor takes as well.
-SHARED = [field.name for field in dataclasses.fields(DistilBertConfig) if field.name not in ("extra", "folded_bert")]
+BERT_ONLY = ("type_vocab_size", "add_pooling_layer")
+SHARED = [field.name for field in dataclasses.fields(DistilBertConfig) if field.name not in ("extra", *BERT_ONLY)]
 
 
 def test_defaults_are_the_references() -> None:
@@ -185,16 +186,21 @@ def test_bert(tmp_path: Path) -> None:
     values: dict[str, Any] = {key: value for key, value in BERT.items() if key != "model_type"}
     transformers.BertConfig(**values).save_pretrained(tmp_path)
     for config in (DistilBertConfig.from_dict(BERT), DistilBertConfig.from_pretrained(tmp_path)):
-        assert config.folded_bert
+        assert config.is_bert
+        assert config.type_vocab_size == 2
+        assert config.num_position_rows == 80
         assert config.architectures == ("DistilBertForMaskedLM",)
         assert (config.dim, config.n_heads, config.n_layers, config.hidden_dim) == (64, 2, 3, 80)
         assert (config.activation, config.dropout, config.attention_dropout) == ("relu", 0.2, 0.3)
         assert (config.vocab_size, config.pad_token_id, config.max_position_embeddings) == (99, 1, 40)
-        assert config.replace(n_layers=2).folded_bert
+        assert config.replace(n_layers=2).is_bert
         written = config.to_dict()
-        assert written["model_type"] == "distilbert"
-        assert not DistilBertConfig.from_dict(written).folded_bert
-        assert not {"type_vocab_size", "layer_norm_eps", "hidden_act", "folded_bert"} & set(written)
+        assert DistilBertConfig.from_dict(written) == config
+        theirs = transformers.BertConfig.from_dict(written)
+        assert {name: getattr(theirs, name) for name in values if name != "use_cache"} == {
+            name: value for name, value in values.items() if name != "use_cache"
+        }
+        assert not {"dim", "sinusoidal_pos_embds", "qa_dropout"} & set(written)
 
 
 def test_bert_defaults() -> None:
@@ -213,10 +219,25 @@ def test_bert_defaults() -> None:
     ("values", "message"),
     [
         (BERT | {"layer_norm_eps": 1e-5}, "layer_norm_eps 1e-05; a DistilBERT's is always 1e-12"),
-        (BERT | {"position_embedding_type": "relative_key"}, "position_embedding_type 'relative_key'; only 'absolute'"),
+        (
+            BERT | {"position_embedding_type": "relative_key"},
+            "position_embedding_type 'relative_key'; distilrt runs .* absolute pos",
+        ),
         (BERT | {"is_decoder": True}, "is a decoder; only encoders"),
         (BERT | {"add_cross_attention": True}, "is a decoder; only encoders"),
-        ({"model_type": "roberta"}, "model_type 'roberta'; distilrt runs 'distilbert', and 'bert'"),
+        (BERT | {"type_vocab_size": 0}, "type_vocab_size 0; it must be an integer of at least 1"),
+        (BERT | {"type_vocab_size": "2"}, "type_vocab_size '2'; it must be"),
+        (
+            {"model_type": "gpt2"},
+            "model_type 'gpt2'; distilrt runs 'distilbert' and 'bert': learned absolute positions",
+        ),
+        (
+            {"model_type": "roberta"},
+            r"model_type 'roberta' \(its positions start behind .*\); distilrt runs 'distilbert' and",
+        ),
+        ({"model_type": "modernbert"}, r"model_type 'modernbert' \(.*RoPE\)"),
+        ({"model_type": "mpnet"}, r"model_type 'mpnet' \(its attention has relative positions\)"),
+        ({"model_type": "megatron-bert"}, r"model_type 'megatron-bert' \(.*pre-norm\)"),
     ],
 )
 def test_other_models_are_refused(values: dict[str, Any], message: str) -> None:
@@ -224,8 +245,10 @@ def test_other_models_are_refused(values: dict[str, Any], message: str) -> None:
         DistilBertConfig.from_dict(values)
 
 
-def test_a_file_can_not_claim_to_be_folded() -> None:
-    assert not DistilBertConfig.from_dict({"folded_bert": True}).folded_bert
+def test_the_file_of_a_distilbert_can_not_claim_token_types() -> None:
+    config = DistilBertConfig.from_dict({"type_vocab_size": 2, "add_pooling_layer": True})
+    assert not config.is_bert
+    assert config.extra == {"type_vocab_size": 2, "add_pooling_layer": True}
 
 
 def test_unreadable_files(tmp_path: Path) -> None:

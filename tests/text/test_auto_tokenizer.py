@@ -66,6 +66,8 @@ def folder(home: Path, tokenizer: Tokenizer | None, config: dict[str, Any] | Non
 def check(home: Path) -> Any:
     """Our tokenizer of a folder, after its comparison with the reference's."""
     pair = load_tokenizer(home), transformers.AutoTokenizer.from_pretrained(home)
+    if json.loads((home / "config.json").read_text()).get("model_type") == "bert":
+        assert pair[0].model_input_names == pair[1].model_input_names
     # BERT's own class also returns token_type_ids, which a DistilBERT does not take.
     pair[1].model_input_names = pair[0].model_input_names
     same(pair)
@@ -116,6 +118,10 @@ def test_files_beside_tokenizer_json(tmp_path: Path, variant: str) -> None:
         ({"tokenizer_class": "ElectraTokenizerFast"}, {}),
         ({"tokenizer_class": "BertTokenizerFast"}, {"model_type": "bert"}),
         (NAMES, {"model_type": "bert"}),
+        (None, {"model_type": "bert"}),
+        ({"tokenizer_class": "DistilBertTokenizer"}, {"model_type": "bert"}),
+        ({"tokenizer_class": "PreTrainedTokenizerFast"}, {"model_type": "bert"}),
+        ({"tokenizer_class": "BertTokenizer", "model_input_names": ["input_ids"]}, {"model_type": "bert"}),
         (NAMES, {"tokenizer_class": "BertTokenizer"}),
         (NAMES, {"tokenizer_class": "PreTrainedTokenizerFast"}),
     ],

@@ -249,6 +249,7 @@ class CudaBackend(PaddedForwards):
         """
         weight, bias = self.encoder.linears[name]
         values, count, pdl = _values(rows)
+        values = values.to(self._torch_dtype).contiguous()  # a pooler's rows may come from outputs
         out = self._empty(len(values), len(bias), dtype=torch.float32 if activation is None else None)
         with self._turns.current():
             linear(out, values, weight, bias, activation=activation or "", num_tokens=count,

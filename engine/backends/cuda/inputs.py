@@ -19,12 +19,12 @@ from distilrt.errors import InvalidInput
 from distilrt.kernels.packing import BAD_ID, BAD_MASK, BAD_POSITION, INTEGERS, pack
 from distilrt.model.config import DistilBertConfig
 
-BAD_SEGMENT = 16
+BAD_TYPE = 16
 _MEANINGS = {
     BAD_ID: "input_ids holds an id that is not in the vocabulary",
     BAD_POSITION: "a token is at a position that this model does not have",
     BAD_MASK: "attention_mask holds something other than 0 and 1",
-    BAD_SEGMENT: "token_type_ids is not 0, and this model is a BERT folded into a DistilBERT with no other segment",
+    BAD_TYPE: "token_type_ids holds a type that this model does not have",
 }
 _WORDS = 256
 _PENDING = -1  # on the host: the batch's word has not arrived
@@ -39,7 +39,7 @@ class Padded:
     mask: torch.Tensor | None  # [batch_size, seq_len] int64 or uint8
     positions: torch.Tensor | None  # [batch_size, seq_len] int64
     embeds: torch.Tensor | None  # [batch_size * seq_len, hidden_size]
-    segments: torch.Tensor | None  # [batch_size, seq_len]
+    types: torch.Tensor | None  # [batch_size, seq_len] integers; None also of a model that has none
 
     def part(self, first: int, end: int) -> Padded:
         """Sequences `first` to `end - 1`, or to the last."""
@@ -47,11 +47,11 @@ class Padded:
         end = min(end, batch_size)
         if (first, end) == (0, batch_size):
             return self
-        ids, mask, positions, segments = (
-            None if grid is None else grid[first:end] for grid in (self.ids, self.mask, self.positions, self.segments)
+        ids, mask, positions, types = (
+            None if grid is None else grid[first:end] for grid in (self.ids, self.mask, self.positions, self.types)
         )
         embeds = None if self.embeds is None else self.embeds[first * seq_len : end * seq_len]
-        return Padded((end - first, seq_len), ids, mask, positions, embeds, segments)
+        return Padded((end - first, seq_len), ids, mask, positions, embeds, types)
 
     def pack_into(
         self, b: Buffers, errors: torch.Tensor, numbers: torch.Tensor, config: DistilBertConfig, *, keep_first: bool
@@ -66,17 +66,27 @@ class Padded:
             config: gives the limits.
             keep_first: pack position 0 also where it is masked.
         """
+        positions, limit = self.positions, config.max_position_embeddings
+        if positions is None:
+            positions = numbers[: self.shape[1]]
+        if self.types is not None:
+            positions, limit = self._typed(positions, errors, config), config.num_position_rows
         pack(
             None if self.ids is None else b.input_ids,
             b.position_ids, b.index, b.cu_seqlens, b.key_lengths, b.wanted, b.query_blocks, errors,
             block_m=b.block_rows, padded_shape=self.shape, padded_ids=self.ids, attention_mask=self.mask,
-            padded_positions=numbers[: self.shape[1]] if self.positions is None else self.positions,
-            keep_first=keep_first,
-            vocab_size=config.vocab_size, max_positions=config.max_position_embeddings,
+            padded_positions=positions, keep_first=keep_first,
+            vocab_size=config.vocab_size, max_positions=limit,
         )  # fmt: skip
-        if self.segments is not None:
-            others = self.segments != 0 if self.mask is None else (self.segments != 0) & (self.mask == 1)
-            errors |= others.any() * BAD_SEGMENT
+
+    def _typed(self, positions: torch.Tensor, errors: torch.Tensor, config: DistilBertConfig) -> torch.Tensor:
+        """Rows of the table of positions and token types, `[batch_size, seq_len]`; wrong ones set bits of `errors`."""
+        assert self.types is not None
+        limit = config.max_position_embeddings
+        used = True if self.mask is None else self.mask == 1
+        for values, most, bit in ((positions, limit, BAD_POSITION), (self.types, config.type_vocab_size, BAD_TYPE)):
+            errors |= (((values < 0) | (values >= most)) & used).any() * bit
+        return positions + self.types.long() * limit
 
 
 def check(config: DistilBertConfig, inputs: PaddedInputs) -> Padded:
@@ -96,7 +106,7 @@ def check(config: DistilBertConfig, inputs: PaddedInputs) -> Padded:
         None if mask is None else _plain_mask(mask),
         None if positions is None else positions.long().expand(shape),
         None if embeds is None else embeds.detach().reshape(-1, config.hidden_size).float(),
-        token_type_ids if config.folded_bert else None,
+        token_type_ids if config.is_bert else None,
     )
 
 

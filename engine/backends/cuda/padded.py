@@ -37,7 +37,7 @@ class PaddedForwards:
 
     def packs(self, inputs: PaddedInputs) -> bool:
         """Whether all inputs are tensors on this device, and a padded sequence is no longer than the largest bucket."""
-        given = inputs if self.config.folded_bert else inputs[:-1]
+        given = inputs if self.config.is_bert else inputs[:-1]
         rows = inputs.inputs_embeds if inputs.input_ids is None else inputs.input_ids
         return (
             all(each is None or (isinstance(each, torch.Tensor) and each.device == self._device) for each in given)

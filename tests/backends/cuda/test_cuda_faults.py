@@ -34,20 +34,22 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
         ({"positions": {(0, 4): 40}}, "position that this model does not have"),
         ({"positions": {(0, 4): -1}}, "position that this model does not have"),
         ({"mask": {(1, 0): 2}}, "something other than 0 and 1"),
-        ({"segments": {(1, 1): 1}}, "token_type_ids is not 0"),
+        ({"types": {(1, 1): 2}}, "token_type_ids holds a type that this model does not have"),
+        ({"types": {(1, 1): -1}}, "token_type_ids holds a type"),
+        ({"types": {(0, 0): 1}, "positions": {(0, 4): 40}}, "position that this model does not have"),
     ],
 )
 def test_wrong_values_on_the_device(changes: dict[str, dict[Any, int]], message: str) -> None:
     """They give NaN and no fault, the next call says what was wrong, and the one after it is as if nothing happened."""
-    config = config_of(n_layers=1, folded_bert=True)
+    config = config_of(n_layers=1, type_vocab_size=2)
     model: Any = models.DistilBertModel(config, backend="cuda")
     good = {
         "ids": torch.arange(10).reshape(2, 5), "mask": torch.ones(2, 5, dtype=torch.long),
-        "positions": torch.arange(10).reshape(2, 5), "segments": torch.zeros(2, 5, dtype=torch.long),
+        "positions": torch.arange(10).reshape(2, 5), "types": torch.tensor([[0] * 5, [0, 0, 1, 1, 1]]),
     }  # fmt: skip
 
     def call(grids: dict[str, torch.Tensor]) -> torch.Tensor:
-        out = model(grids["ids"], grids["mask"], None, grids["positions"], token_type_ids=grids["segments"])
+        out = model(grids["ids"], grids["mask"], None, grids["positions"], token_type_ids=grids["types"])
         tensor: torch.Tensor = out.last_hidden_state
         return tensor
 

@@ -68,7 +68,7 @@ def test_what_is_accepted_keeps_its_values() -> None:
     assert part.embeds is not None
     assert torch.equal(part.embeds, padded.embeds[3:])
     with pytest.raises(InvalidInput, match=r"token_type_ids must have shape \[2, 3\]"):
-        check(CONFIG.replace(folded_bert=True), PaddedInputs(input_ids=ids, token_type_ids=segments[0]))
+        check(CONFIG.replace(type_vocab_size=2), PaddedInputs(input_ids=ids, token_type_ids=segments[0]))
     # A mask or positions may make more columns right than the model has positions; the device finds out.
     long = PaddedInputs(input_ids=torch.zeros(1, 99, dtype=torch.long), attention_mask=torch.zeros(1, 99))
     assert check(CONFIG, long).shape == (1, 99)
