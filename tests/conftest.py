@@ -10,6 +10,7 @@ os.environ.setdefault("TRITON_INTERPRET", "1")  # before Triton loads: kernels r
 
 import importlib.util
 import json
+import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -127,6 +128,29 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory, sentence_encoder: Path) 
         folder = tmp_path_factory.mktemp(architecture)
         save_checkpoint(folder, config, weights, architecture)
         DistilBertTokenizer.from_pretrained(sentence_encoder, model_max_length=64).save_pretrained(folder)
+        return folder
+
+    return lambda architecture, **changes: make(architecture, json.dumps(changes))
+
+
+@pytest.fixture(scope="session")
+def bert_of(tmp_path_factory: pytest.TempPathFactory, sentence_encoder: Path) -> Callable[..., Path]:
+    """Makes a small BERT with the real vocabulary, as transformers saves it, in which every weight matters."""
+
+    @cache
+    def make(architecture: str, options: str = "{}") -> Path:
+        shape = {"hidden_size": 48, "num_attention_heads": 3, "num_hidden_layers": 2, "intermediate_size": 80}
+        shape["max_position_embeddings"] = 64
+        torch.manual_seed(0)
+        model = getattr(transformers, architecture)(transformers.BertConfig(**shape | json.loads(options)))
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                scale = 1.5 * weight.shape[1] ** -0.5 if weight.ndim == 2 and "embeddings" not in name else 0.3
+                weight.copy_(torch.randn(weight.shape) * scale + float("norm" in name.lower() and "weight" in name))
+        folder = tmp_path_factory.mktemp(architecture)
+        model.save_pretrained(folder)
+        for file in ("tokenizer.json", "vocab.txt", "tokenizer_config.json"):
+            shutil.copy(sentence_encoder / file, folder / file)
         return folder
 
     return lambda architecture, **changes: make(architecture, json.dumps(changes))

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from distilrt.checkpoint.names import name_in_files
 from distilrt.checkpoint.weights import random_weights
 from distilrt.kernels.launch import DTYPE_NAMES
 from distilrt.model import models
@@ -78,8 +79,8 @@ def _transformers(architecture: str, config: DistilBertConfig, weights: Mapping[
     import transformers
 
     model: Any = getattr(transformers, architecture)(transformers.DistilBertConfig(**config.to_dict())).eval()
-    called = HEADS[architecture].name_in_files
-    model.load_state_dict({called(name): torch.from_numpy(array) for name, array in weights.items()})
+    head, tensors = HEADS[architecture], {name: torch.from_numpy(array) for name, array in weights.items()}
+    model.load_state_dict({name_in_files(name, head, False): tensor for name, tensor in tensors.items()})
     return model
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import transformers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -72,6 +74,32 @@ def test_rerank(engine_of: Engines, reranker: Engine, client_of: Any) -> None:
     np.testing.assert_allclose([1 / (1 + np.exp(-rank["score"])) for rank in found], sorted(wanted)[::-1], atol=1e-6)
     assert refused(client, "/rerank", query="a", texts=[])[:2] == (400, "Empty")
     assert refused(client_of(engine_of(CLASSIFIER)), "/rerank", query="a", texts=["b"])[:2] == (424, "Backend")
+
+
+def test_rerank_by_a_bert(bert_of: Callable[..., Path], client_of: Any) -> None:
+    folder = bert_of("BertForSequenceClassification", num_labels=1)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    query, texts = "where is it?", ["It is in London.", "No.", "The snowman is well-known."]
+    with torch.no_grad():
+        theirs: Any = transformers.BertForSequenceClassification.from_pretrained(folder).eval()
+        given = tokenizer([query] * 3, texts, return_tensors="pt", padding=True)
+        scores = theirs(**given).logits[:, 0]
+    with Engine(folder, name="reranker") as engine:
+        client = client_of(engine)
+        found = client.post("/rerank", json={"query": query, "texts": texts, "raw_scores": True}).json()
+        np.testing.assert_allclose([each["score"] for each in found], sorted(scores.tolist(), reverse=True), atol=1e-4)
+        found = client.post("/rerank", json={"query": query, "texts": texts}).json()
+        order = scores.sigmoid().argsort(descending=True).tolist()
+        assert [each["index"] for each in found] == order
+        names = ("input_ids", "attention_mask", "token_type_ids")
+        tensors = [
+            {"name": name, "shape": list(given[name].shape), "datatype": "INT64", "data": given[name].tolist()}
+            for name in names
+        ]
+        answer = client.post("/v2/models/reranker/infer", json={"inputs": tensors}).json()
+        np.testing.assert_allclose(np.ravel(answer["outputs"][0]["data"]), scores, atol=1e-4)
+        described = client.get("/v2/models/reranker").json()["inputs"]
+        assert set(names) < {each["name"] for each in described}
 
 
 def test_embed(engine_of: Engines, client_of: Any) -> None:
