@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from distilrt.dropin import tensorflow as _tensorflow
     from distilrt.model.config import DistilBertConfig
     from distilrt.model.models import (
+        BertForNextSentencePrediction,
         DistilBertForMaskedLM,
         DistilBertForMultipleChoice,
         DistilBertForQuestionAnswering,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 _HOMES = {
+    "BertForNextSentencePrediction": "model.models",
     "DistilBertConfig": "model.config",
     "DistilBertTokenizer": "text.tokenizer",
     "DistilBertModel": "model.models",
@@ -53,6 +55,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "BertForNextSentencePrediction",
     "DistilBertConfig",
     "DistilBertForMaskedLM",
     "DistilBertForMultipleChoice",

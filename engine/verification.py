@@ -23,7 +23,7 @@ from distilrt.errors import InvalidInput, InvalidParameter
 from distilrt.model import models
 from distilrt.model.architecture import architecture_of
 from distilrt.model.array_kinds import as_numpy
-from distilrt.model.config import DistilBertConfig
+from distilrt.model.config import NEXT_SENTENCE, DistilBertConfig
 from distilrt.model.heads import ENCODER, HEADS, Head
 from distilrt.runtime.loading import find
 from distilrt.text.auto_tokenizer import load_tokenizer
@@ -298,7 +298,10 @@ def _transformers(
     import torch
     import transformers
 
-    name = HEADS[architecture].bert if DistilBertConfig.from_pretrained(model).is_bert else architecture
+    config = DistilBertConfig.from_pretrained(model)
+    name = HEADS[architecture].bert if config.is_bert else architecture
+    if config.predicts_next_sentence:
+        name = NEXT_SENTENCE
     bars: Any = transformers.utils.logging
     shown = bars.is_progress_bar_enabled()
     bars.disable_progress_bar()

@@ -161,3 +161,53 @@ def test_real_masked_language_model(sentence_encoder: Path, tmp_path: Path) -> N
     assert report.architecture == "DistilBertForMaskedLM"
     assert report.largest.relative < 1e-5
     assert distilrt.verify(tmp_path, dtype="int8").ok
+
+
+NEXT = "BertForNextSentencePrediction"
+
+
+def next_sentence(folder: Path) -> tuple[Any, Any]:
+    """transformers' model and the pairs as it takes them."""
+    texts, pairs = map(list, zip(*PAIRS, strict=True))
+    given = transformers.AutoTokenizer.from_pretrained(folder)(texts, pairs, padding=True, return_tensors="pt")
+    return getattr(transformers, NEXT).from_pretrained(folder).eval().requires_grad_(False), given
+
+
+@pytest.mark.parametrize("architecture", [NEXT, "BertForPreTraining"])
+def test_next_sentence_prediction(architecture: str, bert_of: Folders, backend: str) -> None:
+    """From its own folder, from one of pre-training, and accelerated."""
+    folder, labels = bert_of(architecture), torch.tensor([0, 1, 1])
+    theirs, given = next_sentence(folder)
+    exact = theirs(**given, labels=labels)
+    ours = distilrt.BertForNextSentencePrediction.from_pretrained(folder, backend=backend)(**given, labels=labels)
+    fast = distilrt.accelerate(theirs)(**given, labels=labels)
+    assert type(fast) is type(exact)
+    for found in (ours, fast):
+        np.testing.assert_allclose(found.logits, exact.logits, atol=1e-5)
+        assert float(found.loss) == pytest.approx(float(exact.loss), abs=1e-5)
+
+
+def test_next_sentences_are_a_classifier_of_pairs(bert_of: Folders, tmp_path: Path) -> None:
+    folder = bert_of(NEXT)
+    theirs, given = next_sentence(folder)
+    exact = theirs(**given).logits
+    report = distilrt.verify(folder)
+    assert report.ok
+    assert NEXT in report.reference
+    items = [{"text": text, "text_pair": pair} for text, pair in PAIRS]
+    for found, row in zip(distilrt.pipeline("text-classification", folder)(items, top_k=None), exact, strict=True):
+        scores = {each["label"]: each["score"] for each in found}
+        np.testing.assert_allclose([scores["LABEL_0"], scores["LABEL_1"]], row.softmax(0), atol=1e-5)
+    distilrt.BertForNextSentencePrediction.from_pretrained(folder).save_pretrained(tmp_path)
+    saved: Any = transformers.BertForSequenceClassification.from_pretrained(tmp_path).eval().requires_grad_(False)
+    np.testing.assert_allclose(saved(**given).logits, exact, atol=1e-5)
+
+
+def test_scores_of_the_next_sentence_are_no_other_classifier(bert_of: Folders) -> None:
+    for cls, folder in (
+        (models.DistilBertForSequenceClassification, bert_of("BertForPreTraining")),
+        (models.DistilBertForTokenClassification, bert_of(NEXT)),
+        (distilrt.BertForNextSentencePrediction, bert_of("BertForMaskedLM")),
+    ):
+        with pytest.raises(distilrt.errors.CheckpointError, match=r"lacks tensors that .* needs: .*classifier"):
+            cls.from_pretrained(folder)

@@ -12,14 +12,14 @@ KINDS = {".py", ".pyi", ".cpp", ".h", ".c", ".js", ".css", ".html"}
 # Folder: the budget, and the number that the test holds the folder to where the budget is not met yet. Lower the second
 # number whenever a folder shrinks; never raise it without saying why in docs/design.md.
 BUDGETS: dict[str, tuple[int, int | None]] = {
-    "engine/*": (1500, 2102),
-    "engine/model": (1500, 2386),
-    "engine/checkpoint": (1600, 2469),
+    "engine/*": (1500, 2108),
+    "engine/model": (1500, 2415),
+    "engine/checkpoint": (1600, 2479),
     "engine/text": (1050, 1532),
     "engine/runtime": (1000, 1610),
     "engine/backends": (1700, 2123),
     "engine/tasks": (1450, 1732),
-    "engine/dropin": (1750, 2083),
+    "engine/dropin": (1750, 2089),
     "engine/scale": (520, 562),
     "engine/server": (3200, 4639),
     "kernels": (1900, 3880),

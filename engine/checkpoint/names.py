@@ -44,12 +44,18 @@ _PARTS = {ours: name for name, ours in _BERT_PARTS.items()}
 _HEAD = {
     ours: name for name, ours in _BERT_HEAD.items()
 }  # of the two names of one bias the one that transformers saves
+# What scores the next sentence, apart from the classifier of the same place: files of other heads may have it too.
+_NEXT_SENTENCE = {f"cls.seq_relationship.{part}": f"classifier.{part}" for part in ("weight", "bias")}
 # Two names of one bias. Where a file has both, a BERT adds the second.
 _SHADOWED = {"cls.predictions.bias": "cls.predictions.decoder.bias"}
 
 
-def canonical_tensors(stored: Mapping[str, Stored], bert: bool, path: str | Path) -> dict[str, Stored]:
+def canonical_tensors(
+    stored: Mapping[str, Stored], bert: bool, path: str | Path, *, next_sentence: bool = False
+) -> dict[str, Stored]:
     """The tensors by canonical name, without those that no architecture reads.
+
+    With `next_sentence` a BERT's scores of the next sentence are the classifier.
 
     Raises:
         CheckpointError: two of them are the same tensor of the model.
@@ -57,6 +63,8 @@ def canonical_tensors(stored: Mapping[str, Stored], bert: bool, path: str | Path
     found: dict[str, Stored] = {}
     for name, tensor in stored.items():
         canonical = canonical_name(name, bert)
+        if next_sentence:
+            canonical = _NEXT_SENTENCE.get(canonical, canonical)
         if _IGNORED.match(canonical) or (bert and _SHADOWED.get(name) in stored):
             continue
         if canonical in found:

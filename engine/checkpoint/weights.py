@@ -21,6 +21,7 @@ from distilrt.checkpoint.tensor_files import FLOAT_DTYPES, FloatArray, Stored, T
 from distilrt.checkpoint.weight_files import open_tensors
 from distilrt.errors import CheckpointError
 from distilrt.model.architecture import (
+    CLASSIFIER,
     POSITIONS,
     PROJECTOR,
     WORDS,
@@ -160,7 +161,8 @@ def assemble(
         CheckpointError: a tensor is missing, misshapen, of an unfit dtype or, with `strict`, extra.
     """
     check_num_layers(config, stored, source)
-    found = canonical_tensors(stored, config.is_bert, source)
+    next_sentence = config.predicts_next_sentence and architecture == CLASSIFIER
+    found = canonical_tensors(stored, config.is_bert, source, next_sentence=next_sentence)
     config = with_pooler(config, architecture, found)
     shapes = expected_shapes(config, architecture)
     if config.is_bert and config.num_position_rows * config.hidden_size > _MOST_MADE:

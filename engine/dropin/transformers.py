@@ -31,13 +31,15 @@ from distilrt.dropin.output_fields import flat, nested, output_shapes
 from distilrt.dropin.watch import Watch
 from distilrt.eager import eager
 from distilrt.model import models
+from distilrt.model.architecture import CLASSIFIER
 from distilrt.model.base_model import compute_fields
-from distilrt.model.config import DistilBertConfig
+from distilrt.model.config import NEXT_SENTENCE, DistilBertConfig
 from distilrt.model.heads import ENCODER, HEADS
 from distilrt.model.outputs import selected_states
 
 # transformers' class to ours; a BERT is computed as the DistilBERT that it folds into.
 _ARCHITECTURES = {name: name for name in HEADS} | {head.bert: name for name, head in HEADS.items()}
+_ARCHITECTURES[NEXT_SENTENCE] = CLASSIFIER
 
 _IGNORED = frozenset({"num_items_in_batch", "use_cache"})  # by these classes of transformers
 _fields = eager(compute_fields)  # without the output class of ours, which would take microseconds
@@ -258,6 +260,8 @@ def _reference_class(model: Any) -> Any:
 def _engine(model: Any, reference: Any, backend: str, dtype: str, masked_outputs: bool) -> Any:
     architecture = _ARCHITECTURES[reference.__name__]
     config = DistilBertConfig.from_dict(model.config.to_dict())
+    if reference.__name__ == NEXT_SENTENCE:
+        config = config.replace(num_labels=2, architectures=(NEXT_SENTENCE,))
     check_architecture(f"this {type(model).__name__}", architecture, config)
     tensors = ModuleFile(model).tensors()
     weights = assemble(tensors, architecture, config, f"this {type(model).__name__}", strict=True)
@@ -278,6 +282,8 @@ def _signature(reference: Any) -> tuple[tuple[str, ...], frozenset[str], Any]:
     output = HEADS[architecture].output.__name__  # our output classes have the names of transformers'
     if reference.__name__ == ENCODER.bert:
         output = "BaseModelOutputWithPoolingAndCrossAttentions"
+    elif reference.__name__ == NEXT_SENTENCE:
+        output = "NextSentencePredictorOutput"
     return names, frozenset(ours.parameters) - {"self"}, getattr(modeling_outputs, output)
 
 

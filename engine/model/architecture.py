@@ -18,6 +18,7 @@ WORDS = "embeddings.word_embeddings.weight"
 POSITIONS = "embeddings.position_embeddings.weight"
 TOKEN_TYPES = "embeddings.token_type_embeddings.weight"  # only a BERT has it
 PROJECTOR = "vocab_projector.weight"
+CLASSIFIER = "DistilBertForSequenceClassification"
 
 _EMBEDDINGS: dict[str, Dimensions] = {
     WORDS: ("vocab_size", "hidden_size"),
@@ -60,6 +61,8 @@ def architecture_of(config: DistilBertConfig) -> str | None:
     """
     if not config.architectures:
         return None
+    if config.predicts_next_sentence:
+        return CLASSIFIER
     known = next((name for name in config.architectures if name in HEADS), None)
     if known is None:
         raise CheckpointError(

@@ -50,6 +50,8 @@ _BERT_ONLY = (
 )
 _DISTILBERT_ONLY = ("sinusoidal_pos_embds", "qa_dropout", "seq_classif_dropout")
 _OF_BERT = ("type_vocab_size", "add_pooling_layer")  # fields that a DistilBERT's config can't set
+# A BERT's classifier of two labels by other names in files, hence one of our architectures by another name.
+NEXT_SENTENCE = "BertForNextSentencePrediction"
 _SUPPORTED = (
     "distilrt runs 'distilbert' and 'bert': learned absolute positions from 0, and a layer norm behind each sum "
     "(post-norm)"
@@ -232,6 +234,11 @@ class DistilBertConfig:
     def is_bert(self) -> bool:
         """Whether token types have embeddings, and a vector is pooled with tanh."""
         return self.type_vocab_size > 0
+
+    @property
+    def predicts_next_sentence(self) -> bool:
+        """Whether its classifier says if the second text of a pair follows the first: label 0 means that it does."""
+        return self.is_bert and NEXT_SENTENCE in (self.architectures or ())
 
     @property
     def num_position_rows(self) -> int:
@@ -424,5 +431,7 @@ def _from_bert(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any
     renamed.setdefault("n_layers", 12)  # the one default in which the two differ
     architectures = renamed.get("architectures")
     if isinstance(architectures, list | tuple):
-        renamed["architectures"] = [str(name).replace("Bert", "DistilBert", 1) for name in architectures]
+        renamed["architectures"] = [
+            name if name == NEXT_SENTENCE else str(name).replace("Bert", "DistilBert", 1) for name in architectures
+        ]
     return renamed, of_bert

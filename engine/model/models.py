@@ -18,13 +18,17 @@ Outputs are of the kind of `input_ids` (or `inputs_embeds`): torch tensors on it
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from distilrt.batch import PaddedInputs
 from distilrt.eager import eager
 from distilrt.model import outputs
 from distilrt.model.array_kinds import as_tensor
 from distilrt.model.base_model import BaseModel
+from distilrt.model.config import NEXT_SENTENCE
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _Output = TypeVar("_Output", bound=outputs.ModelOutput)
 
@@ -123,6 +127,19 @@ class DistilBertForSequenceClassification(LabelledModel[outputs.SequenceClassifi
     """
 
     architecture = "DistilBertForSequenceClassification"
+
+
+class BertForNextSentencePrediction(DistilBertForSequenceClassification):
+    """A BERT with scores for whether the second text of a pair follows the first: label 0 says that it does.
+
+    It is a classifier of two labels whose tensors have other names in files; it also reads them in a file of
+    `BertForPreTraining`, such as the first BERTs. Logits are `[batch_size, 2]`, `labels` `[batch_size]` 0 or 1.
+    """
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **options: Any) -> Self:
+        """As of the other classes."""
+        return super().from_pretrained(*args, **options, num_labels=2, architectures=(NEXT_SENTENCE,))
 
 
 class DistilBertForTokenClassification(LabelledModel[outputs.TokenClassifierOutput]):
