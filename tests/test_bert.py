@@ -76,7 +76,8 @@ def test_a_question_and_its_context_have_their_types(bert_of: Folders) -> None:
     """transformers 5 has no such pipeline, so that its model's own logits are compared."""
     folder = bert_of("BertForQuestionAnswering")
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    theirs = transformers.BertForQuestionAnswering.from_pretrained(folder).eval()
+    loaded: Any = transformers.BertForQuestionAnswering
+    theirs = loaded.from_pretrained(folder).eval()
     task = distilrt.tasks.find("question-answering")
     model: Any = models.DistilBertForQuestionAnswering.from_pretrained(folder)
     made = task(load_tokenizer(folder), model.config)
@@ -96,7 +97,8 @@ def test_choices_have_their_types(bert_of: Folders) -> None:
     choices = [pair for _, pair in PAIRS]
     given = tokenizer([PAIRS[0][0]] * 3, choices, return_tensors="pt", padding=True)
     with torch.no_grad():
-        theirs: Any = transformers.BertForMultipleChoice.from_pretrained(folder).eval()
+        loaded: Any = transformers.BertForMultipleChoice
+        theirs = loaded.from_pretrained(folder).eval()
         exact = theirs(**{name: tensor[None] for name, tensor in given.items()}).logits[0].softmax(0).tolist()
     found = distilrt.pipeline("multiple-choice", folder)({"prompt": PAIRS[0][0], "choices": choices})
     np.testing.assert_allclose([each["score"] for each in found], sorted(exact, reverse=True), atol=1e-5)
@@ -199,7 +201,8 @@ def test_next_sentences_are_a_classifier_of_pairs(bert_of: Folders, tmp_path: Pa
         scores = {each["label"]: each["score"] for each in found}
         np.testing.assert_allclose([scores["LABEL_0"], scores["LABEL_1"]], row.softmax(0), atol=1e-5)
     distilrt.BertForNextSentencePrediction.from_pretrained(folder).save_pretrained(tmp_path)
-    saved: Any = transformers.BertForSequenceClassification.from_pretrained(tmp_path).eval().requires_grad_(False)
+    loaded: Any = transformers.BertForSequenceClassification
+    saved = loaded.from_pretrained(tmp_path).eval().requires_grad_(False)
     np.testing.assert_allclose(saved(**given).logits, exact, atol=1e-5)
 
 

@@ -81,7 +81,8 @@ def test_rerank_by_a_bert(bert_of: Callable[..., Path], client_of: Any) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     query, texts = "where is it?", ["It is in London.", "No.", "The snowman is well-known."]
     with torch.no_grad():
-        theirs: Any = transformers.BertForSequenceClassification.from_pretrained(folder).eval()
+        loaded: Any = transformers.BertForSequenceClassification
+        theirs = loaded.from_pretrained(folder).eval()
         given = tokenizer([query] * 3, texts, return_tensors="pt", padding=True)
         scores = theirs(**given).logits[:, 0]
     with Engine(folder, name="reranker") as engine:
