@@ -146,7 +146,8 @@ def test_pooler(folder: Callable[..., Path], tmp_path: Path, rng: np.random.Gene
     home = folder("BertModel")
     assert list(models.DistilBertModel.from_pretrained(home)(ids)) == ["last_hidden_state", "pooler_output"]
     pooled = models.DistilBertModel.from_pretrained(home)
-    last, vector = pooled(ids, return_dict=False)
+    pair: Any = pooled(ids, return_dict=False)
+    last, vector = pair
     np.testing.assert_allclose(vector, pooled(ids).pooler_output)
     np.testing.assert_array_equal(pooled.first_hidden_state(ids), last[:, 0])
     without = models.DistilBertModel.from_pretrained(folder("BertForTokenClassification"))
