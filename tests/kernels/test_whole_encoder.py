@@ -99,7 +99,7 @@ def test_bad_arguments() -> None:
         ({"out": torch.empty(4, 32).half()}, r"out must be .* \[16, 32\]"),
         ({"out": torch.empty(4, 32).half(), "wanted": torch.zeros(4, dtype=torch.int32)}, r"wanted must be .* \[5\]"),
         ({"tokens": torch.empty(16, 31)}, r"tokens must be .* \[16, 32\]"),
-        ({"activation": "tanh"}, "activation must be one of"),
+        ({"activation": "sigmoid"}, "activation must be one of"),
         ({"num_heads": 3}, "must be a whole number"),
     ]
     for changes, message in wrong:
