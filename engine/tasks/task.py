@@ -247,18 +247,19 @@ class Task(ABC):
         samples = encoded.get("overflow_to_sample_mapping", range(len(owners)))
         for encoding, ids, sample in zip(encoded.encodings, encoded["input_ids"], samples, strict=True):
             encodings, sequences = parts[owners[sample]]
+            types = encoding.type_ids
             if encodings and repeated:
                 start = encoding.special_tokens_mask[0]
                 ids = [*ids[:start], *repeated, *ids[start:]]
+                types = [*types[:start], *types[start : start + 1] * len(repeated), *types[start:]]
             encodings.append(encoding)
-            sequences.append(self._typed(ids, encoding))
+            sequences.append(self._typed(ids, types))
         return parts
 
-    def _typed(self, ids: list[int], encoding: Encoding) -> list[int]:
+    def _typed(self, ids: list[int], types: list[int]) -> list[int]:
         """The ids with their token types where the model has these, the tokenizer gives them, and one is not 0."""
         if not self.config.is_bert or "token_type_ids" not in self.tokenizer.model_input_names:
             return ids
-        types = encoding.type_ids
         return TypedIds(ids, types) if any(types) else ids
 
     def _prepared(self, item: Any, params: Params, encodings: list[Encoding], sequences: list[list[int]]) -> Prepared:
