@@ -111,9 +111,9 @@ _PYCONFIG_UNIX = _defined("HAVE_PTHREAD_H HAVE_UNISTD_H HAVE_ERRNO_H HAVE_SYS_TI
 }
 
 
-def headers_for(python: Python, target: Target) -> Path:
+def headers_for(python: Python, target: Target, build: Path = BUILD) -> Path:
     """A folder of Python's headers with the pyconfig.h of the target, as far as the bindings need it."""
-    folder = BUILD / target.tags[0] / f"python{python.version}"
+    folder = build / target.tags[0] / f"python{python.version}"
     shutil.copytree(python.headers, folder, dirs_exist_ok=True)
     chosen = _PYCONFIG | (_PYCONFIG_WINDOWS if "windows" in target.zig else _PYCONFIG_UNIX)
     if python.version.endswith("t"):
