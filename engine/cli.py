@@ -148,7 +148,7 @@ def pack_model(
     coding = CODINGS.get((backend, dtype))
     if texts is not None and coding is None:
         raise typer.BadParameter(f"--calibration is for {' and '.join(packing.CODES)}, found {dtype}")
-    place = find(Source(model))
+    place = find(Source.of(model))
     if packed.find(place.source):
         raise CheckpointError(f"{model} is packed already; give the checkpoint that it was packed from")
     architecture, config = place.architecture(), DistilBertConfig.from_pretrained(place.source)
@@ -165,7 +165,7 @@ def pack_model(
         "backend": backend,
         "dtype": dtype,
         **held.packing.describe(),
-        "bytes": packed.write(out, held, Source(model)),
+        "bytes": packed.write(out, held, Source.of(model)),
         "seconds": round(time.perf_counter() - start, 3),
     }
     print(json.dumps(report))

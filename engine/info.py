@@ -58,7 +58,7 @@ def of_checkpoint(model: str, *, backend: str, dtype: str, num_threads: int | No
     Raises:
         OSError, CheckpointError, BackendError: as `from_pretrained`.
     """
-    place = find(Source(model))
+    place = find(Source.of(model))
     loaded = place.model(backend=backend, dtype=dtype, num_threads=num_threads)
     config, limit = loaded.config, loaded.config.max_position_embeddings
     with suppress(OSError):  # there is no tokenizer

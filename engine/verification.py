@@ -145,11 +145,11 @@ def verify(
     texts = list(TEXTS if texts is None else texts)
     if not texts:
         raise InvalidInput("verify needs at least one text; leave texts out for the built-in ones")
-    place = find(Source(model))
+    place = find(Source.of(model))
     # transformers reads an old sentence encoder only from the transformer's own folder.
     model = place.source.folder or model
     architecture, right = place.architecture(), model if against is None else against
-    folder = packed.find(Source(model))
+    folder = packed.find(Source.of(model))
     if folder is not None:
         index = packed.check(folder)
         if against is None:
@@ -225,7 +225,7 @@ def _compare(name: str, actual: npt.NDArray[Any], reference: _Reference) -> Comp
 
 
 def _check_against(against: str | Path, config: DistilBertConfig) -> None:
-    if packed.find(Source(against)) is not None:
+    if packed.find(Source.of(against)) is not None:
         raise InvalidParameter(f"{against} is packed and has no float weights to compare with; give the checkpoint")
     ours, theirs = _shape(config), _shape(DistilBertConfig.from_pretrained(against))
     if ours != theirs:

@@ -13,10 +13,10 @@ KINDS = {".py", ".pyi", ".cpp", ".h", ".c", ".js", ".css", ".html"}
 # number whenever a folder shrinks; never raise it without saying why in docs/design.md.
 BUDGETS: dict[str, tuple[int, int | None]] = {
     "engine/*": (1500, 2108),
-    "engine/model": (1500, 2415),
-    "engine/checkpoint": (1600, 2479),
+    "engine/model": (1500, 2424),
+    "engine/checkpoint": (1600, 2678),
     "engine/text": (1050, 1532),
-    "engine/runtime": (1000, 1610),
+    "engine/runtime": (1000, 1613),
     "engine/backends": (1700, 2123),
     "engine/tasks": (1450, 1733),
     "engine/dropin": (1750, 2089),

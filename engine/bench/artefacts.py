@@ -53,7 +53,7 @@ def classifier_of(model: str) -> Path:
         OSError: `model` has no checkpoint.
         CheckpointError: it cannot be read.
     """
-    source = Source(model)
+    source = Source.of(model)
     config = DistilBertConfig.from_pretrained(source)
     file = source.file("model.safetensors") or source.file("config.json")
     assert file is not None

@@ -65,7 +65,7 @@ def bench(
     plan = scenarios.Plan(scenario, duration, count, tuple(rate or ()), statistics.parse_slo(slo) if slo else None)
     if wire_format not in wire.FORMATS:
         raise InvalidParameter(f"--format must be one of {', '.join(wire.FORMATS)}, found {wire_format!r}")
-    if packed.find(Source(model)) and not against:
+    if packed.find(Source.of(model)) and not against:
         raise InvalidParameter(
             f"{model} is packed and has no float32 answers to compare with; give the checkpoint that it was packed "
             "from: --against CHECKPOINT"

@@ -95,7 +95,7 @@ def make(workload: str, model: str, *, file: Path | None = None) -> Samples:
             read, is empty, not UTF-8 or has a line that the task does not take.
         OSError: no such model.
     """
-    place = find(Source(model))
+    place = find(Source.of(model))
     config, tokenizer = DistilBertConfig.from_pretrained(place.source), place.tokenizer()
     task = _task(place.architecture())(tokenizer, config, place.sentence)
     params = dict(PARAMS[task.name])

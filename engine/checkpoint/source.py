@@ -10,6 +10,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from distilrt.checkpoint.files import read_object
+from distilrt.errors import CheckpointError
+
+ADAPTER_CONFIG = "adapter_config.json"  # of an adapter that PEFT saved
+
 # What an error of the hub means to the user. The first class that fits counts.
 _HUB_ADVICE = {
     "HFValidationError": "it is neither a folder here nor a valid hub id, which is 'name' or 'organisation/name'",
@@ -24,8 +29,11 @@ _HUB_ADVICE = {
 class Source:
     """Where the files of a checkpoint are.
 
+    "BASE@ADAPTER" is a checkpoint with a PEFT adapter, both folders or hub ids; a folder of an adapter alone stands for
+    that with the base that it names. Files that the adapter has go before its base's.
+
     Attributes:
-        model: a folder, or a hub id such as "organisation/name". An existing folder wins.
+        model: a folder, or a hub id such as "organisation/name". An existing folder wins. With an adapter: its base.
         revision: branch, tag or commit of a hub repository; without effect for a folder.
         subfolder: where in the folder or repository the files lie.
         token: access token; True: the stored one.
@@ -39,14 +47,35 @@ class Source:
     token: str | bool | None = field(default=None, repr=False)
     cache_dir: str | Path | None = None
     local_files_only: bool = False
+    adapter: Source | None = None
 
     @classmethod
-    def of(cls, model: str | Path | Source, *where: Any) -> Source:
-        """The source that the arguments of a `from_pretrained` mean; `model` itself where that is a `Source`."""
-        return model if isinstance(model, Source) else cls(model, *where)
+    def of(cls, model: str | Path | Source, *where: Any, **named: Any) -> Source:
+        """The source that the arguments of a `from_pretrained` mean; `model` itself where that is a `Source`.
+
+        Raises:
+            CheckpointError: a folder of an adapter does not name its base.
+        """
+        if isinstance(model, Source):
+            return model
+        source = cls(model, *where, **named)
+        folder, name = source.folder, os.fspath(model)
+        if folder is None and "@" in name:
+            base, _, adapter = name.rpartition("@")
+            return replace(source, model=base, adapter=replace(source, model=adapter, revision=None, subfolder=""))
+        if folder is not None and (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file():
+            fields = read_object(folder / ADAPTER_CONFIG)
+            named_base = fields.get("base_model_name_or_path")
+            if not isinstance(named_base, str) or not named_base:
+                raise CheckpointError(
+                    f"{folder / ADAPTER_CONFIG} names no base model in base_model_name_or_path; give BASE@{model}"
+                )
+            return replace(source, model=named_base, revision=fields.get("revision"), subfolder="", adapter=source)
+        return source
 
     def __str__(self) -> str:
-        return f"{self.model}/{self.subfolder}" if self.subfolder else str(self.model)
+        place = f"{self.model}/{self.subfolder}" if self.subfolder else str(self.model)
+        return f"{place}@{self.adapter}" if self.adapter else place
 
     def within(self, subfolder: str) -> Source:
         """The same source with a subfolder of its own folder; "": the source itself."""
@@ -61,7 +90,7 @@ class Source:
         return folder / self.subfolder if name and folder.is_dir() else None
 
     def file(self, name: str) -> Path | None:
-        """Find one file, downloading it into the hub's cache where needed.
+        """Find one file, of the adapter or else of its base, downloading it into the hub's cache where needed.
 
         Returns:
             The file's path; None where the folder or repository has no such file. Without network that means: the
@@ -71,6 +100,8 @@ class Source:
             OSError: the folder, repository or revision is not there, the id is malformed, or the network is down and
                 the file is not cached.
         """
+        if self.adapter is not None and (found := self.adapter.file(name)):
+            return found
         folder = self.folder
         if folder is None:
             return self._download(name)

@@ -9,13 +9,15 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sized
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from distilrt.checkpoint.names import canonical_tensors, name_in_files
+from distilrt.checkpoint import adapter
+from distilrt.checkpoint.names import canonical_name, canonical_tensors, name_in_files
 from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.tensor_files import FLOAT_DTYPES, FloatArray, Stored, TensorsInMemory, write_safetensors
 from distilrt.checkpoint.weight_files import open_tensors
@@ -120,7 +122,7 @@ def load_weights(
     use_safetensors: bool | None = None,
     strict: bool = False,
 ) -> Weights:
-    """Open the weights of a checkpoint for one architecture, whatever their format and spelling.
+    """Open the weights of a checkpoint for one architecture, whatever their format and spelling; with its adapter.
 
     Tensors of other heads are left out, as in the reference, and so, with a warning, are those that belong nowhere,
     which `strict` refuses. Unlike the reference, missing head tensors are an error and never made up.
@@ -135,6 +137,8 @@ def load_weights(
     """
     check_architecture(str(source), architecture, config)
     stored, path = open_tensors(source, use_safetensors)
+    if source.adapter is not None:
+        stored = adapter.merged(stored, source.adapter, partial(canonical_name, bert=config.is_bert))
     return assemble(stored, architecture, config, path, strict=strict)
 
 

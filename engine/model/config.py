@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from distilrt.checkpoint import adapter
 from distilrt.checkpoint.files import read_object, replacing
 from distilrt.checkpoint.source import Source
 from distilrt.errors import CheckpointError
@@ -369,6 +370,8 @@ class DistilBertConfig:
             raise
         except ValueError as error:
             raise CheckpointError(f"{path}: {error}") from None
+        if source.adapter is not None:
+            changes = adapter.head(source.adapter) | changes
         return config.replace(**changes) if changes else config
 
     @classmethod

@@ -22,6 +22,7 @@ from distilrt.checkpoint.names import name_in_files
 from distilrt.checkpoint.packing import CODES, PackedWeights
 from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.weights import load_weights, random_weights, save_checkpoint
+from distilrt.errors import CheckpointError
 from distilrt.model.architecture import expected_shapes, with_pooler
 from distilrt.model.config import DistilBertConfig
 from distilrt.model.heads import HEADS
@@ -57,7 +58,7 @@ _REFUSED = {
     "from_flax": "convert the checkpoint to safetensors",
     "gguf_file": "convert the checkpoint to safetensors",
     "variant": "rename the file of this variant to model.safetensors, in a folder of its own",
-    "adapter_name": "merge the adapter into the model and save that",
+    "adapter_name": "name the model as BASE@ADAPTER",
     "key_mapping": "rename the tensors and save them",
     **dict.fromkeys(("tp_plan", "tp_size", "device_mesh", "distributed_config"), "a model computes on one device"),
     "force_download": "fetch the files anew with `hf download --force-download`, and load them then",
@@ -135,6 +136,7 @@ class Pretrained(Placed):
         """Load a folder or a hub id, or open a packed folder.
 
         Args:
+            model: the folder or id; "BASE@ADAPTER", or the folder of an adapter alone, merges a LoRA adapter of PEFT.
             dtype: "auto", a name, or a dtype of torch.
             config: in place of the folder's: one of ours or of transformers, a dict, or a folder or hub id.
             use_safetensors: True: of the formats of weights only safetensors; False: only the others.
@@ -165,6 +167,10 @@ class Pretrained(Placed):
                 from distilrt.checkpoint.calibration import calibration_of
 
                 calibration = calibration_of(source, config, weights, coding=coding)
+        elif source.adapter is not None:
+            raise CheckpointError(
+                f"{folder} is packed, and an adapter is merged into float weights; give the checkpoint that was packed"
+            )
         else:
             config, weights = packed.load(folder, cls.architecture, config)
         return cls(config, weights, backend=backend, dtype=dtype, num_threads=num_threads, calibration=calibration)

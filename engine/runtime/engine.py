@@ -382,4 +382,7 @@ def _name(model: Any, architecture: str) -> str:
     if not isinstance(model, str | Path):
         return architecture
     folder = Path(model).expanduser()
-    return folder.resolve().name if folder.is_dir() else str(model)
+    if folder.is_dir():
+        return folder.resolve().name
+    base, at, adapter = str(model).rpartition("@")
+    return f"{_name(base, '')}@{_name(adapter, '')}" if at else str(model)

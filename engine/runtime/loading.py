@@ -111,7 +111,7 @@ def load(
     """
     found = None
     if isinstance(model, str | Path):
-        found = find(Source(model, **where), architecture)
+        found = find(Source.of(model, **where), architecture)
         model = found.model(architecture, backend=backend, dtype=dtype, num_threads=num_threads)
         if found.sentence and found.sentence.architecture == ENCODER.architecture:
             found.sentence.width(model.config.hidden_size)  # which refuses layers of another width
@@ -126,7 +126,7 @@ def load(
             "from_pretrained, or give a folder or hub id here"
         )
     if isinstance(tokenizer, str | Path):
-        tokenizer = find(Source(tokenizer, **where)).tokenizer()
+        tokenizer = find(Source.of(tokenizer, **where)).tokenizer()
     elif tokenizer is None and found is not None:
         tokenizer = found.tokenizer()
     if not isinstance(tokenizer, DistilBertTokenizer):
