@@ -127,13 +127,14 @@ hostile: .venv/test.stamp .venv/model.stamp
 	HOLD_TIMES=1 $(BIN)/python -m pytest -s -m whole tests/server/test_hostile.py
 
 # The extension built with AddressSanitizer and UndefinedBehaviorSanitizer runs the native tests. Python itself is not
-# instrumented, hence the preload; it frees nothing at exit, hence no leak check. One test preloads an allocator itself.
+# instrumented, hence the preload; it frees nothing at exit, hence no leak check. One test preloads an allocator itself;
+# -P keeps csrc, which two import, from the path.
 sanitize: .venv/test.stamp
 	DISTILRT_SANITIZE=address,undefined $(BIN)/python setup.py -q build --build-base build/sanitize
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	  PYTHONPATH=$$(echo $(CURDIR)/build/sanitize/lib*) $(BIN)/python -P -m pytest -n 2 tests/csrc -p no:cacheprovider \
-	  --ignore tests/csrc/test_no_allocation.py
+	  $(addprefix --ignore tests/csrc/test_,no_allocation.py portable.py wheels.py)
 
 # ThreadSanitizer needs fixed addresses, and knows no threads of a forked child.
 sanitize-threads: .venv/test.stamp

@@ -1,8 +1,8 @@
 // Memory in whole pages from the operating system: zeroed, 64-byte aligned, given back when dropped.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <utility>
 
 #include "system.h"
@@ -48,7 +48,7 @@ class Arena {
   static int64_t padded(int64_t bytes) { return (bytes + 63) / 64 * 64; }
   int64_t bytes() const { return pages_.bytes(); }
   // For tests: a value that shows up in the result if anything reads what it did not write.
-  void fill(unsigned char value) { std::memset(pages_.data(), value, static_cast<size_t>(bytes())); }
+  void fill(unsigned char value) { std::fill_n(pages_.data(), bytes(), static_cast<char>(value)); }
 
  private:
   Pages pages_;
