@@ -151,10 +151,23 @@ def _config(source: Source) -> dict[str, Any]:
     fields = read_object(path)
     if fields.get("peft_type") != "LORA":
         raise CheckpointError(f"{path} has peft_type {fields.get('peft_type')!r}, distilrt merges 'LORA'; {_ADVICE}")
+    alphas, task = fields.get("alpha_pattern") or {}, fields.get("task_type")
+    if not isinstance(alphas, dict) or not all(map(_is_pattern, alphas)) or not isinstance(task, str | None):
+        raise CheckpointError(f"{path} has alpha_pattern {alphas!r:.80} and task_type {task!r:.80}; PEFT saves no such")
+    if not all(type(alpha) in (int, float) for alpha in (fields.get("lora_alpha", 8), *alphas.values())):
+        raise CheckpointError(f"{path} has a lora_alpha or alpha_pattern that is no number; save the adapter anew")
     for name in _OTHERS:
         if fields.get(name):
             raise CheckpointError(f"{path} has {name}={fields[name]!r}, which distilrt does not merge; {_ADVICE}")
     return fields
+
+
+def _is_pattern(text: str) -> bool:
+    try:
+        re.compile(text)
+    except re.error:
+        return False
+    return True
 
 
 def _weights(source: Source) -> Path:

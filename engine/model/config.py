@@ -321,7 +321,7 @@ class DistilBertConfig:
         if model_type == "bert":
             values, of_bert = _from_bert(values)
         elif model_type != "distilbert":
-            why = f" ({_OTHERS[model_type]})" if model_type in _OTHERS else ""
+            why = f" ({_OTHERS[model_type]})" if isinstance(model_type, str) and model_type in _OTHERS else ""
             raise CheckpointError(f"config.json says model_type {model_type!r}{why}; {_SUPPORTED}")
         old_dtype = values.pop("torch_dtype", None)  # the name of `dtype` before transformers 4.56
         if values.get("dtype") is None:

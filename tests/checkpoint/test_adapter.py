@@ -165,6 +165,10 @@ def test_tensors_that_do_not_fit(tmp_path: Path, tensors: Any, message: str) -> 
         ({"use_dora": True}, "use_dora=True, which distilrt does not merge; merge the adapter with PEFT's"),
         ({"peft_type": "IA3"}, "peft_type 'IA3', distilrt merges 'LORA'"),
         ({"trainable_token_indices": [1]}, "trainable_token_indices"),
+        ({"task_type": ["SEQ_CLS"]}, "PEFT saves no such"),
+        ({"alpha_pattern": {"(": 3}}, "PEFT saves no such"),
+        ({"alpha_pattern": [3]}, "PEFT saves no such"),
+        ({"lora_alpha": "8"}, "is no number"),
     ],
 )
 def test_other_adapters(tmp_path: Path, fields: Any, message: str) -> None:
