@@ -23,7 +23,8 @@ from distilrt.errors import InvalidInput, InvalidParameter
 from distilrt.model import models
 from distilrt.model.architecture import architecture_of
 from distilrt.model.array_kinds import as_numpy
-from distilrt.model.config import NEXT_SENTENCE, DistilBertConfig
+from distilrt.model.bert_config import NEXT_SENTENCE
+from distilrt.model.config import DistilBertConfig
 from distilrt.model.heads import ENCODER, HEADS, Head
 from distilrt.runtime.loading import find
 from distilrt.text.auto_tokenizer import load_tokenizer
@@ -183,10 +184,9 @@ def _padded(
 ) -> tuple[dict[str, npt.NDArray[np.int64]], Mask]:
     """The model's arguments, padded by hand, as not every tokenizer has a token to pad with; and the mask
     `[batch_size, seq_len]`."""
-    config = model.config
+    config, most = model.config, model.config.max_position_embeddings
     pairs = list(itertools.pairwise(texts)) if config.type_vocab_size > 1 else []
-    limit = {"truncation": True, "max_length": config.max_position_embeddings}
-    encoded = tokenizer([*texts, *pairs], **limit, return_token_type_ids=config.is_bert)
+    encoded = tokenizer([*texts, *pairs], truncation=True, max_length=most, return_token_type_ids=config.is_bert)
     rows = encoded["input_ids"]
     mask = np.arange(max(map(len, rows))) < np.array([[len(row)] for row in rows])
     inputs = {"attention_mask": mask.astype(np.int64)}

@@ -33,7 +33,8 @@ from distilrt.eager import eager
 from distilrt.model import models
 from distilrt.model.architecture import CLASSIFIER
 from distilrt.model.base_model import compute_fields
-from distilrt.model.config import NEXT_SENTENCE, DistilBertConfig
+from distilrt.model.bert_config import NEXT_SENTENCE
+from distilrt.model.config import DistilBertConfig
 from distilrt.model.heads import ENCODER, HEADS
 from distilrt.model.outputs import selected_states
 

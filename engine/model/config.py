@@ -2,8 +2,7 @@
 
 This is the only module that knows that a checkpoint calls the width `dim`, the FFN width `hidden_dim`, the attention
 heads `n_heads` and the layers `n_layers`; the rest of the engine says `hidden_size`, `intermediate_size`, `num_heads`
-and `num_layers`. It also maps the config of a BERT, which is this architecture with token types and a pooler, there and
-back. It reads no weights.
+and `num_layers`. What a BERT's config calls them is in `distilrt.model.bert_config`. It reads no weights.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from distilrt.checkpoint import adapter
 from distilrt.checkpoint.files import read_object, replacing
 from distilrt.checkpoint.source import Source
 from distilrt.errors import CheckpointError
+from distilrt.model import bert_config
 
 ACTIVATIONS = ("gelu", "relu", "gelu_new", "gelu_pytorch_tanh", "silu")
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
@@ -36,39 +36,6 @@ HEAD_DIM_RANGE = (1, 128)
 MOST_UNNAMED_LABELS = 1_000_000  # names that are made up for a count alone, before any file is asked whether it fits
 LAYER_NORM_EPS = 1e-12  # a constant of the reference, not a field of its config
 
-# transformers' names for the same things, accepted in a config file beside DistilBERT's own.
-_ALIASES = {"hidden_size": "dim", "num_attention_heads": "n_heads", "num_hidden_layers": "n_layers"}
-_BERT_NAMES = _ALIASES | {
-    "intermediate_size": "hidden_dim",
-    "hidden_act": "activation",
-    "hidden_dropout_prob": "dropout",
-    "attention_probs_dropout_prob": "attention_dropout",
-}
-# Fields of a BERT config that say nothing about a model that is loaded.
-_BERT_ONLY = (
-    *("layer_norm_eps", "position_embedding_type", "use_cache", "is_decoder"),
-    *("add_cross_attention", "gradient_checkpointing", "classifier_dropout", "_name_or_path"),
-)
-_DISTILBERT_ONLY = ("sinusoidal_pos_embds", "qa_dropout", "seq_classif_dropout")
-_OF_BERT = ("type_vocab_size", "add_pooling_layer")  # fields that a DistilBERT's config can't set
-# A BERT's classifier of two labels by other names in files, hence one of our architectures by another name.
-NEXT_SENTENCE = "BertForNextSentencePrediction"
-_SUPPORTED = (
-    "distilrt runs 'distilbert' and 'bert': learned absolute positions from 0, and a layer norm behind each sum "
-    "(post-norm)"
-)
-_OFFSET, _RELATIVE = "its positions start behind the padding token's id", "its attention has relative positions"
-_ROTARY, _PRE_NORM = "its positions rotate queries and keys (RoPE)", "its layer norms come first (pre-norm)"
-# Why a model that is much like a BERT is none.
-_OTHERS = {
-    **dict.fromkeys(("roberta", "xlm-roberta", "camembert", "data2vec-text", "longformer", "xmod"), _OFFSET),
-    **dict.fromkeys(("deberta", "deberta-v2", "mpnet", "xlnet", "t5"), _RELATIVE),
-    **dict.fromkeys(("modernbert", "nomic_bert", "new", "roformer", "eurobert", "neobert"), _ROTARY),
-    **dict.fromkeys(("megatron-bert", "roberta-prelayernorm", "xlm-roberta-xl"), _PRE_NORM),
-    "albert": "its layers share one set of weights",
-    "electra": "its embeddings are projected, and its heads are others",
-    "mobilebert": "its layers have bottlenecks",
-}
 # What each field may be: names of fields, the allowed values in words, and the check.
 _RULES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
     (
@@ -77,15 +44,11 @@ _RULES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
         lambda value: type(value) is int and value >= 1,
     ),
     (("type_vocab_size",), "an integer of at least 0", lambda value: type(value) is int and value >= 0),
-    (
-        ("sinusoidal_pos_embds", "tie_word_embeddings", "add_pooling_layer"),
-        "true or false",
-        lambda value: isinstance(value, bool),
-    ),
+    (("sinusoidal_pos_embds", "tie_word_embeddings", "add_pooling_layer"), "true or false", lambda x: type(x) is bool),
     (
         ("output_hidden_states", "output_attentions", "return_dict"),
         "true or false",
-        lambda value: isinstance(value, bool | None),
+        lambda x: isinstance(x, bool | None),
     ),
     (
         ("dropout", "attention_dropout", "initializer_range", "qa_dropout", "seq_classif_dropout"),
@@ -239,7 +202,7 @@ class DistilBertConfig:
     @property
     def predicts_next_sentence(self) -> bool:
         """Whether its classifier says if the second text of a pair follows the first: label 0 means that it does."""
-        return self.is_bert and NEXT_SENTENCE in (self.architectures or ())
+        return self.is_bert and bert_config.NEXT_SENTENCE in (self.architectures or ())
 
     @property
     def num_position_rows(self) -> int:
@@ -280,7 +243,7 @@ class DistilBertConfig:
             ValueError: a field is out of its range.
             TypeError: an unknown field name.
         """
-        changes = {_ALIASES.get(name, name): value for name, value in changes.items()}
+        changes = {bert_config.ALIASES.get(name, name): value for name, value in changes.items()}
         if "id2label" in changes:
             changes = {"num_labels": None, "label2id": None} | changes
         elif changes.get("num_labels", self.num_labels) != self.num_labels:
@@ -291,21 +254,15 @@ class DistilBertConfig:
         """The config as a JSON-ready dict in the reference's field names, or a BERT's, `model_type` included."""
         out: dict[str, Any] = {"model_type": "distilbert"}
         for item in dataclasses.fields(self):
-            if item.name not in ("extra", "num_labels", *_OF_BERT):
+            if item.name not in ("extra", "num_labels", *bert_config.OWN_FIELDS):
                 out[item.name] = getattr(self, item.name)
         out["id2label"] = {str(i): label for i, label in (self.id2label or {}).items()}
         out["label2id"] = dict(self.label2id or {})
         out["architectures"] = None if self.architectures is None else list(self.architectures)
-        return (self._as_bert(out) if self.is_bert else out) | dict(self.extra)
-
-    def _as_bert(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The content of a `config.json` in BERT's names."""
-        names = {ours: name for name, ours in _BERT_NAMES.items()}
-        out = {names.get(name, name): value for name, value in values.items() if name not in _DISTILBERT_ONLY}
-        if self.architectures is not None:
-            out["architectures"] = [name.replace("DistilBert", "Bert", 1) for name in self.architectures]
-        out |= {"model_type": "bert", "layer_norm_eps": LAYER_NORM_EPS, "position_embedding_type": "absolute"}
-        return out | {name: getattr(self, name) for name in _OF_BERT}
+        if self.is_bert:
+            own = {name: getattr(self, name) for name in bert_config.OWN_FIELDS}
+            out = bert_config.renamed(out) | own | {"layer_norm_eps": LAYER_NORM_EPS}
+        return out | dict(self.extra)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> DistilBertConfig:
@@ -319,21 +276,20 @@ class DistilBertConfig:
         model_type = values.pop("model_type", "distilbert")
         of_bert: dict[str, Any] = {}
         if model_type == "bert":
-            values, of_bert = _from_bert(values)
+            values, of_bert = bert_config.read(values, LAYER_NORM_EPS)
         elif model_type != "distilbert":
-            why = f" ({_OTHERS[model_type]})" if isinstance(model_type, str) and model_type in _OTHERS else ""
-            raise CheckpointError(f"config.json says model_type {model_type!r}{why}; {_SUPPORTED}")
+            raise bert_config.unsupported(model_type)
         old_dtype = values.pop("torch_dtype", None)  # the name of `dtype` before transformers 4.56
         if values.get("dtype") is None:
             values["dtype"] = old_dtype
         # Where a file contradicts itself, the reference lets the alias and the number of labels win; so do we.
-        for alias, name in _ALIASES.items():
+        for alias, name in bert_config.ALIASES.items():
             if alias in values:
                 values[name] = values.pop(alias)
         count, named = values.get("num_labels"), values.get("id2label")
         if count is not None and isinstance(named, Mapping) and count != len(named):
             values |= {"id2label": None, "label2id": None}
-        known = {item.name for item in dataclasses.fields(cls)} - {"extra", *_OF_BERT}
+        known = {item.name for item in dataclasses.fields(cls)} - {"extra", *bert_config.OWN_FIELDS}
         extra = {key: value for key, value in values.items() if key not in known}
         fields = {key: value for key, value in values.items() if key in known}
         return cls(**fields, **of_bert, extra=extra)
@@ -410,31 +366,3 @@ def _converted(name: str, mapping: Any, key: type, value: type) -> dict[Any, Any
     except (AttributeError, TypeError, ValueError, OverflowError):
         allowed = "label numbers to names" if key is int else "names to label numbers"
         raise ValueError(f"config.{name} must map {allowed}, found {mapping!r}") from None
-
-
-def _from_bert(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A BERT's config in DistilBERT's names, and the fields that only a BERT has; what can't be computed is refused."""
-    eps = values.get("layer_norm_eps", LAYER_NORM_EPS)
-    if eps != LAYER_NORM_EPS:
-        raise CheckpointError(
-            f"this BERT has layer_norm_eps {eps}; a DistilBERT's is always {LAYER_NORM_EPS}, so it can't be run exactly"
-        )
-    kind = values.get("position_embedding_type", "absolute")
-    if kind != "absolute":
-        raise CheckpointError(f"this BERT has position_embedding_type {kind!r}; {_SUPPORTED}")
-    if values.get("is_decoder") or values.get("add_cross_attention"):
-        raise CheckpointError("this BERT is a decoder; only encoders can be run")
-    of_bert = {"type_vocab_size": 2, "add_pooling_layer": False}
-    of_bert |= {key: value for key, value in values.items() if key in _OF_BERT}
-    if type(of_bert["type_vocab_size"]) is not int or of_bert["type_vocab_size"] < 1:
-        found = of_bert["type_vocab_size"]
-        raise CheckpointError(f"this BERT has type_vocab_size {found!r}; it must be an integer of at least 1")
-    unread = (*_BERT_ONLY, *_OF_BERT)
-    renamed = {_BERT_NAMES.get(key, key): value for key, value in values.items() if key not in unread}
-    renamed.setdefault("n_layers", 12)  # the one default in which the two differ
-    architectures = renamed.get("architectures")
-    if isinstance(architectures, list | tuple):
-        renamed["architectures"] = [
-            name if name == NEXT_SENTENCE else str(name).replace("Bert", "DistilBert", 1) for name in architectures
-        ]
-    return renamed, of_bert

@@ -25,7 +25,7 @@ from distilrt.eager import eager
 from distilrt.model import outputs
 from distilrt.model.array_kinds import as_tensor
 from distilrt.model.base_model import BaseModel
-from distilrt.model.config import NEXT_SENTENCE
+from distilrt.model.bert_config import NEXT_SENTENCE
 
 if TYPE_CHECKING:
     from typing_extensions import Self

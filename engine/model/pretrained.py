@@ -23,6 +23,7 @@ from distilrt.checkpoint.packing import CODES, PackedWeights
 from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.weights import load_weights, random_weights, save_checkpoint
 from distilrt.errors import CheckpointError
+from distilrt.model import bert_config
 from distilrt.model.architecture import expected_shapes, with_pooler
 from distilrt.model.config import DistilBertConfig
 from distilrt.model.heads import HEADS
@@ -65,12 +66,8 @@ _REFUSED = {
     "proxies": "set the environment variable HTTPS_PROXY",
     "mirror": "set the environment variable HF_ENDPOINT",
 }
-_CONFIG_FIELDS = {field.name for field in dataclasses.fields(DistilBertConfig)} - {
-    "extra",
-    "type_vocab_size",
-    "add_pooling_layer",
-    "dtype",
-}
+_CONFIG_FIELDS = {field.name for field in dataclasses.fields(DistilBertConfig)}
+_CONFIG_FIELDS -= {"extra", "dtype", *bert_config.OWN_FIELDS}
 _CONFIG_FIELDS |= {"hidden_size", "num_attention_heads", "num_hidden_layers"}
 
 
