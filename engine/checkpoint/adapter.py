@@ -20,6 +20,7 @@ from distilrt.checkpoint.tensor_files import FloatArray, SafetensorsFile, Stored
 from distilrt.errors import CheckpointError
 
 _WEIGHTS = "adapter_model.safetensors"
+_ADVICE = "merge the adapter with PEFT's merge_and_unload() and save the model"
 _ARCHITECTURES = {
     "SEQ_CLS": "DistilBertForSequenceClassification",
     "TOKEN_CLS": "DistilBertForTokenClassification",
@@ -29,17 +30,12 @@ _ARCHITECTURES = {
 # What changes the numbers in another way than `scale * B @ A`, by its field in the config.
 _OTHERS = (
     *("use_dora", "use_qalora", "use_bdlora", "lora_bias", "layer_replication", "trainable_token_indices"),
-    *(
-        "target_parameters",
-        "alora_invocation_tokens",
-        "arrow_config",
-        "kasa_config",
-        "velora_config",
-        "monteclora_config",
-    ),
+    *("target_parameters", "alora_invocation_tokens", "arrow_config", "kasa_config", "velora_config"),
+    *("monteclora_config",),
 )
 _FACTOR = re.compile(r"(.+)\.lora_(embedding_)?([AB])(?:\.weight)?$")
-_BESIDE = re.compile(r"\.original_module\.|\.modules_to_save\.")  # which PEFT saves beside the same tensors' own names
+# PEFT saves these beside the same tensors under their own names.
+_BESIDE = re.compile(r"\.original_module\.|\.modules_to_save\.")
 
 
 class Adapter(TensorFile):
@@ -108,14 +104,11 @@ class Adapter(TensorFile):
         """PEFT's scaling: alpha over the rank, or over its root."""
         alpha = self._fields.get("lora_alpha", 8)
         for pattern, value in (self._fields.get("alpha_pattern") or {}).items():
-            if re.match(rf"(.*\.)?({pattern})$", self._modules[name]):
+            if re.match(_of_layers(pattern), self._modules[name]):
                 alpha = value
                 break
         rank = self._file.specs[self._factors[name]["A"]][1][0]
         return float(alpha / math.sqrt(rank) if self._fields.get("use_rslora") else alpha / rank)
-
-
-_ADVICE = "merge the adapter with PEFT's merge_and_unload() and save the model"
 
 
 def merged(base: Mapping[str, Stored], source: Source, canonical: Callable[[str], str]) -> dict[str, Stored]:
@@ -162,9 +155,14 @@ def _config(source: Source) -> dict[str, Any]:
     return fields
 
 
+def _of_layers(pattern: str) -> str:
+    """PEFT's form of a pattern: it matches the end of a layer's name."""
+    return rf"(.*\.)?({pattern})$"
+
+
 def _is_pattern(text: str) -> bool:
     try:
-        re.compile(text)
+        re.compile(_of_layers(text))
     except re.error:
         return False
     return True

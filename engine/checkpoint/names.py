@@ -41,9 +41,8 @@ _BERT_HEAD = {
 }
 _LAYER = re.compile(r"transformer\.layer\.(\d+)\.(.+)\.(weight|bias)$")
 _PARTS = {ours: name for name, ours in _BERT_PARTS.items()}
-_HEAD = {
-    ours: name for name, ours in _BERT_HEAD.items()
-}  # of the two names of one bias the one that transformers saves
+# One bias has two names; the last one, which transformers saves, is kept here.
+_HEAD = {ours: name for name, ours in _BERT_HEAD.items()}
 # What scores the next sentence, apart from the classifier of the same place: files of other heads may have it too.
 _NEXT_SENTENCE = {f"cls.seq_relationship.{part}": f"classifier.{part}" for part in ("weight", "bias")}
 # Two names of one bias. Where a file has both, a BERT adds the second.

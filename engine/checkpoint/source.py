@@ -13,7 +13,7 @@ from typing import Any
 from distilrt.checkpoint.files import read_object
 from distilrt.errors import CheckpointError
 
-ADAPTER_CONFIG = "adapter_config.json"  # of an adapter that PEFT saved
+ADAPTER_CONFIG = "adapter_config.json"  # PEFT saves every adapter with a file of this name.
 
 # What an error of the hub means to the user. The first class that fits counts.
 _HUB_ADVICE = {
