@@ -166,7 +166,7 @@ def activation(name: str, x: Array) -> Array:
     """
     if name == "relu":
         return np.maximum(x, 0)
-    if name == "tanh":  # of a pooler, and no config's
+    if name == "tanh":  # A BERT's pooler has it; no config names it.
         return np.tanh(x)
     gate: Array
     if name == "gelu":

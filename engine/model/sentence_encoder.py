@@ -174,9 +174,7 @@ class SentenceEncoder:
         if len(vectors) == 1:
             return vectors[0]
         mean: Vector = np.average(vectors, axis=0, weights=tokens).astype(vectors[0].dtype)
-        if normalize or self._ends_in_unit:
-            mean = unit(mean)
-        return mean
+        return np.asarray(unit(mean) if normalize or self._ends_in_unit else mean)
 
     @property
     def _ends_in_unit(self) -> bool:

@@ -93,8 +93,8 @@ def _check_size(engine: Engine, task: str, items: list[Any], params: dict[str, A
         check_answer(rows, engine.model.config.hidden_size)
     elif task == "text-classification":
         top_k = params["top_k"]
-        parts = len(items) + (characters(items) if params.get("return_windows") else 0)  # a window has one or more
-        check_entries(parts * (engine.model.config.num_labels if top_k is None else 1))
+        windows = characters(items) if params.get("return_windows") else 0  # A window has one character or more.
+        check_entries((len(items) + windows) * (engine.model.config.num_labels if top_k is None else 1))
     elif task == "fill-mask":
         mask = engine.tokenizer.mask_token
         check_candidates(

@@ -279,7 +279,7 @@ class Task(ABC):
                     "use the model's own tokenizer"
                 )
             if self.config.is_bert and isinstance(ids, TypedIds) and ids.token_types:
-                type_rows(self.config, np.array(ids.token_types))  # which refuses types that the model does not have
+                type_rows(self.config, np.array(ids.token_types))  # It refuses types that the model does not have.
         return Prepared(item, params, encodings, sequences, [self.select(params, ids) for ids in sequences])
 
 

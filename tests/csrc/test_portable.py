@@ -59,7 +59,7 @@ def test_other_systems(name: str, source: str, isa: str, tmp_path: Path) -> None
     target = wheels.TARGETS[name]
     flags = spelled_for_zig(instruction_sets(target.zig.split("-")[0])[isa] if isa else [])
     if source in wheels.BINDINGS:
-        [python] = [*wheels.pythons([Path(sysconfig.get_path("include"))]).values()][:1]
+        python = next(iter(wheels.pythons([Path(sysconfig.get_path("include"))]).values()))
         headers = wheels.headers_for(python, target, tmp_path)
         flags += ["-isystem", str(headers), "-isystem", pybind11.get_include()]
     assert wheels.compiled(target, source, [*flags, "-O0"], tmp_path / "made.o").stat().st_size > 0

@@ -160,7 +160,7 @@ class Environment:
         subprocess.run([python, "-m", "venv", "--without-pip", str(folder)], check=True)
         self.bin = folder / "bin"
         self.variables = {"PATH": str(self.bin), "HOME": str(folder), "LANG": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"}
-        constraints = [] if "cp310" in wheel.name else ["-c", "constraints.txt"]  # of which some need Python 3.11
+        constraints = [] if "cp310" in wheel.name else ["-c", "constraints.txt"]  # Some pins need Python 3.11.
         pip = ["-m", "pip", "--disable-pip-version-check", "--python", str(self.bin / "python"), "install", "-q"]
         self.run(sys.executable, *pip, *constraints, f"{wheel}[{extras}]", *others)
 

@@ -102,7 +102,7 @@ def test_the_mean_of_vectors_is_weighted_by_tokens(folder_of: Folders) -> None:
         wanted = wanted / np.linalg.norm(wanted) if normalize else wanted
         params = {**WINDOWS, "pooling": "mean", "normalize": normalize}
         [found] = ours(folder, "feature-extraction", [LONG], params)
-        if normalize:  # of each window's vector of length 1, which is another mean
+        if normalize:  # The windows' vectors have length 1 before their mean is taken, which is another mean.
             assert np.linalg.norm(found) == pytest.approx(1, abs=1e-5)
             assert wanted @ found > 0.99
         else:

@@ -14,7 +14,8 @@ from distilrt.tasks.runner import compute
 from distilrt.tasks.task import FIRST
 from tests.backends.cuda.cuda_models import config_of, errors_of, fresh, masked, weights_of
 
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of rows beyond the real ones
+# Rows beyond the real ones hold anything.
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
