@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[1]
 # An entry is a module or a package; the longest that fits a module counts. A module imports from its own row and above.
 ROWS = [
     "errors env cpu_count placement eager _C",
-    "checkpoint text batch model.architecture model.array_kinds model.bert_config model.config model.heads model.losses "
-    "model.outputs model.functional model.sentence_encoder",
+    "checkpoint text batch model.architecture model.array_kinds model.bert_config model.config model.heads "
+    "model.losses model.outputs model.functional model.sentence_encoder",
     "kernels",
     "backends",
     "model",
