@@ -10,9 +10,10 @@ import os
 import platform
 import sys
 import sysconfig
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from pybind11.setup_helpers import Pybind11Extension
+from pybind11.setup_helpers import ParallelCompile, Pybind11Extension
 from setuptools import errors, setup
 from setuptools.command.build_ext import build_ext
 
@@ -56,9 +57,9 @@ class BuildKernels(build_ext):
             ) from None
 
     def build_extension(self, ext: Pybind11Extension) -> None:
-        ext.extra_objects = [
-            self.kernels_object(isa, wanted) for isa, wanted in flags.instruction_sets(MACHINE).items()
-        ]
+        isas = flags.instruction_sets(MACHINE)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            ext.extra_objects = list(pool.map(self.kernels_object, isas, isas.values()))
         link = self.compiler.link_shared_object
 
         def link_whole(objects: list[str], path: str, *args: object, **options: object) -> None:
@@ -83,6 +84,7 @@ class BuildKernels(build_ext):
         return str(target)
 
 
+ParallelCompile().install()  # The other sources are compiled on all cores, too.
 setup(
     ext_modules=[
         Pybind11Extension(
