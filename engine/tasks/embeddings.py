@@ -104,9 +104,7 @@ class FeatureExtraction(_DenseEmbedding):
         """There must be as many dimensions, and one vector of a text that is read in windows."""
         super().check(params)
         if params["truncation"] == WINDOWS and params["pooling"] is None:
-            raise InvalidParameter(
-                f"truncation {WINDOWS!r} needs a pooling, since tokens in two windows have two vectors"
-            )
+            raise InvalidParameter(f"truncation {WINDOWS!r} needs a pooling: a token in two windows has two vectors")
         encoder = self.chosen(params) or SentenceEncoder()
         check_most("dimensions", params["dimensions"], encoder.width(self.config.hidden_size), "those of this model")
 

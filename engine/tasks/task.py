@@ -71,6 +71,11 @@ class Task(ABC):
         if encoder is None or encoder.architecture != self.architecture:
             encoder = SentenceEncoder()
         self.encoder = encoder
+        # Most requests give few parameters, so the values of the others are made once.
+        self._defaults = {
+            name: param.read(param.default) for name, param in self.params.items() if param.accepts(param.default)
+        }
+        self._required = dict.fromkeys(self.params.keys() - self._defaults.keys())
 
     @property
     def limit(self) -> int:
@@ -91,10 +96,9 @@ class Task(ABC):
             InvalidParameter: there is no such parameter, its value is not allowed, or this model cannot serve it.
         """
         self.check_names(params)
-        settled = {
-            name: param.value(f"{self.name}: {name}", params.get(name, param.default))
-            for name, param in self.params.items()
-        }
+        asked = {**self._required, **params}
+        values = {name: self.params[name].value(f"{self.name}: {name}", value) for name, value in asked.items()}
+        settled = self._defaults | values
         self.check(settled)
         return settled
 
@@ -104,9 +108,7 @@ class Task(ABC):
         if params.get("truncation") == WINDOWS:
             room = self.room(params)
             if room < 1:
-                raise InvalidParameter(
-                    "a window has no room for tokens of the text; raise max_length, or shorten the prompt"
-                )
+                raise InvalidParameter("a window has no room for text; raise max_length, or shorten the prompt")
             check_most("stride", params["stride"], room - 1, f"less than the {room} tokens of text in a window")
 
     def room(self, params: Params) -> int:
@@ -244,23 +246,18 @@ class Task(ABC):
         assert encoded.encodings is not None
         owners = [owner for owner, group in enumerate(groups) for _ in group]
         parts: list[tuple[list[Encoding], list[list[int]]]] = [([], []) for _ in groups]
+        has_types = self.config.is_bert and "token_type_ids" in self.tokenizer.model_input_names
         samples = encoded.get("overflow_to_sample_mapping", range(len(owners)))
         for encoding, ids, sample in zip(encoded.encodings, encoded["input_ids"], samples, strict=True):
             encodings, sequences = parts[owners[sample]]
-            types = encoding.type_ids
+            types = encoding.type_ids if has_types else []
             if encodings and repeated:
                 start = encoding.special_tokens_mask[0]
                 ids = [*ids[:start], *repeated, *ids[start:]]
                 types = [*types[:start], *types[start : start + 1] * len(repeated), *types[start:]]
             encodings.append(encoding)
-            sequences.append(self._typed(ids, types))
+            sequences.append(TypedIds(ids, types) if any(types) else ids)
         return parts
-
-    def _typed(self, ids: list[int], types: list[int]) -> list[int]:
-        """The ids with their token types where the model has these, the tokenizer gives them, and one is not 0."""
-        if not self.config.is_bert or "token_type_ids" not in self.tokenizer.model_input_names:
-            return ids
-        return TypedIds(ids, types) if any(types) else ids
 
     def _prepared(self, item: Any, params: Params, encodings: list[Encoding], sequences: list[list[int]]) -> Prepared:
         """The input, after the checks that `pack` makes, which come here before other inputs share the batch."""

@@ -163,7 +163,7 @@ def test_sparse_vectors_are_those_of_all_positions(folder_of: Folders) -> None:
             "stride must be at most 61, less than the 62 tokens of text",
         ),
         ("text-classification", {"stride": 8, "max_length": 10}, "stride must be at most 7"),
-        ("text-classification", {"max_length": 2}, "no room for tokens of the text"),
+        ("text-classification", {"max_length": 2}, "no room for text"),
         ("text-classification", {"windows": "sum"}, "windows must be 'mean' or 'max'"),
         ("text-classification", {"stride": -1}, "stride must be an integer of at least 0"),
         ("feature-extraction", {}, "needs a pooling"),
