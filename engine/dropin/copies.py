@@ -10,10 +10,10 @@ import pkgutil
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, NoReturn
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")  # attributes of a module
+_CLASSES: dict[tuple[Any, Any], type] = {}  # by mixin and original class; pickle wants one class of a name
 WAY_OUT = "use .to_transformers(), which gives the original back"
 
 
@@ -113,10 +113,10 @@ class FrozenHooks(Frozen):
         dict.__setitem__(self, number, hook)
 
 
-@cache
 def _class(mixin: Any, cls: Any) -> type:
     names = {"__module__": mixin.__module__, "__qualname__": f"accelerated.{cls.__module__}.{cls.__qualname__}"}
-    return type(cls.__name__, (mixin, cls), {**names, "__doc__": cls.__doc__})
+    found = _CLASSES.get((mixin, cls)) or type(cls.__name__, (mixin, cls), {**names, "__doc__": cls.__doc__})
+    return _CLASSES.setdefault((mixin, cls), found)  # Threads that make it at once get the same class.
 
 
 accelerated = Namespace(Accelerated)
