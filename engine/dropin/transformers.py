@@ -154,11 +154,13 @@ class AcceleratedModel(Accelerated):
         """The reference's forward; see its documentation for arguments and outputs.
 
         Raises:
-            TypeError: an argument that is not supported, inputs that are no tensors or that need gradients.
+            TypeError: an argument that is not supported, inputs that are no tensors or need gradients, training mode.
             InvalidInput, TooLong: a wrong shape, dtype or value, see `distilrt.model.models`.
         """
         if args:
             kwargs = _bound(self._names, args, kwargs)
+        if self.training:  # type: ignore[attr-defined]
+            raise TypeError(f"an accelerated model only infers; to train, {WAY_OUT}; to infer, call eval()")
         if not self._known.issuperset(kwargs):
             _refuse_unknown(self, kwargs, self._known)
         config, pop = self.config, kwargs.pop  # type: ignore[attr-defined]
@@ -211,9 +213,8 @@ class AcceleratedModel(Accelerated):
         super().__setattr__(name, value)
 
     def train(self, mode: bool = True) -> Any:
-        """The model itself for `mode=False`; refused otherwise."""
-        if mode:
-            raise TypeError(f"an accelerated model only infers; to train, {WAY_OUT}, then accelerate again")
+        """The model itself; in training mode it refuses to be called, as libraries change modes around inference."""
+        vars(self)["training"] = mode
         return self
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:

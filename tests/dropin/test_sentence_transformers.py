@@ -147,9 +147,11 @@ def test_the_object_is_as_the_original(original: Any, fast: Any, tmp_path: Path)
     fast.save_pretrained(str(tmp_path))
     loaded = sentence_transformers.SentenceTransformer(str(tmp_path), device="cpu")
     assert_near(loaded.encode(TEXTS), original.encode(TEXTS), 1e-6)
-    for call in (fast.train, fast.half):
+    features = original.tokenize(TEXTS)
+    for call in (lambda: fast.train()(features), fast.half):
         with pytest.raises(TypeError, match=r"\.to_transformers\(\)"):
             call()
+    assert_near(fast.encode(TEXTS), original.encode(TEXTS))  # which calls eval()
 
 
 def test_other_dtypes_and_heads(original: Any) -> None:

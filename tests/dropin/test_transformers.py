@@ -348,10 +348,13 @@ def test_gradients_name_the_way_out() -> None:
             assert fast(inputs_embeds=embeds).logits.shape == (2, 2)
     original.requires_grad_(False)
     assert not accelerate(original)(**inputs).logits.requires_grad
-    with pytest.raises(TypeError, match=r"only infers; to train, use \.to_transformers"):
-        fast.train()
-    with pytest.raises(TypeError, match=r"only infers; to train, use \.to_transformers"):
-        torch.nn.Sequential(fast).train()
+    for switch in (fast.train, torch.nn.Sequential(fast).train):
+        expected = fast.eval()(**inputs).logits
+        switch()
+        assert fast.training
+        with pytest.raises(TypeError, match=r"only infers; to train, use \.to_transformers.*call eval\(\)"):
+            fast(**inputs)
+        assert torch.equal(fast.eval()(**inputs).logits, expected)
 
 
 def test_what_cannot_be_done_names_the_way_out() -> None:
