@@ -9,10 +9,9 @@ SOURCES := $(shell find engine kernels csrc -name '*.py' -o -name '*.pyi' -o -na
 PYTHON_FILES := engine kernels csrc tests benches setup.py
 CXX_FILES := $(wildcard csrc/*.cpp csrc/*.h csrc/isas/*.h)
 
-.PHONY: demo test test-all test-whole test-tensorflow test-ray test-browser test-transformers4 test-portable test-arm dev \
-  wheels lint format type bench bench-all \
-  bench-serving claims soak test-soak hostile sanitize \
-  sanitize-threads ptx loc clean
+.PHONY: demo test test-all test-whole test-tensorflow test-ray test-libraries test-browser test-transformers4 test-portable \
+  test-arm dev wheels lint format type bench bench-all bench-serving claims soak test-soak hostile sanitize sanitize-threads \
+  ptx loc clean
 
 demo: .venv/core.stamp .venv/model.stamp
 	$(BIN)/python benches/demo.py
@@ -21,8 +20,8 @@ test: .venv/test.stamp .venv/model.stamp lint type
 	$(BIN)/python -m pytest -n auto --maxprocesses 4
 
 # What is too heavy for `make test`; run both.
-test-all: sanitize sanitize-threads test-tensorflow test-ray test-browser test-transformers4 test-portable test-arm test-whole \
-  test-soak
+test-all: sanitize sanitize-threads test-tensorflow test-ray test-libraries test-browser test-transformers4 test-portable \
+  test-arm test-whole test-soak
 
 # With the peers, whose every form must answer right. Two load generators are compared with nothing beside them.
 test-whole: .venv/loadgen.stamp .venv/bench.stamp .venv/model.stamp
@@ -42,6 +41,11 @@ test-tensorflow: .venv-tf/stamp .venv/model.stamp
 # A real Ray on this machine, with replicas that are killed.
 test-ray: .venv-ray/stamp .venv/model.stamp
 	.venv-ray/bin/python -m pytest -W ignore::DeprecationWarning tests/scale
+
+# Libraries that people put around an encoder, as they are published, with hub downloads and telemetry off.
+test-libraries: .venv-libraries/stamp .venv/model.stamp
+	HF_HUB_OFFLINE=1 HAYSTACK_TELEMETRY_ENABLED=False .venv-libraries/bin/python -m pytest -W ignore::DeprecationWarning \
+	  -n auto --maxprocesses 2 --dist loadfile tests/libraries
 
 # The server's page in headless Chromium.
 test-browser: .venv/browser.stamp .venv/model.stamp
@@ -85,6 +89,8 @@ type: .venv/test.stamp
 wheels: .venv/portable.stamp
 	$(BIN)/python -m csrc.wheels $(addprefix --headers ,$(wildcard $(HEADERS)))
 
+LIBRARIES := keybert setfit bertopic langchain-openai llama-index-embeddings-openai-like llama-index-embeddings-huggingface \
+  haystack-ai spacy txtai faiss-cpu
 THIS = $$($(BIN)/python -c 'import sys; print("%d%d" % sys.version_info[:2])')
 LEAN := distilrt,onnxruntime,openvino,ctranslate2# the engines that start in a second
 PACKAGES := .venv/lib/python3*/site-packages
@@ -151,7 +157,7 @@ loc: .venv/test.stamp
 	@$(BIN)/python tests/test_line_budgets.py
 
 clean:
-	rm -rf .venv .venv-tf .venv-ray .venv-infinity build *.egg-info
+	rm -rf .venv .venv-tf .venv-ray .venv-libraries .venv-infinity build *.egg-info
 
 .venv/venv.stamp:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "distilrt needs Python 3.10 or newer: make PYTHON=python3.12")'
@@ -223,6 +229,16 @@ build/transformers4/stamp: tests/transformers4.txt .venv/test.stamp
 	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
 	  > $$(.venv-ray/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth
 	.venv-ray/bin/python -m pip --disable-pip-version-check install -q -c constraints.txt 'ray[serve,data]'
+	@touch $@
+
+# And the libraries of docs/dropin.md. langchain-huggingface takes huggingface_hub 1 alone by what it says of itself, and works
+# with 2.
+.venv-libraries/stamp: constraints.txt .venv/test.stamp
+	$(PYTHON) -m venv .venv-libraries
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+	  > $$(.venv-libraries/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth
+	.venv-libraries/bin/python -m pip --disable-pip-version-check install -q -c constraints.txt $(LIBRARIES)
+	.venv-libraries/bin/python -m pip --disable-pip-version-check install -q -c constraints.txt --no-deps langchain-huggingface
 	@touch $@
 
 # And Infinity, which is only measured.

@@ -151,6 +151,17 @@ def test_make_verbs_exist() -> None:
             assert re.search(rf"^{verb}:", makefile, re.M), f"{page.name} names `make {verb}`"
 
 
+def test_libraries_of_the_drop_in_page_have_the_versions_that_are_tested() -> None:
+    rows = re.findall(r"^\| `([a-z-]+)` \| ([0-9.]+) \|", (ROOT / "docs" / "dropin.md").read_text(), re.M)
+    pinned = (ROOT / "constraints.txt").read_text().splitlines()
+    tests = "".join(path.read_text() for path in (ROOT / "tests" / "libraries").glob("test_*.py"))
+    imported = {re.sub("[._]", "-", name) for name in re.findall(r"^(?:from|import) ([a-z_.]+)", tests, re.M)}
+    for name, version in rows:
+        assert f"{name}=={version}" in pinned
+        assert name.removesuffix("-ai").removesuffix("-cpu") in imported, f"tests/libraries does not import {name}"
+    assert len(rows) == 11
+
+
 def test_environment_page_lists_every_variable() -> None:
     page = (ROOT / "docs" / "environment.md").read_text()
     sources = [*(ROOT / "engine").rglob("*.py"), ROOT / "setup.py"]
