@@ -11,8 +11,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from distilrt.dropin import accelerate
     from distilrt.dropin import tensorflow as _tensorflow
-    from distilrt.model.config import DistilBertConfig
+    from distilrt.model.config import AutoConfig, DistilBertConfig
     from distilrt.model.models import (
+        AutoModel,
+        AutoModelForMaskedLM,
+        AutoModelForMultipleChoice,
+        AutoModelForNextSentencePrediction,
+        AutoModelForQuestionAnswering,
+        AutoModelForSequenceClassification,
+        AutoModelForTokenClassification,
         BertForNextSentencePrediction,
         DistilBertForMaskedLM,
         DistilBertForMultipleChoice,
@@ -23,6 +30,7 @@ if TYPE_CHECKING:
     )
     from distilrt.pipelines import pipeline
     from distilrt.runtime.engine import Engine
+    from distilrt.text.auto_tokenizer import AutoTokenizer
     from distilrt.text.tokenizer import DistilBertTokenizer
     from distilrt.verification import verify
 
@@ -34,6 +42,15 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 _HOMES = {
+    "AutoConfig": "model.config",
+    "AutoModel": "model.models",
+    "AutoModelForMaskedLM": "model.models",
+    "AutoModelForMultipleChoice": "model.models",
+    "AutoModelForNextSentencePrediction": "model.models",
+    "AutoModelForQuestionAnswering": "model.models",
+    "AutoModelForSequenceClassification": "model.models",
+    "AutoModelForTokenClassification": "model.models",
+    "AutoTokenizer": "text.auto_tokenizer",
     "BertForNextSentencePrediction": "model.models",
     "DistilBertConfig": "model.config",
     "DistilBertTokenizer": "text.tokenizer",
@@ -55,6 +72,15 @@ _HOMES = {
 }
 
 __all__ = [
+    "AutoConfig",
+    "AutoModel",
+    "AutoModelForMaskedLM",
+    "AutoModelForMultipleChoice",
+    "AutoModelForNextSentencePrediction",
+    "AutoModelForQuestionAnswering",
+    "AutoModelForSequenceClassification",
+    "AutoModelForTokenClassification",
+    "AutoTokenizer",
     "BertForNextSentencePrediction",
     "DistilBertConfig",
     "DistilBertForMaskedLM",

@@ -31,7 +31,9 @@ MODULES = {
 def public_names() -> Iterator[str]:
     """One line for every name that users may rely on."""
     for name in distilrt.__all__:
-        yield from _described(name, getattr(distilrt, name))
+        value = getattr(distilrt, name)
+        own = getattr(value, "__name__", name)
+        yield from [f"{name} = {own}"] if own != name and own in distilrt.__all__ else _described(name, value)
     for error in sorted(vars(errors).values(), key=str):
         if inspect.isclass(error) and issubclass(error, Exception):
             bases = ", ".join(base.__name__ for base in error.__mro__[1:-1])

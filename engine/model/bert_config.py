@@ -74,4 +74,4 @@ def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
     out = {names.get(name, name): value for name, value in values.items() if name not in _DISTILBERT_ONLY}
     if out.get("architectures") is not None:
         out["architectures"] = [name.replace("DistilBert", "Bert", 1) for name in out["architectures"]]
-    return out | {"model_type": "bert", "position_embedding_type": "absolute"}
+    return out | {"position_embedding_type": "absolute"}

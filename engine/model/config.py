@@ -200,6 +200,11 @@ class DistilBertConfig:
         return self.type_vocab_size > 0
 
     @property
+    def model_type(self) -> str:
+        """transformers' name for the kind of model: "distilbert" or "bert"."""
+        return "bert" if self.is_bert else "distilbert"
+
+    @property
     def predicts_next_sentence(self) -> bool:
         """Whether its classifier says if the second text of a pair follows the first: label 0 means that it does."""
         return self.is_bert and bert_config.NEXT_SENTENCE in (self.architectures or ())
@@ -252,7 +257,7 @@ class DistilBertConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The config as a JSON-ready dict in the reference's field names, or a BERT's, `model_type` included."""
-        out: dict[str, Any] = {"model_type": "distilbert"}
+        out: dict[str, Any] = {"model_type": self.model_type}
         for item in dataclasses.fields(self):
             if item.name not in ("extra", "num_labels", *bert_config.OWN_FIELDS):
                 out[item.name] = getattr(self, item.name)
@@ -357,6 +362,9 @@ class DistilBertConfig:
         text = json.dumps(self.to_dict(), indent=2, sort_keys=True, ensure_ascii=False)
         with replacing(target / "config.json") as file:
             file.write(text.encode() + b"\n")
+
+
+AutoConfig = DistilBertConfig  # transformers' class that reads a config of any type
 
 
 def _converted(name: str, mapping: Any, key: type, value: type) -> dict[Any, Any]:

@@ -192,3 +192,13 @@ class DistilBertForQuestionAnswering(HeadModel[outputs.QuestionAnsweringModelOut
         return self._forward(inputs, output_hidden_states, output_attentions, return_dict, *ends)
 
     __call__ = forward
+
+
+# transformers' Auto classes: one class loads a head behind either encoder, so that only the head is left to choose.
+AutoModel = DistilBertModel
+AutoModelForMaskedLM = DistilBertForMaskedLM
+AutoModelForMultipleChoice = DistilBertForMultipleChoice
+AutoModelForNextSentencePrediction = BertForNextSentencePrediction
+AutoModelForQuestionAnswering = DistilBertForQuestionAnswering
+AutoModelForSequenceClassification = DistilBertForSequenceClassification
+AutoModelForTokenClassification = DistilBertForTokenClassification

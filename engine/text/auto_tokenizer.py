@@ -47,6 +47,28 @@ class TokenizersBackend(DistilBertTokenizer):
         return write(folder, "PreTrainedTokenizerFast", named, self.backend_tokenizer)
 
 
+class AutoTokenizer:
+    """transformers' class of this name, whose `from_pretrained` makes a tokenizer of the class that the files name."""
+
+    @staticmethod
+    def from_pretrained(
+        name_or_folder: str | Path | Source,
+        *,
+        revision: str | None = None,
+        subfolder: str = "",
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        **options: Any,
+    ) -> DistilBertTokenizer:
+        """The tokenizer of a DistilBERT's or BERT's folder or hub id.
+
+        Arguments are those of `DistilBertTokenizer.from_pretrained`, errors those of `load_tokenizer`.
+        """
+        source = Source.of(name_or_folder, revision, subfolder, token, cache_dir, local_files_only)
+        return load_tokenizer(source, **options)
+
+
 def load_tokenizer(model: str | Path | Source, **options: Any) -> DistilBertTokenizer:
     """The tokenizer that `transformers.AutoTokenizer` would build for a DistilBERT or BERT checkpoint.
 
