@@ -13,7 +13,7 @@ from typing import Any
 from distilrt import tasks
 from distilrt.errors import InvalidInput
 from distilrt.model.placement import device_of
-from distilrt.model.sentence_encoder import SentenceEncoder
+from distilrt.model.sentence_vectors import SentenceVectors
 from distilrt.runtime.loading import load
 from distilrt.text.tokenizer import DistilBertTokenizer
 
@@ -125,7 +125,7 @@ class Pipeline:
         model: Any,
         tokenizer: DistilBertTokenizer,
         params: Mapping[str, Any],
-        sentence: SentenceEncoder | None = None,
+        sentence: SentenceVectors | None = None,
         *,
         batch_size: int | None = None,
         max_tokens: int = tasks.MAX_TOKENS,

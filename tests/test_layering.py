@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 ROWS = [
     "errors env cpu_count placement eager _C",
     "checkpoint text batch model.architecture model.array_kinds model.bert_config model.config model.heads "
-    "model.losses model.outputs model.functional model.sentence_encoder",
+    "model.losses model.outputs model.functional model.sentence_vectors",
     "kernels",
     "backends",
     "model",

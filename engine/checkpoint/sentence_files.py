@@ -1,4 +1,4 @@
-"""The files of a sentence-transformers folder: what they say, as a `SentenceEncoder`, and copies of them.
+"""The files of a sentence-transformers folder: what they say, as a `SentenceVectors`, and copies of them.
 
 A folder is followed whole or refused: a module, mode or field that would change an answer and is not known here is an
 error that names the file, and is never left out.
@@ -19,14 +19,14 @@ from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.weight_files import WEIGHT_FILES
 from distilrt.errors import CheckpointError
 from distilrt.model.heads import ENCODER, HEADS, Head
-from distilrt.model.sentence_encoder import (
+from distilrt.model.sentence_vectors import (
     ACTIVATIONS,
     POOLING,
     SIMILARITY,
     Dense,
     LayerNorm,
     Normalize,
-    SentenceEncoder,
+    SentenceVectors,
     Splade,
 )
 
@@ -56,7 +56,7 @@ class _Use(NamedTuple):
     read: Callable[[list[Module], Path], dict[str, Any]]  # the encoder's fields, from the modules that follow
 
 
-def read(source: Source) -> SentenceEncoder | None:
+def read(source: Source) -> SentenceVectors | None:
     """What a checkpoint's sentence-transformers files say; None where it has no `modules.json`.
 
     Raises:
@@ -73,7 +73,7 @@ def read(source: Source) -> SentenceEncoder | None:
     settings = source.file(SETTINGS)
     if settings is not None:
         found |= _settings(Fields(read_object(settings), settings), use, found)
-    return SentenceEncoder(**found)
+    return SentenceVectors(**found)
 
 
 def copy(source: Source, target: Path, *names: str) -> None:

@@ -13,7 +13,7 @@ from distilrt.model import models
 from distilrt.model.architecture import architecture_of
 from distilrt.model.config import DistilBertConfig
 from distilrt.model.heads import ENCODER, HEADS
-from distilrt.model.sentence_encoder import SentenceEncoder
+from distilrt.model.sentence_vectors import SentenceVectors
 from distilrt.text.auto_tokenizer import load_tokenizer
 from distilrt.text.tokenizer import DistilBertTokenizer
 
@@ -27,7 +27,7 @@ class Checkpoint(NamedTuple):
     """
 
     source: Source
-    sentence: SentenceEncoder | None
+    sentence: SentenceVectors | None
 
     def architecture(self) -> str:
         """What the sentence-transformers files use it as, else what its config names, else the bare encoder.
@@ -91,7 +91,7 @@ def load(
     dtype: str,
     num_threads: int | None,
     **where: Any,
-) -> tuple[Any, DistilBertTokenizer, SentenceEncoder | None]:
+) -> tuple[Any, DistilBertTokenizer, SentenceVectors | None]:
     """A model of `distilrt.model.models`, its tokenizer, and what the checkpoint's sentence-transformers files say.
 
     Args:

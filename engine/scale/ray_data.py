@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from distilrt import tasks
 from distilrt.errors import InvalidInput
-from distilrt.model.sentence_encoder import SentenceEncoder
+from distilrt.model.sentence_vectors import SentenceVectors
 from distilrt.runtime.loading import load
 from distilrt.text.encoding import as_lists
 from distilrt.text.tokenizer import DistilBertTokenizer
@@ -128,7 +128,7 @@ class Predictor:
         return {"answer": column}
 
 
-def _pooled(params: dict[str, Any], sentence: SentenceEncoder | None) -> dict[str, Any]:
+def _pooled(params: dict[str, Any], sentence: SentenceVectors | None) -> dict[str, Any]:
     """feature-extraction's parameters with a pooling."""
     if "pooling" not in params:
         own = {"normalize": True} if sentence is not None else {}

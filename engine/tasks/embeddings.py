@@ -10,7 +10,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from distilrt.errors import InvalidParameter
-from distilrt.model.sentence_encoder import POOLING, SIMILARITY, SentenceEncoder, Vector, unit
+from distilrt.model.sentence_vectors import POOLING, SIMILARITY, SentenceVectors, Vector, unit
 from distilrt.tasks.size import Size, characters
 from distilrt.tasks.task import ALL, FIRST, Params, Prepared, Rows, Selection, Task, check_most
 from distilrt.tasks.task_inputs import Text, TokenIds, as_fields, as_text, as_texts
@@ -18,7 +18,7 @@ from distilrt.tasks.task_parameters import PROMPT, TOKENIZING, WINDOWED, WINDOWS
 from distilrt.text.tokenizer import DistilBertTokenizer
 
 SENTENCE = "sentence"  # the pooling that stands for all that the checkpoint's sentence encoder does
-_PLAIN = {mode: SentenceEncoder(pooling=(mode,)) for mode in POOLING}
+_PLAIN = {mode: SentenceVectors(pooling=(mode,)) for mode in POOLING}
 _ROWS: Mapping[tuple[str, ...], Selection] = {("cls",): FIRST, ("lasttoken",): slice(-1, None)}
 _POOLING = (
     "how a text's vector is made: 'sentence', as the checkpoint's sentence-transformers files say, with all of their "
@@ -51,7 +51,7 @@ class _DenseEmbedding(_Embedding):
 
     architecture = "DistilBertModel"
 
-    def chosen(self, params: Params) -> SentenceEncoder | None:
+    def chosen(self, params: Params) -> SentenceVectors | None:
         """The encoder that the pooling names; None where each token keeps its own vector."""
         pooling = params["pooling"]
         return self.encoder if pooling == SENTENCE else _PLAIN.get(pooling)
@@ -68,7 +68,7 @@ class _DenseEmbedding(_Embedding):
         return slice(start, start + 1) if encoder.pooling == ("cls",) else slice(start, None)
 
     def vectors(self, prepared: Prepared, outputs: Sequence[Rows], **options: Any) -> list[Vector]:
-        """The vector of each of an input's sequences from its selected rows; `options` of `SentenceEncoder.vector`."""
+        """The vector of each of an input's sequences from its selected rows; `options` of `SentenceVectors.vector`."""
         encoder = self.chosen(prepared.params)
         assert encoder is not None
         return [
@@ -96,7 +96,7 @@ class FeatureExtraction(_DenseEmbedding):
 
     def width(self, params: Params) -> int:
         """How many numbers a vector has by settled parameters."""
-        encoder = self.chosen(params) or SentenceEncoder()
+        encoder = self.chosen(params) or SentenceVectors()
         whole = encoder.width(self.config.hidden_size)
         return min(whole, params["dimensions"] or encoder.truncate_dim or whole)
 
@@ -105,7 +105,7 @@ class FeatureExtraction(_DenseEmbedding):
         super().check(params)
         if params["truncation"] == WINDOWS and params["pooling"] is None:
             raise InvalidParameter(f"truncation {WINDOWS!r} needs a pooling: a token in two windows has two vectors")
-        encoder = self.chosen(params) or SentenceEncoder()
+        encoder = self.chosen(params) or SentenceVectors()
         check_most("dimensions", params["dimensions"], encoder.width(self.config.hidden_size), "those of this model")
 
     def answer(self, prepared: Prepared, outputs: Sequence[Rows]) -> list[Any]:

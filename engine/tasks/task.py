@@ -19,7 +19,7 @@ from distilrt.batch import TypedIds, type_rows
 from distilrt.errors import InvalidInput, InvalidParameter, TooLarge, TooLong
 from distilrt.model.config import DistilBertConfig
 from distilrt.model.heads import HEADS
-from distilrt.model.sentence_encoder import SentenceEncoder
+from distilrt.model.sentence_vectors import SentenceVectors
 from distilrt.tasks.size import Size, characters, check_windows
 from distilrt.tasks.task_inputs import Text, TokenIds
 from distilrt.tasks.task_parameters import WINDOWS, Param
@@ -65,11 +65,11 @@ class Task(ABC):
     params: ClassVar[Mapping[str, Param]]
 
     def __init__(
-        self, tokenizer: DistilBertTokenizer, config: DistilBertConfig, encoder: SentenceEncoder | None = None
+        self, tokenizer: DistilBertTokenizer, config: DistilBertConfig, encoder: SentenceVectors | None = None
     ) -> None:
         self.tokenizer, self.config = tokenizer, config
         if encoder is None or encoder.architecture != self.architecture:
-            encoder = SentenceEncoder()
+            encoder = SentenceVectors()
         self.encoder = encoder
         # Most requests give few parameters, so the values of the others are made once.
         self._defaults = {

@@ -16,7 +16,7 @@ from distilrt.checkpoint.sentence_files import read
 from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.tensor_files import write_safetensors
 from distilrt.errors import CheckpointError
-from distilrt.model.sentence_encoder import SentenceEncoder
+from distilrt.model.sentence_vectors import SentenceVectors
 from distilrt.runtime.engine import Engine
 
 ST = "sentence_transformers.models."
@@ -45,7 +45,7 @@ def written(folder: Path, changes: Mapping[str, Any]) -> Path:
     return folder
 
 
-def found(folder: Path, **changes: Any) -> SentenceEncoder:
+def found(folder: Path, **changes: Any) -> SentenceVectors:
     encoder = read(Source(written(folder, changes)))
     assert encoder is not None
     return encoder

@@ -11,7 +11,7 @@ import pytest
 
 from distilrt.errors import InvalidInput, InvalidParameter, TooLarge, TooLong
 from distilrt.model.functional import softmax
-from distilrt.model.sentence_encoder import Normalize, SentenceEncoder
+from distilrt.model.sentence_vectors import Normalize, SentenceVectors
 from distilrt.runtime.engine import Engine
 from distilrt.tasks import find
 from tests.tasks.task_calls import LONG, MAX_LENGTH, TEXTS, Folders, model_of, ours, prepared_of, task_of, tokenizer_of
@@ -114,13 +114,13 @@ def test_the_mean_of_vectors_is_weighted_by_tokens(folder_of: Folders) -> None:
 
 
 def test_vectors_keep_their_length_and_dimensions() -> None:
-    encoder = SentenceEncoder(layers=(Normalize("2"),))
+    encoder = SentenceVectors(layers=(Normalize("2"),))
     vectors = [np.array([1, 0, 0], np.float32), np.array([0, 1, 0], np.float32)]
     mean = encoder.mean(vectors, [3, 1])
     assert mean.dtype == np.float32
     np.testing.assert_allclose(mean, np.array([3, 1, 0]) / 10**0.5, rtol=1e-6)
-    np.testing.assert_allclose(SentenceEncoder().mean(vectors, [3, 1]), [0.75, 0.25, 0], rtol=1e-6)
-    assert SentenceEncoder().mean(vectors[:1], [3]) is vectors[0]
+    np.testing.assert_allclose(SentenceVectors().mean(vectors, [3, 1]), [0.75, 0.25, 0], rtol=1e-6)
+    assert SentenceVectors().mean(vectors[:1], [3]) is vectors[0]
 
 
 def test_every_window_begins_with_the_prompt(folder_of: Folders) -> None:

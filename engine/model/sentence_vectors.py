@@ -122,7 +122,7 @@ class Splade:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class SentenceEncoder:
+class SentenceVectors:
     """How a checkpoint makes one vector of a text; by default the mean of all tokens.
 
     Attributes:
