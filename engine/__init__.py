@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     )
     from distilrt.pipelines import pipeline
     from distilrt.runtime.engine import Engine
+    from distilrt.sentence_encoder import SentenceEncoder
     from distilrt.text.auto_tokenizer import AutoTokenizer
     from distilrt.text.tokenizer import DistilBertTokenizer
     from distilrt.verification import verify
@@ -61,6 +62,7 @@ _HOMES = {
     "DistilBertForTokenClassification": "model.models",
     "DistilBertForMultipleChoice": "model.models",
     "Engine": "runtime.engine",
+    "SentenceEncoder": "sentence_encoder",
     "verify": "verification",
     "pipeline": "pipelines",
     "accelerate": "dropin",
@@ -91,6 +93,7 @@ __all__ = [
     "DistilBertModel",
     "DistilBertTokenizer",
     "Engine",
+    "SentenceEncoder",
     "__version__",
     "accelerate",
     "pipeline",

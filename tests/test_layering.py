@@ -18,7 +18,7 @@ ROWS = [
     "backends",
     "model",
     "tasks runtime",
-    "pipelines verification info faster_dtypes isas",
+    "pipelines sentence_encoder verification info faster_dtypes isas",
     "cli __main__ server dropin scale bench",
 ]
 # What the packages of the last row offer to one another; all else in them is their own.

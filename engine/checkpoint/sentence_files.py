@@ -215,7 +215,8 @@ def _settings(config: Fields, use: _Use, found: Mapping[str, Any]) -> dict[str, 
     prompts = {name: text for name, text in named.items() if name}
     prompts[""] = named.get(default, "") if default else ""
     similarity = config.choice("similarity_fn_name", None, None, *SIMILARITY) or "cosine"
-    settings = {"prompts": prompts, "truncate_dim": config.count("truncate_dim"), "similarity": similarity}
+    settings: dict[str, Any] = {"prompts": prompts, "default_prompt_name": default, "similarity": similarity}
+    settings["truncate_dim"] = config.count("truncate_dim")
     most = config.count("max_active_dims")
     if "splade" in found and most is not None:
         settings["splade"] = replace(found["splade"], most=most)

@@ -28,12 +28,19 @@ POOLING: Mapping[str, Callable[[Rows, int], Vector]] = {
     "weightedmean": lambda rows, before: _weighted(rows, np.arange(before + 1, before + len(rows) + 1)),
     "lasttoken": lambda rows, before: rows[-1],
 }
-# From a vector and others `[n, width]` to how similar they are, `[n]`.
-SIMILARITY: Mapping[str, Callable[[Vector, Rows], Rows]] = {
-    "cosine": lambda vector, others: unit(others) @ unit(vector),
-    "dot": lambda vector, others: others @ vector,
-    "euclidean": lambda vector, others: -np.linalg.norm(others - vector, axis=-1),
-    "manhattan": lambda vector, others: -np.abs(others - vector).sum(axis=-1),
+# How similar vectors of two arrays `[…, width]`, which may broadcast, are to each other, `[…]`.
+PAIRWISE: Mapping[str, Callable[[Rows, Rows], Rows]] = {
+    "cosine": lambda a, b: (unit(a) * unit(b)).sum(axis=-1),
+    "dot": lambda a, b: (a * b).sum(axis=-1),
+    "euclidean": lambda a, b: -np.linalg.norm(a - b, axis=-1),
+    "manhattan": lambda a, b: -np.abs(a - b).sum(axis=-1),
+}
+# How similar each of `[m, width]` is to each of `[n, width]`: `[m, n]`.
+SIMILARITY: Mapping[str, Callable[[Rows, Rows], Rows]] = {
+    "cosine": lambda a, b: unit(a) @ unit(b).T,
+    "dot": lambda a, b: a @ b.T,
+    "euclidean": lambda a, b: _by_rows(PAIRWISE["euclidean"], a, b),
+    "manhattan": lambda a, b: _by_rows(PAIRWISE["manhattan"], a, b),
 }
 ACTIVATIONS: Mapping[str, Callable[[Vector], Vector]] = {  # by the names of torch's classes
     "Identity": lambda x: x,
@@ -135,6 +142,7 @@ class SentenceVectors:
         layers: what is done to the pooled vector, in order.
         splade: how a masked language model makes sparse vectors.
         prompts: texts to put before others, by name; "": before those whose caller names none.
+        default_prompt_name: the name of that one; None: nothing is put before those.
         truncate_dim: how many numbers of a vector are kept unless a caller says; None: all.
         similarity: a key of SIMILARITY.
     """
@@ -148,6 +156,7 @@ class SentenceVectors:
     layers: tuple[Dense | LayerNorm | Normalize, ...] = ()
     splade: Splade = Splade()
     prompts: Mapping[str, str] = field(default_factory=lambda: {"": ""})
+    default_prompt_name: str | None = None
     truncate_dim: int | None = None
     similarity: str = "cosine"
 
@@ -202,6 +211,14 @@ class SentenceVectors:
 def unit(vectors: Rows) -> Rows:
     """Vectors, along the last axis, scaled to length 1; zeros stay."""
     return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12))
+
+
+def _by_rows(pairwise: Callable[[Rows, Rows], Rows], a: Rows, b: Rows) -> Rows:
+    """The matrix of a function of pairs, a row at a time, so that no more differences than `b` has are in memory."""
+    matrix = np.empty((len(a), len(b)), np.result_type(a, b))
+    for row, vector in zip(matrix, a, strict=True):
+        row[:] = pairwise(vector, b)
+    return matrix
 
 
 def _weighted(rows: Rows, positions: npt.NDArray[np.int64]) -> Vector:

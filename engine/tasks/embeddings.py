@@ -108,15 +108,19 @@ class FeatureExtraction(_DenseEmbedding):
         encoder = self.chosen(params) or SentenceVectors()
         check_most("dimensions", params["dimensions"], encoder.width(self.config.hidden_size), "those of this model")
 
-    def answer(self, prepared: Prepared, outputs: Sequence[Rows]) -> list[Any]:
+    def answer(self, prepared: Prepared, outputs: Sequence[Rows]) -> Any:
         """Vectors as nested lists."""
+        return self.array(prepared, outputs).tolist()
+
+    def array(self, prepared: Prepared, outputs: Sequence[Rows]) -> Rows:
+        """Vectors as an array."""
         dimensions, normalize = prepared.params["dimensions"], prepared.params["normalize"]
         if encoder := self.chosen(prepared.params):
             vectors = self.vectors(prepared, outputs, dimensions=dimensions, normalize=normalize)
             weights = [len(ids) for ids in prepared.sequences]
-            return list(encoder.mean(vectors, weights, normalize).tolist())
+            return encoder.mean(vectors, weights, normalize)
         rows = outputs[0][None, :, :dimensions]
-        return list((unit(rows) if normalize else rows).tolist())
+        return unit(rows) if normalize else rows
 
 
 class SentenceSimilarity(_DenseEmbedding):
@@ -148,7 +152,8 @@ class SentenceSimilarity(_DenseEmbedding):
     def answer(self, prepared: Prepared, outputs: Sequence[Rows]) -> list[float]:
         """The numbers in the order of the sentences."""
         source, *others = self.vectors(prepared, outputs)
-        return [float(value) for value in SIMILARITY[self.encoder.similarity](source, np.stack(others))]
+        [similarities] = SIMILARITY[self.encoder.similarity](source[None], np.stack(others))
+        return [float(value) for value in similarities]
 
 
 class SparseEmbedding(_Embedding):
