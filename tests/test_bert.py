@@ -201,10 +201,26 @@ def test_next_sentences_are_a_classifier_of_pairs(bert_of: Folders, tmp_path: Pa
     for found, row in zip(distilrt.pipeline("text-classification", folder)(items, top_k=None), exact, strict=True):
         scores = {each["label"]: each["score"] for each in found}
         np.testing.assert_allclose([scores["LABEL_0"], scores["LABEL_1"]], row.softmax(0), atol=1e-5)
-    distilrt.BertForNextSentencePrediction.from_pretrained(folder).save_pretrained(tmp_path)
-    loaded: Any = transformers.BertForSequenceClassification
-    saved = loaded.from_pretrained(tmp_path).eval().requires_grad_(False)
-    np.testing.assert_allclose(saved(**given).logits, exact, atol=1e-5)
+    distilrt.BertForNextSentencePrediction.from_pretrained(folder, num_labels=2).save_pretrained(tmp_path)
+    assert next_sentence(tmp_path)[0](**given).logits.equal(exact)
+    assert distilrt.AutoModelForSequenceClassification.from_pretrained(tmp_path).state_dict().keys() >= {
+        "cls.seq_relationship.weight", "cls.seq_relationship.bias"
+    }  # fmt: skip
+
+
+def test_next_sentences_have_two_labels_whatever_the_config_says(bert_of: Folders) -> None:
+    """transformers does not read the config's labels for this class."""
+    folder = bert_of(NEXT, num_labels=3)
+    theirs, given = next_sentence(folder)
+    found = distilrt.BertForNextSentencePrediction.from_pretrained(folder)
+    np.testing.assert_allclose(found(**given).logits, theirs(**given).logits, atol=1e-5)
+    answers = distilrt.pipeline("text-classification", folder)({"text": "a", "text_pair": "b"}, top_k=None)
+    assert {each["label"] for each in answers} == {"LABEL_0", "LABEL_1"}
+
+
+def test_next_sentences_need_a_bert() -> None:
+    with pytest.raises(distilrt.errors.CheckpointError, match="needs a BERT"):
+        distilrt.BertForNextSentencePrediction(distilrt.DistilBertConfig())
 
 
 def test_scores_of_the_next_sentence_are_no_other_classifier(bert_of: Folders) -> None:
@@ -213,5 +229,7 @@ def test_scores_of_the_next_sentence_are_no_other_classifier(bert_of: Folders) -
         (models.DistilBertForTokenClassification, bert_of(NEXT)),
         (distilrt.BertForNextSentencePrediction, bert_of("BertForMaskedLM")),
     ):
-        with pytest.raises(distilrt.errors.CheckpointError, match=r"lacks tensors that .* needs: .*classifier"):
+        with pytest.raises(
+            distilrt.errors.CheckpointError, match=r"lacks tensors that .* needs: .*(classifier|relationship)"
+        ):
             cls.from_pretrained(folder)

@@ -13,8 +13,8 @@ KINDS = {".py", ".pyi", ".cpp", ".h", ".c", ".js", ".css", ".html"}
 # number whenever a folder shrinks; never raise it without saying why in docs/design.md.
 BUDGETS: dict[str, tuple[int, int | None]] = {
     "engine/*": (1500, 2463),
-    "engine/model": (1500, 2459),
-    "engine/checkpoint": (1600, 2691),
+    "engine/model": (1500, 2470),
+    "engine/checkpoint": (1600, 2698),
     "engine/text": (1050, 1554),
     "engine/runtime": (1000, 1613),
     "engine/backends": (1700, 2123),

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from distilrt.checkpoint.tensor_files import Stored
 from distilrt.errors import CheckpointError
-from distilrt.model.architecture import PROJECTOR
+from distilrt.model.architecture import CLASSIFIER, PROJECTOR
+from distilrt.model.config import DistilBertConfig
 from distilrt.model.heads import POOLER, Head
 
 _IGNORED = re.compile(r"pooler\.|cls\.seq_relationship\.|(.*\.)?position_ids$")
@@ -45,24 +46,29 @@ _PARTS = {ours: name for name, ours in _BERT_PARTS.items()}
 _HEAD = {ours: name for name, ours in _BERT_HEAD.items()}
 # What scores the next sentence, apart from the classifier of the same place: files of other heads may have it too.
 _NEXT_SENTENCE = {f"cls.seq_relationship.{part}": f"classifier.{part}" for part in ("weight", "bias")}
+_NEXT_SENTENCE_HEAD = _HEAD | {ours: name for name, ours in _NEXT_SENTENCE.items()}
 # Two names of one bias. Where a file has both, a BERT adds the second.
 _SHADOWED = {"cls.predictions.bias": "cls.predictions.decoder.bias"}
 
 
+def is_next_sentence(config: DistilBertConfig, architecture: str) -> bool:
+    """Whether the classifier of this model has the names of a BERT's scores of the next sentence in files."""
+    return config.predicts_next_sentence and architecture == CLASSIFIER
+
+
 def canonical_tensors(
-    stored: Mapping[str, Stored], bert: bool, path: str | Path, *, next_sentence: bool = False
+    stored: Mapping[str, Stored], architecture: str, config: DistilBertConfig, path: str | Path
 ) -> dict[str, Stored]:
     """The tensors by canonical name, without those that no architecture reads.
-
-    With `next_sentence` a BERT's scores of the next sentence are the classifier.
 
     Raises:
         CheckpointError: two of them are the same tensor of the model.
     """
     found: dict[str, Stored] = {}
+    bert = config.is_bert
     for name, tensor in stored.items():
         canonical = canonical_name(name, bert)
-        if next_sentence:
+        if is_next_sentence(config, architecture):
             canonical = _NEXT_SENTENCE.get(canonical, canonical)
         if _IGNORED.match(canonical) or (bert and _SHADOWED.get(name) in stored):
             continue
@@ -87,13 +93,14 @@ def canonical_name(name: str, bert: bool) -> str:
     return _BERT_HEAD.get(name, name)
 
 
-def name_in_files(name: str, head: Head, bert: bool) -> str:
+def name_in_files(name: str, head: Head, config: DistilBertConfig) -> str:
     """What files of this architecture call a tensor: the encoder's have a prefix where it has a head."""
+    bert = config.is_bert
     prefix = f"{'bert' if bert else 'distilbert'}." if head.layers else ""
     if not bert:
         return name if name in head.tensors else prefix + name
     layer = _LAYER.match(name)
     if layer:
         return f"{prefix}encoder.layer.{layer[1]}.{_PARTS[layer[2]]}.{layer[3]}"
-    called = _HEAD.get(name, name)
+    called = (_NEXT_SENTENCE_HEAD if is_next_sentence(config, head.architecture) else _HEAD).get(name, name)
     return called if name in head.tensors and not called.startswith("pooler.") else prefix + called

@@ -17,13 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from distilrt.checkpoint import adapter
-from distilrt.checkpoint.names import canonical_name, canonical_tensors, name_in_files
+from distilrt.checkpoint.names import canonical_name, canonical_tensors, is_next_sentence, name_in_files
 from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.tensor_files import FLOAT_DTYPES, FloatArray, Stored, TensorsInMemory, write_safetensors
 from distilrt.checkpoint.weight_files import open_tensors
 from distilrt.errors import CheckpointError
 from distilrt.model.architecture import (
-    CLASSIFIER,
     POSITIONS,
     PROJECTOR,
     WORDS,
@@ -32,6 +31,7 @@ from distilrt.model.architecture import (
     head_of,
     with_pooler,
 )
+from distilrt.model.bert_config import NEXT_SENTENCE
 from distilrt.model.config import DistilBertConfig
 from distilrt.model.heads import HEADS
 
@@ -165,8 +165,7 @@ def assemble(
         CheckpointError: a tensor is missing, misshapen, of an unfit dtype or, with `strict`, extra.
     """
     check_num_layers(config, stored, source)
-    next_sentence = config.predicts_next_sentence and architecture == CLASSIFIER
-    found = canonical_tensors(stored, config.is_bert, source, next_sentence=next_sentence)
+    found = canonical_tensors(stored, architecture, config, source)
     config = with_pooler(config, architecture, found)
     shapes = expected_shapes(config, architecture)
     if config.is_bert and config.num_position_rows * config.hidden_size > _MOST_MADE:
@@ -224,7 +223,9 @@ def _check_names(
                 "they are never made up at random: use a checkpoint that was fine-tuned for this, or load this one as "
                 "DistilBertModel"
             )
-        needed = _some([f"{name} {list(shapes[name])}" for name in missing])
+        head = head_of(architecture)
+        called = [name_in_files(name, head, config) if config.is_bert else name for name in missing]
+        needed = _some([f"{name} {list(shapes[key])}" for name, key in zip(called, missing, strict=True)])
         hint = f", but holds {_some(extra)}" if extra else ""
         raise CheckpointError(f"{path} lacks tensors that {architecture} needs: {needed}{hint}; {advice}")
     if extra:
@@ -321,8 +322,9 @@ def save_checkpoint(
             del tensors[PROJECTOR]
         else:
             config = config.replace(tie_word_embeddings=False)
-    named = {name_in_files(name, head, config.is_bert): tensor for name, tensor in tensors.items()}
+    named = {name_in_files(name, head, config): tensor for name, tensor in tensors.items()}
     if config.is_bert and PROJECTOR in tensors:  # then transformers does not tie the two names of its bias either
         named["cls.predictions.decoder.bias"] = named["cls.predictions.bias"]
     write_safetensors(target / "model.safetensors", named)
-    config.replace(architectures=(architecture,), dtype=held.dtype).save_pretrained(target)
+    called = NEXT_SENTENCE if is_next_sentence(config, architecture) else architecture
+    config.replace(architectures=(called,), dtype=held.dtype).save_pretrained(target)

@@ -64,6 +64,9 @@ def read(values: Mapping[str, Any], layer_norm_eps: float) -> tuple[dict[str, An
     ours = {_NAMES.get(key, key): value for key, value in values.items() if key not in (*_UNREAD, *OWN_FIELDS)}
     ours.setdefault("n_layers", 12)  # the one default in which the two differ
     if isinstance(names := ours.get("architectures"), list | tuple):
+        labels = ours.get("id2label")
+        if NEXT_SENTENCE in names and not (isinstance(labels, dict) and len(labels) == 2):  # transformers reads none
+            ours = {key: value for key, value in ours.items() if key not in ("num_labels", "id2label", "label2id")}
         ours["architectures"] = [n if n == NEXT_SENTENCE else str(n).replace("Bert", "DistilBert", 1) for n in names]
     return ours, of_bert
 

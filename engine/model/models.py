@@ -22,10 +22,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from distilrt.batch import PaddedInputs
 from distilrt.eager import eager
+from distilrt.errors import CheckpointError
 from distilrt.model import outputs
 from distilrt.model.array_kinds import as_tensor
 from distilrt.model.base_model import BaseModel
 from distilrt.model.bert_config import NEXT_SENTENCE
+from distilrt.model.config import DistilBertConfig
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -136,10 +138,16 @@ class BertForNextSentencePrediction(DistilBertForSequenceClassification):
     `BertForPreTraining`, such as the first BERTs. Logits are `[batch_size, 2]`, `labels` `[batch_size]` 0 or 1.
     """
 
+    def __init__(self, config: Any, *args: Any, **options: Any) -> None:
+        config = DistilBertConfig.of(config)
+        if not config.is_bert:
+            raise CheckpointError(f"{NEXT_SENTENCE} needs a BERT, and this is the config of a DistilBERT")
+        super().__init__(config.replace(num_labels=2, architectures=(NEXT_SENTENCE,)), *args, **options)
+
     @classmethod
     def from_pretrained(cls, *args: Any, **options: Any) -> Self:
-        """As of the other classes."""
-        return super().from_pretrained(*args, **options, num_labels=2, architectures=(NEXT_SENTENCE,))
+        """As of the other classes; two labels, whatever the config or the caller says, as in transformers."""
+        return super().from_pretrained(*args, **options | {"num_labels": 2, "architectures": (NEXT_SENTENCE,)})
 
 
 class DistilBertForTokenClassification(LabelledModel[outputs.TokenClassifierOutput]):

@@ -195,7 +195,7 @@ class Pretrained(Placed):
     def state_dict(self) -> dict[str, Array]:
         """The weights as float32 arrays by the reference's names."""
         names = expected_shapes(self.config, self.architecture)
-        return {name_in_files(name, self._head, self.config.is_bert): self.weights[name] for name in names}
+        return {name_in_files(name, self._head, self.config): self.weights[name] for name in names}
 
     def get_input_embeddings(self) -> InputEmbeddings:
         """The word embeddings, which look up what the model takes as `inputs_embeds`."""

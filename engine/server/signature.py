@@ -88,7 +88,7 @@ class Signature:
             return Asked(texts if "text_pair" not in names else _pairs(texts, tensors), 0, (len(texts),))
         texts_are = "prompt and choices" if self._choices else "text, and perhaps text_pair"
         raise Unprocessable(
-            f"the inputs must be {texts_are}, or input_ids, and perhaps attention_mask; found "
+            f"the inputs must be {texts_are}, or input_ids, and perhaps attention_mask and token_type_ids; found "
             f"{', '.join(sorted(names)) or 'none'}"
         )
 

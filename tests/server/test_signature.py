@@ -78,7 +78,10 @@ def test_choices_are_the_models_own_logits(engine_of: Engines, client_of: Any) -
 
 
 REFUSED: list[tuple[list[Any], str]] = [
-    ([tensor("text", ["a"])], "prompt and choices, or input_ids, and perhaps attention_mask; found text"),
+    (
+        [tensor("text", ["a"])],
+        "or input_ids, and perhaps attention_mask and token_type_ids; found text",
+    ),
     ([tensor("prompt", ["a"])], "must be prompt and choices"),
     ([tensor("prompt", ["a"]), tensor("choices", ["b"])], r"shape \[1, choices\], one row a prompt, found .*\[1\]"),
     ([tensor("prompt", ["a"]), tensor("choices", [["b"], ["c"]])], r"one row a prompt, found the shape \[2, 1\]"),
