@@ -1,4 +1,4 @@
-"""The commands: `distilrt run`, `serve`, `info`, `verify`, `pack` and `bench`.
+"""The commands: `distilrt run`, `serve`, `info`, `verify`, `pack`, `distill` and `bench`.
 
 They read arguments and lines and print answers, tables and errors; what is computed is decided below them. Answers go
 to stdout as JSON lines and all else to stderr. They need the extra `cli`.
@@ -23,6 +23,7 @@ from distilrt.checkpoint.codings import CODINGS
 from distilrt.checkpoint.gpu_tensors import packed_for_gpu
 from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.weights import load_weights
+from distilrt.distill.command import distill
 from distilrt.errors import CheckpointError, InvalidInput
 from distilrt.model import models
 from distilrt.model.config import DistilBertConfig
@@ -189,7 +190,7 @@ def app() -> typer.Typer:
         pretty_exceptions_enable=False,
         help="The DistilBERT runtime.",
     )
-    for command in (run, serve, info, verify):
+    for command in (run, serve, info, verify, distill):
         commands.command()(command)
     commands.command("pack")(pack_model)
     # The options of bench are its own matter: it reads them when it is called.

@@ -9,7 +9,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-WITH_TORCH = {"torch", "cuda", "bench-peers", "test"}
+WITH_TORCH = {"torch", "cuda", "distill", "bench-peers", "test"}
 WITH_TENSORFLOW = {"tensorflow"}
 EXTRAS = ["", *(metadata("distilrt").get_all("Provides-Extra") or [])]
 

@@ -19,10 +19,10 @@ ROWS = [
     "model",
     "tasks runtime",
     "pipelines sentence_encoder verification info faster_dtypes isas",
-    "cli __main__ server dropin scale bench",
+    "cli __main__ server dropin scale bench distill",
 ]
 # What the packages of the last row offer to one another; all else in them is their own.
-DOORS = {"server": "app call serve_command settings statuses", "bench": "command"}
+DOORS = {"server": "app call serve_command settings statuses", "bench": "command", "distill": "command"}
 RANK = {name: row for row, names in enumerate(ROWS) for name in names.split()}
 FILES = sorted(path for folder in ("engine", "kernels") for path in (ROOT / folder).rglob("*.py"))
 

@@ -1,0 +1,97 @@
+"""What a distillation leaves: a folder with the student, its tokenizer, its losses, a model card and a plot."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distilrt import __version__
+from distilrt.checkpoint.upload import model_card
+from distilrt.distill.training import LOSSES, Row
+from distilrt.text.tokenizer import DistilBertTokenizer
+
+_PLOT = "losses.svg"
+_POINTS = 200  # of a line of the plot; more steps are averaged
+_SHOWN = ("loss", "soft", "hard", "hidden")
+
+
+def write(
+    folder: Path, model: Any, tokenizer: DistilBertTokenizer, rows: Sequence[Row], facts: Mapping[str, Any],
+    settings: Mapping[str, Any],
+) -> None:  # fmt: skip
+    """Write the folder, which must not be there yet; it is there whole or not at all.
+
+    Args:
+        model: transformers' model of the student.
+        rows: of each step, its losses.
+        facts, settings: what the card says of the run.
+
+    Raises:
+        OSError: the disk is full, or the folder can't be made.
+    """
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        (temporary / LOSSES).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        card = _card(model_card(None, folder.name, type(model).__name__), rows, facts, settings)
+        if find_spec("vl_convert"):
+            import vl_convert
+
+            (temporary / _PLOT).write_text(str(vl_convert.vegalite_to_svg(_chart(rows))), encoding="utf-8")
+            card += f"\n![Losses by step]({_PLOT})\n"
+        (temporary / "README.md").write_text(card, encoding="utf-8")
+        temporary.rename(folder)
+    except Exception as error:  # safetensors has a class of its own for a full disk
+        raise OSError(f"can't write {folder}: {error}; is the disk full?") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _card(start: str, rows: Sequence[Row], facts: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """The model card, which ends with how the model was made."""
+    few = max(1, len(rows) // 20)
+    losses = {key: f"{_mean(rows[:few], key):.4f} → {_mean(rows[-few:], key):.4f}" for key in _SHOWN}
+    return f"""{start}
+## How it was made
+
+Distilled with distilrt {__version__} by the triple loss of DistilBERT (Sanh et al. 2019, arXiv:1910.01108): soft
+cross-entropy with the teacher's logits, cross-entropy with right answers (hard), cosine distance of last hidden states.
+
+{_table("run", facts)}
+{_table(f"losses, unweighted, and their weighted sum: means of {few} steps, first → last", losses)}
+{_table("setting", settings)}
+The losses of every step are in {LOSSES}.
+"""
+
+
+def _table(head: str, values: Mapping[str, Any]) -> str:
+    words = {key: ", ".join(value) if isinstance(value, list | tuple) else value for key, value in values.items()}
+    lines = [f"| {head} | |", "|---|---|", *(f"| {key.replace('_', ' ')} | {value} |" for key, value in words.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _chart(rows: Sequence[Row]) -> dict[str, Any]:
+    """The losses by step as a Vega-Lite document."""
+    size = -(-len(rows) // _POINTS)
+    parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+    points = [{"step": part[-1]["step"], "name": key, "value": _mean(part, key)} for part in parts for key in _SHOWN]
+    y = {"field": "value", "type": "quantitative", "title": None}
+    color = {"field": "name", "type": "nominal", "title": None, "scale": {"domain": _SHOWN}}
+    return {
+        "$schema": "https://vega.github.io/schema/vega-lite/v5.json", "width": 520, "height": 240,
+        "data": {"values": points}, "mark": "line", "title": "Losses, unweighted, and their weighted sum (loss)",
+        "encoding": {"x": {"field": "step", "type": "quantitative"}, "y": y, "color": color},
+    }  # fmt: skip
+
+
+def _mean(rows: Sequence[Row], key: str) -> float:
+    return float(np.mean([row[key] for row in rows]))

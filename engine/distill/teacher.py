@@ -1,0 +1,125 @@
+"""The frozen teacher: its weights by canonical name, and what it answers for a batch.
+
+A BERT or a DistilBERT computes on this project's engine, packed and without padding. A RoBERTa, which the engine does
+not run, computes in transformers, if its tokenizer is one that distilrt has.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy.typing as npt
+import torch
+
+from distilrt import _C
+from distilrt.batch import pack
+from distilrt.checkpoint import packed
+from distilrt.checkpoint.files import read_object
+from distilrt.checkpoint.names import canonical_name
+from distilrt.checkpoint.source import Source
+from distilrt.checkpoint.weights import load_weights
+from distilrt.distill.examples import Examples
+from distilrt.distill.packed_model import Outputs, PackedModel
+from distilrt.errors import CheckpointError
+from distilrt.model import models
+from distilrt.model.architecture import POSITIONS
+from distilrt.model.config import LAYER_NORM_EPS, DistilBertConfig
+from distilrt.model.heads import HEADS
+
+ARCHITECTURES = {
+    "masked-lm": "DistilBertForMaskedLM",
+    "text-classification": "DistilBertForSequenceClassification",
+}
+_NAMES = (  # of a RoBERTa's tensors, as a BERT has them
+    (r"^roberta\.", "bert."),
+    (r"^lm_head\.dense\.", "cls.predictions.transform.dense."),
+    (r"^lm_head\.layer_norm\.", "cls.predictions.transform.LayerNorm."),
+    (r"^lm_head\.", "cls.predictions."),
+    (r"^classifier\.dense\.", "bert.pooler.dense."),
+    (r"^classifier\.out_proj\.", "classifier."),
+)
+
+
+class Teacher(NamedTuple):
+    """What a student learns from."""
+
+    config: DistilBertConfig  # in DistilBERT's names
+    weights: Mapping[str, npt.NDArray[Any]]  # float32, by canonical name; the first position is that of a first token
+    answer: Callable[[Examples], Outputs]  # of a batch, without gradients
+    runs_on: str  # engine, backend and dtype
+
+
+def load_teacher(folder: str, task: str, device: torch.device, backend: str = "auto", dtype: str = "auto") -> Teacher:
+    """The teacher in a folder or repository.
+
+    Args:
+        task: one of `ARCHITECTURES`.
+        device: where the student trains, and where the answers go.
+        backend, dtype: of the engine; "auto": the GPU's where the student is on one, and bfloat16 where that is native.
+
+    Raises:
+        OSError: it is not there.
+        CheckpointError: it is no such model, has no head for the task, or is packed.
+        BackendError: a backend or dtype that is not available here.
+    """
+    source, architecture = Source.of(folder), ARCHITECTURES[task]
+    if packed.find(source):
+        raise CheckpointError(f"{folder} is packed, without the weights of a teacher; give what it was packed from")
+    path = source.file("config.json")
+    if path is not None and read_object(path).get("model_type") == "roberta":
+        return _roberta(path.parent, architecture, device)
+    config = DistilBertConfig.from_pretrained(source)
+    try:
+        weights = load_weights(source, architecture, config)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder} can't be the teacher of a student for {task}: {error}") from None
+    if backend == "auto":
+        backend = device.type
+    if dtype == "auto":
+        dtype = "bfloat16" if backend == "cuda" or (backend == "cpu" and "bfloat16" in _C.dtypes()) else "float32"
+    threads = torch.get_num_threads() if backend == "cpu" else None
+    model = getattr(models, architecture)(config, weights, backend=backend, dtype=dtype, num_threads=threads)
+
+    def answer(examples: Examples) -> Outputs:
+        hidden = model.backend.forward(pack(model.config, examples.sequences))
+        logits = HEADS[architecture].compute(model.backend, hidden[examples.rows])
+        # Tensors of a GPU stay there; arrays become tensors without a copy.
+        return torch.as_tensor(hidden, device=device), torch.as_tensor(logits, device=device)
+
+    return Teacher(model.config, weights, answer, f"distilrt, {backend} {dtype}")
+
+
+def on_torch(config: DistilBertConfig, weights: Mapping[str, npt.NDArray[Any]], model: Any, device: Any) -> Teacher:
+    """A teacher that computes in transformers."""
+    module = PackedModel(model.eval().requires_grad_(False)).to(device)
+
+    @torch.inference_mode()
+    def answer(examples: Examples) -> Outputs:
+        hidden, logits = module(*module.inputs(examples, device))
+        return hidden, logits
+
+    return Teacher(config, weights, answer, "transformers, float32")
+
+
+def _roberta(folder: Any, architecture: str, device: torch.device) -> Teacher:
+    """A RoBERTa as a BERT whose positions are cut to those that tokens have."""
+    import transformers
+
+    reference: Any = getattr(transformers, architecture.replace("DistilBert", "Roberta"))
+    model, found = reference.from_pretrained(folder, output_loading_info=True, dtype=torch.float32)
+    if missing := found["missing_keys"]:
+        raise CheckpointError(
+            f"{folder} can't be the teacher of a {architecture}: it lacks {', '.join(sorted(missing)[:4])}; use a "
+            "checkpoint that was trained for this"
+        )
+    weights = {}
+    for name, tensor in model.state_dict().items():
+        for pattern, replacement in _NAMES:
+            name = re.sub(pattern, replacement, name)
+        weights[canonical_name(name, bert=True)] = tensor.numpy()
+    weights[POSITIONS] = weights[POSITIONS][model.config.pad_token_id + 1 :]
+    shape = {"max_position_embeddings": len(weights[POSITIONS]), "layer_norm_eps": LAYER_NORM_EPS, "model_type": "bert"}
+    config = DistilBertConfig.from_dict(model.config.to_dict() | shape)
+    return on_torch(config, weights, model, device)

@@ -1,0 +1,359 @@
+"""Whole distillations of a tiny teacher: what they write, that nothing interrupts them, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import distilrt
+from distilrt.__main__ import main
+from distilrt.distill.run import distil, out_of_memory
+from distilrt.distill.settings import Settings
+from distilrt.errors import BackendError, CheckpointError, InvalidInput, InvalidParameter
+
+Make = Callable[..., Settings]
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def losses_of(settings: Settings) -> str:
+    return (Path(settings.out) / "losses.jsonl").read_text()
+
+
+def words_of(settings: Settings) -> list[str]:
+    """The command line of these settings."""
+    words = [sys.executable, "-m", "distilrt", "distill"]
+    for name, value in settings.described().items():
+        if name != "corpus" and value not in (None, False):
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    return [*words, "--corpus", *settings.corpus]
+
+
+@pytest.fixture(scope="module")
+def whole(teacher: Path, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """The settings of a run that nothing interrupted."""
+    settings = Settings(
+        teacher=str(teacher), corpus=(str(corpus),), out=str(tmp_path_factory.mktemp("whole") / "student"), length=32,
+        batch_size=4, accumulation=2, epochs=1.0, save_every=3,
+    )  # fmt: skip
+    distil(settings)
+    return settings
+
+
+def test_the_folder_loads_everywhere(whole: Settings) -> None:
+    folder = Path(whole.out)
+    theirs = transformers.AutoModelForMaskedLM.from_pretrained(folder).eval()
+    assert type(theirs).__name__ == "DistilBertForMaskedLM"
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    inputs = tokenizer(["The error of a [MASK] is small."], return_tensors="pt")
+    inputs.pop("token_type_ids", None)
+    ours = distilrt.DistilBertForMaskedLM.from_pretrained(folder, dtype="float32")
+    with torch.no_grad():
+        expected = theirs(**inputs).logits.numpy()
+    np.testing.assert_allclose(ours(inputs["input_ids"].numpy()).logits, expected, atol=1e-4 * np.abs(expected).max())
+    assert len(distilrt.pipeline("fill-mask", folder)("A [MASK].")) == 5
+    assert not Path(f"{folder}.training").exists()
+    rows = [json.loads(line) for line in losses_of(whole).splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
+    assert len(rows) > 8
+    card = (folder / "README.md").read_text()
+    for part in ("| soft |", "| soft weight | 5.0 |", "| teacher ran on | distilrt, cpu ", "losses.svg"):
+        assert part in card
+    assert (folder / "losses.svg").read_text().startswith("<svg")
+
+
+def test_steps_lower_the_loss(settings: Make) -> None:
+    chosen = settings(epochs=3.0, learning_rate=3e-3)
+    distil(chosen)
+    rows = [json.loads(line) for line in losses_of(chosen).splitlines()]
+    for name in ("loss", "hard"):
+        first, last = (np.mean([row[name] for row in part]) for part in (rows[:8], rows[-8:]))
+        assert last < 0.95 * first, name
+
+
+def test_a_run_that_is_broken_off_goes_on_to_the_same_losses(whole: Settings, settings: Make) -> None:
+    chosen = settings()
+
+    def stop(row: dict[str, Any], steps: int) -> None:
+        if row["step"] == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        distil(chosen, stop)
+    assert not Path(chosen.out).exists()
+    taken: list[int] = []
+    distil(chosen, lambda row, steps: taken.append(row["step"]))
+    assert taken[0] == 7
+    assert losses_of(chosen) == losses_of(whole)
+    one, two = (Path(each.out) / "model.safetensors" for each in (chosen, whole))
+    assert one.read_bytes() == two.read_bytes()
+
+
+@pytest.mark.whole
+def test_a_killed_run_goes_on_to_the_same_losses(whole: Settings, settings: Make) -> None:
+    chosen = settings()
+    killed_at(chosen, 5)
+    distil(chosen)
+    assert losses_of(chosen) == losses_of(whole)
+
+
+def killed_at(settings: Settings, step: int, delay: float = 0.0) -> None:
+    """Run the command, and kill it some seconds after a step."""
+    with subprocess.Popen(words_of(settings), env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if json.loads(line).get("step") == step:
+                time.sleep(delay)
+                process.send_signal(signal.SIGKILL)
+                break
+    assert process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.whole
+def test_a_run_that_is_killed_again_and_again(whole: Settings, settings: Make) -> None:
+    """With a checkpoint after every step, so that many a kill meets one that is being written."""
+    chosen = settings(save_every=1)
+    for step in range(1, 8):
+        killed_at(chosen, step, delay=0.011 * step)
+    distil(chosen)
+    assert losses_of(chosen) == losses_of(whole)
+
+
+def test_checkpointing_and_bfloat16(whole: Settings, settings: Make) -> None:
+    expected = [json.loads(line) for line in losses_of(whole).splitlines()][:3]
+    for change, error in (({"checkpointing": True}, 1e-6), ({"bfloat16": True}, 0.02)):
+        chosen = settings(**change, out=f"{settings().out}-{next(iter(change))}", epochs=1.0)
+        found: list[float] = []
+
+        def collect(row: dict[str, Any], steps: int, found: list[float] = found) -> None:
+            found.append(row["loss"])
+            if len(found) == 3:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            distil(chosen, collect)
+        np.testing.assert_allclose(found, [row["loss"] for row in expected], rtol=error)
+
+
+@pytest.fixture(scope="module")
+def classifier(make_bert: Callable[..., Path]) -> Path:
+    """A teacher of three labels, without dropout."""
+    labels = {"0": "bad", "1": "fair", "2": "good"}
+    return make_bert("BertForSequenceClassification", id2label=labels, hidden_dropout_prob=0.0,
+                     attention_probs_dropout_prob=0.0, initializer_range=0.2)  # fmt: skip
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    """Texts of different lengths with labels and without."""
+    labels = ["good", 0, None]
+    items = [{"text": f"text {i} {'is long ' * (i % 5)}", "label": labels[i % 3]} for i in range(48)]
+    lines = [json.dumps(item) for item in items] + ['"a string"', "plain text", "12", "[1, 2]", "", '{"text": "alone"}']
+    file = tmp_path / "texts.jsonl"
+    file.write_text("\n".join(lines * 2))
+    return file
+
+
+def test_a_classifier(classifier: Path, texts: Path, settings: Make) -> None:
+    chosen = settings(teacher=str(classifier), corpus=(str(texts),), task="text-classification", length=None,
+                      epochs=3.0)  # fmt: skip
+    facts = distil(chosen)
+    assert facts["sequences"] == 2 * 53
+    rows = [json.loads(line) for line in losses_of(chosen).splitlines()]
+    assert np.mean([row["soft"] for row in rows[-5:]]) < np.mean([row["soft"] for row in rows[:5]])
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(chosen.out)
+    assert model.config.id2label == {0: "bad", 1: "fair", 2: "good"}
+    [answer] = distilrt.pipeline("text-classification", chosen.out)(["text 3 is long"])
+    assert answer["label"] in ("bad", "fair", "good")
+
+
+@pytest.mark.whole
+def test_two_processes_train_as_one(classifier: Path, texts: Path, settings: Make, tmp_path: Path) -> None:
+    """By torchrun over gloo. Without dropout and masks, both soft losses are means over the same texts."""
+    shape = {"teacher": str(classifier), "corpus": (str(texts),), "task": "text-classification", "hidden_weight": 0.0}
+    one = settings(**shape, length=None, hard_weight=0.0)
+    two = settings(**shape, length=None, hard_weight=0.0, batch_size=2, out=str(tmp_path / "two"))
+    distil(one)
+    launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint",
+              "127.0.0.1:0"]  # fmt: skip
+    words = words_of(two)
+    done = subprocess.run([words[0], *launch, *words[1:]], env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    single, both = ([json.loads(line)["soft"] for line in losses_of(each).splitlines()] for each in (one, two))
+    np.testing.assert_allclose(both, single, rtol=1e-3, atol=1e-6)
+    assert len(done.stdout.splitlines()) == len(both) + 1
+
+
+@contextmanager
+def file_size(limit: int) -> Iterator[None]:
+    """No file may grow beyond this: a write fails there as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("save_every", [3, 10**6])
+def test_a_full_disk(settings: Make, whole: Settings, save_every: int) -> None:
+    """It meets a checkpoint, or the student's folder."""
+    chosen = settings(save_every=save_every)
+    with file_size(2**19), pytest.raises(OSError, match=r"File too large|full"):
+        distil(chosen)
+    left = {file.name for file in Path(chosen.out).parent.iterdir()}
+    assert left == {"student.training"}
+    assert not {file.name for file in Path(f"{chosen.out}.training").iterdir()} - {"ids", "run.json", "losses.jsonl"}
+    distil(chosen)
+    assert losses_of(chosen) == losses_of(whole)
+
+
+def test_out_of_memory(settings: Make) -> None:
+    with (
+        pytest.raises(BackendError, match=r"--batch-size 4: lower it and raise --accumulation"),
+        out_of_memory(settings()),
+    ):
+        torch.empty(2**50)
+
+
+def refused(settings: Settings, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        distil(settings)
+    assert not Path(settings.out).exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "no text for one sequence of 32 tokens"),
+        (b"\n \n\n", "no text for one sequence"),
+        (b"a few words", "no text for one sequence"),
+        (b"enough for some sequences " * 30, r"makes \d+ sequences, and one step takes 8"),
+        (b"\x89PNG\r\n\xff\xfe", "is no UTF-8 text"),
+        (b"text\n and \x00 zero", "line 2 has a zero byte"),
+    ],
+)
+def test_a_corpus_that_is_none(settings: Make, tmp_path: Path, content: bytes, words: str) -> None:
+    file = tmp_path / "corpus.txt"
+    file.write_bytes(content)
+    refused(settings(corpus=(str(file),)), InvalidInput, words)
+
+
+def test_a_corpus_that_is_not_there(settings: Make, tmp_path: Path) -> None:
+    refused(settings(corpus=(str(tmp_path / "none.txt"),)), OSError, r"none\.txt")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"text": "a", "label": "best"}', "line 1: label 'best' is none of the teacher's: bad, fair, good"),
+        ('{"text": "a", "label": 3}', "label 3 is none"),
+        ('{"text": "a", "label": true}', "label True is none"),
+        ('{"text": "a", "label": [1]}', r"label \[1\] is none"),
+        ('{"text": 1}', "must be text or"),
+        ('{"text": "a", "title": "b"}', "found keys text, title"),
+        ("zero \0", "line 1 has a zero byte"),
+    ],
+)
+def test_a_line_that_is_no_example(classifier: Path, settings: Make, tmp_path: Path, line: str, words: str) -> None:
+    file = tmp_path / "texts"
+    file.write_text(line)
+    refused(settings(teacher=str(classifier), corpus=(str(file),), task="text-classification"), InvalidInput, words)
+
+
+def test_a_tokenizer_of_another_model(settings: Make, teacher: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "teacher"
+    config = transformers.BertConfig.from_pretrained(teacher, vocab_size=1000)
+    transformers.BertForMaskedLM(config).save_pretrained(folder)
+    refused(settings(teacher=str(folder)), OSError, "has neither tokenizer.json nor vocab.txt")
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(teacher / file, folder)
+    refused(settings(teacher=str(folder)), CheckpointError, "has 4000 tokens and its model 1000")
+
+
+def test_a_tokenizer_without_a_mask(settings: Make, teacher: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(teacher, tmp_path / "teacher")
+    changed = {"tokenizer_class": "PreTrainedTokenizerFast", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(changed))
+    refused(settings(teacher=str(folder)), CheckpointError, "has no mask_token; name it there")
+
+
+def test_a_classifier_of_one_label(make_bert: Callable[..., Path], texts: Path, settings: Make) -> None:
+    folder = str(make_bert("BertForSequenceClassification", id2label={"0": "score"}))
+    chosen = settings(teacher=folder, corpus=(str(texts),), task="text-classification")
+    refused(chosen, CheckpointError, "one of at least 2 labels, found 1")
+
+
+def test_a_folder_that_is_there(settings: Make) -> None:
+    chosen = settings()
+    Path(chosen.out).mkdir()
+    with pytest.raises(InvalidParameter, match="is there already"):
+        distil(chosen)
+
+
+def test_a_run_with_other_settings(settings: Make, corpus: Path, tmp_path: Path) -> None:
+    last = [1, 4]  # The first leaves no checkpoint, and is begun anew.
+
+    def stop(row: dict[str, Any], steps: int) -> None:
+        if row["step"] == last[0]:
+            raise KeyboardInterrupt
+
+    own = tmp_path / "corpus.txt"
+    shutil.copy(corpus, own)
+    for seed in (7, 0):
+        with pytest.raises(KeyboardInterrupt):
+            distil(settings(corpus=(str(own),), seed=seed), stop)
+        last.pop(0)
+    refused(settings(corpus=(str(own),), seed=1), InvalidParameter, "another seed; give the same as then to go on")
+    own.write_text(own.read_text() + "more")
+    refused(settings(corpus=(str(own),)), InvalidParameter, "another files; give")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"task": "fill"}, "--task must be masked-lm or text-classification, found 'fill'"),
+        ({"batch_size": 0}, "--batch-size must be at least 1, found 0"),
+        ({"mask_share": 1.5}, "--mask-share must be at least 1e-06 and at most 1, found 1.5"),
+        ({"learning_rate": float("nan")}, "--learning-rate must be"),
+        ({"epochs": float("inf")}, "--epochs must be finite"),
+        ({"soft_weight": 0, "hard_weight": 0, "hidden_weight": 0}, "at least one loss must count"),
+        ({"corpus": ()}, "--corpus needs at least one file"),
+    ],
+)
+def test_settings_that_are_not_allowed(settings: Make, change: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidParameter, match=words):
+        settings(**change)
+
+
+def test_a_length_that_the_teacher_does_not_read(settings: Make) -> None:
+    refused(settings(length=65), InvalidParameter, "--length must be at most 64, which the teacher reads, found 65")
+
+
+def test_the_command(settings: Make, corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = settings(corpus=(str(corpus), str(corpus)), epochs=0.2)
+    with pytest.raises(SystemExit) as done:
+        main(words_of(chosen)[3:])
+    assert not done.value.code
+    *rows, facts = map(json.loads, capsys.readouterr().out.splitlines())
+    assert rows == [json.loads(line) for line in losses_of(chosen).splitlines()]
+    assert facts["steps"] == len(rows)
+    assert facts["layers"] == 2
+    with pytest.raises(SystemExit) as done:
+        main(words_of(chosen)[3:])
+    assert done.value.code == 2
+    assert "is there already" in capsys.readouterr().err
