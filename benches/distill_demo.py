@@ -29,9 +29,8 @@ from tqdm import tqdm
 
 from distilrt.bench.findings import facts
 from distilrt.cpu_count import usable_cores
-from distilrt.distill.examples import Examples
+from distilrt.distill.corpora import Examples, PackedText, write_ids
 from distilrt.distill.packed_model import PackedModel
-from distilrt.distill.packed_text import PackedText, write_ids
 from distilrt.distill.run import distil
 from distilrt.distill.settings import Settings
 from distilrt.distill.teacher import Teacher, load_teacher, on_torch

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
-from contextlib import ExitStack
 from dataclasses import MISSING, fields
 from typing import Annotated, Any, get_type_hints
 
@@ -26,40 +24,32 @@ def distill(more: list[str] | None, **given: Any) -> None:
 
         from distilrt.distill.run import distil
     except ModuleNotFoundError as error:
-        raise ImportError(
-            f"distillation needs more packages, {error.name} among them: pip install 'distilrt[distill]'"
-        ) from None
-
-    with ExitStack() as stack:
-        bar: Any = None
+        words = f"distillation needs more packages, {error.name} among them: pip install 'distilrt[distill]'"
+        raise ImportError(words) from None
+    with tqdm(unit=" steps", disable=None, delay=1) as bar:  # It shows nothing without a terminal.
 
         def show(row: dict[str, Any], steps: int) -> None:
-            nonlocal bar
-            if bar is None:  # Where a run goes on, the steps before are no part of the time left.
-                bar = stack.enter_context(tqdm(total=steps, initial=row["step"] - 1, unit=" steps", disable=None))
-            bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
+            if bar.total is None:  # Where a run goes on, the steps before are no part of the time left.
+                bar.initial = bar.n = row["step"] - 1
+                bar.total = steps
             bar.update()
             print(json.dumps(row), flush=True)
 
         facts = distil(settings, show)
-    if os.environ.get("RANK", "0") == "0":
+    if facts:
         print(json.dumps(facts))
 
 
 def _signature() -> inspect.Signature:
     """A flag for each field of the settings, and the files behind --corpus that a shell's pattern gives."""
-    hints = get_type_hints(Settings)
-    files = typer.Argument(metavar="[FILE]…", help="More files of the corpus.", show_default=False)
-    flags = [_parameter("more", Annotated[list[str] | None, files], None)]
+    hints, wanted = get_type_hints(Settings), {"corpus": list[str]}
+    more = Annotated[list[str] | None, typer.Argument(metavar="[FILE]…", help="More files of the corpus.")]
+    flags = [("more", more, None)]
     for each in fields(Settings):
-        kind = list[str] if each.name == "corpus" else hints[each.name]
-        default = inspect.Parameter.empty if each.default is MISSING else each.default
-        flags.append(_parameter(each.name, Annotated[kind, typer.Option(help=each.metadata["help"])], default))
-    return inspect.Signature(flags)
-
-
-def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        kind = Annotated[wanted.get(each.name, hints[each.name]), typer.Option(help=each.metadata["help"])]
+        flags.append((each.name, kind, inspect.Parameter.empty if each.default is MISSING else each.default))
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Signature([inspect.Parameter(n, keyword, annotation=k, default=d) for n, k, d in flags])
 
 
 distill.__signature__ = _signature()  # type: ignore[attr-defined]  # of which typer makes the flags

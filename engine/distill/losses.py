@@ -5,25 +5,13 @@ Every loss is a scalar tensor, computed in float32 where its inputs are narrower
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-NONE = -100  # the label of a row without one
+from distilrt.distill.corpora import NONE
 
-
-class Losses(NamedTuple):
-    """The three losses of a batch, unweighted."""
-
-    soft: Tensor
-    hard: Tensor
-    hidden: Tensor
-
-    def weighted(self, *weights: float) -> Tensor:
-        """Their weighted sum."""
-        return torch.stack([weight * loss for weight, loss in zip(weights, self, strict=True)]).sum()
+Outputs = tuple[Tensor, Tensor]  # last hidden states [tokens, hidden_size], logits of some of them [n, width]
 
 
 def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -48,17 +36,13 @@ def hidden_cosine(student: Tensor, teacher: Tensor) -> Tensor:
     return 1.0 - functional.cosine_similarity(_wide(student), _wide(teacher), dim=-1).mean()
 
 
-def triple(
-    student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor] | None, labels: Tensor, temperature: float
-) -> Losses:
-    """The losses of last hidden states `[tokens, hidden_size]` and logits `[n, width]`; labels are `[n]`.
-
-    Without a teacher, the soft and the hidden loss are 0.
-    """
+def triple(student: Outputs, teacher: Outputs | None, labels: Tensor, temperature: float) -> Tensor:
+    """The soft, the hard and the hidden loss of a batch `[3]`; labels are `[n]`, and without a teacher two are 0."""
     hard = hard_cross_entropy(student[1], labels)
     if teacher is None:
-        return Losses(torch.zeros_like(hard), hard, torch.zeros_like(hard))
-    return Losses(soft_cross_entropy(student[1], teacher[1], temperature), hard, hidden_cosine(student[0], teacher[0]))
+        return torch.stack([torch.zeros_like(hard), hard, torch.zeros_like(hard)])
+    soft = soft_cross_entropy(student[1], teacher[1], temperature)
+    return torch.stack([soft, hard, hidden_cosine(student[0], teacher[0])])
 
 
 def _wide(values: Tensor) -> Tensor:

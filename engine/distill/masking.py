@@ -12,9 +12,7 @@ from collections.abc import Collection
 import numpy as np
 import numpy.typing as npt
 
-from distilrt.distill.examples import Numbers
-
-Ids = npt.NDArray[np.int32]
+Ids, Numbers = npt.NDArray[np.int32], npt.NDArray[np.int64]
 MASKED, REPLACED = 0.8, 0.1  # shares of the chosen tokens
 
 

@@ -25,7 +25,7 @@ def write(
     folder: Path, model: Any, tokenizer: DistilBertTokenizer, rows: Sequence[Row], facts: Mapping[str, Any],
     settings: Mapping[str, Any],
 ) -> None:  # fmt: skip
-    """Write the folder, which must not be there yet; it is there whole or not at all.
+    """Write a folder that is not there yet; it is there whole or not at all.
 
     Args:
         model: transformers' model of the student.
@@ -37,8 +37,8 @@ def write(
     """
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     try:
+        temporary.mkdir(parents=True)
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         (temporary / LOSSES).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -59,24 +59,19 @@ def write(
 def _card(start: str, rows: Sequence[Row], facts: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     """The model card, which ends with how the model was made."""
     few = max(1, len(rows) // 20)
-    losses = {key: f"{_mean(rows[:few], key):.4f} → {_mean(rows[-few:], key):.4f}" for key in _SHOWN}
-    return f"""{start}
+    losses = {name: f"{_mean(rows[:few], name):.4f} → {_mean(rows[-few:], name):.4f}" for name in _SHOWN}
+    parts = {"run": facts, f"loss: means of the first → the last {few} steps": losses, "setting": settings}
+    made = f"""{start}
 ## How it was made
 
 Distilled with distilrt {__version__} by the triple loss of DistilBERT (Sanh et al. 2019, arXiv:1910.01108): soft
 cross-entropy with the teacher's logits, cross-entropy with right answers (hard), cosine distance of last hidden states.
-
-{_table("run", facts)}
-{_table(f"losses, unweighted, and their weighted sum: means of {few} steps, first → last", losses)}
-{_table("setting", settings)}
 The losses of every step are in {LOSSES}.
 """
-
-
-def _table(head: str, values: Mapping[str, Any]) -> str:
-    words = {key: ", ".join(value) if isinstance(value, list | tuple) else value for key, value in values.items()}
-    lines = [f"| {head} | |", "|---|---|", *(f"| {key.replace('_', ' ')} | {value} |" for key, value in words.items())]
-    return "\n".join(lines) + "\n"
+    for head, part in parts.items():
+        made += f"\n| {head} | |\n|---|---|\n"
+        made += "".join(f"| {name.replace('_', ' ')} | {value} |\n" for name, value in part.items())
+    return made
 
 
 def _chart(rows: Sequence[Row]) -> dict[str, Any]:
@@ -93,5 +88,5 @@ def _chart(rows: Sequence[Row]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _mean(rows: Sequence[Row], key: str) -> float:
-    return float(np.mean([row[key] for row in rows]))
+def _mean(rows: Sequence[Row], name: str) -> float:
+    return float(np.mean([row[name] for row in rows]))

@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distilrt.distill.examples import Examples
-
-Outputs = tuple[Tensor, Tensor]  # last hidden states [tokens, hidden_size], logits [n, width]
+from distilrt.distill.corpora import Examples
+from distilrt.distill.losses import Outputs
 
 
 class PackedModel(nn.Module):
@@ -31,14 +30,10 @@ class PackedModel(nn.Module):
         hidden = hidden.flatten(0, 1) if mask is None else hidden[mask]
         return hidden, self._head(hidden[rows])
 
-    def inputs(self, examples: Examples, device: Any) -> tuple[Tensor, Tensor | None, Tensor]:
+    def inputs(self, examples: Examples, device: Any) -> list[Any]:
         """A batch as the arguments of `forward`."""
-        ids, mask = examples.padded(self.model.config.pad_token_id or 0)
-        arrays = (ids, mask, examples.rows)
-        ids_, mask_, rows = (None if each is None else torch.from_numpy(each).to(device) for each in arrays)
-        assert ids_ is not None
-        assert rows is not None
-        return ids_, mask_, rows
+        arrays = (*examples.padded(self.model.config.pad_token_id or 0), examples.rows)
+        return [None if each is None else torch.from_numpy(each).to(device) for each in arrays]
 
     def _head(self, rows: Tensor) -> Any:
         """The logits of hidden states `[n, hidden_size]`."""

@@ -19,10 +19,8 @@ from accelerate import Accelerator
 
 from distilrt.checkpoint.files import read_object, replacing
 from distilrt.distill import outcome
-from distilrt.distill.examples import Corpus
-from distilrt.distill.labelled_text import LabelledText
+from distilrt.distill.corpora import Corpus, LabelledText, PackedText, write_ids
 from distilrt.distill.packed_model import PackedModel
-from distilrt.distill.packed_text import PackedText, write_ids
 from distilrt.distill.settings import Settings
 from distilrt.distill.student import make_student
 from distilrt.distill.teacher import ARCHITECTURES, load_teacher
@@ -38,7 +36,8 @@ _RUN, _IDS = "run.json", "ids"
 def distil(settings: Settings, show: Callable[[Row, int], None] = lambda row, steps: None) -> dict[str, Any]:
     """Train a student and write its folder; returns what the model card says of the run.
 
-    `show` gets the losses of each step as it is taken, and how many steps there are.
+    `show` gets the losses of each step as it is taken, and how many steps there are. Of several processes, only the
+    first shows and returns something.
 
     Raises:
         InvalidParameter: the folder is there already, or a run with other settings is.
@@ -47,46 +46,38 @@ def distil(settings: Settings, show: Callable[[Row, int], None] = lambda row, st
         BackendError: out of memory, or the training diverged.
         OSError: a file is not there, or the disk is full.
     """
-    with out_of_memory(settings):
-        return _distil(settings, show)
-
-
-def _distil(settings: Settings, show: Callable[[Row, int], None]) -> dict[str, Any]:
     started, out = time.perf_counter(), Path(settings.out).expanduser()
     if out.exists():
         raise InvalidParameter(f"{out} is there already; give another folder, or remove it")
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    teacher = load_teacher(settings.teacher, settings.task, accelerator.device, settings.backend, settings.dtype)
-    tokenizer = _tokenizer(settings, teacher.config)
     work = out.with_name(f"{out.name}.training")
-    with accelerator.main_process_first():
-        _claim(work, settings, accelerator.num_processes)
-        corpus = _corpus(settings, teacher.config, tokenizer, work / _IDS)
-    torch.manual_seed(settings.seed)
-    student = make_student(teacher.config, teacher.weights, ARCHITECTURES[settings.task], random=settings.random_init)
-    training = Training(PackedModel(student), teacher, corpus, settings, work, accelerator)
-    rows = training.run(show)
+    with out_of_memory(settings):
+        accelerator = Accelerator(cpu=not torch.cuda.is_available())
+        teacher = load_teacher(settings.teacher, settings.task, accelerator.device)
+        tokenizer = _tokenizer(settings, teacher.config)
+        with accelerator.main_process_first():
+            _claim(work, settings, accelerator.num_processes)
+            corpus = _corpus(settings, teacher.config, tokenizer, work / _IDS)
+        torch.manual_seed(settings.seed)
+        kind = ARCHITECTURES[settings.task]
+        student = make_student(teacher.config, teacher.weights, kind, random=settings.random_init)
+        training = Training(PackedModel(student), teacher, corpus, settings, work, accelerator)
+        rows = training.run(show)
+    if not accelerator.is_main_process:
+        return {}
     facts = {
-        "folder": str(out),
-        "layers": student.config.n_layers,
-        "layers_of_teacher": teacher.config.num_layers,
-        "parameters": student.num_parameters(),
-        "teacher_ran_on": teacher.runs_on,
-        "sequences": len(corpus),
-        "steps": training.steps,
-        "seconds": round(time.perf_counter() - started, 1),
-    }
-    if accelerator.is_main_process:
-        outcome.write(out, student, tokenizer, rows, facts, settings.described())
-        shutil.rmtree(work)
+        "folder": str(out), "layers": student.config.n_layers, "layers_of_teacher": teacher.config.num_layers,
+        "parameters": student.num_parameters(), "teacher_ran_on": teacher.runs_on, "sequences": len(corpus),
+        "steps": training.steps, "seconds": round(time.perf_counter() - started, 1),
+    }  # fmt: skip
+    outcome.write(out, student, tokenizer, rows, facts, settings.described())
+    shutil.rmtree(work)
     return facts
 
 
 def _tokenizer(settings: Settings, config: DistilBertConfig) -> DistilBertTokenizer:
     """The teacher's tokenizer, which must fit the teacher."""
     tokenizer = load_tokenizer(settings.teacher)
-    wanted = ["cls_token", "sep_token", *(["mask_token"] if settings.task == "masked-lm" else [])]
-    if missing := [name for name in wanted if getattr(tokenizer, name) is None]:
+    if missing := [name for name in ("cls_token", "sep_token", "mask_token") if getattr(tokenizer, name) is None]:
         raise CheckpointError(f"the tokenizer of {settings.teacher} has no {' and no '.join(missing)}; name it there")
     if len(tokenizer) > config.vocab_size:
         raise CheckpointError(
@@ -101,41 +92,40 @@ def _claim(work: Path, settings: Settings, processes: int) -> None:
     files = [[path, (found := Path(path).stat()).st_size, found.st_mtime_ns] for path in settings.corpus]
     facts = {**settings.described(), "files": files, "processes": processes}
     before = read_object(work / _RUN) if (work / _RUN).exists() else {}
-    others = [name for name in facts if before.get(name) != facts[name]]
-    if others and (work / CHECKPOINT).exists():
+    if not (others := [name for name in facts if before.get(name) != facts[name]]):
+        return
+    if (work / CHECKPOINT).exists():
         raise InvalidParameter(
             f"{work} has a run with another {', '.join(others)}; give the same as then to go on, or delete that folder"
         )
-    if others:
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True)
-        with replacing(work / _RUN) as file:
-            file.write(json.dumps(facts).encode())
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    with replacing(work / _RUN) as file:
+        file.write(json.dumps(facts).encode())
 
 
 def _corpus(settings: Settings, config: DistilBertConfig, tokenizer: DistilBertTokenizer, ids: Path) -> Corpus:
     """The corpus of the task; `ids` is the file for a tokenized one."""
     most = min(config.max_position_embeddings, tokenizer.model_max_length)
-    length = most if settings.length is None else settings.length
+    length = settings.length or most
     if length > most:
         raise InvalidParameter(f"--length must be at most {most}, which the teacher reads, found {length}")
     corpus: Corpus
     if settings.task == "text-classification":
-        if config.num_labels == 1 or config.problem_type not in (None, "single_label_classification"):
+        labels = dict(config.label2id or {})
+        if len(labels) == 1 or config.problem_type not in (None, "single_label_classification"):
             raise CheckpointError(
-                f"{settings.teacher} must be a classifier that chooses one of at least 2 labels, found "
-                f"{config.num_labels} and problem_type {config.problem_type!r}"
+                f"{settings.teacher} must be a classifier that chooses one of at least 2 labels, found {len(labels)} "
+                f"and problem_type {config.problem_type!r}"
             )
-        corpus = LabelledText(settings.corpus, tokenizer, length, dict(config.label2id or {}))
+        corpus = LabelledText(settings.corpus, tokenizer, length, labels)
     else:
         if not ids.exists():
             write_ids(settings.corpus, tokenizer, ids)
         corpus = PackedText(ids, length, tokenizer, config.vocab_size, settings.mask_share, settings.smoothing)
     if not len(corpus):
-        raise InvalidInput(
-            f"the corpus has no text for one sequence of {length} tokens in {', '.join(settings.corpus)}; give more "
-            "text, or lower --length"
-        )
+        files = ", ".join(settings.corpus)
+        raise InvalidInput(f"{files}: no text for one sequence of {length} tokens; give more, or lower --length")
     return corpus
 
 

@@ -5,16 +5,17 @@ This module needs no torch.
 
 from __future__ import annotations
 
-import math
+import sys
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from distilrt.errors import InvalidParameter
 
 TASKS = ("masked-lm", "text-classification")
+MOST = sys.float_info.max  # so that no number is infinite
 
 
-def _option(default: Any, help_text: str, least: float = 0.0, most: float = math.inf, **more: Any) -> Any:
+def _option(default: Any, help_text: str, least: float = 0.0, most: float = MOST, **more: Any) -> Any:
     return field(default=default, metadata={"help": help_text, "least": least, "most": most, **more})
 
 
@@ -42,15 +43,12 @@ class Settings:
     epochs: float = _option(3.0, "How often the corpus is read.", 1e-9)
     learning_rate: float = _option(5e-4, "Highest learning rate.", 1e-12)
     warm_up: float = _option(0.05, "Share of steps in which the rate rises from 0; then it falls to 0.", 0.0, 1.0)
-    weight_decay: float = _option(0.0, "Of AdamW.")
     clip: float = _option(5.0, "Largest norm of all gradients together.", 1e-12)
     bfloat16: bool | None = _option(None, "Train in bfloat16 by autocast; else where the device has it natively.")
     checkpointing: bool = _option(False, "Compute activations again in the backward pass, which saves memory.")
     random_init: bool = _option(False, "Start from random weights instead of the teacher's layers.")
     save_every: int = _option(500, "Steps from one checkpoint to the next.", 1)
     seed: int = _option(0, "Of masks, order and dropout.", 0, 2**63 - 1)
-    backend: str = _option("auto", "Of the teacher: auto, cpu, cuda or reference.")
-    dtype: str = _option("auto", "Of the teacher; auto is bfloat16 where that is native, else float32.")
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -60,10 +58,8 @@ class Settings:
                 raise InvalidParameter(f"{flag} must be {' or '.join(allowed['choices'])}, found {value!r}")
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if number and not allowed["least"] <= value <= allowed["most"]:
-                most = "" if allowed["most"] == math.inf else f" and at most {allowed['most']:g}"
-                raise InvalidParameter(f"{flag} must be at least {allowed['least']:g}{most}, found {value!r}")
-            if number and not math.isfinite(value):
-                raise InvalidParameter(f"{flag} must be finite, found {value!r}")
+                bounds = f"at least {allowed['least']:g} and at most {allowed['most']:g}"
+                raise InvalidParameter(f"{flag} must be {bounds}, found {value!r}")
         if not self.soft_weight + self.hard_weight + self.hidden_weight:
             raise InvalidParameter("all three weights are 0; at least one loss must count")
         if not self.corpus:
@@ -71,4 +67,4 @@ class Settings:
 
     def described(self) -> dict[str, Any]:
         """The settings, JSON-ready."""
-        return asdict(self) | {"corpus": list(self.corpus)}
+        return asdict(self) | {"corpus": [*self.corpus]}

@@ -20,18 +20,16 @@ from distilrt.checkpoint.files import read_object
 from distilrt.checkpoint.names import canonical_name
 from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.weights import load_weights
-from distilrt.distill.examples import Examples
-from distilrt.distill.packed_model import Outputs, PackedModel
+from distilrt.distill.corpora import Examples
+from distilrt.distill.losses import Outputs
+from distilrt.distill.packed_model import PackedModel
 from distilrt.errors import CheckpointError
 from distilrt.model import models
 from distilrt.model.architecture import POSITIONS
 from distilrt.model.config import LAYER_NORM_EPS, DistilBertConfig
 from distilrt.model.heads import HEADS
 
-ARCHITECTURES = {
-    "masked-lm": "DistilBertForMaskedLM",
-    "text-classification": "DistilBertForSequenceClassification",
-}
+ARCHITECTURES = {"masked-lm": "DistilBertForMaskedLM", "text-classification": "DistilBertForSequenceClassification"}
 _NAMES = (  # of a RoBERTa's tensors, as a BERT has them
     (r"^roberta\.", "bert."),
     (r"^lm_head\.dense\.", "cls.predictions.transform.dense."),
@@ -51,18 +49,17 @@ class Teacher(NamedTuple):
     runs_on: str  # engine, backend and dtype
 
 
-def load_teacher(folder: str, task: str, device: torch.device, backend: str = "auto", dtype: str = "auto") -> Teacher:
-    """The teacher in a folder or repository.
+def load_teacher(folder: str, task: str, device: torch.device, dtype: str = "auto") -> Teacher:
+    """The teacher in a folder or repository, on the device where the student trains.
 
     Args:
         task: one of `ARCHITECTURES`.
-        device: where the student trains, and where the answers go.
-        backend, dtype: of the engine; "auto": the GPU's where the student is on one, and bfloat16 where that is native.
+        dtype: of the engine; "auto": bfloat16 where the device has it natively, else float32.
 
     Raises:
         OSError: it is not there.
         CheckpointError: it is no such model, has no head for the task, or is packed.
-        BackendError: a backend or dtype that is not available here.
+        BackendError: a dtype that the device does not have.
     """
     source, architecture = Source.of(folder), ARCHITECTURES[task]
     if packed.find(source):
@@ -75,12 +72,11 @@ def load_teacher(folder: str, task: str, device: torch.device, backend: str = "a
         weights = load_weights(source, architecture, config)
     except CheckpointError as error:
         raise CheckpointError(f"{folder} can't be the teacher of a student for {task}: {error}") from None
-    if backend == "auto":
-        backend = device.type
+    gpu = device.type == "cuda"
     if dtype == "auto":
-        dtype = "bfloat16" if backend == "cuda" or (backend == "cpu" and "bfloat16" in _C.dtypes()) else "float32"
-    threads = torch.get_num_threads() if backend == "cpu" else None
-    model = getattr(models, architecture)(config, weights, backend=backend, dtype=dtype, num_threads=threads)
+        dtype = "bfloat16" if gpu or "bfloat16" in _C.dtypes() else "float32"
+    threads = None if gpu else torch.get_num_threads()
+    model = getattr(models, architecture)(config, weights, backend=device.type, dtype=dtype, num_threads=threads)
 
     def answer(examples: Examples) -> Outputs:
         hidden = model.backend.forward(pack(model.config, examples.sequences))
@@ -88,7 +84,7 @@ def load_teacher(folder: str, task: str, device: torch.device, backend: str = "a
         # Tensors of a GPU stay there; arrays become tensors without a copy.
         return torch.as_tensor(hidden, device=device), torch.as_tensor(logits, device=device)
 
-    return Teacher(model.config, weights, answer, f"distilrt, {backend} {dtype}")
+    return Teacher(model.config, weights, answer, f"distilrt, {device.type} {dtype}")
 
 
 def on_torch(config: DistilBertConfig, weights: Mapping[str, npt.NDArray[Any]], model: Any, device: Any) -> Teacher:
@@ -110,10 +106,8 @@ def _roberta(folder: Any, architecture: str, device: torch.device) -> Teacher:
     reference: Any = getattr(transformers, architecture.replace("DistilBert", "Roberta"))
     model, found = reference.from_pretrained(folder, output_loading_info=True, dtype=torch.float32)
     if missing := found["missing_keys"]:
-        raise CheckpointError(
-            f"{folder} can't be the teacher of a {architecture}: it lacks {', '.join(sorted(missing)[:4])}; use a "
-            "checkpoint that was trained for this"
-        )
+        lacks = f"it lacks {', '.join(sorted(missing)[:4])}; use a checkpoint that was trained for this"
+        raise CheckpointError(f"{folder} can't be the teacher of a {architecture}: {lacks}")
     weights = {}
     for name, tensor in model.state_dict().items():
         for pattern, replacement in _NAMES:

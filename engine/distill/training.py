@@ -20,7 +20,7 @@ import torch
 from accelerate import Accelerator
 
 from distilrt.checkpoint.files import replacing
-from distilrt.distill.examples import Corpus
+from distilrt.distill.corpora import Corpus
 from distilrt.distill.losses import triple
 from distilrt.distill.packed_model import PackedModel
 from distilrt.distill.settings import Settings
@@ -30,16 +30,13 @@ from distilrt.errors import BackendError, InvalidInput
 CHECKPOINT, LOSSES = "checkpoint.pt", "losses.jsonl"
 Row = dict[str, Any]  # a step's number, losses and learning rate
 _ORDER, _MASKS, _DROPOUT = range(3)  # Each use of random numbers has a stream of its own.
-_BETAS, _EPS = (0.9, 0.98), 1e-6  # The paper's AdamW has these.
+_BETAS, _EPS = (0.9, 0.98), 1e-6  # The paper's AdamW has these, and no weight decay.
 
 
 class Training:
     """A student in training, `steps` steps in all.
 
-    Args:
-        student: it is moved to the accelerator's device.
-        teacher: None: there is none, and only the hard loss counts.
-        folder: for the checkpoint and the losses; it is there.
+    Without a teacher only the hard loss counts. The folder, which must be there, is for the checkpoint and the losses.
 
     Raises:
         InvalidInput: the corpus is too small for one step.
@@ -62,8 +59,7 @@ class Training:
         if settings.checkpointing:
             old = student.model.gradient_checkpointing_enable  # its name until transformers 6
             getattr(student.model, "activation_checkpointing_enable", old)({"use_reentrant": False})
-        numbers = student.parameters()
-        optimizer = torch.optim.AdamW(numbers, settings.learning_rate, _BETAS, _EPS, settings.weight_decay)
+        optimizer = torch.optim.AdamW(student.parameters(), settings.learning_rate, _BETAS, _EPS, weight_decay=0.0)
         self._model, self._optimizer = accelerator.prepare(student.train(), optimizer)
         native = accelerator.device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
         self._narrow = native if settings.bfloat16 is None else settings.bfloat16
@@ -77,8 +73,7 @@ class Training:
             BackendError: the losses are not finite any more.
             OSError: the disk is full; the last checkpoint is whole.
         """
-        rows, path = self._resume(), self._folder / LOSSES
-        main = self._accelerator.is_main_process
+        rows, path, main = self._resume(), self._folder / LOSSES, self._accelerator.is_main_process
         if main:
             with replacing(path) as file:
                 file.writelines(json.dumps(row).encode() + b"\n" for row in rows)
@@ -112,10 +107,8 @@ class Training:
         self._optimizer.zero_grad()
         found = (accelerator.reduce(total, "mean") / settings.accumulation).tolist()
         if not all(map(math.isfinite, found)):
-            raise BackendError(
-                f"the losses of step {step + 1} are not finite: the training diverged; delete {self._folder} and start "
-                "again with a lower --learning-rate or --clip"
-            )
+            advice = f"delete {self._folder} and start again with a lower --learning-rate or --clip"
+            raise BackendError(f"the losses of step {step + 1} are not finite: the training diverged; {advice}")
         named = dict(zip(("loss", "soft", "hard", "hidden"), found, strict=True))
         return {"step": step + 1, **named, "learning_rate": share * settings.learning_rate}
 
@@ -132,7 +125,8 @@ class Training:
             answer = self._model(*self._student.inputs(examples, accelerator.device))
         labels = torch.from_numpy(examples.labels).to(accelerator.device)
         losses = triple(answer, target, labels, settings.temperature)
-        loss = losses.weighted(settings.soft_weight, settings.hard_weight, settings.hidden_weight)
+        weights = settings.soft_weight, settings.hard_weight, settings.hidden_weight
+        loss = losses @ torch.tensor(weights, dtype=losses.dtype, device=losses.device)
         accelerator.backward(loss / settings.accumulation)
         return torch.stack([loss, *losses]).detach()
 

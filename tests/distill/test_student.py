@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 
 def student_of(folder: Path, task: str = "masked-lm") -> tuple[Teacher, Any]:
-    teacher = load_teacher(str(folder), task, CPU, "auto", "auto")
+    teacher = load_teacher(str(folder), task, CPU)
     kind = "DistilBertForMaskedLM" if task == "masked-lm" else "DistilBertForSequenceClassification"
     return teacher, make_student(teacher.config, teacher.weights, kind, random=False).eval()
 
@@ -144,7 +144,7 @@ def test_of_a_classifier(bert_of: Callable[..., Path]) -> None:
 
 
 def test_random_weights_are_not_the_teachers(teacher: Path) -> None:
-    found = load_teacher(str(teacher), "masked-lm", CPU, "auto", "auto")
+    found = load_teacher(str(teacher), "masked-lm", CPU)
     one, two = (
         (torch.manual_seed(0), make_student(found.config, found.weights, "DistilBertForMaskedLM", random=True))[1]
         for _ in range(2)

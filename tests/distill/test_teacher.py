@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 
-from distilrt.distill.examples import Examples
+from distilrt.distill.corpora import Examples
 from distilrt.distill.packed_model import PackedModel
 from distilrt.distill.teacher import load_teacher, on_torch
 from distilrt.errors import BackendError, CheckpointError
@@ -35,7 +35,7 @@ def examples_of(rng: np.random.Generator) -> Examples:
 )
 def test_bert(bert_of: Callable[..., Path], rng: np.random.Generator, kind: str, task: str) -> None:
     folder, examples = bert_of(kind), examples_of(rng)
-    teacher = load_teacher(str(folder), task, CPU, "cpu", "float32")
+    teacher = load_teacher(str(folder), task, CPU, "float32")
     kind = kind.replace("PreTraining", "MaskedLM")
     model = getattr(transformers, kind).from_pretrained(folder)
     check(teacher.answer(examples), on_torch(teacher.config, {}, model, CPU).answer(examples))
@@ -45,7 +45,7 @@ def test_bert(bert_of: Callable[..., Path], rng: np.random.Generator, kind: str,
 def test_distilbert(folder_of: Callable[..., Path], rng: np.random.Generator, kind: str) -> None:
     folder, examples = folder_of(kind), examples_of(rng)
     task = "masked-lm" if "MaskedLM" in kind else "text-classification"
-    teacher = load_teacher(str(folder), task, CPU, "cpu", "float32")
+    teacher = load_teacher(str(folder), task, CPU, "float32")
     model = PackedModel(getattr(transformers, kind).from_pretrained(folder).eval())
     check(teacher.answer(examples), model(*model.inputs(examples, CPU)))
 
@@ -68,27 +68,27 @@ def test_padding_marks(rng: np.random.Generator) -> None:
 def test_a_teacher_without_a_head_is_refused(bert_of: Callable[..., Path], sentence_encoder: Path) -> None:
     for folder in (sentence_encoder, bert_of("BertForSequenceClassification")):
         with pytest.raises(CheckpointError, match=r"can't be the teacher .* for masked-lm: .*vocab_transform.weight"):
-            load_teacher(str(folder), "masked-lm", CPU, "auto", "auto")
+            load_teacher(str(folder), "masked-lm", CPU)
 
 
 def test_a_roberta_without_a_head_is_refused(tmp_path: Path) -> None:
     shape = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 48}
     transformers.RobertaModel(transformers.RobertaConfig(vocab_size=50, **shape)).save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match=r"can't be the teacher .* lacks lm_head"):
-        load_teacher(str(tmp_path), "masked-lm", CPU, "auto", "auto")
+        load_teacher(str(tmp_path), "masked-lm", CPU)
 
 
 def test_other_folders_are_refused(teacher: Path, tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"config\.json"):
-        load_teacher(str(tmp_path), "masked-lm", CPU, "auto", "auto")
+        load_teacher(str(tmp_path), "masked-lm", CPU)
     (tmp_path / "config.json").write_text('{"model_type": "albert"}')
     with pytest.raises(CheckpointError, match="share one set of weights"):
-        load_teacher(str(tmp_path), "masked-lm", CPU, "auto", "auto")
+        load_teacher(str(tmp_path), "masked-lm", CPU)
     shutil.copy(teacher / "config.json", tmp_path / "config.json")
     with pytest.raises(OSError, match="weights"):
-        load_teacher(str(tmp_path), "masked-lm", CPU, "auto", "auto")
+        load_teacher(str(tmp_path), "masked-lm", CPU)
 
 
 def test_a_backend_that_is_not_here_is_refused(teacher: Path) -> None:
     with pytest.raises(BackendError, match="float16"):
-        load_teacher(str(teacher), "masked-lm", CPU, "cpu", "float16")
+        load_teacher(str(teacher), "masked-lm", CPU, "float16")
