@@ -66,7 +66,7 @@ def load_teacher(folder: str, task: str, device: torch.device, dtype: str = "aut
         raise CheckpointError(f"{folder} is packed, without the weights of a teacher; give what it was packed from")
     path = source.file("config.json")
     if path is not None and read_object(path).get("model_type") == "roberta":
-        return _roberta(path.parent, architecture, device)
+        return _roberta(source.folder or folder, architecture, device)
     config = DistilBertConfig.from_pretrained(source)
     try:
         weights = load_weights(source, architecture, config)

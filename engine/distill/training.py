@@ -55,6 +55,7 @@ class Training:
                 f"the corpus makes {len(corpus)} sequences, and one step takes {whole}: give more text, or lower "
                 "--batch-size, --accumulation or --length"
             )
+        self._order = -1, np.empty(0, np.int64)  # an epoch, and the sequences in its order
         self.steps = max(1, round(settings.epochs * self._steps_per_epoch))
         if settings.checkpointing:
             old = student.model.gradient_checkpointing_enable  # its name until transformers 6
@@ -118,8 +119,10 @@ class Training:
         epoch, within = divmod(step, self._steps_per_epoch)
         process, size = accelerator.process_index, settings.batch_size
         first = ((within * settings.accumulation + part) * accelerator.num_processes + process) * size
-        order = self._random(_ORDER, epoch).permutation(len(self._corpus))
-        examples = self._corpus.examples(order[first : first + size], self._random(_MASKS, step, part, process))
+        if self._order[0] != epoch:
+            self._order = epoch, self._random(_ORDER, epoch).permutation(len(self._corpus))
+        numbers = self._order[1][first : first + size]
+        examples = self._corpus.examples(numbers, self._random(_MASKS, step, part, process))
         target = self._teacher.answer(examples) if self._teacher else None
         with torch.autocast(accelerator.device.type, torch.bfloat16, self._narrow):
             answer = self._model(*self._student.inputs(examples, accelerator.device))
