@@ -12,7 +12,8 @@ from collections.abc import Collection
 import numpy as np
 import numpy.typing as npt
 
-Ids, Numbers = npt.NDArray[np.int32], npt.NDArray[np.int64]
+Ids = npt.NDArray[np.int32]
+Numbers = npt.NDArray[np.int64]
 MASKED, REPLACED = 0.8, 0.1  # shares of the chosen tokens
 
 
