@@ -37,6 +37,8 @@ from distilrt.distill.teacher import Teacher, load_teacher, on_torch
 from distilrt.distill.training import Row, Training
 from distilrt.text.tokenizer import DistilBertTokenizer
 
+reference: Any = transformers  # whose classes have types that its configs do not fit
+
 RESULTS = Path("benches/results/distill.jsonl")
 MANUAL_PAGES, MANUAL_CHARACTERS = Path("/usr/share/man"), 1_500_000
 SHAPE = {"hidden_size": 64, "num_attention_heads": 2, "num_hidden_layers": 12, "intermediate_size": 256}
@@ -114,8 +116,8 @@ def bar(name: str) -> Callable[[Row, int], None]:
 def pretrain(folder: Path, corpus: PackedText, settings: Settings) -> None:
     """Train the teacher on masked words alone, by the code that trains students."""
     torch.manual_seed(0)
-    config = transformers.BertConfig(**SHAPE, vocab_size=VOCABULARY, max_position_embeddings=LENGTH)
-    model: Any = transformers.BertForMaskedLM(config)
+    config = reference.BertConfig(**SHAPE, vocab_size=VOCABULARY, max_position_embeddings=LENGTH)
+    model: Any = reference.BertForMaskedLM(config)
     training = Training(PackedModel(model), None, corpus, settings, folder, Accelerator(cpu=True))
     training.run(bar("teacher"))
     model.save_pretrained(folder)
@@ -150,9 +152,9 @@ def rates(models: dict[str, Teacher], batches: list[Examples], rounds: int) -> d
 def teacher_rows(folder: Path, name: str, batches: list[Examples], rounds: int) -> Row:
     """The teacher's forward pass on this engine beside the same in torch: hidden states, and logits of masked words."""
     engine = load_teacher(str(folder), "masked-lm", CPU)
-    reference = transformers.BertForMaskedLM.from_pretrained(folder)
-    both = {"engine": engine, "torch": on_torch(engine.config, {}, reference, CPU)}
-    outputs = [model.answer(batches[0])[1] for model in both.values()]
+    model = reference.BertForMaskedLM.from_pretrained(folder)
+    both = {"engine": engine, "torch": on_torch(engine.config, {}, model, CPU)}
+    outputs = [each.answer(batches[0])[1] for each in both.values()]
     found = rates(both, batches, rounds)
     return {
         "bench": "teacher", "model": name, "runs_on": engine.runs_on, "engine_tokens_per_s": found["engine"],
@@ -164,8 +166,8 @@ def teacher_rows(folder: Path, name: str, batches: list[Examples], rounds: int) 
 def base_rows(folder: Path) -> Row:
     """The same of a BERT-base with random weights, two sequences of 128 tokens."""
     torch.manual_seed(0)
-    config = transformers.BertConfig(**BERT_BASE)
-    transformers.BertForMaskedLM(config).save_pretrained(folder)
+    config = reference.BertConfig(**BERT_BASE)
+    reference.BertForMaskedLM(config).save_pretrained(folder)
     ids = np.random.default_rng(0).integers(1000, 30000, (2, 128)).astype(np.int32)
     rows = np.arange(0, ids.size, 7)
     return teacher_rows(folder, "BERT-base", [Examples(list(ids), rows, rows)], 5)
@@ -173,7 +175,7 @@ def base_rows(folder: Path) -> Row:
 
 def main() -> None:
     """Train, measure, and keep the rows."""
-    transformers.utils.logging.disable_progress_bar()
+    reference.utils.logging.disable_progress_bar()
     torch.set_num_threads(usable_cores())
     started, known = time.perf_counter(), facts(usable_cores())
 
@@ -208,7 +210,7 @@ def main() -> None:
         for title, model in models.items():
             share, asked = accuracy(model, batches)
             steps = TEACHER_STEPS if title == "teacher" else STUDENT_STEPS
-            parameters = transformers.AutoModelForMaskedLM.from_pretrained(folder / title).num_parameters()
+            parameters = reference.AutoModelForMaskedLM.from_pretrained(folder / title).num_parameters()
             keep(bench="ablation", model=title, layers=model.config.num_layers, parameters=parameters,
                  steps=steps, tokens_read=steps * BATCH * LENGTH, masked_words=asked, accuracy=round(share, 4),
                  tokens_per_s=speeds.get(title))  # fmt: skip

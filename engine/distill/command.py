@@ -44,9 +44,10 @@ def _signature() -> inspect.Signature:
     """A flag for each field of the settings, and the files behind --corpus that a shell's pattern gives."""
     hints, wanted = get_type_hints(Settings), {"corpus": list[str]}
     more = Annotated[list[str] | None, typer.Argument(metavar="[FILE]…", help="More files of the corpus.")]
-    flags = [("more", more, None)]
+    flags: list[tuple[str, Any, Any]] = [("more", more, None)]
     for each in fields(Settings):
-        kind = Annotated[wanted.get(each.name, hints[each.name]), typer.Option(help=each.metadata["help"])]
+        hint: Any = wanted.get(each.name, hints[each.name])
+        kind = Annotated[hint, typer.Option(help=each.metadata["help"])]
         flags.append((each.name, kind, inspect.Parameter.empty if each.default is MISSING else each.default))
     keyword = inspect.Parameter.KEYWORD_ONLY
     return inspect.Signature([inspect.Parameter(n, keyword, annotation=k, default=d) for n, k, d in flags])

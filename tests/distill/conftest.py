@@ -13,6 +13,8 @@ import transformers
 from distilrt.distill.settings import Settings
 from distilrt.text.tokenizer import DistilBertTokenizer
 
+reference: Any = transformers  # whose classes have types that its configs do not fit
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -26,7 +28,7 @@ def make_bert(tmp_path_factory: pytest.TempPathFactory, sentence_encoder: Path) 
         shape = {"hidden_size": 48, "num_attention_heads": 3, "num_hidden_layers": 4, "intermediate_size": 80}
         shape |= {"max_position_embeddings": 64, "vocab_size": len(words)}
         folder = tmp_path_factory.mktemp(kind)
-        getattr(transformers, kind)(transformers.BertConfig(**shape | changes)).save_pretrained(folder)
+        getattr(transformers, kind)(reference.BertConfig(**shape | changes)).save_pretrained(folder)
         DistilBertTokenizer({word: i for i, word in enumerate(words)}, model_max_length=64).save_pretrained(folder)
         return folder
 

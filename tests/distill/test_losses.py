@@ -16,6 +16,8 @@ from distilrt.distill.corpora import NONE
 from distilrt.distill.packed_model import PackedModel
 from distilrt.model.config import DistilBertConfig
 
+reference: Any = transformers  # whose classes have types that its configs do not fit
+
 Rows = npt.NDArray[np.float64]
 
 
@@ -49,7 +51,7 @@ def test_losses_equal_numpy_float64(rng: np.random.Generator, temperature: float
     ours, theirs = zip(*map(torch.from_numpy, (hidden, logits)), strict=True)
     found = losses.triple(ours, theirs, torch.from_numpy(labels), temperature)
     wide = hidden.astype(np.float64), logits.astype(np.float64)
-    expected = soft_of(*wide[1], temperature), hard_of(wide[1][0], labels), hidden_of(*wide[0])
+    expected = soft_of(wide[1][0], wide[1][1], temperature), hard_of(wide[1][0], labels), hidden_of(*wide[0])
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -76,8 +78,8 @@ def test_without_a_teacher_only_the_hard_loss_is_left() -> None:
 def test_gradients_are_finite_differences(tiny: Callable[..., DistilBertConfig], weights: tuple[int, ...]) -> None:
     """In float64, of a few numbers of every parameter of a tiny model."""
     torch.manual_seed(0)
-    config = transformers.DistilBertConfig(**tiny(dim=16, n_heads=2, hidden_dim=24, n_layers=1).to_dict())
-    model = PackedModel(transformers.DistilBertForMaskedLM(config).double().eval())
+    config = reference.DistilBertConfig(**tiny(dim=16, n_heads=2, hidden_dim=24, n_layers=1).to_dict())
+    model = PackedModel(reference.DistilBertForMaskedLM(config).double().eval())
     ids, rows, labels = torch.randint(1, 101, (2, 9)), torch.tensor([1, 4, 13]), torch.tensor([5, 77, 3])
     teacher = torch.randn(18, 16).double(), torch.randn(3, 101).double()
 

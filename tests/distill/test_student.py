@@ -16,6 +16,8 @@ from distilrt.distill.student import chosen_layers, make_student
 from distilrt.distill.teacher import Teacher, load_teacher
 from distilrt.errors import CheckpointError
 
+reference: Any = transformers  # whose classes have types that its configs do not fit
+
 CPU = torch.device("cpu")
 
 
@@ -42,7 +44,7 @@ def test_every_other_layer() -> None:
 @pytest.mark.parametrize("layers", [4, 5, 12])
 def test_of_a_bert(bert_of: Callable[..., Path], layers: int) -> None:
     folder = bert_of("BertForMaskedLM", num_hidden_layers=layers)
-    theirs = transformers.BertForMaskedLM.from_pretrained(folder)
+    theirs = reference.BertForMaskedLM.from_pretrained(folder)
     _, ours = student_of(folder)
     assert ours.config.n_layers == layers // 2
     embeddings = theirs.bert.embeddings
@@ -76,7 +78,7 @@ def test_of_a_bert(bert_of: Callable[..., Path], layers: int) -> None:
 
 def test_of_a_distilbert(folder_of: Callable[..., Path]) -> None:
     folder = folder_of("DistilBertForMaskedLM", n_layers=4)
-    theirs = transformers.DistilBertForMaskedLM.from_pretrained(folder)
+    theirs = reference.DistilBertForMaskedLM.from_pretrained(folder)
     _, ours = student_of(folder)
     taken = {f"transformer.layer.{old}.": f"transformer.layer.{new}." for new, old in enumerate(chosen_layers(4))}
     state = ours.state_dict()
@@ -92,7 +94,7 @@ def roberta(tmp_path_factory: pytest.TempPathFactory, sentence_encoder: Path) ->
 
     def make(kind: str) -> Path:
         torch.manual_seed(0)
-        config = transformers.RobertaConfig(
+        config = reference.RobertaConfig(
             vocab_size=30522, hidden_size=32, num_attention_heads=2, num_hidden_layers=4, intermediate_size=48,
             max_position_embeddings=66, pad_token_id=0, type_vocab_size=1, num_labels=3,
         )  # fmt: skip
@@ -102,7 +104,7 @@ def roberta(tmp_path_factory: pytest.TempPathFactory, sentence_encoder: Path) ->
                 parameter.add_(torch.randn(parameter.shape) * 0.05)
         folder = tmp_path_factory.mktemp(kind)
         model.save_pretrained(folder)
-        transformers.DistilBertTokenizer.from_pretrained(sentence_encoder).save_pretrained(folder)
+        reference.DistilBertTokenizer.from_pretrained(sentence_encoder).save_pretrained(folder)
         return folder
 
     return make
@@ -110,7 +112,7 @@ def roberta(tmp_path_factory: pytest.TempPathFactory, sentence_encoder: Path) ->
 
 def test_of_a_roberta(roberta: Callable[[str], Path]) -> None:
     folder = roberta("RobertaForMaskedLM")
-    theirs = transformers.RobertaForMaskedLM.from_pretrained(folder).eval()
+    theirs = reference.RobertaForMaskedLM.from_pretrained(folder).eval()
     teacher, ours = student_of(folder)
     assert teacher.runs_on == "transformers, float32"
     assert ours.config.max_position_embeddings == 65
@@ -126,7 +128,7 @@ def test_of_a_roberta(roberta: Callable[[str], Path]) -> None:
 
 
 def test_of_a_roberta_classifier(roberta: Callable[[str], Path]) -> None:
-    theirs = transformers.RobertaForSequenceClassification.from_pretrained(
+    theirs = reference.RobertaForSequenceClassification.from_pretrained(
         folder := roberta("RobertaForSequenceClassification")
     )
     _, ours = student_of(folder, "text-classification")
@@ -136,7 +138,7 @@ def test_of_a_roberta_classifier(roberta: Callable[[str], Path]) -> None:
 
 def test_of_a_classifier(bert_of: Callable[..., Path]) -> None:
     folder = bert_of("BertForSequenceClassification", num_labels=3, id2label={"0": "a", "1": "b", "2": "c"})
-    theirs = transformers.BertForSequenceClassification.from_pretrained(folder)
+    theirs = reference.BertForSequenceClassification.from_pretrained(folder)
     _, ours = student_of(folder, "text-classification")
     same(ours.pre_classifier.weight, theirs.bert.pooler.dense.weight)
     same(ours.classifier.bias, theirs.classifier.bias)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from distilrt.distill.corpora import Examples
 from distilrt.distill.packed_model import PackedModel
 from distilrt.distill.teacher import load_teacher, on_torch
 from distilrt.errors import BackendError, CheckpointError
+
+reference: Any = transformers  # whose classes have types that its configs do not fit
 
 CPU = torch.device("cpu")
 LENGTHS = (9, 3, 1, 20)
@@ -73,7 +76,7 @@ def test_a_teacher_without_a_head_is_refused(bert_of: Callable[..., Path], sente
 
 def test_a_roberta_without_a_head_is_refused(tmp_path: Path) -> None:
     shape = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 48}
-    transformers.RobertaModel(transformers.RobertaConfig(vocab_size=50, **shape)).save_pretrained(tmp_path)
+    reference.RobertaModel(reference.RobertaConfig(vocab_size=50, **shape)).save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match=r"can't be the teacher .* lacks lm_head"):
         load_teacher(str(tmp_path), "masked-lm", CPU)
 
