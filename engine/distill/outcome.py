@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 
 from distilrt import __version__
 from distilrt.checkpoint.upload import model_card
@@ -50,7 +51,7 @@ def write(
             card += f"\n![Losses by step]({_PLOT})\n"
         (temporary / "README.md").write_text(card, encoding="utf-8")
         temporary.rename(folder)
-    except Exception as error:  # safetensors has a class of its own for a full disk
+    except (OSError, SafetensorError) as error:  # safetensors has a class of its own for a full disk
         raise OSError(f"can't write {folder}: {error}; is the disk full?") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

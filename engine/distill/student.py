@@ -64,5 +64,5 @@ def make_student(teacher: DistilBertConfig, weights: Weights, architecture: str,
     if not random:
         head = HEADS[architecture]
         found = student_weights(weights, layers).items()
-        model.load_state_dict({name_in_files(name, head, bert=False): torch.tensor(array) for name, array in found})
+        model.load_state_dict({name_in_files(name, head, config): torch.tensor(array) for name, array in found})
     return model
