@@ -80,7 +80,7 @@ def _transformers(architecture: str, config: DistilBertConfig, weights: Mapping[
 
     model: Any = getattr(transformers, architecture)(transformers.DistilBertConfig(**config.to_dict())).eval()
     head, tensors = HEADS[architecture], {name: torch.from_numpy(array) for name, array in weights.items()}
-    model.load_state_dict({name_in_files(name, head, False): tensor for name, tensor in tensors.items()})
+    model.load_state_dict({name_in_files(name, head, config): tensor for name, tensor in tensors.items()})
     return model
 
 
