@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from distilrt.checkpoint.files import read_object
 from distilrt.checkpoint.source import ADAPTER_CONFIG, Source
-from distilrt.checkpoint.tensor_files import FloatArray, SafetensorsFile, Stored, TensorFile
+from distilrt.checkpoint.tensor_files import FLOAT_DTYPES, FloatArray, SafetensorsFile, Stored, TensorFile
 from distilrt.errors import CheckpointError
 
 _WEIGHTS = "adapter_model.safetensors"
@@ -33,91 +33,132 @@ _OTHERS = (
     *("target_parameters", "alora_invocation_tokens", "arrow_config", "kasa_config", "velora_config"),
     *("monteclora_config",),
 )
+# Initial factors that leave the weights of the base as they are. PiSSA, OLoRA, CorDA, LoftQ and others change these.
+_INITIAL = (True, False, None, "gaussian", "eva", "orthogonal")
+_MOST_ALPHA, _MOST_PATTERNS = 1e9, 256
+# The patterns of layers that are accepted: names, with a few repeated or alternative parts. Python's `re` could take
+# hours to match others.
+_PARTS = r"\^?(?:(?:[\w.-]|\\[.dw]|\[[\w.]+\]|\[0-9\])[*+]?|\((?:\?:)?[\w.-]+(?:\|[\w.-]+)*\))*\$?"
+_PATTERN = re.compile(rf"{_PARTS}(?:\|{_PARTS})*")
+_MOST_CHOICES, _LONGEST_PATTERN = 3, 200
 _FACTOR = re.compile(r"(.+)\.lora_(embedding_)?([AB])(?:\.weight)?$")
 # PEFT saves these beside the same tensors under their own names.
 _BESIDE = re.compile(r"\.original_module\.|\.modules_to_save\.")
 
 
+class Canonical(Protocol):
+    """It maps tensors by their names in the file at `path` to canonical names, see `names.canonical_tensors`."""
+
+    def __call__(self, stored: Mapping[str, Stored], *, path: Path) -> dict[str, Stored]: ...
+
+
+class _Factors(NamedTuple):
+    """What is added to a weight: `scale * second @ first`, of a table of embeddings transposed."""
+
+    first: Stored
+    second: Stored
+    scale: np.float32
+    transposed: bool
+
+
 class Adapter(TensorFile):
-    """The tensors that an adapter changes, by their names in its base's files or else canonical ones.
+    """The weights of a base with an adapter's factors added, by canonical name; each is computed as it is read.
+
+    Attributes:
+        replaced: the tensors that take the places of the base's, or have no counterpart there.
 
     Raises:
         OSError: a file is missing.
         CheckpointError: it is no LoRA adapter, changes more than weights, or does not fit the base.
     """
 
-    def __init__(self, source: Source, base: Mapping[str, Stored], canonical: Callable[[str], str]) -> None:
+    def __init__(self, source: Source, base: Mapping[str, Stored], canonical: Canonical) -> None:
         self._fields, self._path = _config(source), _weights(source)
-        self._file = SafetensorsFile(self._path)
-        self._base = base
-        self._places = {canonical(name): name for name in base}
-        self._factors: dict[str, dict[str, str]] = {}  # by a weight's name: the names of A and B
-        self._modules: dict[str, str] = {}  # by a weight's name: its module as PEFT calls it
-        self._replaced: dict[str, str] = {}
-        for name in self._file.specs:
-            self._settle(name, canonical)
-        self.specs = {name: ("float32", self._file.specs[own][1]) for name, own in self._replaced.items()}
-        self.specs |= {name: ("float32", self._checked(name)) for name in self._factors}
+        self._alphas = [(re.compile(_of_layers(text)), alpha) for text, alpha in _alphas(self._fields).items()]
+        self.origin = f"{self._path}, merged,"
+        parts = self._parts()
+        self.replaced = canonical(parts["weight"], path=self._path)
+        self._weights = {**base, **self.replaced}
+        self._check_saved(base)
+        first, second = (canonical(parts[part], path=self._path) for part in "AB")
+        self._factors = {name: self._checked(name, first.get(name), second.get(name)) for name in {**first, **second}}
+        self.specs = {name: ("float32", self._weights[name].shape) for name in self._factors}
 
     def raw(self, name: str) -> FloatArray:
-        """The merged weight, computed anew at each access; or what takes the place of the base's."""
-        if name in self._replaced:
-            return self._file.load(self._replaced[name])
-        first, second = (self._file.load(self._factors[name][part]) for part in "AB")
-        change = (second @ first) * np.float32(self._scale(name))
-        whole: FloatArray = self._base[name].load() + (change.T if self._of_embedding(name) else change)
+        """The merged weight, computed anew at each access."""
+        first, second, scale, transposed = self._factors[name]
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused where the weight is used
+            change = (second.load() @ first.load()) * scale
+            whole: FloatArray = self._weights[name].load() + (change.T if transposed else change)
         return whole
 
-    def _settle(self, name: str, canonical: Callable[[str], str]) -> None:
-        """Note what a tensor of the adapter's file is."""
-        own = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
-        factor = _FACTOR.match(own)
-        if _BESIDE.search(own):
-            return
-        if factor:
-            place = self._places.get(canonical(f"{factor[1]}.weight"))
-            if place is None:
-                raise CheckpointError(f"{self._path} has {name}, for a layer that its base does not have")
-            self._factors.setdefault(place, {})[factor[3]] = name
-            self._modules[place] = factor[1]
-        elif "lora_" in own:
-            raise CheckpointError(f"{self._path} has {name}, which is no LoRA factor; {_ADVICE}")
-        else:
-            self._replaced[self._places.get(canonical(own), canonical(own))] = name
+    def _parts(self) -> dict[str, dict[str, Stored]]:
+        """The tensors of the file: the factors "A" and "B" by their weight's name, and the "weight"s by their own."""
+        file = SafetensorsFile(self._path)
+        file.origin = str(self._path)
+        if not file.specs:
+            raise CheckpointError(f"{self._path} has no tensors; save the adapter anew with PEFT's save_pretrained()")
+        parts: dict[str, dict[str, Stored]] = {"A": {}, "B": {}, "weight": {}}
+        for name, tensor in file.tensors().items():
+            own = _own_name(name)
+            factor = _FACTOR.match(own)
+            if _BESIDE.search(own):
+                continue
+            if "lora_" in own and not factor:
+                raise CheckpointError(f"{self._path} has {name}, which is no LoRA factor; {_ADVICE}")
+            if tensor.dtype not in FLOAT_DTYPES:
+                raise CheckpointError(
+                    f"{self._path} has {name} of {tensor.dtype}, allowed are {', '.join(FLOAT_DTYPES)}; save the "
+                    "adapter in one of these"
+                )
+            part, own = (factor[3], f"{factor[1]}.weight") if factor else ("weight", own)
+            if twin := parts[part].get(own):
+                raise CheckpointError(f"{self._path} has both {twin.name} and {name}, which are the same; remove one")
+            parts[part][own] = tensor
+        return parts
 
-    def _of_embedding(self, name: str) -> bool:
-        return any("lora_embedding_" in factor for factor in self._factors[name].values())
+    def _check_saved(self, base: Mapping[str, Stored]) -> None:
+        """Refuse an adapter that lacks a layer that was trained whole, as one that PEFT converted from PiSSA does."""
+        saved = set(self._fields.get("modules_to_save") or ())
+        there = {base[name].name for name in self.replaced if name in base}
+        for own in {tensor.name for tensor in base.values()} - there:
+            if not saved.isdisjoint(own.split(".")):
+                raise CheckpointError(f"{self._path} lacks {own}, though modules_to_save names it; {_ADVICE}")
 
-    def _checked(self, name: str) -> tuple[int, ...]:
-        """The shape of a weight with factors, which must fit it."""
-        factors, shape = self._factors[name], self._base[name].shape
-        shapes = [self._file.specs[factors[part]][1] for part in "BA" if part in factors]
-        rank, whole = shapes[-1][:1], shape[::-1] if self._of_embedding(name) else shape
-        if len(whole) != 2 or shapes != [(whole[0], *rank), (*rank, whole[1])]:
+    def _checked(self, name: str, first: Stored | None, second: Stored | None) -> _Factors:
+        """The factors of a weight, which must be there and fit them."""
+        there = [factor for factor in (second, first) if factor is not None]
+        tensor, whole = there[0].name, self._weights.get(name)
+        if whole is None:
+            raise CheckpointError(f"{self._path} has {tensor}, for a layer that its base does not have")
+        if name in self.replaced and ".base_layer." not in self.replaced[name].name:
             raise CheckpointError(
-                f"{self._path} has factors {[*map(list, shapes)]} of {self._modules[name]}, whose weight is "
-                f"{list(shape)}; adapter and base don't belong together"
+                f"{self._path} has {tensor} and also {self.replaced[name].name}, which takes the place of the same "
+                "weight; remove one"
             )
-        return shape
+        module, transposed = _own_name(tensor).partition(".lora_")[0], "lora_embedding_" in tensor
+        shapes, shape = [factor.shape for factor in there], whole.shape[::-1] if transposed else whole.shape
+        rank = shapes[-1][:1]
+        if first is None or second is None or len(shape) != 2 or shapes != [(shape[0], *rank), (*rank, shape[1])]:
+            raise CheckpointError(
+                f"{self._path} has factors {[*map(list, shapes)]} of {module}, whose weight is {list(whole.shape)}; "
+                "adapter and base don't belong together"
+            )
+        if 0 in rank:
+            raise CheckpointError(f"{self._path} has factors of rank 0 of {module}; save the adapter anew")
+        alpha = next((alpha for layers, alpha in self._alphas if layers.match(module)), _alpha(self._fields))
+        scale = np.float32(alpha / (math.sqrt(rank[0]) if self._fields.get("use_rslora") else rank[0]))
+        return _Factors(first, second, scale, transposed)
 
-    def _scale(self, name: str) -> float:
-        """PEFT's scaling: alpha over the rank, or over its root."""
-        alpha = self._fields.get("lora_alpha", 8)
-        for pattern, value in (self._fields.get("alpha_pattern") or {}).items():
-            if re.match(_of_layers(pattern), self._modules[name]):
-                alpha = value
-                break
-        rank = self._file.specs[self._factors[name]["A"]][1][0]
-        return float(alpha / math.sqrt(rank) if self._fields.get("use_rslora") else alpha / rank)
 
-
-def merged(base: Mapping[str, Stored], source: Source, canonical: Callable[[str], str]) -> dict[str, Stored]:
-    """The base's tensors with the adapter of a source merged in; nothing is computed before they are read.
+def merged(base: Mapping[str, Stored], source: Source, canonical: Canonical) -> dict[str, Stored]:
+    """The base's tensors, by canonical name, with the adapter of a source merged in.
 
     Raises:
         OSError, CheckpointError: as `Adapter`.
     """
-    return {**base, **Adapter(source, base, canonical).tensors()}
+    adapter = Adapter(source, base, canonical)
+    return {**base, **adapter.replaced, **adapter.tensors()}
 
 
 def head(source: Source) -> dict[str, Any]:
@@ -129,8 +170,11 @@ def head(source: Source) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if architecture := _ARCHITECTURES.get(_config(source).get("task_type") or ""):
         found["architectures"] = (architecture,)
-    for name, (_, shape) in SafetensorsFile(_weights(source)).specs.items():
+    path = _weights(source)
+    for name, (_, shape) in SafetensorsFile(path).specs.items():
         if name.endswith(".classifier.weight") and len(shape) == 2:
+            if shape[0] == 0:
+                raise CheckpointError(f"{path} has {name} {list(shape)}, a classifier without labels; use another one")
             found["num_labels"] = shape[0]
     return found
 
@@ -144,15 +188,51 @@ def _config(source: Source) -> dict[str, Any]:
     fields = read_object(path)
     if fields.get("peft_type") != "LORA":
         raise CheckpointError(f"{path} has peft_type {fields.get('peft_type')!r}, distilrt merges 'LORA'; {_ADVICE}")
-    alphas, task = fields.get("alpha_pattern") or {}, fields.get("task_type")
-    if not isinstance(alphas, dict) or not all(map(_is_pattern, alphas)) or not isinstance(task, str | None):
+    alphas, task = _alphas(fields), fields.get("task_type")
+    if not isinstance(alphas, dict) or not isinstance(task, str | None):
         raise CheckpointError(f"{path} has alpha_pattern {alphas!r:.80} and task_type {task!r:.80}; PEFT saves no such")
-    if not all(type(alpha) in (int, float) for alpha in (fields.get("lora_alpha", 8), *alphas.values())):
-        raise CheckpointError(f"{path} has a lora_alpha or alpha_pattern that is no number; save the adapter anew")
+    saved = fields.get("modules_to_save") or []
+    if not isinstance(saved, list) or not all(isinstance(name, str) for name in saved):
+        raise CheckpointError(f"{path} has modules_to_save that are no names of layers; save the adapter anew")
+    _check_patterns(path, list(alphas))
+    for alpha in (_alpha(fields), *alphas.values()):
+        if type(alpha) not in (int, float) or not abs(alpha) <= _MOST_ALPHA:
+            raise CheckpointError(
+                f"{path} has a lora_alpha or alpha_pattern that is no number from {-_MOST_ALPHA:g} to {_MOST_ALPHA:g}; "
+                "save the adapter anew"
+            )
     for name in _OTHERS:
         if fields.get(name):
-            raise CheckpointError(f"{path} has {name}={fields[name]!r}, which distilrt does not merge; {_ADVICE}")
+            raise CheckpointError(f"{path} has {name}={fields[name]!r:.80}, which distilrt does not merge; {_ADVICE}")
+    initial = fields.get("init_lora_weights", True)
+    if initial not in _INITIAL:
+        raise CheckpointError(
+            f"{path} has init_lora_weights={initial!r:.80}, which changes the weights of the base; give PEFT's "
+            f"save_pretrained() path_initial_model_for_weight_conversion, which saves a plain adapter, or {_ADVICE}"
+        )
     return fields
+
+
+def _alpha(fields: dict[str, Any]) -> Any:
+    return fields.get("lora_alpha", 8)
+
+
+def _alphas(fields: dict[str, Any]) -> Any:
+    """Other values of alpha by a pattern of layers' names."""
+    return fields.get("alpha_pattern") or {}
+
+
+def _check_patterns(path: Path, patterns: list[str]) -> None:
+    """Refuse patterns of layers that may take long to match."""
+    if len(patterns) > _MOST_PATTERNS:
+        raise CheckpointError(f"{path} has {len(patterns)} alpha_patterns, {_MOST_PATTERNS} are allowed; {_ADVICE}")
+    for text in patterns:
+        choices = sum(map(text.count, "*+("))
+        if len(text) > _LONGEST_PATTERN or choices > _MOST_CHOICES or not _PATTERN.fullmatch(text):
+            raise CheckpointError(
+                f"{path} has the alpha_pattern {text[:80]!r}; allowed are names of layers with '.*', '\\d+' or '(a|b)' "
+                f"{_MOST_CHOICES} times at most; name the layers, or {_ADVICE}"
+            )
 
 
 def _of_layers(pattern: str) -> str:
@@ -160,12 +240,9 @@ def _of_layers(pattern: str) -> str:
     return rf"(.*\.)?({pattern})$"
 
 
-def _is_pattern(text: str) -> bool:
-    try:
-        re.compile(_of_layers(text))
-    except re.error:
-        return False
-    return True
+def _own_name(name: str) -> str:
+    """The name that a tensor of an adapter, or its layer, has in the model."""
+    return name.removeprefix("base_model.model.").replace(".base_layer.", ".")
 
 
 def _weights(source: Source) -> Path:

@@ -25,12 +25,29 @@ _HUB_ADVICE = {
 }
 
 
+def split(name: str) -> tuple[str, str] | None:
+    """The base and the adapter of "BASE@ADAPTER"; of several signs, the last one with the most folders around it.
+
+    Raises:
+        CheckpointError: one of them is empty.
+    """
+    signs = [at for at in reversed(range(len(name))) if name[at] == "@"]
+    splits = [(name[:at], name[at + 1 :]) for at in signs]
+    if not splits:
+        return None
+    parts = max(splits, key=lambda parts: sum(os.path.isdir(os.path.expanduser(part)) for part in parts))
+    if not all(parts):
+        raise CheckpointError(f"{name!r} lacks a base or an adapter; BASE@ADAPTER are two folders or hub ids")
+    return parts
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """Where the files of a checkpoint are.
 
     "BASE@ADAPTER" is a checkpoint with a PEFT adapter, both folders or hub ids; a folder of an adapter alone stands for
-    that with the base that it names. Files that the adapter has go before its base's.
+    that with the base that it names, or that lies beside it. Files that the adapter has go before its base's, except
+    weights.
 
     Attributes:
         model: a folder, or a hub id such as "organisation/name". An existing folder wins. With an adapter: its base.
@@ -54,24 +71,36 @@ class Source:
         """The source that the arguments of a `from_pretrained` mean; `model` itself where that is a `Source`.
 
         Raises:
-            CheckpointError: a folder of an adapter does not name its base.
+            CheckpointError: base or adapter has no name, a folder of an adapter does not name its base, or the base has
+                an adapter of its own.
         """
         if isinstance(model, Source):
             return model
         source = cls(model, *where, **named)
-        folder, name = source.folder, os.fspath(model)
-        if folder is None and "@" in name:
-            base, _, adapter = name.rpartition("@")
-            return replace(source, model=base, adapter=replace(source, model=adapter, revision=None, subfolder=""))
-        if folder is not None and (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file():
-            fields = read_object(folder / ADAPTER_CONFIG)
-            named_base = fields.get("base_model_name_or_path")
-            if not isinstance(named_base, str) or not named_base:
-                raise CheckpointError(
-                    f"{folder / ADAPTER_CONFIG} names no base model in base_model_name_or_path; give BASE@{model}"
-                )
-            return replace(source, model=named_base, revision=fields.get("revision"), subfolder="", adapter=source)
-        return source
+        folder = source.folder
+        if folder is None and (parts := split(os.fspath(model))):
+            adapter = replace(source, model=parts[1], revision=None, subfolder="")
+            return replace(source, model=parts[0])._tuned_by(adapter)
+        if folder is None or not source.has_adapter:
+            return source
+        if (folder / "config.json").is_file():  # then transformers, too, takes the folder's own weights
+            return replace(source, adapter=source)
+        path = folder / ADAPTER_CONFIG
+        fields = read_object(path)
+        base, revision = fields.get("base_model_name_or_path"), fields.get("revision")
+        if not isinstance(base, str) or not base:
+            raise CheckpointError(f"{path} names no base model in base_model_name_or_path; give BASE@{model}")
+        if not isinstance(revision, str | None):
+            raise CheckpointError(f"{path} has the revision {revision!r:.80}, which is no text; give BASE@{model}")
+        return replace(source, model=base, revision=revision, subfolder="")._tuned_by(source)
+
+    def _tuned_by(self, adapter: Source) -> Source:
+        if self.has_adapter and self.folder != adapter.folder:
+            raise CheckpointError(
+                f"{self} has an adapter of its own, and distilrt merges one; merge and save it with PEFT's "
+                "merge_and_unload()"
+            )
+        return replace(self, adapter=adapter)
 
     def __str__(self) -> str:
         place = f"{self.model}/{self.subfolder}" if self.subfolder else str(self.model)
@@ -81,6 +110,16 @@ class Source:
         """The same source with a subfolder of its own folder; "": the source itself."""
         parts = [part for part in (self.subfolder, subfolder) if part]
         return replace(self, subfolder="/".join(parts))
+
+    @property
+    def base(self) -> Source:
+        """The same source without its adapter."""
+        return replace(self, adapter=None)
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether it is a folder with an adapter in it."""
+        return self.folder is not None and (self.folder / ADAPTER_CONFIG).is_file()
 
     @property
     def folder(self) -> Path | None:

@@ -44,10 +44,12 @@ class TensorFile(ABC):
     Attributes:
         specs: the dtype and shape of each tensor.
         written_by: "tf" where the tensors are TensorFlow's variables; else another framework, or None.
+        origin: what an error about a tensor calls the file, where that is not the checkpoint's own; else None.
     """
 
     specs: dict[str, Spec]
     written_by: str | None = None
+    origin: str | None = None
 
     @abstractmethod
     def raw(self, name: str) -> npt.NDArray[Any]:

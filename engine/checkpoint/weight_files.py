@@ -29,7 +29,7 @@ WEIGHT_FILES = tuple(_FORMATS)
 
 
 def open_tensors(source: Source, use_safetensors: bool | None = None) -> tuple[Tensors, Path]:
-    """Open the weights of a checkpoint, of the first format that it has.
+    """Open the weights of a checkpoint, of the first format that it has; without its adapter.
 
     Args:
         use_safetensors: True: of the formats only safetensors; False: only the others.
@@ -42,15 +42,17 @@ def open_tensors(source: Source, use_safetensors: bool | None = None) -> tuple[T
         CheckpointError: a file is damaged, or was refused because it would run code.
         ImportError: a `.bin` without torch, or an `.h5` without h5py.
     """
+    source = source.base
     names = [name for name in WEIGHT_FILES if use_safetensors in (None, "safetensors" in name)]
     for name in names:
         path = source.file(name)
         if path is not None:
             reader = _FORMATS[name]
             return (_open_shards(source, path, reader) if path.suffix == ".json" else _open(path, reader)), path
+    advice = f" It has an adapter: give BASE@{source}." if source.has_adapter else ""
     raise FileNotFoundError(
-        f"{source} has no weights: looked for {', '.join(names)}. Other formats must be converted to safetensors; if "
-        "the network is not to be used, they must all be cached"
+        f"{source} has no weights: looked for {', '.join(names)}.{advice} Other formats must be converted to "
+        "safetensors; if the network is not to be used, they must all be cached"
     )
 
 

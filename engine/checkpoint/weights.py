@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distilrt.checkpoint import adapter
-from distilrt.checkpoint.names import canonical_name, canonical_tensors, is_next_sentence, name_in_files
+from distilrt.checkpoint.names import canonical_tensors, is_next_sentence, name_in_files
 from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.tensor_files import FLOAT_DTYPES, FloatArray, Stored, TensorsInMemory, write_safetensors
 from distilrt.checkpoint.weight_files import open_tensors
@@ -68,9 +68,10 @@ class Weights(Mapping[str, FloatArray]):
         array = self._entries[name].load()
         if name not in self._finite:
             if not _is_finite(array):
+                origin = self._entries[name].file.origin or self.source
                 raise CheckpointError(
-                    f"tensor {name} of {self.source} holds NaN or infinity: its training diverged or the file is "
-                    "damaged; use another checkpoint"
+                    f"tensor {name} of {origin} holds NaN or infinity: its training diverged or the file is damaged; "
+                    "use another checkpoint"
                 )
             self._finite.add(name)
         return array
@@ -137,9 +138,7 @@ def load_weights(
     """
     check_architecture(str(source), architecture, config)
     stored, path = open_tensors(source, use_safetensors)
-    if source.adapter is not None:
-        stored = adapter.merged(stored, source.adapter, partial(canonical_name, bert=config.is_bert))
-    return assemble(stored, architecture, config, path, strict=strict)
+    return assemble(stored, architecture, config, path, strict=strict, tuned=source.adapter)
 
 
 def check_architecture(model: str, architecture: str, config: DistilBertConfig) -> None:
@@ -157,15 +156,24 @@ def check_architecture(model: str, architecture: str, config: DistilBertConfig) 
 
 
 def assemble(
-    stored: Mapping[str, Stored], architecture: str, config: DistilBertConfig, source: str | Path, *, strict: bool
+    stored: Mapping[str, Stored],
+    architecture: str,
+    config: DistilBertConfig,
+    source: str | Path,
+    *,
+    strict: bool,
+    tuned: Source | None = None,
 ) -> Weights:
-    """`load_weights` of tensors that are open already, by their names in the file or state dict.
+    """`load_weights` of tensors that are open already, by their names in the file or state dict; `tuned`: the adapter.
 
     Raises:
-        CheckpointError: a tensor is missing, misshapen, of an unfit dtype or, with `strict`, extra.
+        OSError: a file of the adapter is missing.
+        CheckpointError: the adapter is refused; or a tensor is missing, misshapen, of an unfit dtype or, with `strict`,
+            extra.
     """
     check_num_layers(config, stored, source)
-    found = canonical_tensors(stored, architecture, config, source)
+    canonical = partial(canonical_tensors, architecture=architecture, config=config)
+    found = canonical(stored, path=source)
     config = with_pooler(config, architecture, found)
     shapes = expected_shapes(config, architecture)
     if config.is_bert and config.num_position_rows * config.hidden_size > _MOST_MADE:
@@ -180,10 +188,14 @@ def assemble(
                 "to be computed; correct config.json"
             )
         found[POSITIONS] = _from_memory(POSITIONS, _sinusoidal(shapes[POSITIONS]))
-    if config.tie_word_embeddings and PROJECTOR in shapes:  # the reference ties whichever of the two is there
+    if config.tie_word_embeddings and (
+        PROJECTOR in shapes or tuned
+    ):  # the reference ties whichever of the two is there
         for name, twin in ((PROJECTOR, WORDS), (WORDS, PROJECTOR)):
             if name not in found and twin in found:
                 found[name] = found[twin]
+    if tuned is not None:  # after tying: PEFT changes one of two tied weights and leaves its twin
+        found = adapter.merged(found, tuned, canonical)
     _check_names(found, shapes, config, architecture, source, strict)
     for name, shape in shapes.items():
         check_tensor(name, found[name], shape, source)
@@ -250,6 +262,7 @@ def check_tensor(name: str, tensor: Stored, shape: Shape, path: str | Path) -> N
         CheckpointError: it is of another shape, or not of floats.
     """
     called = name if tensor.name == name else f"{name} (in the file: {tensor.name})"
+    path = tensor.file.origin or path
     sizes = tuple(-1 if want == -1 and have else have for want, have in zip(shape, tensor.shape, strict=False))
     if sizes != shape or len(tensor.shape) != len(shape):
         raise CheckpointError(

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from distilrt import tasks
+from distilrt.checkpoint.source import split
 from distilrt.errors import DistilrtError, InvalidInput, InvalidParameter, Overloaded
 from distilrt.model.heads import HEADS
 from distilrt.runtime.batcher import PRIORITIES, Batcher
@@ -384,5 +385,5 @@ def _name(model: Any, architecture: str) -> str:
     folder = Path(model).expanduser()
     if folder.is_dir():
         return folder.resolve().name
-    base, at, adapter = str(model).rpartition("@")
-    return f"{_name(base, '')}@{_name(adapter, '')}" if at else str(model)
+    parts = split(str(model))
+    return "@".join(_name(part, "") for part in parts) if parts else str(model)
