@@ -1,5 +1,5 @@
 """Compares a checkpoint's answers here with the reference implementation's: transformers if it is installed, else the
-NumPy reference. It measures numbers, not speed.
+NumPy reference. PEFT loads the adapter of transformers' model. It measures numbers, not speed.
 
 The reference runs twice: in float64, taken as exact, and in float32 (transformers in float16 or bfloat16 if the model
 computes in that), which shows how far that dtype alone is off. int8 and float8 have no counterpart but own bounds.
@@ -7,6 +7,7 @@ computes in that), which shows how far that dtype alone is off. int8 and float8 
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import itertools
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,6 @@ import numpy.typing as npt
 from distilrt.checkpoint import packed
 from distilrt.checkpoint.source import Source
 from distilrt.errors import InvalidInput, InvalidParameter
-from distilrt.model import models
 from distilrt.model.architecture import architecture_of
 from distilrt.model.array_kinds import as_numpy
 from distilrt.model.bert_config import NEXT_SENTENCE
@@ -130,7 +130,8 @@ def verify(
     int8 and float8, and in bfloat16 without transformers, it holds if its mean difference is at most 0.1 and 0.02 of
     the mean size of the output. Masked positions are not compared. Of a packed folder, which has no weights for the
     reference, the checksum is compared, and all else only with `against`: without it the report has no rows. If
-    transformers is there, token ids of the texts and of built-in ones and pairs must be those of its AutoTokenizer.
+    transformers is there, token ids of the texts and of built-in ones and pairs must be those of its AutoTokenizer. An
+    adapter of the right checkpoint is then loaded by PEFT and not merged.
 
     Args:
         model: folder or hub id, of any head.
@@ -142,34 +143,34 @@ def verify(
         InvalidInput: no texts.
         InvalidParameter: `against` is packed, or of another architecture or shape.
         OSError, CheckpointError: as in `from_pretrained`.
+        ImportError: the right checkpoint has an adapter, and transformers is there without PEFT.
     """
     texts = list(TEXTS if texts is None else texts)
     if not texts:
         raise InvalidInput("verify needs at least one text; leave texts out for the built-in ones")
-    place = find(Source.of(model))
     # transformers reads an old sentence encoder only from the transformer's own folder.
-    model = place.source.folder or model
-    architecture, right = place.architecture(), model if against is None else against
-    folder = packed.find(Source.of(model))
-    if folder is not None:
+    place = find(Source.of(model))
+    architecture, right = place.architecture(), place.source if against is None else find(Source.of(against)).source
+    folder = packed.find(place.source)
+    if folder is not None and place.source.adapter is None:
         index = packed.check(folder)
         if against is None:
             checksum = f"the checksum of when it was packed for backend {index['backend']!r}"
-            return Report(str(model), architecture, checksum, index, ())
+            return Report(str(place.source), architecture, checksum, index, ())
     if against is not None:
-        _check_against(against, DistilBertConfig.from_pretrained(model))
-    tokenizer = load_tokenizer(model)
-    ours = getattr(models, architecture).from_pretrained(model, backend=backend, dtype=dtype, num_threads=num_threads)
+        _check_against(right, DistilBertConfig.from_pretrained(place.source))
+    tokenizer = load_tokenizer(place.source)
+    ours = place.model(architecture, backend=backend, dtype=dtype, num_threads=num_threads)
     inputs, mask = _padded(tokenizer, texts, ours)
     actual = _flat(ours(**inputs, output_hidden_states=True), mask)
     has_transformers = importlib.util.find_spec("transformers") is not None
     if has_transformers and importlib.util.find_spec("torch"):
         reference = _transformers(right, architecture, inputs, mask, ours.dtype)
     else:
-        other = ours if against is None else type(ours).from_pretrained(against, backend="reference")
+        other = ours if against is None else type(ours).from_pretrained(right, backend="reference")
         reference = _numpy(other, inputs, mask, ours.dtype)
     return Report(
-        str(model),
+        str(place.source),
         architecture,
         reference.name,
         ours.backend.describe(),
@@ -198,11 +199,14 @@ def _padded(
     return inputs, mask
 
 
-def _other_tokens(tokenizer: DistilBertTokenizer, source: str | Path, texts: Sequence[str]) -> tuple[str, ...]:
+def _other_tokens(tokenizer: DistilBertTokenizer, source: Source, texts: Sequence[str]) -> tuple[str, ...]:
     """The texts, and pairs of the built-in ones, that transformers' tokenizer of `source` gives other ids."""
     from transformers import AutoTokenizer
 
-    reference = AutoTokenizer.from_pretrained(source)
+    adapter = source.adapter
+    own = adapter is not None and any(map(adapter.file, ("tokenizer.json", "vocab.txt", "tokenizer_config.json")))
+    name, where = _in_transformers(adapter if adapter is not None and own else source)
+    reference = AutoTokenizer.from_pretrained(name, **where)
     pairs = [(text, None) for text in (*TOKEN_TEXTS, *texts)] + list(itertools.pairwise(TOKEN_TEXTS))
     return tuple(
         "\n".join(filter(None, pair))
@@ -224,8 +228,8 @@ def _compare(name: str, actual: npt.NDArray[Any], reference: _Reference) -> Comp
     return Comparison(name, largest, mean, largest / size if size else 0.0, smallest_cosine(actual, exact), bound, ok)
 
 
-def _check_against(against: str | Path, config: DistilBertConfig) -> None:
-    if packed.find(Source.of(against)) is not None:
+def _check_against(against: Source, config: DistilBertConfig) -> None:
+    if packed.find(against) is not None:
         raise InvalidParameter(f"{against} is packed and has no float weights to compare with; give the checkpoint")
     ours, theirs = _shape(config), _shape(DistilBertConfig.from_pretrained(against))
     if ours != theirs:
@@ -291,21 +295,19 @@ def _numpy(model: Any, inputs: Mapping[str, Any], mask: Mask, dtype: str) -> _Re
     return _Reference("NumPy float64", NARROW_BOUNDS.get(dtype), *outputs)
 
 
-def _transformers(
-    model: str | Path, architecture: str, inputs: Mapping[str, Any], mask: Mask, dtype: str
-) -> _Reference:
+def _transformers(source: Source, architecture: str, inputs: Mapping[str, Any], mask: Mask, dtype: str) -> _Reference:
     """transformers' model of a checkpoint, in float64, and in float32 or the narrower dtype of ours."""
     import torch
     import transformers
 
-    config = DistilBertConfig.from_pretrained(model)
+    config = DistilBertConfig.from_pretrained(source)
     name = HEADS[architecture].bert if config.is_bert else architecture
     if config.predicts_next_sentence:
         name = NEXT_SENTENCE
     bars: Any = transformers.utils.logging
     shown = bars.is_progress_bar_enabled()
     bars.disable_progress_bar()
-    theirs = getattr(transformers, name).from_pretrained(model, dtype=torch.float32).eval()
+    theirs = _loaded(source, getattr(transformers, name), config).eval()
     if shown:
         bars.enable_progress_bar()
     tensors = {key: torch.from_numpy(array) for key, array in inputs.items()}
@@ -316,4 +318,31 @@ def _transformers(
             result = theirs.to(precision)(**tensors, output_hidden_states=True)
         outputs.append(_flat(result, mask))
     narrow = NARROW_BOUNDS[dtype] if dtype in ("int8", "float8") else None
-    return _Reference(f"transformers {transformers.__version__} {name} float64", narrow, *outputs)
+    tuned = f" with PEFT {importlib.metadata.version('peft')}" if source.adapter is not None else ""
+    return _Reference(f"transformers {transformers.__version__} {name}{tuned} float64", narrow, *outputs)
+
+
+def _loaded(source: Source, model_class: Any, config: DistilBertConfig) -> Any:
+    """transformers' model of a checkpoint, in float32, in which PEFT has put the adapter, if there is one."""
+    import torch
+
+    folder, where = _in_transformers(source)
+    if source.adapter is None:
+        return model_class.from_pretrained(folder, dtype=torch.float32, **where)
+    if importlib.util.find_spec("peft") is None:
+        raise ImportError(f"to verify {source}, its adapter must be loaded by PEFT: pip install peft")
+    import peft
+
+    adapter, place = _in_transformers(source.adapter)
+    labels = {"num_labels": config.num_labels, "ignore_mismatched_sizes": True}
+    theirs = model_class.from_pretrained(folder, dtype=torch.float32, **labels, **where)
+    if adapter == folder:  # then transformers had PEFT load it
+        return theirs
+    return peft.PeftModel.from_pretrained(theirs, adapter, **place).get_base_model()
+
+
+def _in_transformers(source: Source) -> tuple[str, dict[str, Any]]:
+    """The first argument and the others of transformers' `from_pretrained` for a source without its adapter."""
+    if source.folder is not None:
+        return str(source.folder), {}
+    return str(source.model), {"revision": source.revision, "subfolder": source.subfolder}

@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import peft
 import pytest
+import transformers
 
 import distilrt
 from distilrt import _C, verification
+from distilrt.checkpoint import adapter as adapters
 from distilrt.checkpoint import packed
 from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.weights import load_weights, random_weights, save_checkpoint
-from distilrt.errors import InvalidInput
+from distilrt.errors import InvalidInput, InvalidParameter
 from distilrt.model import models, pretrained
 from distilrt.model.config import DistilBertConfig
 from tests.text.tokenizer_pairs import write
@@ -195,3 +198,49 @@ def test_against_another_model(make_folder: Any, sentence_encoder: Path, tmp_pat
     packed.write(tmp_path / "packed", packed.of(model))
     with pytest.raises(ValueError, match="is packed and has no float weights"):
         verification.verify(folder, against=tmp_path / "packed")
+
+
+@pytest.fixture
+def tuned(make_folder: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A classifier, and an adapter of it with random numbers."""
+    folder, adapter = make_folder("DistilBertForSequenceClassification"), tmp_path_factory.mktemp("adapter")
+    model = transformers.DistilBertForSequenceClassification.from_pretrained(folder)
+    config = peft.LoraConfig(task_type="SEQ_CLS", r=4, target_modules=["q_lin", "lin1"], init_lora_weights=False)
+    peft.get_peft_model(model, config).save_pretrained(str(adapter))
+    return folder, adapter
+
+
+def test_an_adapter_is_loaded_by_peft(tuned: Any, tmp_path_factory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, adapter = tuned
+    for model in (f"{base}@{adapter}", adapter):
+        report = verification.verify(model, ["One."])
+        assert report.ok
+        assert "DistilBertForSequenceClassification with PEFT" in report.reference
+    assert report.model == f"{base}@{adapter}"
+    assert not verification.verify(f"{base}@{adapter}", ["One."], against=base).ok
+    assert not verification.verify(base, ["One."], against=f"{base}@{adapter}").ok
+    out = tmp_path_factory.mktemp("packed")
+    packed.write(out, packed.of(models.DistilBertForSequenceClassification.from_pretrained(f"{base}@{adapter}")))
+    for name in ("tokenizer.json", "vocab.txt", "tokenizer_config.json"):
+        shutil.copy(base / name, out / name)
+    assert verification.verify(out, ["One."], against=f"{base}@{adapter}").ok
+    assert not verification.verify(out, ["One."], against=base).ok
+    shutil.copytree(base, adapter, dirs_exist_ok=True)  # a model with its adapter beside it
+    assert verification.verify(adapter, ["One."]).ok
+    with pytest.raises(InvalidParameter, match="is packed and has no float weights"):
+        verification.verify(base, against=out)
+
+
+def test_an_adapter_that_is_merged_wrongly_is_found(tuned: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = adapters.Adapter.raw
+    monkeypatch.setattr(adapters.Adapter, "raw", lambda self, name: raw(self, name) * np.float32(1.01))
+    assert not verification.verify(f"{tuned[0]}@{tuned[1]}", ["One."]).ok
+
+
+def test_an_adapter_without_peft(tuned: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "peft" else find(name))
+    with pytest.raises(ImportError, match="its adapter must be loaded by PEFT: pip install peft"):
+        verification.verify(f"{tuned[0]}@{tuned[1]}", ["One."])
+    _without_transformers(monkeypatch)
+    assert verification.verify(f"{tuned[0]}@{tuned[1]}", ["One."]).reference == "NumPy float64"
