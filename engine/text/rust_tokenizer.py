@@ -63,28 +63,25 @@ class RustTokenizer:
             if len(texts) != len(pairs):
                 raise ValueError(f"text has {len(texts)} entries but text_pair has {len(pairs)}")
         limit, rust = setting.limit, self.base
-        if setting.padding or setting.truncation or setting.split_special_tokens != self._split_special_tokens:
-            rust = self._configured(setting)
-        if setting.stride:
-            room = limit - special * rust.num_special_tokens_to_add(False)
-            if setting.stride >= room:
-                raise InvalidInput(
-                    f"stride={setting.stride} must be less than the {room} tokens of text in max_length={limit}"
-                )
+        items = [(texts, pairs) if pairs else texts]
+        if batched:
+            items = texts if pairs is None else list(zip(texts, pairs, strict=True))
         try:
+            if setting.stride:
+                self._check_stride(items, words, special, setting)
+            if setting.padding or setting.truncation or setting.split_special_tokens != self._split_special_tokens:
+                rust = self._configured(setting)
             if batched:
-                encodings = rust.encode_batch(
-                    texts if pairs is None else list(zip(texts, pairs, strict=True)), words, special
-                )
+                encodings = rust.encode_batch(items, words, special)
             else:
                 encodings = [rust.encode(texts, pairs or None, words, special)]
         except TypeError:
             _refuse_types(texts, pairs, batched, words)
         except BaseException as error:
-            # The Rust library raises bare Exceptions, and a PanicException where a stride does not fit.
+            # The Rust library raises bare Exceptions, and a PanicException where it is at fault itself.
             if type(error) is not Exception and type(error).__name__ != "PanicException":
                 raise
-            advice = "; raise max_length, lower stride or choose another truncation" if rust.truncation else ""
+            advice = "; raise max_length, shorten a text or choose another truncation" if rust.truncation else ""
             raise InvalidInput(f"the text cannot be encoded: {error}{advice}") from None
         # The Rust library truncates nothing where the special tokens alone exceed the limit.
         too_low = setting.truncation and limit < rust.num_special_tokens_to_add(True)
@@ -92,17 +89,45 @@ class RustTokenizer:
             raise InvalidInput(f"max_length={limit} has no room for the special tokens alone; raise it")
         return encodings
 
+    def _check_stride(self, items: Any, words: bool, special: bool, setting: Setting) -> None:
+        """Refuse a stride that is not less than the tokens kept of a text, at which the Rust library panics."""
+        limit, stride, cut = setting.limit, setting.stride, setting.truncation
+        single, most = (limit - special * self.base.num_special_tokens_to_add(pair) for pair in (False, True))
+        if stride >= single:
+            raise InvalidInput(f"stride={stride} must be less than the {single} tokens of text in max_length={limit}")
+        pairs = [item for item in items if isinstance(item, list | tuple) and len(item) == 2]
+        pairs = [pair for pair in pairs if not words or isinstance(pair[0], list | tuple)]
+        plain = self._configured(setting._replace(padding="", truncation="", stride=0))
+
+        def lengths(place: int) -> list[int]:
+            return [len(text) for text in plain.encode_batch([pair[place] for pair in pairs], words, False)]
+
+        firsts = lengths(0)
+        if cut == "only_second" and most - max(firsts, default=0) > stride:
+            return  # The second texts, which may be far longer, are seldom read twice.
+        for first, second in zip(firsts, lengths(1), strict=True):
+            other = {"only_first": second, "only_second": first}.get(cut, min(first, second, most - most // 2))
+            if first + second > most and most - other <= stride:
+                raise InvalidInput(
+                    f"max_length={limit} leaves {max(0, most - other)} tokens for the text that is cut, of a pair of "
+                    f"{first} and {second}, and stride={stride} must be less; raise max_length, lower stride or "
+                    "shorten the other text"
+                )
+
     def _configure(self, setting: Setting) -> Tokenizer:
         """A copy of `base` that pads and truncates as `setting` says."""
         copy = self._copy()
         copy.encode_special_tokens = setting.split_special_tokens
         if setting.truncation:
+            # The Rust library compares the stride with a limit less special tokens, which not every call adds.
+            processor, copy.post_processor = copy.post_processor, None
             copy.enable_truncation(
                 setting.limit,
                 stride=setting.stride,
                 strategy=setting.truncation,
                 direction=setting.truncation_side,
             )
+            copy.post_processor = processor
         if setting.padding:
             copy.enable_padding(
                 direction=setting.padding_side,

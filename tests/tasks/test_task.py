@@ -48,7 +48,7 @@ BAD_INPUTS = [
     ("question-answering", {"question": "a"}, "'context' is missing"),
     ("question-answering", {"question": "", "context": "a"}, "'question' is empty"),
     ("question-answering", {"question": "a", "context": ""}, "'context' is empty"),
-    ("question-answering", {"question": LONG, "context": "a"}, "cannot be encoded"),
+    ("question-answering", {"question": LONG, "context": "a"}, "leaves 0 tokens for the text that is cut"),
     ("token-classification", ["a"], "expected a string, found list"),
     ("feature-extraction", {"text": "a"}, "expected a string, found dict"),
     ("sentence-similarity", {"source_sentence": "a", "sentences": []}, "at least one string"),

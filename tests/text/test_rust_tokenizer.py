@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
 import threading
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from distilrt.errors import InvalidInput
 from distilrt.text.tokenizer import DistilBertTokenizer
 from tests.text.tokenizer_pairs import TEXTS, agree, full, loaded, model_folder, same
 
@@ -43,6 +45,44 @@ def test_frozen_backend() -> None:
     assert ours.backend_tokenizer.to_str() == before
     assert ours.backend_tokenizer.truncation is None
     assert ours.backend_tokenizer.padding is None
+
+
+@pytest.mark.parametrize("special", [False, True])
+@pytest.mark.parametrize("truncation", ["longest_first", "only_first", "only_second"])
+def test_a_stride_that_a_pair_leaves_no_room_for(
+    truncation: str, special: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It is refused before the Rust library panics, which writes to stderr; and all else is as transformers has it."""
+    ours, reference = full()
+    refused = 0
+    for first, second, stride in itertools.product(range(0, 12, 2), range(1, 12, 3), (1, 2, 3)):
+        pair = ("a " * first, "b " * second)
+        options: Any = {"truncation": truncation, "max_length": 7, "stride": stride, "add_special_tokens": special}
+        calls: list[Any] = [([pair],), ([list(pair)],), ([pair[0]], [pair[1]])]
+        try:
+            found = [ours(*args, return_overflowing_tokens=True, **options)["input_ids"] for args in calls]
+        except InvalidInput:
+            refused += 1
+            for args in (pair, *calls):
+                with pytest.raises(InvalidInput, match="tokens for the text that is cut, of a pair of"):
+                    ours(*args, **options)
+            with pytest.raises(InvalidInput, match="raise max_length, lower stride or shorten the other text"):
+                ours([[text.split() for text in pair]], is_split_into_words=True, **options)
+        else:
+            theirs = reference([pair], return_overflowing_tokens=True, **options)["input_ids"]
+            assert found == [theirs] * 3
+    assert refused > 3
+    assert "panicked" not in capfd.readouterr().err
+
+
+def test_a_stride_in_windows_without_special_tokens() -> None:
+    """The Rust library takes special tokens off the limit even where none are added; here only those that are count."""
+    ours, _ = full()
+    ids = ours("a b c d", add_special_tokens=False)["input_ids"]
+    options: Any = {"truncation": True, "stride": 1, "add_special_tokens": False, "return_overflowing_tokens": True}
+    assert ours("a b c d", max_length=2, **options)["input_ids"] == [ids[place : place + 2] for place in range(3)]
+    with pytest.raises(InvalidInput, match="stride=1 must be less than the 1 tokens of text in max_length=3"):
+        ours("a b c d", max_length=3, **options | {"add_special_tokens": True})
 
 
 def test_copies() -> None:
