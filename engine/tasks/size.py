@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from distilrt.errors import TooLarge
@@ -38,18 +38,12 @@ def characters(value: Any) -> int:
 
 
 def check_windows(
-    tokenizer: DistilBertTokenizer,
-    texts: Sequence[Any],
-    max_length: int,
-    stride: int,
-    max_tokens: int,
-    repeated: int = 0,
+    tokenizer: DistilBertTokenizer, texts: Sequence[Any], max_length: int, stride: int, max_tokens: int, repeated: int
 ) -> None:
     """Refuse texts whose windows would have more than `max_tokens` tokens together, before the windows are made.
 
-    A window has `max_length` tokens, special ones included, and shares `stride` tokens of text with the next; then
-    `repeated` tokens are put into each but the first. A text is a string or a list of words; of a pair, only the second
-    is divided among windows.
+    A window has `max_length` tokens, special ones included, and `repeated` more, and shares `stride` tokens of text
+    with the next. A text is a string or a list of words; of a pair, only the second is divided among windows.
 
     Raises:
         TooLarge: they would.
@@ -72,7 +66,7 @@ def _windows(
     texts: Sequence[Any],
     max_length: int,
     stride: int,
-    measure: Callable[[Sequence[Any]], Iterable[int]],
+    measure: Callable[..., list[int]],
 ) -> int:
     pairs = bool(texts) and isinstance(texts[0], tuple)
     before = measure([text[0] for text in texts]) if pairs else [0] * len(texts)

@@ -29,6 +29,7 @@ from distilrt.text.tokenizer import DistilBertTokenizer
 Rows = npt.NDArray[Any]  # floats, [rows, width]
 Params = dict[str, Any]  # a value for each parameter of a task, as `Task.settle` makes them
 Selection = slice | list[int]  # of the rows of one sequence
+Encoded = tuple[list[Encoding], list[list[int]]]  # of the texts of one input, their encodings and their token ids
 
 _Made = TypeVar("_Made")
 
@@ -214,9 +215,7 @@ class Task(ABC):
     def answer(self, prepared: Prepared, outputs: Sequence[Rows]) -> Any:
         """A JSON-ready answer from what `keep` left of the head's rows `[selected, width]` of each sequence."""
 
-    def _encode_all(
-        self, groups: Sequence[list[Text]], params: Params, max_tokens: int | None
-    ) -> Iterator[tuple[list[Encoding], list[list[int]]]]:
+    def _encode_all(self, groups: Sequence[list[Text]], params: Params, max_tokens: int | None) -> Iterator[Encoded]:
         """The encodings of each group's texts, and their token ids. Texts and pairs are divided in different ways."""
         pairs = [any(isinstance(text, tuple) for text in group) for group in groups]
         made = {}
@@ -225,33 +224,49 @@ class Task(ABC):
             made[pair] = iter(self._encode(alike, params, max_tokens))
         return (next(made[pair]) for pair in pairs)
 
-    def _encode(
-        self, groups: Sequence[list[Text]], params: Params, max_tokens: int | None
-    ) -> list[tuple[list[Encoding], list[list[int]]]]:
-        """The same in one call of the tokenizer."""
+    def _encode(self, groups: Sequence[list[Text]], params: Params, max_tokens: int | None) -> list[Encoded]:
+        """The same of groups that are alike. A text that does not fit behind its prompt is divided without it."""
         options = self.tokenizing(params)
-        texts = [text for group in groups for text in group]
         repeated = self.repeated(params) if "stride" in options else []
-        if "stride" in options and isinstance(texts[0], tuple):
-            options["truncation"] = "only_second"
+        if not repeated:
+            return self._tokenized(groups, options, max_tokens, [])
+        most, prompt = options["max_length"], len(params["prompt"])
+        parts = self._tokenized(groups, {"add_special_tokens": params["add_special_tokens"]}, None, [])
+        long = [place for place, (_, found) in enumerate(parts) if any(len(ids) > most for ids in found)]
+        if long:
+            options["max_length"] -= len(repeated)
+            bare: list[list[Any]] = [[text[prompt:] for text in groups[place]] for place in long]
+            for place, part in zip(long, self._tokenized(bare, options, max_tokens, repeated), strict=True):
+                parts[place] = part
+        return parts
+
+    def _tokenized(
+        self, groups: Sequence[list[Text]], options: dict[str, Any], max_tokens: int | None, repeated: list[int]
+    ) -> list[Encoded]:
+        """The same in one call of the tokenizer, with the token ids `repeated` before the text in each sequence."""
+        texts = [text for group in groups for text in group]
         side = options.get("truncation_side") or self.tokenizer.truncation_side
-        if "stride" not in options and (side == "right" or "truncation" not in options):
+        if "stride" in options:
+            most = options["max_length"]
+            if isinstance(texts[0], tuple):
+                options["truncation"] = "only_second"
+                if most <= options.get("add_special_tokens", True) * self.tokenizer.num_special_tokens_to_add(True):
+                    raise InvalidInput(f"a window of {most} tokens has no room for a pair; allow longer windows")
+            if max_tokens is not None:
+                check_windows(self.tokenizer, texts, most, options["stride"], max_tokens, len(repeated))
+        elif side == "right" or "truncation" not in options:
             # One token more than the model reads, so that a text too long is still seen to be.
             texts = [_start(self.tokenizer, text, self.limit + 1) for text in texts]
-        if repeated:
-            options["max_length"] -= len(repeated)
-        if max_tokens is not None and "stride" in options:
-            check_windows(self.tokenizer, texts, options["max_length"], options["stride"], max_tokens, len(repeated))
         encoded = self.tokenizer(texts, return_attention_mask=False, return_token_type_ids=False, **options)
         assert encoded.encodings is not None
         owners = [owner for owner, group in enumerate(groups) for _ in group]
-        parts: list[tuple[list[Encoding], list[list[int]]]] = [([], []) for _ in groups]
+        parts: list[Encoded] = [([], []) for _ in groups]
         has_types = self.config.is_bert and "token_type_ids" in self.tokenizer.model_input_names
         samples = encoded.get("overflow_to_sample_mapping", range(len(owners)))
         for encoding, ids, sample in zip(encoded.encodings, encoded["input_ids"], samples, strict=True):
             encodings, sequences = parts[owners[sample]]
             types = encoding.type_ids if has_types else []
-            if encodings and repeated:
+            if repeated:
                 start = encoding.special_tokens_mask[0]
                 ids = [*ids[:start], *repeated, *ids[start:]]
                 types = [*types[:start], *types[start : start + 1] * len(repeated), *types[start:]]
@@ -276,6 +291,8 @@ class Task(ABC):
                     "use the model's own tokenizer"
                 )
             if self.config.is_bert and isinstance(ids, TypedIds) and ids.token_types:
+                if encodings and max(ids.token_types) >= self.config.type_vocab_size:
+                    raise InvalidInput("this model takes no pairs of texts: its config has type_vocab_size 1; send one")
                 type_rows(self.config, np.array(ids.token_types))  # It refuses types that the model does not have.
         return Prepared(item, params, encodings, sequences, [self.select(params, ids) for ids in sequences])
 

@@ -79,7 +79,7 @@ WINDOWS = "windows"
 TOKENIZING: Mapping[str, Param] = {
     "truncation": one_of(_CUT, *_CUTS),
     "max_length": count("how many tokens are kept; None: as many as the model reads", None, least=2),
-    "truncation_side": one_of("the end that is cut off; None: as the tokenizer is set", None, "right", "left"),
+    "truncation_side": one_of("the end that is cut off, if any; None: as the tokenizer is set", None, "right", "left"),
     "add_special_tokens": one_of("whether to put the tokenizer's special tokens around a text", True, False),
 }
 # The same, for tasks that can make one answer of a text's windows.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from distilrt.errors import InvalidInput, InvalidParameter, TooLarge, TooLong
 from distilrt.model.functional import softmax
 from distilrt.model.sentence_vectors import Normalize, SentenceVectors
 from distilrt.runtime.engine import Engine
-from distilrt.tasks import find
+from distilrt.tasks import Prepared, find
+from distilrt.text.tokenizer import DistilBertTokenizer
 from tests.tasks.task_calls import LONG, MAX_LENGTH, TEXTS, Folders, model_of, ours, prepared_of, task_of, tokenizer_of
 
 CLASSIFIER = "DistilBertForSequenceClassification"
@@ -91,6 +93,50 @@ def test_pairs_have_their_second_text_in_windows(folder_of: Folders) -> None:
         ours(folder, "text-classification", [(LONG, TEXTS[0])], params)
 
 
+@pytest.mark.parametrize(
+    ("pair", "params", "message"),
+    [
+        (("ok", "well-known " * 50), {"max_length": 3}, "a window of 3 tokens has no room for a pair"),
+        (("a " * 56, "b " * 9), {"stride": 5}, "max_length=64 leaves 5 tokens for the text that is cut.*stride=5 must"),
+        (("a " * 70, "b " * 9), {"stride": 5}, "max_length=64 leaves 0 tokens"),
+        (("a " * 70, "b " * 9), {}, "too short.*raise max_length, shorten a text"),
+    ],
+)
+def test_pairs_that_leave_no_room(
+    folder_of: Folders, pair: Any, params: Any, message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """They are refused beside others that are answered, and the Rust library, which would panic, isn't asked."""
+    task = task_of(folder_of(CLASSIFIER), "text-classification")
+    found = task.prepare([pair, "ok"], task.settle(WINDOWS | params))
+    assert isinstance(found[1], Prepared)
+    assert isinstance(found[0], InvalidInput)
+    assert re.search(message, str(found[0]))
+    assert "panicked" not in capfd.readouterr().err
+
+
+def test_a_pair_for_a_model_without_token_types(bert_of: Folders) -> None:
+    folder = bert_of("BertForSequenceClassification", type_vocab_size=1)
+    tokenizer = DistilBertTokenizer.from_pretrained(folder, model_input_names=["input_ids", "token_type_ids"])
+    task = find("text-classification")(tokenizer, model_of(folder, CLASSIFIER).config)
+    for params in ({}, WINDOWS):
+        pair, single = task.prepare([{"text": "a", "text_pair": "b"}, "a"], task.settle(params))
+        assert isinstance(single, Prepared)
+        assert str(pair) == "this model takes no pairs of texts: its config has type_vocab_size 1; send one"
+
+
+def test_short_windows_without_special_tokens(folder_of: Folders) -> None:
+    folder = folder_of(CLASSIFIER)
+    task, tokenizer = task_of(folder, "text-classification"), tokenizer_of(folder)
+    for most, stride in ((2, 1), (3, 2), (3, 0)):
+        params = {**WINDOWS, "max_length": most, "stride": stride, "add_special_tokens": False}
+        ids = tokenizer(TEXTS[0], add_special_tokens=False)["input_ids"]
+        starts = range(0, len(ids) - stride, most - stride)
+        assert prepared_of(task, TEXTS[0], params).sequences == [ids[start : start + most] for start in starts]
+        assert len(prepared_of(task, ("ok", TEXTS[0]), {**params, "stride": 0}).sequences) > 3
+        with pytest.raises(InvalidParameter, match=f"stride must be at most {most - 1}"):
+            task.settle({**params, "stride": most})
+
+
 def test_the_mean_of_vectors_is_weighted_by_tokens(folder_of: Folders) -> None:
     """Without shared tokens it is the mean of all tokens of all windows."""
     folder = folder_of("DistilBertModel")
@@ -137,10 +183,45 @@ def test_every_window_begins_with_the_prompt(folder_of: Folders) -> None:
     text = [ids[1 + len(start) : -1] for ids in sequences]
     for one, other in pairwise(text):
         assert one[-4:] == other[:4]
+    assert {len(ids) for ids in sequences[:-1]} == {MAX_LENGTH}
     whole = [token for ids in (text[0], *(ids[4:] for ids in text[1:])) for token in ids]
     assert whole == tokenizer(LONG, add_special_tokens=False)["input_ids"]
     bare = prepared_of(task, LONG, {**plain, "prompt": prompt, "add_special_tokens": False}).sequences
     assert all(ids[: len(start)] == start for ids in bare)
+
+
+@pytest.mark.parametrize("prompt", ["search query: ", "alpha " * 50, "un"])
+def test_a_text_that_fits_behind_its_prompt_is_not_divided(folder_of: Folders, prompt: str) -> None:
+    """The last prompt becomes another token together with the text. The text beyond has its last token in a window."""
+    folder = folder_of("DistilBertModel")
+    task, tokenizer = task_of(folder, "feature-extraction"), tokenizer_of(folder)
+    text, start = "known", tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    while len(tokenizer(prompt + text)["input_ids"]) < MAX_LENGTH:
+        text += " cat"
+    params = {"pooling": "mean", "prompt": prompt}
+    assert prepared_of(task, text, WINDOWS | params).sequences == prepared_of(task, text, params).sequences
+    for pooling in ("mean", "cls"):
+        plain = ours(folder, "feature-extraction", [text, "ok"], {**params, "pooling": pooling})
+        assert ours(folder, "feature-extraction", [text, "ok"], {**WINDOWS, **params, "pooling": pooling}) == plain
+    for ids in prepared_of(task, text + " dog" * 9, WINDOWS | params).sequences:
+        assert ids[: 1 + len(start)] == [tokenizer.cls_token_id, *start]
+        assert set(ids[1 + len(start) : -1]) & set(tokenizer("known cat dog", add_special_tokens=False)["input_ids"])
+
+
+@pytest.mark.parametrize("architecture", ["DistilBertModel", "DistilBertForMaskedLM"])
+def test_a_default_prompt_that_is_not_pooled(folder_of: Folders, architecture: str) -> None:
+    folder = folder_of(architecture)
+    vectors = SentenceVectors(architecture=architecture, prompts={"": "search query: "}, include_prompt=False)
+    name = "feature-extraction" if architecture == "DistilBertModel" else "sparse-embedding"
+    task = find(name)(tokenizer_of(folder), model_of(folder, architecture).config, vectors)
+    params = {"pooling": "sentence"} if name == "feature-extraction" else {}
+    for words in (55, 59, 60, 61):
+        plain = prepared_of(task, "cat " * words, {**params, "truncation": True})
+        found = prepared_of(task, "cat " * words, {**params, **WINDOWS})
+        assert (found.sequences == plain.sequences) == (words <= 59)
+        assert len(found.sequences) == 1 + (words > 59)
+        if params:
+            assert set(map(str, found.rows)) == {"slice(4, None, None)"}
 
 
 def test_sparse_vectors_are_those_of_all_positions(folder_of: Folders) -> None:
