@@ -37,7 +37,7 @@ from distilrt.distill.teacher import Teacher, load_teacher, on_torch
 from distilrt.distill.training import Row, Training
 from distilrt.text.tokenizer import DistilBertTokenizer
 
-reference: Any = transformers  # whose classes have types that its configs do not fit
+reference: Any = transformers  # Its classes have types that its configs do not fit.
 
 RESULTS = Path("benches/results/distill.jsonl")
 MANUAL_PAGES, MANUAL_CHARACTERS = Path("/usr/share/man"), 1_500_000

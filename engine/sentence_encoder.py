@@ -201,7 +201,7 @@ class SentenceEncoder(Placed):
 
     @property
     def backend(self) -> Backend:  # type: ignore[override]  # the model's, which a pickle holds once
-        """What computes."""
+        """The backend, which computes."""
         return self.model.backend  # type: ignore[no-any-return]
 
     @property

@@ -53,7 +53,7 @@ class Canonical(Protocol):
 
 
 class _Factors(NamedTuple):
-    """What is added to a weight: `scale * second @ first`, of a table of embeddings transposed."""
+    """A change of a weight, `scale * second @ first`; that of a table of embeddings is transposed."""
 
     first: Stored
     second: Stored
@@ -87,7 +87,7 @@ class Adapter(TensorFile):
     def raw(self, name: str) -> FloatArray:
         """The merged weight, computed anew at each access."""
         first, second, scale, transposed = self._factors[name]
-        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused where the weight is used
+        with np.errstate(over="ignore", invalid="ignore"):  # The use of a weight refuses what is not finite.
             change = (second.load() @ first.load()) * scale
             whole: FloatArray = self._weights[name].load() + (change.T if transposed else change)
         return whole

@@ -53,4 +53,4 @@ def _signature() -> inspect.Signature:
     return inspect.Signature([inspect.Parameter(n, keyword, annotation=k, default=d) for n, k, d in flags])
 
 
-distill.__signature__ = _signature()  # type: ignore[attr-defined]  # of which typer makes the flags
+distill.__signature__ = _signature()  # type: ignore[attr-defined]  # typer makes the flags of it

@@ -1,4 +1,4 @@
-"""What a student is trained on: text of full length for a masked language model, or labelled texts for a classifier."""
+"""Corpora of a student: text of full length for a masked language model, or labelled texts for a classifier."""
 
 from __future__ import annotations
 

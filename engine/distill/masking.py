@@ -1,4 +1,4 @@
-"""Which tokens a masked language model must find, and what stands in their places: anew for every batch.
+"""Masks: tokens that a masked language model must find, and what stands in their places, anew for every batch.
 
 A share of the tokens is chosen, rare ones more often than frequent ones. Of the chosen, 80 % become the mask token,
 10 % another token at random, and 10 % stay as they are (Devlin et al. 2018, arXiv:1810.04805).

@@ -1,4 +1,4 @@
-"""What a distillation leaves: a folder with the student, its tokenizer, its losses, a model card and a plot."""
+"""The outcome of a distillation: a folder with the student, its tokenizer, its losses, a model card and a plot."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from distilrt.distill.training import LOSSES, Row
 from distilrt.text.tokenizer import DistilBertTokenizer
 
 _PLOT = "losses.svg"
-_POINTS = 200  # of a line of the plot; more steps are averaged
+_POINTS = 200  # A line of the plot has at most so many; more steps are averaged.
 _SHOWN = ("loss", "soft", "hard", "hidden")
 
 

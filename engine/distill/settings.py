@@ -1,4 +1,4 @@
-"""What can be set of a distillation: a field an option, from which its flag, its help and its check follow.
+"""The settings of a distillation. Each option is a field, from which its flag, its help and its check follow.
 
 This module needs no torch.
 """

@@ -30,7 +30,7 @@ from distilrt.model.config import LAYER_NORM_EPS, DistilBertConfig
 from distilrt.model.heads import HEADS
 
 ARCHITECTURES = {"masked-lm": "DistilBertForMaskedLM", "text-classification": "DistilBertForSequenceClassification"}
-_NAMES = (  # of a RoBERTa's tensors, as a BERT has them
+_NAMES = (  # They turn a RoBERTa's names of tensors into a BERT's.
     (r"^roberta\.", "bert."),
     (r"^lm_head\.dense\.", "cls.predictions.transform.dense."),
     (r"^lm_head\.layer_norm\.", "cls.predictions.transform.LayerNorm."),
@@ -41,11 +41,11 @@ _NAMES = (  # of a RoBERTa's tensors, as a BERT has them
 
 
 class Teacher(NamedTuple):
-    """What a student learns from."""
+    """A frozen model that a student learns from."""
 
     config: DistilBertConfig  # in DistilBERT's names
     weights: Mapping[str, npt.NDArray[Any]]  # float32, by canonical name; the first position is that of a first token
-    answer: Callable[[Examples], Outputs]  # of a batch, without gradients
+    answer: Callable[[Examples], Outputs]  # It answers a batch, without gradients.
     runs_on: str  # engine, backend and dtype
 
 

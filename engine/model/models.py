@@ -146,7 +146,7 @@ class BertForNextSentencePrediction(DistilBertForSequenceClassification):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **options: Any) -> Self:
-        """As of the other classes; two labels, whatever the config or the caller says, as in transformers."""
+        """Load it as the other classes do, with two labels, as transformers does whatever the config says."""
         return super().from_pretrained(*args, **options | {"num_labels": 2, "architectures": (NEXT_SENTENCE,)})
 
 

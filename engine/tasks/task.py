@@ -29,7 +29,7 @@ from distilrt.text.tokenizer import DistilBertTokenizer
 Rows = npt.NDArray[Any]  # floats, [rows, width]
 Params = dict[str, Any]  # a value for each parameter of a task, as `Task.settle` makes them
 Selection = slice | list[int]  # of the rows of one sequence
-Encoded = tuple[list[Encoding], list[list[int]]]  # of the texts of one input, their encodings and their token ids
+Encoded = tuple[list[Encoding], list[list[int]]]  # The texts of one input have encodings and token ids.
 
 _Made = TypeVar("_Made")
 

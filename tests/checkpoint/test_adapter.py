@@ -100,7 +100,7 @@ def test_of_a_bert_with_old_names(tmp_path: Path) -> None:
     ],
 )
 def test_one_of_two_tied_weights(tmp_path: Path, make: Any, options: Any) -> None:
-    """As in PEFT's model, in which the twin keeps the base's numbers; its merge_and_unload() changes some twins."""
+    """The twin keeps the base's numbers, as in PEFT's model; PEFT's merge_and_unload() changes some twins."""
     decoder = "decoder" if make is bert else "vocab_projector"
     for name, modules in options.items():
         if isinstance(modules, list):
@@ -149,7 +149,7 @@ def test_initial_factors(tmp_path: Path, initial: Any) -> None:
 
 
 def test_a_folder_with_a_model_and_its_adapter(tmp_path: Path) -> None:
-    """As in transformers, which takes the weights of the folder, whatever base the adapter names."""
+    """The weights are the folder's, whatever base the adapter names, as in transformers."""
     base, tuned, _ = folders(tmp_path, reference(SEQUENCE), target_modules=ATTENTION)
     changed(tmp_path / "tuned", base_model_name_or_path="elsewhere/absent")
     shutil.copy(f"{base}/config.json", tuned)

@@ -13,7 +13,7 @@ import transformers
 from distilrt.distill.settings import Settings
 from distilrt.text.tokenizer import DistilBertTokenizer
 
-reference: Any = transformers  # whose classes have types that its configs do not fit
+reference: Any = transformers  # Its classes have types that its configs do not fit.
 
 ROOT = Path(__file__).parents[2]
 

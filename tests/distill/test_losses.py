@@ -16,7 +16,7 @@ from distilrt.distill.corpora import NONE
 from distilrt.distill.packed_model import PackedModel
 from distilrt.model.config import DistilBertConfig
 
-reference: Any = transformers  # whose classes have types that its configs do not fit
+reference: Any = transformers  # Its classes have types that its configs do not fit.
 
 Rows = npt.NDArray[np.float64]
 

@@ -16,7 +16,7 @@ from distilrt.distill.student import chosen_layers, make_student
 from distilrt.distill.teacher import Teacher, load_teacher
 from distilrt.errors import CheckpointError
 
-reference: Any = transformers  # whose classes have types that its configs do not fit
+reference: Any = transformers  # Its classes have types that its configs do not fit.
 
 CPU = torch.device("cpu")
 

@@ -1,4 +1,4 @@
-"""What the teacher answers on the engine, against transformers."""
+"""The teacher's answers on the engine are compared with transformers'."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from distilrt.distill.packed_model import PackedModel
 from distilrt.distill.teacher import load_teacher, on_torch
 from distilrt.errors import BackendError, CheckpointError
 
-reference: Any = transformers  # whose classes have types that its configs do not fit
+reference: Any = transformers  # Its classes have types that its configs do not fit.
 
 CPU = torch.device("cpu")
 LENGTHS = (9, 3, 1, 20)

@@ -151,7 +151,7 @@ def test_the_object_is_as_the_original(original: Any, fast: Any, tmp_path: Path)
     for call in (lambda: fast.train()(features), fast.half):
         with pytest.raises(TypeError, match=r"\.to_transformers\(\)"):
             call()
-    assert_near(fast.encode(TEXTS), original.encode(TEXTS))  # which calls eval()
+    assert_near(fast.encode(TEXTS), original.encode(TEXTS))  # encode calls eval()
 
 
 def test_other_dtypes_and_heads(original: Any) -> None:

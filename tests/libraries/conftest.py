@@ -16,7 +16,7 @@ from transformers.models.bert.modeling_bert import BertLayer
 from distilrt import accelerate
 from tests.serving import serving
 
-BOUND = 1e-5  # of embeddings of length 1; docs/dropin.md
+BOUND = 1e-5  # docs/dropin.md promises it for embeddings of length 1.
 
 SENTENCES = [
     "The cat sat on the mat.",
@@ -69,7 +69,7 @@ def url(sentence_encoder: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def vectors(original: Any) -> tuple[Any, Any]:
-    """What sentence-transformers makes of SENTENCES and of QUESTION."""
+    """The vectors that sentence-transformers makes of SENTENCES and of QUESTION."""
     return original.encode(SENTENCES), original.encode(QUESTION)
 
 
