@@ -291,8 +291,8 @@ class Task(ABC):
                     "use the model's own tokenizer"
                 )
             if self.config.is_bert and isinstance(ids, TypedIds) and ids.token_types:
-                if encodings and max(ids.token_types) >= self.config.type_vocab_size:
-                    raise InvalidInput("this model takes no pairs of texts: its config has type_vocab_size 1; send one")
+                if encodings and max(ids.token_types) >= (known := self.config.type_vocab_size):
+                    raise InvalidInput(f"this model takes no pairs: config.type_vocab_size is {known}; send one text")
                 type_rows(self.config, np.array(ids.token_types))  # It refuses types that the model does not have.
         return Prepared(item, params, encodings, sequences, [self.select(params, ids) for ids in sequences])
 

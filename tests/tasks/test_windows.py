@@ -121,7 +121,7 @@ def test_a_pair_for_a_model_without_token_types(bert_of: Folders) -> None:
     for params in ({}, WINDOWS):
         pair, single = task.prepare([{"text": "a", "text_pair": "b"}, "a"], task.settle(params))
         assert isinstance(single, Prepared)
-        assert str(pair) == "this model takes no pairs of texts: its config has type_vocab_size 1; send one"
+        assert str(pair) == "this model takes no pairs: config.type_vocab_size is 1; send one text"
 
 
 def test_short_windows_without_special_tokens(folder_of: Folders) -> None:
