@@ -188,9 +188,8 @@ def assemble(
                 "to be computed; correct config.json"
             )
         found[POSITIONS] = _from_memory(POSITIONS, _sinusoidal(shapes[POSITIONS]))
-    if config.tie_word_embeddings and (
-        PROJECTOR in shapes or tuned
-    ):  # the reference ties whichever of the two is there
+    # The reference ties whichever of the two is there; an adapter may name either.
+    if config.tie_word_embeddings and (PROJECTOR in shapes or tuned):
         for name, twin in ((PROJECTOR, WORDS), (WORDS, PROJECTOR)):
             if name not in found and twin in found:
                 found[name] = found[twin]
