@@ -20,9 +20,12 @@ from typing import Any
 
 import numpy as np
 
+from distilrt.checkpoint import packing
 from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.weights import load_weights, random_weights, save_checkpoint
+from distilrt.model.architecture import POSITIONS, expected_shapes
 from distilrt.model.config import DistilBertConfig
+from distilrt.model.heads import ENCODER
 from distilrt.text.auto_tokenizer import load_tokenizer
 
 ARCHITECTURE = "DistilBertForSequenceClassification"
@@ -43,7 +46,7 @@ def make_checkpoint(folder: Path, config: DistilBertConfig | None = None, seed: 
 
 
 def classifier_of(model: str) -> Path:
-    """Write the encoder of a checkpoint as a classifier with standard names, with its tokenizer, unless it is there.
+    """Write the encoder of a checkpoint, which may be a BERT's, as a DistilBERT's classifier, unless it is there.
 
     The folder, to which converters may add, has a name of its own for each state of the checkpoint. The head is of
     random orthogonal matrices, so that the logits, as many as hidden units, tell what a dtype does to the hidden states
@@ -60,12 +63,16 @@ def classifier_of(model: str) -> Path:
     state = f"{file.resolve()} {file.stat().st_size} {file.stat().st_mtime_ns}"
     folder = cache_folder() / "models" / hashlib.blake2b(state.encode(), digest_size=8).hexdigest()
     if not (folder / "config.json").exists():
-        weights = dict(load_weights(source, "DistilBertModel", config))
+        found = load_weights(source, ENCODER.architecture, config)
         random, size = np.random.default_rng(0), config.hidden_size
+        config = config.replace(
+            num_labels=size, id2label=None, label2id=None, type_vocab_size=0, add_pooling_layer=False, extra={}
+        )
+        weights = {name: packing.tensor(found, name) for name in expected_shapes(config, ENCODER.architecture)}
+        weights[POSITIONS] = weights[POSITIONS][: config.max_position_embeddings]  # of a BERT, those of token type 0
         for name in ("pre_classifier", "classifier"):
             weights[f"{name}.weight"] = np.linalg.qr(random.standard_normal((size, size)))[0].astype(np.float32)
             weights[f"{name}.bias"] = np.zeros(size, np.float32)
-        config = config.replace(num_labels=size, id2label=None, label2id=None)
         load_tokenizer(model).save_pretrained(folder)
         # The checkpoint comes last, since its config.json says that all is there.
         save_checkpoint(folder, config, weights, ARCHITECTURE)
