@@ -12,11 +12,11 @@ import transformers
 
 from distilrt.checkpoint.names import name_in_files
 from distilrt.errors import CheckpointError
-from distilrt.model.architecture import POSITIONS
+from distilrt.model.architecture import POSITIONS, TOKEN_TYPES
 from distilrt.model.config import DistilBertConfig
 from distilrt.model.heads import HEADS
 
-_LAYER, _TYPES = "transformer.layer.", "embeddings.token_type_embeddings.weight"
+_LAYER = "transformer.layer."
 Weights = Mapping[str, npt.NDArray[Any]]
 
 
@@ -36,13 +36,13 @@ def student_weights(weights: Weights, layers: list[int]) -> dict[str, npt.NDArra
 
     A BERT adds the embedding of token type 0 to that of every position; the student's positions have both.
     """
-    found = {name: array for name, array in weights.items() if not name.startswith(_LAYER) and name != _TYPES}
+    found = {name: array for name, array in weights.items() if not name.startswith(_LAYER) and name != TOKEN_TYPES}
     for new, old in enumerate(layers):
         prefix = f"{_LAYER}{old}."
         names = [name for name in weights if name.startswith(prefix)]
         found |= {f"{_LAYER}{new}.{name.removeprefix(prefix)}": weights[name] for name in names}
-    if _TYPES in weights:
-        found[POSITIONS] = found[POSITIONS] + weights[_TYPES][0]
+    if TOKEN_TYPES in weights:
+        found[POSITIONS] = found[POSITIONS] + weights[TOKEN_TYPES][0]
     return found
 
 
