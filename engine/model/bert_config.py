@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ _NAMES = ALIASES | {
     "hidden_dropout_prob": "dropout",
     "attention_probs_dropout_prob": "attention_dropout",
 }
+_OURS = {ours: name for name, ours in _NAMES.items()}
 # Fields of a BERT config that say nothing about a model that is loaded.
 _UNREAD = (
     *("layer_norm_eps", "position_embedding_type", "use_cache", "is_decoder"),
@@ -71,10 +73,14 @@ def read(values: Mapping[str, Any], layer_norm_eps: float) -> tuple[dict[str, An
     return ours, of_bert
 
 
+def in_its_names(message: str) -> str:
+    """An error of a config with the names of fields that the BERT's file has."""
+    return re.sub(r"(?<=config\.)\w+", lambda found: _OURS.get(found[0], found[0]), message)
+
+
 def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
     """A config of DistilBERT's field names in a BERT's, without the fields that a BERT does not have."""
-    names = {ours: name for name, ours in _NAMES.items()}
-    out = {names.get(name, name): value for name, value in values.items() if name not in _DISTILBERT_ONLY}
+    out = {_OURS.get(name, name): value for name, value in values.items() if name not in _DISTILBERT_ONLY}
     if out.get("architectures") is not None:
         out["architectures"] = [name.replace("DistilBert", "Bert", 1) for name in out["architectures"]]
     return out | {"position_embedding_type": "absolute"}

@@ -297,7 +297,10 @@ class DistilBertConfig:
         known = {item.name for item in dataclasses.fields(cls)} - {"extra", *bert_config.OWN_FIELDS}
         extra = {key: value for key, value in values.items() if key not in known}
         fields = {key: value for key, value in values.items() if key in known}
-        return cls(**fields, **of_bert, extra=extra)
+        try:
+            return cls(**fields, **of_bert, extra=extra)
+        except ValueError as error:
+            raise ValueError(bert_config.in_its_names(str(error)) if of_bert else str(error)) from None
 
     @classmethod
     def from_pretrained(

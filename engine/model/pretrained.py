@@ -53,11 +53,9 @@ _REFUSED = {
     "state_dict": "give the weights to the class itself, as its second argument, by the names of state_dict() without "
     "'distilbert.'",
     "output_loading_info": "a missing tensor is always an error, and an extra one warns, or is refused by strict=True",
-    "quantization_config": "dtype='int8' quantizes, and on a GPU 'float8'",
-    "load_in_8bit": "dtype='int8' quantizes, and on a GPU 'float8'",
+    **dict.fromkeys(("quantization_config", "load_in_8bit"), "dtype='int8' quantizes, and on a GPU 'float8'"),
     "load_in_4bit": "the narrowest dtype is int8: dtype='int8'",
-    "from_flax": "convert the checkpoint to safetensors",
-    "gguf_file": "convert the checkpoint to safetensors",
+    **dict.fromkeys(("from_flax", "gguf_file"), "convert the checkpoint to safetensors"),
     "variant": "rename the file of this variant to model.safetensors, in a folder of its own",
     "adapter_name": "name the model as BASE@ADAPTER",
     "key_mapping": "rename the tensors and save them",
@@ -66,9 +64,8 @@ _REFUSED = {
     "proxies": "set the environment variable HTTPS_PROXY",
     "mirror": "set the environment variable HF_ENDPOINT",
 }
-_CONFIG_FIELDS = {field.name for field in dataclasses.fields(DistilBertConfig)}
+_CONFIG_FIELDS = {field.name for field in dataclasses.fields(DistilBertConfig)} | bert_config.ALIASES.keys()
 _CONFIG_FIELDS -= {"extra", "dtype", *bert_config.OWN_FIELDS}
-_CONFIG_FIELDS |= {"hidden_size", "num_attention_heads", "num_hidden_layers"}
 
 
 class Pretrained(Placed):
@@ -101,15 +98,9 @@ class Pretrained(Placed):
         config = DistilBertConfig.of(config)
         self.weights = random_weights(config, self.architecture) if weights is None else weights
         self.config = config = with_pooler(config, self.architecture, self.weights)
-        self._head = HEADS[self.architecture]
+        self._head = head = HEADS[self.architecture]
         self.backend = backends.create(
-            backend,
-            config,
-            self.weights,
-            dtype=dtype,
-            num_threads=num_threads,
-            calibration=calibration,
-            head=self._head,
+            backend, config, self.weights, dtype=dtype, num_threads=num_threads, calibration=calibration, head=head
         )
 
     @classmethod

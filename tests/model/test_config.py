@@ -245,6 +245,20 @@ def test_other_models_are_refused(values: dict[str, Any], message: str) -> None:
         DistilBertConfig.from_dict(values)
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"hidden_size": "48"}, r"config\.hidden_size must be .*, found '48'"),
+        ({"intermediate_size": 0}, r"config\.intermediate_size must be"),
+        ({"hidden_size": 50, "num_attention_heads": 3}, r"config\.hidden_size \(50\) .* config\.num_attention_heads"),
+        ({"vocab_size": 0}, r"config\.vocab_size must be"),
+    ],
+)
+def test_errors_have_the_names_of_the_file(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DistilBertConfig.from_dict(BERT | values)
+
+
 def test_the_file_of_a_distilbert_can_not_claim_token_types() -> None:
     config = DistilBertConfig.from_dict({"type_vocab_size": 2, "add_pooling_layer": True})
     assert not config.is_bert
