@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from distilrt import tasks
 from distilrt.bench.peer import Ids
+from distilrt.checkpoint.calibration import texts_of
 from distilrt.checkpoint.source import Source
 from distilrt.errors import InvalidInput, InvalidParameter
 from distilrt.model.config import DistilBertConfig
@@ -91,16 +92,17 @@ def make(workload: str, model: str, *, file: Path | None = None) -> Samples:
         file: UTF-8 texts, one a line, in place of made ones; empty lines are left out.
 
     Raises:
-        InvalidParameter: a workload of another name, a length that the model cannot read, or a file that cannot be
-            read, is empty, not UTF-8 or has a line that the task does not take.
-        OSError: no such model.
+        InvalidParameter: a workload of another name, a length that the model cannot read, or a line that the task does
+            not take.
+        InvalidInput: the file is empty or not UTF-8.
+        OSError: no such model, or no such file.
     """
     place = find(Source.of(model))
     config, tokenizer = DistilBertConfig.from_pretrained(place.source), place.tokenizer()
     task = _task(place.architecture())(tokenizer, config, place.sentence)
     params = dict(PARAMS[task.name])
     if file is not None:
-        name, texts, batch = file.name, _read(file), MIX_BATCH
+        name, texts, batch = file.name, texts_of(file.read_bytes(), file), MIX_BATCH
     else:
         name = workload
         lengths, batch = lengths_of(workload, tasks.longest(tokenizer, config))
@@ -164,18 +166,6 @@ def _input(task: str, text: str, tokenizer: DistilBertTokenizer) -> Any:
     if task == "fill-mask":
         return f"{text.rpartition(' ')[0]} {tokenizer.mask_token}".strip()
     return {"question": "what is it?", "context": text} if task == "question-answering" else text
-
-
-def _read(file: Path) -> list[str]:
-    try:
-        texts = [line for line in file.read_bytes().decode().splitlines() if line.strip()]
-    except OSError as error:
-        raise InvalidParameter(f"--input {file} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise InvalidParameter(f"{file} must be UTF-8 text, one input a line; byte {error.start} is not") from None
-    if not texts:
-        raise InvalidParameter(f"{file} has no texts; it must hold one a line")
-    return texts
 
 
 def lengths_of(workload: str, longest: int) -> tuple[npt.NDArray[np.int64], int]:

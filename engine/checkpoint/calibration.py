@@ -122,7 +122,7 @@ def texts_of(content: bytes, path: str | Path) -> list[str]:
     except UnicodeDecodeError as error:
         raise InvalidInput(f"{path} must be UTF-8, one text a line: {error}") from error
     if not texts:
-        raise InvalidInput(f"{path} has no text; write one a line, for calibration some hundred like real inputs")
+        raise InvalidInput(f"{path} has no text; write one a line, like real inputs")
     return texts
 
 

@@ -52,17 +52,16 @@ def test_file(classifier: str, tmp_path: Path) -> None:
     file = tmp_path / "texts.txt"
     file.write_text("One text.\n\n  \nAnother, naïve 東京\n" + "long " * 500)
     made = samples.make("", classifier, file=file)
-    assert made.inputs == ("One text.", "Another, naïve 東京", "long " * 500)
+    assert made.inputs == ("One text.", "Another, naïve 東京", ("long " * 500).strip())
     assert (made.name, made.batch, made.lengths[2]) == ("texts.txt", 8, 64)
 
 
-@pytest.mark.parametrize(("content", "words"), [(b"", "has no texts"), (b"\n \n", "has no texts"),
+@pytest.mark.parametrize(("content", "words"), [(b"", "has no text"), (b"\n \n", "has no text"),
                                                 (b"a\n\xff\n", "must be UTF-8")])  # fmt: skip
 def test_bad_files(classifier: str, tmp_path: Path, content: bytes, words: str) -> None:
-    file = tmp_path / "texts.txt"
-    file.write_bytes(content)
+    (tmp_path / "texts").write_bytes(content)
     with pytest.raises(ValueError, match=words):
-        samples.make("", classifier, file=file)
+        samples.make("", classifier, file=tmp_path / "texts")
 
 
 @pytest.mark.parametrize(("workload", "words"), [("8", "BATCHxLENGTH"), ("0x8", "BATCHxLENGTH"), ("mix", "queries"),

@@ -72,10 +72,9 @@ def test_compare_trained_weights(
     recorded: Any, tmp_path: Path, sentence_encoder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """On English, with rows of their own, a BERT's for every engine; another encoder's classifier is not this one's."""
-    both = [*ALONE, "--peers", "distilrt,transformers"]
-    rows = recorded("trained.csv", "compare", *both, "--model", str(sentence_encoder))
-    assert [row["target"] for row in rows] == ["distilrt", "distilrt", "transformers"]
-    assert all(0 < float(row["mean_difference"]) < 1e-5 for row in rows)
+    more = ["--peers", "distilrt,transformers", "--model", str(sentence_encoder)]
+    rows = recorded("trained.csv", "compare", *ALONE, *more)
+    assert [0 < float(row["mean_difference"]) < 1e-5 for row in rows] == [True] * 3
     made = artefacts.classifier_of(str(sentence_encoder))
     assert [made] == list(artefacts.cache_folder().glob("models/*"))
     ids = samples.make_ids("1x8", made).inputs[0]
