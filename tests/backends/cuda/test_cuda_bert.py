@@ -33,7 +33,6 @@ def test_token_types_and_pooler(architecture: str, dtype: str) -> None:
     model = made(config, weights, backend="cuda", dtype=dtype)
     bound = 1e-5 if dtype == "float32" else 0.05
     for given in (
-        {"attention_mask": mask, "token_type_ids": types},
         {"token_type_ids": types},
         {"attention_mask": mask, "token_type_ids": types, "position_ids": positions},
     ):
