@@ -15,14 +15,15 @@ Outputs = tuple[Tensor, Tensor]  # last hidden states [tokens, hidden_size], log
 
 
 def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """`T² · mean over rows of KL(softmax(teacher / T) ‖ softmax(student / T))`; both `[n, width]` logits.
+    """`T² · mean over rows of KL(softmax(teacher / T) ‖ softmax(student / T))`, 0 of no rows; both `[n, width]` logits.
 
     The factor keeps gradients of one size at any temperature (Hinton et al. 2015, arXiv:1503.02531). From the cross
     entropy with soft targets it differs by the targets' own entropy, which has no gradient.
     """
     log_probs = functional.log_softmax(_wide(student) / temperature, dim=-1)
     targets = functional.log_softmax(_wide(teacher) / temperature, dim=-1)
-    return functional.kl_div(log_probs, targets, reduction="batchmean", log_target=True) * temperature**2
+    summed = functional.kl_div(log_probs, targets, reduction="sum", log_target=True)
+    return summed / max(len(student), 1) * temperature**2
 
 
 def hard_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

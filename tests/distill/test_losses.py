@@ -68,6 +68,12 @@ def test_without_labels_the_hard_loss_is_0() -> None:
     assert losses.hard_cross_entropy(torch.randn(3, 5), torch.full((3,), NONE)).item() == 0
 
 
+def test_of_no_rows_the_losses_are_0() -> None:
+    hidden, logits = torch.randn(3, 5), torch.empty(0, 7)
+    found = losses.triple((hidden, logits), (hidden, logits), torch.empty(0, dtype=torch.int64), 2.0)
+    assert found[:2].tolist() == [0, 0]
+
+
 def test_without_a_teacher_only_the_hard_loss_is_left() -> None:
     rows = torch.randn(3, 5)
     found = losses.triple((rows, rows), None, torch.tensor([1, 2, 3]), 2.0)
