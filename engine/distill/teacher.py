@@ -19,7 +19,7 @@ from distilrt.checkpoint import packed
 from distilrt.checkpoint.files import read_object
 from distilrt.checkpoint.names import canonical_name
 from distilrt.checkpoint.source import Source
-from distilrt.checkpoint.weights import load_weights
+from distilrt.checkpoint.weights import Weights, load_weights
 from distilrt.distill.corpora import Examples
 from distilrt.distill.losses import Outputs
 from distilrt.distill.packed_model import PackedModel
@@ -66,7 +66,7 @@ def load_teacher(folder: str, task: str, device: torch.device, dtype: str = "aut
         raise CheckpointError(f"{folder} is packed, without the weights of a teacher; give what it was packed from")
     path = source.file("config.json")
     if path is not None and read_object(path).get("model_type") == "roberta":
-        return _roberta(source.folder or folder, architecture, device)
+        return _roberta(source, architecture, device)
     config = DistilBertConfig.from_pretrained(source)
     try:
         weights = load_weights(source, architecture, config)
@@ -99,11 +99,14 @@ def on_torch(config: DistilBertConfig, weights: Mapping[str, npt.NDArray[Any]], 
     return Teacher(config, weights, answer, "transformers, float32")
 
 
-def _roberta(folder: Any, architecture: str, device: torch.device) -> Teacher:
+def _roberta(source: Source, architecture: str, device: torch.device) -> Teacher:
     """A RoBERTa as a BERT whose positions are cut to those that tokens have."""
     import transformers
 
+    if source.adapter:
+        raise CheckpointError(f"{source}: a RoBERTa's adapter must be merged first, with PEFT's merge_and_unload()")
     reference: Any = getattr(transformers, architecture.replace("DistilBert", "Roberta"))
+    folder = source.folder or source.model
     model, found = reference.from_pretrained(folder, output_loading_info=True, dtype=torch.float32)
     if missing := found["missing_keys"]:
         lacks = f"it lacks {', '.join(sorted(missing)[:4])}; use a checkpoint that was trained for this"
@@ -115,5 +118,8 @@ def _roberta(folder: Any, architecture: str, device: torch.device) -> Teacher:
         weights[canonical_name(name, bert=True)] = tensor.numpy()
     weights[POSITIONS] = weights[POSITIONS][model.config.pad_token_id + 1 :]
     shape = {"max_position_embeddings": len(weights[POSITIONS]), "layer_norm_eps": LAYER_NORM_EPS, "model_type": "bert"}
-    config = DistilBertConfig.from_dict(model.config.to_dict() | shape)
-    return on_torch(config, weights, model, device)
+    try:
+        config = DistilBertConfig.from_dict(model.config.to_dict() | shape)
+    except ValueError as error:
+        raise CheckpointError(f"{folder}: {error}") from None
+    return on_torch(config, Weights(weights, str(folder)), model, device)

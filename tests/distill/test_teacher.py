@@ -81,6 +81,30 @@ def test_a_roberta_without_a_head_is_refused(tmp_path: Path) -> None:
         load_teacher(str(tmp_path), "masked-lm", CPU)
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"hidden_act": "tanh"}, "roberta: config.hidden_act must be one of gelu"),
+        ({}, "roberta holds NaN or infinity"),
+        ({"adapter": True}, "a RoBERTa's adapter must be merged first, with PEFT's"),
+    ],
+)
+def test_robertas_are_refused(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    shape = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 48}
+    folder = tmp_path / "roberta"
+    model = reference.RobertaForMaskedLM(reference.RobertaConfig(vocab_size=50, **shape | change))
+    model.lm_head.dense.weight.data[0] = np.nan
+    model.save_pretrained(folder)
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=words):
+        dict(
+            load_teacher(
+                f"{folder}@{tmp_path / 'adapter'}" if "adapter" in change else str(folder), "masked-lm", CPU
+            ).weights
+        )
+
+
 def test_other_folders_are_refused(teacher: Path, tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"config\.json"):
         load_teacher(str(tmp_path), "masked-lm", CPU)
