@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from distilrt.distill.corpora import Examples
 from distilrt.distill.losses import Outputs
 
 
 class PackedModel(nn.Module):
-    """A DistilBERT, BERT or RoBERTa of transformers, `model`, that predicts masked words or classifies."""
+    """A DistilBERT or RoBERTa of transformers with one of the two heads, or a BERT that predicts masked words."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -30,10 +31,13 @@ class PackedModel(nn.Module):
         hidden = hidden.flatten(0, 1) if mask is None else hidden[mask]
         return hidden, self._head(hidden[rows])
 
-    def inputs(self, examples: Examples, device: Any) -> list[Any]:
+    def inputs(self, examples: Examples, device: Any) -> tuple[Tensor, Tensor | None, Tensor]:
         """A batch as the arguments of `forward`."""
-        arrays = (*examples.padded(self.model.config.pad_token_id or 0), examples.rows)
-        return [None if each is None else torch.from_numpy(each).to(device) for each in arrays]
+        ids = [torch.from_numpy(each).long() for each in examples.sequences]
+        padded = pad_sequence(ids, batch_first=True, padding_value=self.model.config.pad_token_id or 0)
+        mask = torch.arange(padded.shape[1]) < torch.tensor(list(map(len, ids)))[:, None]
+        rows = torch.from_numpy(examples.rows).to(device)
+        return padded.to(device), None if mask.all() else mask.to(device), rows
 
     def _head(self, rows: Tensor) -> Any:
         """The logits of hidden states `[n, hidden_size]`."""
@@ -42,8 +46,6 @@ class PackedModel(nn.Module):
             return model.vocab_projector(model.vocab_layer_norm(model.activation(model.vocab_transform(rows))))
         if hasattr(model, "pre_classifier"):
             return model.classifier(model.dropout(torch.relu(model.pre_classifier(rows))))
-        if getattr(model.base_model, "pooler", None) is not None:  # a BERT's classifier
-            return model.classifier(model.dropout(model.base_model.pooler(rows[:, None])))
         if hasattr(model, "classifier"):  # a RoBERTa's, which takes whole sequences
             return model.classifier(rows[:, None])
         return (model.lm_head if hasattr(model, "lm_head") else model.cls)(rows)

@@ -49,17 +49,14 @@ class Teacher(NamedTuple):
     runs_on: str  # engine, backend and dtype
 
 
-def load_teacher(folder: str, task: str, device: torch.device, dtype: str = "auto") -> Teacher:
+def load_teacher(folder: str, task: str, device: torch.device) -> Teacher:
     """The teacher in a folder or repository, on the device where the student trains.
 
-    Args:
-        task: one of `ARCHITECTURES`.
-        dtype: of the engine; "auto": bfloat16 where the device has it natively, else float32.
+    The engine computes in bfloat16 where the device has it natively, else in float32. `task` is one of `ARCHITECTURES`.
 
     Raises:
         OSError: it is not there.
         CheckpointError: it is no such model, has no head for the task, or is packed.
-        BackendError: a dtype that the device does not have.
     """
     source, architecture = Source.of(folder), ARCHITECTURES[task]
     if packed.find(source):
@@ -73,8 +70,7 @@ def load_teacher(folder: str, task: str, device: torch.device, dtype: str = "aut
     except CheckpointError as error:
         raise CheckpointError(f"{folder} can't be the teacher of a student for {task}: {error}") from None
     gpu = device.type == "cuda"
-    if dtype == "auto":
-        dtype = "bfloat16" if gpu or "bfloat16" in _C.dtypes() else "float32"
+    dtype = "bfloat16" if gpu or "bfloat16" in _C.dtypes() else "float32"
     threads = None if gpu else torch.get_num_threads()
     model = getattr(models, architecture)(config, weights, backend=device.type, dtype=dtype, num_threads=threads)
 
