@@ -196,7 +196,7 @@ def main() -> None:
             write_ids([str(file)], tokenizer, file.with_suffix(".ids"))
             corpora.append(PackedText(file.with_suffix(".ids"), LENGTH, tokenizer, VOCABULARY, 0.15, 0.7))
         batches = held_out(corpora[1])
-        shared: dict[str, Any] = {"corpus": (str(train),), "length": LENGTH, "batch_size": BATCH, "accumulation": 1,
+        shared: dict[str, Any] = {"corpus": [str(train)], "length": LENGTH, "batch_size": BATCH, "accumulation": 1,
                                   "save_every": 10**6, "teacher": str(teacher), "bfloat16": False}  # fmt: skip
         settings = Settings(**shared, out="", epochs=epochs(TEACHER_STEPS, corpora[0]), soft_weight=0, hard_weight=1,
                             hidden_weight=0, learning_rate=1.5e-3, warm_up=0.1)  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 from dataclasses import MISSING, fields
 from typing import Annotated, Any, get_type_hints
 
@@ -18,7 +19,8 @@ def distill(more: list[str] | None, **given: Any) -> None:
     Losses of every step go to stdout as JSON lines, and then what was written. A run that was stopped goes on where it
     was if the command is given again. Run it by torchrun for several GPUs.
     """
-    settings = Settings(**given | {"corpus": (*given["corpus"], *(more or ()))})
+    corpus = [os.path.expanduser(path) for path in (*given["corpus"], *(more or ()))]
+    settings = Settings(**given | {"corpus": corpus})
     try:
         from tqdm import tqdm
 
@@ -42,15 +44,15 @@ def distill(more: list[str] | None, **given: Any) -> None:
 
 def _signature() -> inspect.Signature:
     """A flag for each field of the settings, and the files behind --corpus that a shell's pattern gives."""
-    hints, wanted = get_type_hints(Settings), {"corpus": list[str]}
+    hints, keyword = get_type_hints(Settings), inspect.Parameter.KEYWORD_ONLY
     more = Annotated[list[str] | None, typer.Argument(metavar="[FILE]…", help="More files of the corpus.")]
-    flags: list[tuple[str, Any, Any]] = [("more", more, None)]
+    flags = [inspect.Parameter("more", keyword, annotation=more, default=None)]
     for each in fields(Settings):
-        hint: Any = wanted.get(each.name, hints[each.name])
+        hint: Any = hints[each.name]
         kind = Annotated[hint, typer.Option(help=each.metadata["help"])]
-        flags.append((each.name, kind, inspect.Parameter.empty if each.default is MISSING else each.default))
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    return inspect.Signature([inspect.Parameter(n, keyword, annotation=k, default=d) for n, k, d in flags])
+        default = inspect.Parameter.empty if each.default is MISSING else each.default
+        flags.append(inspect.Parameter(each.name, keyword, annotation=kind, default=default))
+    return inspect.Signature(flags)
 
 
 distill.__signature__ = _signature()  # type: ignore[attr-defined]  # typer makes the flags of it

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from distilrt.checkpoint.files import replacing
 from distilrt.distill.masking import Ids, Masking, Numbers
 from distilrt.errors import InvalidInput
+from distilrt.model.config import DistilBertConfig
 from distilrt.text.tokenizer import DistilBertTokenizer
 
 NONE = -100  # the label of a row without one
@@ -29,27 +30,13 @@ class Examples(NamedTuple):
     rows: Numbers  # [n] rising numbers of tokens, where all sequences lie end to end
     labels: Numbers  # [n], or NONE
 
-    def padded(self, pad_id: int) -> tuple[Numbers, npt.NDArray[np.bool_] | None]:
-        """Ids `[batch_size, seq_len]`, and where they are no padding; None where there is no padding."""
-        lengths = np.array([len(ids) for ids in self.sequences])
-        mask = np.arange(lengths.max()) < lengths[:, None]
-        padded = np.full(mask.shape, pad_id, np.int64)
-        padded[mask] = np.concatenate(self.sequences)
-        return padded, None if mask.all() else mask
-
-
-class Corpus(Protocol):
-    """Numbered sequences; of `examples`, what is random is drawn from `rng`."""
-
-    def __len__(self) -> int: ...
-    def examples(self, numbers: Numbers, rng: np.random.Generator) -> Examples: ...
-
 
 class PackedText:
     """Sequences of `length` token ids, the first of each the classifier token, the last the separator token.
 
     The text between lies end to end (the full sentences of Liu et al. 2019, arXiv:1907.11692) in a file from
     `write_ids`, which is mapped into memory. `vocab_size` is the model's, the other arguments are those of `Masking`.
+    A file with special tokens alone is an InvalidInput.
     """
 
     def __init__(
@@ -63,6 +50,8 @@ class PackedText:
         for start in range(0, count, _SEQUENCES):
             counts += np.bincount(self._blocks[start : start + _SEQUENCES].reshape(-1), minlength=vocab_size)
         special: list[Any] = tokenizer.all_special_ids
+        if count and not np.delete(counts, special).any():
+            raise InvalidInput(f"the corpus has no word to mask: all are {tokenizer.unk_token} to the tokenizer")
         mask_id = tokenizer.convert_tokens_to_ids(tokenizer.mask_token)
         self._masking = Masking(counts, mask_id, special, share, smoothing)
 
@@ -83,7 +72,7 @@ def write_ids(paths: Sequence[str], tokenizer: DistilBertTokenizer, target: Path
     `lines_of`, and an OSError where the disk is full.
     """
     encode, separator = tokenizer.backend_tokenizer.encode_batch, [tokenizer.sep_token_id]
-    lines = (line for path in paths for _, line in chain(lines_of(path), [(0, "")]))
+    lines = (line for path in paths for _, line in chain(lines_of(path, _LONGEST), [(0, "")]))
     with replacing(target) as out:
         between = True  # documents, hence there is nothing to separate
         while batch := list(islice(lines, _LINES)):
@@ -97,14 +86,16 @@ class LabelledText:
     """Texts, one a line, tokenized and cut to `length` tokens.
 
     A line is plain text, a JSON string, or an object `{"text": …, "label": …}` whose label is a name or number of the
-    teacher's, or is left out. One that is not is an InvalidInput; other errors are those of `lines_of`.
+    teacher's, which `config` has, or is left out. One that is not is an InvalidInput; other errors are those of
+    `lines_of`.
     """
 
     def __init__(
-        self, paths: Sequence[str], tokenizer: DistilBertTokenizer, length: int, label2id: dict[str, int]
+        self, paths: Sequence[str], tokenizer: DistilBertTokenizer, length: int, config: DistilBertConfig
     ) -> None:
+        labels: dict[Any, int] = {**(config.label2id or {}), **{number: number for number in config.id2label or {}}}
         lines = ((path, number, line) for path in paths for number, line in lines_of(path) if line)
-        items = [_item(line, label2id, f"{path}, line {number}") for path, number, line in lines]
+        items = [_item(line, labels, f"{path}, line {number}") for path, number, line in lines]
         texts = [text for text, _ in items]
         found = tokenizer(texts, truncation=True, max_length=length)["input_ids"] if texts else []
         self._ids = [np.array(ids, np.int32) for ids in found]
@@ -119,36 +110,47 @@ class LabelledText:
         return Examples(sequences, np.cumsum([0, *map(len, sequences[:-1])]), self._labels[numbers])
 
 
-def _item(line: str, label2id: dict[str, int], where: str) -> tuple[str, int]:
-    """The text of a line and the number of its label, or `NONE`."""
+Corpus = PackedText | LabelledText  # numbered sequences; what is random in its `examples` is drawn from `rng`
+
+
+def _item(line: str, labels: Mapping[Any, int], where: str) -> tuple[str, int]:
+    """The text of a line and the number of its label, or `NONE`; `labels` has numbers by name and by number."""
     try:
         value: Any = json.loads(line)
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError) as error:
+        if line.startswith('{"'):
+            advice = "mend it, or write a text that begins so as a JSON string"
+            raise InvalidInput(f"{where} begins as a JSON object does and is none ({error}); {advice}") from None
         value = line
-    if not isinstance(value, dict):  # numbers, true and lists are texts, since plain text has such lines too
-        return value if isinstance(value, str) else line, NONE
-    label = value.get("label")
-    if not isinstance(value.get("text"), str) or value.keys() - {"text", "label"}:
+    if not isinstance(value, dict):  # Plain text may look like a number, true, null or a list.
+        value = {"text": value if isinstance(value, str) else line}
+    text, label = value.get("text"), value.get("label")
+    if not isinstance(text, str) or value.keys() - {"text", "label"}:
         raise InvalidInput(f'{where} must be text or {{"text": …, "label": …}}, found keys {", ".join(value)}')
-    names: dict[Any, int] = {**label2id, **{number: number for number in label2id.values()}, None: NONE}
-    if type(label) not in (str, int, type(None)) or label not in names:
-        known = ", ".join(label2id)
+    if re.search("[\ud800-\udfff]", text):
+        raise InvalidInput(f"{where} has half a surrogate pair, which no text has; leave it out")
+    if label is None:
+        return text, NONE
+    if type(label) not in (str, int) or label not in labels:
+        known = ", ".join(name for name in labels if isinstance(name, str))
         raise InvalidInput(f"{where}: label {label!r} is none of the teacher's: {known}, or their numbers")
-    return value["text"], names[label]
+    return text, labels[label]
 
 
-def lines_of(path: str) -> Iterator[tuple[int, str]]:
-    """The number of each line, and the line without the space around it.
+def lines_of(path: str, longest: int = -1) -> Iterator[tuple[int, str]]:
+    """The number of each line, and the line without the space around it, in parts of at most `longest` characters.
 
     Raises:
         OSError: the file can't be read.
         InvalidInput: it is not UTF-8, or has a zero byte.
     """
     try:
-        with open(path, encoding="utf-8") as file:
-            for number, line in enumerate(iter(lambda: file.readline(_LONGEST), ""), 1):
+        with open(path, encoding="utf-8-sig") as file:
+            number = 1
+            while line := file.readline(longest):
                 if "\0" in line:
                     raise InvalidInput(f"{path} is no text: line {number} has a zero byte; give UTF-8 text files")
                 yield number, line.strip()
+                number += line.endswith("\n")
     except UnicodeDecodeError as error:
         raise InvalidInput(f"{path} is no UTF-8 text: {error}; convert it, or leave it out of the corpus") from None

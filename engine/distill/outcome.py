@@ -14,62 +14,59 @@ from safetensors import SafetensorError
 
 from distilrt import __version__
 from distilrt.checkpoint.upload import model_card
-from distilrt.distill.training import LOSSES, Row
+from distilrt.distill.training import Row
 from distilrt.text.tokenizer import DistilBertTokenizer
 
-_PLOT = "losses.svg"
+_LOSSES, _PLOT = "losses.jsonl", "losses.svg"
 _POINTS = 200  # A line of the plot has at most so many; more steps are averaged.
+About = Mapping[str, Mapping[str, Any]]
 _SHOWN = ("loss", "soft", "hard", "hidden")
 
 
 def write(
-    folder: Path, model: Any, tokenizer: DistilBertTokenizer, rows: Sequence[Row], facts: Mapping[str, Any],
-    settings: Mapping[str, Any],
-) -> None:  # fmt: skip
+    folder: Path, temporary: Path, model: Any, tokenizer: DistilBertTokenizer, rows: Sequence[Row], about: About
+) -> None:
     """Write a folder that is not there yet; it is there whole or not at all.
 
     Args:
+        temporary: where it is written, on the same disk; it is renamed once it is whole.
         model: transformers' model of the student.
         rows: of each step, its losses.
-        facts, settings: what the card says of the run.
+        about: what the card says of the run, in tables by title.
 
     Raises:
         OSError: the disk is full, or the folder can't be made.
     """
-    temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
     try:
-        temporary.mkdir(parents=True)
         model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-        (temporary / LOSSES).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        card = _card(model_card(None, folder.name, type(model).__name__), rows, facts, settings)
-        if find_spec("vl_convert"):
-            import vl_convert
+    except SafetensorError as error:  # safetensors has a class of its own for a full disk
+        raise OSError(f"can't write {temporary}: {error}; is the disk full?") from error
+    tokenizer.save_pretrained(temporary)
+    (temporary / _LOSSES).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    card = _card(model_card(None, folder.name, type(model).__name__), rows, about)
+    if find_spec("vl_convert"):
+        import vl_convert
 
-            (temporary / _PLOT).write_text(str(vl_convert.vegalite_to_svg(_chart(rows))), encoding="utf-8")
-            card += f"\n![Losses by step]({_PLOT})\n"
-        (temporary / "README.md").write_text(card, encoding="utf-8")
-        temporary.rename(folder)
-    except (OSError, SafetensorError) as error:  # safetensors has a class of its own for a full disk
-        raise OSError(f"can't write {folder}: {error}; is the disk full?") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        (temporary / _PLOT).write_text(str(vl_convert.vegalite_to_svg(_chart(rows))), encoding="utf-8")
+        card += f"\n![Losses by step]({_PLOT})\n"
+    (temporary / "README.md").write_text(card, encoding="utf-8")
+    temporary.rename(folder)
 
 
-def _card(start: str, rows: Sequence[Row], facts: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+def _card(start: str, rows: Sequence[Row], about: About) -> str:
     """The model card, which ends with how the model was made."""
     few = max(1, len(rows) // 20)
     losses = {name: f"{_mean(rows[:few], name):.4f} → {_mean(rows[-few:], name):.4f}" for name in _SHOWN}
-    parts = {"run": facts, f"loss: means of the first → the last {few} steps": losses, "setting": settings}
     made = f"""{start}
 ## How it was made
 
 Distilled with distilrt {__version__} by the triple loss of DistilBERT (Sanh et al. 2019, arXiv:1910.01108): soft
 cross-entropy with the teacher's logits, cross-entropy with right answers (hard), cosine distance of last hidden states.
-The losses of every step are in {LOSSES}.
+The losses of every step are in {_LOSSES}.
 """
-    for head, part in parts.items():
+    for head, part in {f"loss: means of the first → the last {few} steps": losses, **about}.items():
         made += f"\n| {head} | |\n|---|---|\n"
         made += "".join(f"| {name.replace('_', ' ')} | {value} |\n" for name, value in part.items())
     return made

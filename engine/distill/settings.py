@@ -5,17 +5,17 @@ This module needs no torch.
 
 from __future__ import annotations
 
-import sys
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from distilrt.errors import InvalidParameter
 
 TASKS = ("masked-lm", "text-classification")
-MOST = sys.float_info.max  # so that no number is infinite
+SHORTEST = 8  # tokens of a sequence
+_MOST = 1e9  # of a number, so that float32 holds what it is multiplied to
 
 
-def _option(default: Any, help_text: str, least: float = 0.0, most: float = MOST, **more: Any) -> Any:
+def _option(default: Any, help_text: str, least: float = 0.0, most: float = _MOST, **more: Any) -> Any:
     return field(default=default, metadata={"help": help_text, "least": least, "most": most, **more})
 
 
@@ -28,7 +28,7 @@ class Settings:
     """
 
     teacher: str = field(metadata={"help": "Folder or hub id of the teacher: a BERT, a DistilBERT or a RoBERTa."})
-    corpus: tuple[str, ...] = field(metadata={"help": "UTF-8 text files; of a classifier, a text a line."})
+    corpus: list[str] = field(metadata={"help": "UTF-8 text files; of a classifier, a text a line."})
     out: str = field(metadata={"help": "Folder to write, which must not be there yet."})
     task: str = _option("masked-lm", f"{' or '.join(TASKS)}: what the teacher is.", choices=TASKS)
     soft_weight: float = _option(5.0, "Weight of the soft cross-entropy with the teacher's logits.")
@@ -37,7 +37,7 @@ class Settings:
     temperature: float = _option(2.0, "Temperature of the soft cross-entropy.", 1e-3)
     mask_share: float = _option(0.15, "Share of tokens that are masked.", 1e-6, 1.0)
     smoothing: float = _option(0.7, "Rare tokens are masked more often: count to the power of minus this.")
-    length: int | None = _option(None, "Tokens of a sequence; else the most that the teacher reads.", 8)
+    length: int | None = _option(None, "Tokens of a sequence; else the most that the teacher reads.", SHORTEST)
     batch_size: int = _option(8, "Sequences of a forward pass, on each device.", 1)
     accumulation: int = _option(4, "Forward passes of a step.", 1)
     epochs: float = _option(3.0, "How often the corpus is read.", 1e-9)
@@ -56,15 +56,10 @@ class Settings:
             flag = f"--{each.name.replace('_', '-')}"
             if "choices" in allowed and value not in allowed["choices"]:
                 raise InvalidParameter(f"{flag} must be {' or '.join(allowed['choices'])}, found {value!r}")
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if number and not allowed["least"] <= value <= allowed["most"]:
+            if isinstance(value, int | float) and not allowed["least"] <= value <= allowed["most"]:
                 bounds = f"at least {allowed['least']:g} and at most {allowed['most']:g}"
                 raise InvalidParameter(f"{flag} must be {bounds}, found {value!r}")
         if not self.soft_weight + self.hard_weight + self.hidden_weight:
             raise InvalidParameter("all three weights are 0; at least one loss must count")
         if not self.corpus:
             raise InvalidParameter("--corpus needs at least one file")
-
-    def described(self) -> dict[str, Any]:
-        """The settings, JSON-ready."""
-        return asdict(self) | {"corpus": [*self.corpus]}

@@ -7,13 +7,12 @@ batch; accelerate averages their gradients.
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import numpy as np
 import torch
@@ -25,9 +24,9 @@ from distilrt.distill.losses import triple
 from distilrt.distill.packed_model import PackedModel
 from distilrt.distill.settings import Settings
 from distilrt.distill.teacher import Teacher
-from distilrt.errors import BackendError, InvalidInput
+from distilrt.errors import BackendError, CheckpointError
 
-CHECKPOINT, LOSSES = "checkpoint.pt", "losses.jsonl"
+CHECKPOINT = "checkpoint.pt"
 Row = dict[str, Any]  # a step's number, losses and learning rate
 _ORDER, _MASKS, _DROPOUT = range(3)  # Each use of random numbers has a stream of its own.
 _BETAS, _EPS = (0.9, 0.98), 1e-6  # The paper's AdamW has these, and no weight decay.
@@ -36,10 +35,8 @@ _BETAS, _EPS = (0.9, 0.98), 1e-6  # The paper's AdamW has these, and no weight d
 class Training:
     """A student in training, `steps` steps in all.
 
-    Without a teacher only the hard loss counts. The folder, which must be there, is for the checkpoint and the losses.
-
-    Raises:
-        InvalidInput: the corpus is too small for one step.
+    Without a teacher only the hard loss counts. The corpus must do for one step. The folder, which must be there, is
+    for the checkpoint.
     """
 
     def __init__(
@@ -50,11 +47,6 @@ class Training:
         self._settings, self._folder, self._accelerator = settings, folder, accelerator
         whole = settings.batch_size * accelerator.num_processes * settings.accumulation
         self._steps_per_epoch = len(corpus) // whole
-        if not self._steps_per_epoch:
-            raise InvalidInput(
-                f"the corpus makes {len(corpus)} sequences, and one step takes {whole}: give more text, or lower "
-                "--batch-size, --accumulation or --length"
-            )
         self._order = -1, np.empty(0, np.int64)  # an epoch, and the sequences in its order
         self.steps = max(1, round(settings.epochs * self._steps_per_epoch))
         if settings.checkpointing:
@@ -72,22 +64,16 @@ class Training:
 
         Raises:
             BackendError: the losses are not finite any more.
+            CheckpointError: the last checkpoint is damaged.
             OSError: the disk is full; the last checkpoint is whole.
         """
-        rows, path, main = self._resume(), self._folder / LOSSES, self._accelerator.is_main_process
-        if main:
-            with replacing(path) as file:
-                file.writelines(json.dumps(row).encode() + b"\n" for row in rows)
-        with open(path if main else os.devnull, "a", encoding="utf-8") as log:
-            for step in range(len(rows), self.steps):
-                rows.append(self._step(step))
-                log.write(json.dumps(rows[-1]) + "\n")
-                log.flush()
-                if main:
-                    show(rows[-1], self.steps)
-                    if (step + 1) % self._settings.save_every == 0 and step + 1 < self.steps:
-                        os.fsync(log.fileno())
-                        self._save(step + 1)
+        rows = self._resume()
+        while len(rows) < self.steps:
+            rows.append(self._step(len(rows)))
+            if self._accelerator.is_main_process:
+                show(rows[-1], self.steps)
+                if len(rows) % self._settings.save_every == 0 and len(rows) < self.steps:
+                    self._save(rows)
         return rows
 
     def _step(self, step: int) -> Row:
@@ -136,12 +122,12 @@ class Training:
     def _random(self, *stream: int) -> np.random.Generator:
         return np.random.default_rng([self._settings.seed, *stream])
 
-    def _save(self, step: int) -> None:
+    def _save(self, rows: list[Row]) -> None:
         """Write a checkpoint in the place of the last one, as a whole or not at all."""
         path, model = self._folder / CHECKPOINT, self._student.state_dict()
         try:
             with replacing(path) as file:
-                torch.save({"step": step, "model": model, "optimizer": self._optimizer.state_dict()}, file)
+                torch.save({"rows": rows, "model": model, "optimizer": self._optimizer.state_dict()}, file)
         except RuntimeError as error:  # torch's writer hides the error of the file
             raise OSError(f"can't write {path}: {error.__context__ or error}; is the disk full?") from error
 
@@ -149,10 +135,11 @@ class Training:
         """Take up the last checkpoint, if there is one; returns the losses up to there."""
         rows: list[Row] = []
         if (path := self._folder / CHECKPOINT).exists():
+            if not is_zipfile(path):
+                raise CheckpointError(f"{path} is damaged; delete {self._folder} to begin anew")
             state = torch.load(path, map_location="cpu", weights_only=True)
             self._student.load_state_dict(state["model"])
             self._optimizer.load_state_dict(state["optimizer"])
-            lines = (self._folder / LOSSES).read_text(encoding="utf-8").splitlines()
-            rows = [json.loads(line) for line in lines[: state["step"]]]
+            rows = state["rows"]
         self._accelerator.wait_for_everyone()  # Nobody writes before all have read.
         return rows

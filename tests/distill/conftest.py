@@ -55,7 +55,7 @@ def settings(teacher: Path, corpus: Path, tmp_path: Path) -> Callable[..., Setti
 
     def make(**changes: Any) -> Settings:
         base: dict[str, Any] = {
-            "teacher": str(teacher), "corpus": (str(corpus),), "out": str(tmp_path / "student"), "length": 32,
+            "teacher": str(teacher), "corpus": [str(corpus)], "out": str(tmp_path / "student"), "length": 32,
             "batch_size": 4, "accumulation": 2, "epochs": 1.0, "save_every": 3,
         }  # fmt: skip
         return Settings(**base | changes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -12,11 +13,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 import transformers
 
@@ -26,6 +29,7 @@ from distilrt.distill.run import distil, out_of_memory
 from distilrt.distill.settings import Settings
 from distilrt.errors import BackendError, CheckpointError, InvalidInput, InvalidParameter
 
+ROOT = Path(__file__).parents[2]
 Make = Callable[..., Settings]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
@@ -37,7 +41,7 @@ def losses_of(settings: Settings) -> str:
 def words_of(settings: Settings) -> list[str]:
     """The command line of these settings."""
     words = [sys.executable, "-m", "distilrt", "distill"]
-    for name, value in settings.described().items():
+    for name, value in asdict(settings).items():
         if name != "corpus" and value is not None and value is not False:
             words += [f"--{name.replace('_', '-')}", str(value)]
     return [*words, "--corpus", *settings.corpus]
@@ -47,7 +51,7 @@ def words_of(settings: Settings) -> list[str]:
 def whole(teacher: Path, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """The settings of a run that nothing interrupted."""
     settings = Settings(
-        teacher=str(teacher), corpus=(str(corpus),), out=str(tmp_path_factory.mktemp("whole") / "student"), length=32,
+        teacher=str(teacher), corpus=[str(corpus)], out=str(tmp_path_factory.mktemp("whole") / "student"), length=32,
         batch_size=4, accumulation=2, epochs=1.0, save_every=3,
     )  # fmt: skip
     distil(settings)
@@ -96,7 +100,7 @@ def test_a_run_that_is_broken_off_goes_on_to_the_same_losses(whole: Settings, se
         distil(chosen, stop)
     assert not Path(chosen.out).exists()
     taken: list[int] = []
-    distil(chosen, lambda row, steps: taken.append(row["step"]))
+    distil(replace(chosen, save_every=100), lambda row, steps: taken.append(row["step"]))
     assert taken[0] == 7
     assert losses_of(chosen) == losses_of(whole)
     one, two = (Path(each.out) / "model.safetensors" for each in (chosen, whole))
@@ -169,7 +173,7 @@ def texts(tmp_path: Path) -> Path:
 
 
 def test_a_classifier(classifier: Path, texts: Path, settings: Make) -> None:
-    chosen = settings(teacher=str(classifier), corpus=(str(texts),), task="text-classification", length=None,
+    chosen = settings(teacher=str(classifier), corpus=[str(texts)], task="text-classification", length=None,
                       epochs=3.0)  # fmt: skip
     facts = distil(chosen)
     assert facts["sequences"] == 2 * 53
@@ -189,7 +193,7 @@ def test_two_processes_train_as_one(
     none = dict.fromkeys(("dropout", "attention_dropout", "seq_classif_dropout"), 0.0)
     labels = {"0": "bad", "1": "fair", "2": "good"}
     teacher = folder_of("DistilBertForSequenceClassification", n_layers=4, id2label=labels, **none)
-    shape = {"teacher": str(teacher), "corpus": (str(texts),), "task": "text-classification", "hidden_weight": 0.0}
+    shape = {"teacher": str(teacher), "corpus": [str(texts)], "task": "text-classification", "hidden_weight": 0.0}
     one = settings(**shape, length=None, hard_weight=0.0)
     two = settings(**shape, length=None, hard_weight=0.0, batch_size=2, out=str(tmp_path / "two"))
     distil(one)
@@ -222,7 +226,7 @@ def test_a_full_disk(settings: Make, whole: Settings, save_every: int) -> None:
         distil(chosen)
     left = {file.name for file in Path(chosen.out).parent.iterdir()}
     assert left == {"student.training"}
-    assert not {file.name for file in Path(f"{chosen.out}.training").iterdir()} - {"ids", "run.json", "losses.jsonl"}
+    assert not {file.name for file in Path(f"{chosen.out}.training").iterdir()} - {"ids", "run.json", "student"}
     distil(chosen)
     assert losses_of(chosen) == losses_of(whole)
 
@@ -235,19 +239,22 @@ def test_out_of_memory(settings: Make) -> None:
         torch.empty(2**50)
 
 
-def refused(settings: Settings, error: type[Exception], words: str) -> None:
+def refused(settings: Settings, error: type[Exception], words: str, *, left: bool = False) -> None:
+    """Nothing was written, and only a run that can go on keeps its folder."""
     with pytest.raises(error, match=words):
         distil(settings)
     assert not Path(settings.out).exists()
+    assert Path(f"{settings.out}.training").exists() == left
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "no text for one sequence of 32 tokens"),
-        (b"\n \n\n", "no text for one sequence"),
-        (b"a few words", "no text for one sequence"),
-        (b"enough for some sequences " * 30, r"makes \d+ sequences, and one step takes 8"),
+        (b"", "makes 0 sequences of up to 32 tokens, and one step takes 8: give more text"),
+        (b"\n \n\n", "makes 0 sequences"),
+        (b"a few words", "makes 0 sequences"),
+        (b"enough for some sequences " * 30, r"makes [1-7] sequences"),
+        ("☃ ".encode() * 900, r"has no word to mask: all are \[UNK\] to the tokenizer"),
         (b"\x89PNG\r\n\xff\xfe", "is no UTF-8 text"),
         (b"text\n and \x00 zero", "line 2 has a zero byte"),
     ],
@@ -255,11 +262,14 @@ def refused(settings: Settings, error: type[Exception], words: str) -> None:
 def test_a_corpus_that_is_none(settings: Make, tmp_path: Path, content: bytes, words: str) -> None:
     file = tmp_path / "corpus.txt"
     file.write_bytes(content)
-    refused(settings(corpus=(str(file),)), InvalidInput, words)
+    refused(settings(corpus=[str(file)]), InvalidInput, words)
 
 
 def test_a_corpus_that_is_not_there(settings: Make, tmp_path: Path) -> None:
-    refused(settings(corpus=(str(tmp_path / "none.txt"),)), OSError, r"none\.txt")
+    refused(settings(corpus=[str(tmp_path / "none.txt")]), OSError, r"none\.txt")
+    os.mkfifo(tmp_path / "pipe")
+    for name in (tmp_path, tmp_path / "pipe"):
+        refused(settings(corpus=[str(name)]), InvalidInput, "is no regular file; give text files")
 
 
 @pytest.mark.parametrize(
@@ -272,12 +282,16 @@ def test_a_corpus_that_is_not_there(settings: Make, tmp_path: Path) -> None:
         ('{"text": 1}', "must be text or"),
         ('{"text": "a", "title": "b"}', "found keys text, title"),
         ("zero \0", "line 1 has a zero byte"),
+        ('{"text": "a", "label": "good"', "line 1 begins as a JSON object does and is none"),
+        ('{"text": "a \\ud83d b"}', "line 1 has half a surrogate pair"),
+        (json.dumps({"text": "long " * 20000, "label": "best"}), "line 1: label 'best' is none"),
+        ('\ufeff{"text": "a", "label": "best"}', "line 1: label 'best' is none"),
     ],
 )
 def test_a_line_that_is_no_example(classifier: Path, settings: Make, tmp_path: Path, line: str, words: str) -> None:
     file = tmp_path / "texts"
     file.write_text(line)
-    refused(settings(teacher=str(classifier), corpus=(str(file),), task="text-classification"), InvalidInput, words)
+    refused(settings(teacher=str(classifier), corpus=[str(file)], task="text-classification"), InvalidInput, words)
 
 
 def test_a_tokenizer_of_another_model(settings: Make, teacher: Path, tmp_path: Path) -> None:
@@ -299,8 +313,16 @@ def test_a_tokenizer_without_a_mask(settings: Make, teacher: Path, tmp_path: Pat
 
 def test_a_classifier_of_one_label(make_bert: Callable[..., Path], texts: Path, settings: Make) -> None:
     folder = str(make_bert("BertForSequenceClassification", id2label={"0": "score"}))
-    chosen = settings(teacher=folder, corpus=(str(texts),), task="text-classification")
+    chosen = settings(teacher=folder, corpus=[str(texts)], task="text-classification")
     refused(chosen, CheckpointError, "one of at least 2 labels, found 1")
+
+
+def test_labels_of_one_name(make_bert: Callable[..., Path], tmp_path: Path, settings: Make) -> None:
+    """The number of a label that shares its name with another is as good as any."""
+    teacher = make_bert("BertForSequenceClassification", id2label={"0": "a", "1": "a"})
+    file = tmp_path / "texts"
+    file.write_text('{"text": "one", "label": 0}\n{"text": "two", "label": 1}\n' * 4)
+    assert distil(settings(teacher=str(teacher), corpus=[str(file)], task="text-classification"))["sequences"] == 8
 
 
 def test_a_folder_that_is_there(settings: Make) -> None:
@@ -308,6 +330,8 @@ def test_a_folder_that_is_there(settings: Make) -> None:
     Path(chosen.out).mkdir()
     with pytest.raises(InvalidParameter, match="is there already"):
         distil(chosen)
+    os.symlink("nowhere", f"{chosen.out}-link")
+    refused(replace(chosen, out=f"{chosen.out}-link"), InvalidParameter, "is there already")
 
 
 def test_a_run_with_other_settings(settings: Make, corpus: Path, tmp_path: Path) -> None:
@@ -321,11 +345,47 @@ def test_a_run_with_other_settings(settings: Make, corpus: Path, tmp_path: Path)
     shutil.copy(corpus, own)
     for seed in (7, 0):
         with pytest.raises(KeyboardInterrupt):
-            distil(settings(corpus=(str(own),), seed=seed), stop)
+            distil(settings(corpus=[str(own)], seed=seed), stop)
         last.pop(0)
-    refused(settings(corpus=(str(own),), seed=1), InvalidParameter, "another seed; give the same as then to go on")
+    chosen = settings(corpus=[str(own)])
+    refused(replace(chosen, seed=1, clip=1.0), InvalidParameter, "another clip, another seed; give", left=True)
+    copy = shutil.copytree(chosen.teacher, tmp_path / "teacher")
+    weights = safetensors.numpy.load_file(copy / "model.safetensors")
+    weights["cls.predictions.bias"][5] += 1
+    safetensors.numpy.save_file(weights, copy / "model.safetensors")
+    refused(replace(chosen, teacher=str(copy)), InvalidParameter, "another teacher; give", left=True)
     own.write_text(own.read_text() + "more")
-    refused(settings(corpus=(str(own),)), InvalidParameter, "another files; give")
+    refused(chosen, InvalidParameter, "another corpus; give", left=True)
+
+
+def test_a_damaged_checkpoint(settings: Make) -> None:
+    chosen, taken = settings(save_every=1), []
+
+    def stop(row: dict[str, Any], steps: int) -> None:
+        taken.append(row["step"])
+        if len(taken) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        distil(chosen, stop)
+    work = Path(f"{chosen.out}.training")
+    (work / ".checkpoint.pt.123.tmp").write_text("of a process that was killed")
+    os.truncate(work / "checkpoint.pt", 20000)
+    refused(chosen, CheckpointError, r"checkpoint\.pt is damaged; delete .*student\.training to begin anew", left=True)
+    assert {file.name for file in work.iterdir()} == {"ids", "run.json", "checkpoint.pt"}
+
+
+def test_a_folder_that_is_no_runs_is_left_alone(settings: Make) -> None:
+    chosen = settings()
+    work = Path(f"{chosen.out}.training")
+    work.mkdir()
+    (work / "own.txt").write_text("precious")
+    refused(chosen, InvalidParameter, r"own\.txt is no file of a run; move .*student\.training away", left=True)
+    assert (work / "own.txt").read_text() == "precious"
+
+
+def test_a_teacher_of_one_layer(make_bert: Callable[..., Path], settings: Make) -> None:
+    refused(settings(teacher=str(make_bert("BertForMaskedLM", num_hidden_layers=1))), CheckpointError, "and needs 2")
 
 
 @pytest.mark.parametrize(
@@ -336,8 +396,9 @@ def test_a_run_with_other_settings(settings: Make, corpus: Path, tmp_path: Path)
         ({"mask_share": 1.5}, "--mask-share must be at least 1e-06 and at most 1, found 1.5"),
         ({"learning_rate": float("nan")}, "--learning-rate must be"),
         ({"epochs": float("inf")}, "--epochs must be .*found inf"),
+        ({"temperature": 1e300}, r"--temperature must be at least 0\.001 and at most 1e\+09, found 1e\+300"),
         ({"soft_weight": 0, "hard_weight": 0, "hidden_weight": 0}, "at least one loss must count"),
-        ({"corpus": ()}, "--corpus needs at least one file"),
+        ({"corpus": []}, "--corpus needs at least one file"),
     ],
 )
 def test_settings_that_are_not_allowed(settings: Make, change: dict[str, Any], words: str) -> None:
@@ -345,12 +406,16 @@ def test_settings_that_are_not_allowed(settings: Make, change: dict[str, Any], w
         settings(**change)
 
 
-def test_a_length_that_the_teacher_does_not_read(settings: Make) -> None:
-    refused(settings(length=65), InvalidParameter, "--length must be at most 64, which the teacher reads, found 65")
+def test_a_length_that_the_teacher_does_not_read(settings: Make, teacher: Path, tmp_path: Path) -> None:
+    refused(settings(length=65), InvalidParameter, "--length must be at least 8 and at most 64, .* reads, found 65")
+    folder = shutil.copytree(teacher, tmp_path / "teacher")
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"model_max_length": 2}))
+    refused(settings(teacher=str(folder), length=None), InvalidParameter, "at most 2, which the teacher reads")
 
 
 def test_the_command(settings: Make, corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    chosen = settings(corpus=(str(corpus), str(corpus)), epochs=0.2)
+    chosen = settings(corpus=[str(corpus), str(corpus)], epochs=0.2)
     with pytest.raises(SystemExit) as done:
         main(words_of(chosen)[3:])
     assert not done.value.code
@@ -362,3 +427,24 @@ def test_the_command(settings: Make, corpus: Path, capsys: pytest.CaptureFixture
         main(words_of(chosen)[3:])
     assert done.value.code == 2
     assert "is there already" in capsys.readouterr().err
+
+
+PAGE = (ROOT / "docs" / "distillation.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^(?:distilrt|torchrun \S+ \d+ -m distilrt) distill .*", PAGE, re.M)
+
+
+@pytest.mark.parametrize(
+    "command", [pytest.param(line, marks=[pytest.mark.whole] * ("torchrun" in line)) for line in COMMANDS]
+)
+def test_the_commands_of_the_page(command: str, teacher: Path, corpus: Path, tmp_path: Path) -> None:
+    """They run in a shell, as they stand."""
+    assert len(COMMANDS) == 2
+    os.symlink(teacher, tmp_path / "bert-folder")
+    (tmp_path / "texts").mkdir()
+    for name in ("one.txt", "and two.txt", "three.txt"):
+        shutil.copy(corpus, tmp_path / "texts" / name)
+    path = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    words = command.replace("torchrun", "python -m torch.distributed.run")
+    done = subprocess.run(words, shell=True, cwd=tmp_path, env=ENVIRONMENT | path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "student" / "model.safetensors").exists()
