@@ -8,6 +8,9 @@ meets is a fault of the engine's own code.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import reduce
+
 
 class DistilrtError(Exception):
     """Base of every error that the engine defines."""
@@ -30,6 +33,10 @@ class InvalidInput(DistilrtError, ValueError):
         error = type(self)(*self.args)
         error.index = index
         return error
+
+    def naming(self, names: Mapping[str, str]) -> InvalidInput:
+        """The same error in a caller's words: `names` has those for the message's own, and is followed in order."""
+        return type(self)(reduce(lambda text, name: text.replace(*name), names.items(), str(self.args[0])))
 
 
 class TooLong(InvalidInput):

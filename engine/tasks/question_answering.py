@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 from tokenizers import Encoding
 
+from distilrt.errors import InvalidParameter
 from distilrt.model.functional import softmax
 from distilrt.tasks.task import Params, Prepared, Rows, Task, check_most
 from distilrt.tasks.task_inputs import Text, as_fields, as_text
@@ -26,7 +27,7 @@ class QuestionAnswering(Task):
     architecture = "DistilBertForQuestionAnswering"
     params: ClassVar[Mapping[str, Param]] = {
         "top_k": count("how many answers, best first", 1),
-        "doc_stride": count("tokens that windows of the context share; None: 128 or half a window", None, least=0),
+        "doc_stride": count("context tokens that windows share; None: up to 128 or half a window", None, least=0),
         "max_seq_len": count("tokens of a window, question included; None: 384 or what the model reads", None),
         "max_answer_len": count("tokens of an answer", 15),
         "handle_impossible_answer": one_of("whether the empty answer is allowed", False, True),
@@ -34,12 +35,18 @@ class QuestionAnswering(Task):
         "max_question_len": count("without effect, as with transformers' fast tokenizers", 64),
         "padding": PADDING,
     }
+    called: ClassVar[Mapping[str, str]] = {
+        "text[0][0]": "question", "text[0][1]": "context", "max_length": "max_seq_len", "stride": "doc_stride",
+        "the text that is cut": "the context", "the other text": "the question",
+    }  # fmt: skip
 
     def check(self, params: Params) -> None:
         """The model must be able to read a window, and windows must advance."""
         window, stride = self._window(params)
         check_most("max_seq_len", window, self.limit, "what this model reads")
-        check_most("doc_stride", stride, window - 1, f"less than max_seq_len={window}")
+        if (room := self._room(window)) < 1:
+            raise InvalidParameter(f"max_seq_len={window} has no room for a question and a context; raise it")
+        check_most("doc_stride", stride, room - 1, f"less than the {room} tokens of a context in max_seq_len={window}")
 
     def texts(self, item: Any, params: Params) -> list[Text]:
         """Question and context."""
@@ -81,8 +88,12 @@ class QuestionAnswering(Task):
 
     def _window(self, params: Params) -> tuple[int, int]:
         """Tokens of a window, and tokens that it shares with the next."""
-        window = params["max_seq_len"] or min(self.limit, 384)
-        return window, min(window // 2, 128) if params["doc_stride"] is None else params["doc_stride"]
+        window, stride = params["max_seq_len"] or min(self.limit, 384), params["doc_stride"]
+        return window, min(window // 2, 128, max(0, self._room(window) - 1)) if stride is None else stride
+
+    def _room(self, window: int) -> int:
+        """The most tokens of a context in a window, beside a question of one."""
+        return window - self.tokenizer.num_special_tokens_to_add(True) - 1
 
 
 def _probabilities(encoding: Encoding, logits: Rows, cls_token_id: int | None) -> Rows:

@@ -57,6 +57,7 @@ class Task(ABC):
         name: what callers ask for.
         architecture: the class in `distilrt.model.models` that computes it, a key of `distilrt.model.heads.HEADS`.
         params: its parameters by name.
+        called: what its callers call things that the tokenizer's errors name.
         tokenizer, config: the model's.
         encoder: what the checkpoint's sentence-transformers files say of this architecture, if they do.
     """
@@ -64,6 +65,7 @@ class Task(ABC):
     name: ClassVar[str]
     architecture: ClassVar[str]
     params: ClassVar[Mapping[str, Param]]
+    called: ClassVar[Mapping[str, str]] = {"text[0][0]": "text", "text[0][1]": "text_pair", "text[0]": "the text"}
 
     def __init__(
         self, tokenizer: DistilBertTokenizer, config: DistilBertConfig, encoder: SentenceVectors | None = None
@@ -144,7 +146,7 @@ class Task(ABC):
             raise
         except InvalidInput as error:  # of one of the texts
             if len(inputs) == 1:
-                return [error.at(None)]
+                return [error.naming(self.called)]
             return [self.prepare([item], params, max_tokens)[0] for item in inputs]
         prepared: list[Prepared | InvalidInput] = []
         for item, found in zip(inputs, texts, strict=True):
@@ -251,7 +253,7 @@ class Task(ABC):
             if isinstance(texts[0], tuple):
                 options["truncation"] = "only_second"
                 if most <= options.get("add_special_tokens", True) * self.tokenizer.num_special_tokens_to_add(True):
-                    raise InvalidInput(f"a window of {most} tokens has no room for a pair; allow longer windows")
+                    raise InvalidInput(f"max_length={most} has no room for a pair; raise it")
             if max_tokens is not None:
                 check_windows(self.tokenizer, texts, most, options["stride"], max_tokens, len(repeated))
         elif side == "right" or "truncation" not in options:

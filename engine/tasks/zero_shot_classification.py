@@ -49,6 +49,9 @@ class ZeroShotClassification(Task):
         "truncation": replace(TOKENIZING["truncation"], about="without effect: the text is always cut, a label never"),
         "padding": PADDING,
     }
+    called: ClassVar[Mapping[str, str]] = {
+        "raise max_length, shorten a text or choose another truncation": "shorten the labels or hypothesis_template",
+    }
 
     def size(self, item: Any, params: Params) -> Size:
         """The size of the pairs, as text and template are read with each label."""

@@ -41,14 +41,21 @@ BAD_INPUTS = [
     ("text-classification", {"text": "a", "pair": "b"}, "found 'pair'"),
     ("text-classification", {"text": ["a"]}, "'text' must be a string, found list"),
     ("text-classification", {"text": "a", "text_pair": 7}, "'text_pair' must be a string, found int"),
-    ("text-classification", "\ud800", "half a surrogate pair"),
+    ("text-classification", "\ud800", "the text has half a surrogate pair"),
+    ("text-classification", {"text": "a", "text_pair": "\ud800"}, "text_pair has half a surrogate pair"),
     ("fill-mask", None, "expected a string, found NoneType"),
     ("fill-mask", "no mask here", r"the text has no \[MASK\]"),
     ("question-answering", "text", "expected an object with 'question' and 'context', found str"),
     ("question-answering", {"question": "a"}, "'context' is missing"),
     ("question-answering", {"question": "", "context": "a"}, "'question' is empty"),
     ("question-answering", {"question": "a", "context": ""}, "'context' is empty"),
-    ("question-answering", {"question": LONG, "context": "a"}, "leaves 0 tokens for the text that is cut"),
+    (
+        "question-answering",
+        {"question": LONG, "context": "a"},
+        "max_seq_len=64 leaves 0 tokens for the context, .* and doc_stride=32 must be less; raise max_seq_len, lower "
+        "doc_stride or shorten the question",
+    ),
+    ("question-answering", {"question": "a", "context": "b \ud800"}, "context has half a surrogate pair"),
     ("token-classification", ["a"], "expected a string, found list"),
     ("feature-extraction", {"text": "a"}, "expected a string, found dict"),
     ("sentence-similarity", {"source_sentence": "a", "sentences": []}, "at least one string"),
@@ -109,7 +116,12 @@ BAD_PARAMS = [
     ("fill-mask", {"targets": "weltanschauung"}, "'weltanschauung' is no token of this model, which splits it into 'w"),
     ("fill-mask", {"targets": []}, r"a token or a list of at most 32768 tokens, found \[\]"),
     ("question-answering", {"max_seq_len": 65}, "max_seq_len must be at most 64"),
-    ("question-answering", {"doc_stride": 64}, "doc_stride must be at most 63, less than max_seq_len=64"),
+    (
+        "question-answering",
+        {"doc_stride": 60},
+        "doc_stride must be at most 59, less than the 60 tokens of a context in max_seq_len=64",
+    ),
+    ("question-answering", {"max_seq_len": 4}, "max_seq_len=4 has no room for a question and a context; raise it"),
     ("question-answering", {"max_answer_len": 0}, "at least 1"),
     ("token-classification", {"aggregation_strategy": "last"}, "found 'last'"),
     ("token-classification", {"stride": 3}, "stride needs an aggregation_strategy"),
@@ -133,6 +145,18 @@ def test_a_bad_parameter_is_refused_before_any_input(folder_of: Folders, task: s
     model = model_of(folder, find(task).architecture)
     with pytest.raises(ValueError, match=message):
         run(model, task_of(folder, task), [], params, return_errors=True)
+
+
+def test_a_label_that_is_too_long_is_said_in_the_task_s_words(folder_of: Folders) -> None:
+    folder, task = folder_for("zero-shot-classification", folder_of), "zero-shot-classification"
+    with pytest.raises(InvalidInput, match=r"^input 0: .*; shorten the labels or hypothesis_template"):
+        ours(folder, task, ["a"], {"candidate_labels": [LONG]})
+
+
+def test_short_windows_of_a_context_share_what_a_question_leaves(folder_of: Folders) -> None:
+    folder = folder_for("question-answering", folder_of)
+    for most in (5, 6, 7, 8):
+        assert ours(folder, "question-answering", [{"question": "a", "context": LONG}], {"max_seq_len": most})
 
 
 def test_null_stands_for_a_parameter_that_is_not_given(folder_of: Folders) -> None:

@@ -96,7 +96,7 @@ def test_pairs_have_their_second_text_in_windows(folder_of: Folders) -> None:
 @pytest.mark.parametrize(
     ("pair", "params", "message"),
     [
-        (("ok", "well-known " * 50), {"max_length": 3}, "a window of 3 tokens has no room for a pair"),
+        (("ok", "well-known " * 50), {"max_length": 3}, "max_length=3 has no room for a pair; raise it"),
         (("a " * 56, "b " * 9), {"stride": 5}, "max_length=64 leaves 5 tokens for the text that is cut.*stride=5 must"),
         (("a " * 70, "b " * 9), {"stride": 5}, "max_length=64 leaves 0 tokens"),
         (("a " * 70, "b " * 9), {}, "too short.*raise max_length, shorten a text"),
