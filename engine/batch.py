@@ -204,7 +204,8 @@ def check_padded(config: DistilBertConfig, inputs: PaddedInputs) -> tuple[int, i
     """
     ids, mask, embeds, position_ids, token_type_ids = inputs
     if (ids is None) == (embeds is None):
-        raise InvalidInput("give exactly one of input_ids and inputs_embeds")
+        by_name = ", and token_type_ids by their name" if config.is_bert else ""
+        raise InvalidInput(f"give exactly one of input_ids and inputs_embeds{by_name}")
     if embeds is None:
         _check_ids(ids, "input_ids", rank=2)
         shape = batch_size, seq_len = tuple(ids.shape)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from distilrt.checkpoint.tensor_files import Stored
 from distilrt.errors import CheckpointError
@@ -91,6 +92,14 @@ def canonical_name(name: str, bert: bool) -> str:
     if layer and layer[2] in _BERT_PARTS:
         return f"transformer.layer.{layer[1]}.{_BERT_PARTS[layer[2]]}.{layer[3]}"
     return _BERT_HEAD.get(name, name)
+
+
+def named_in_files(tensors: Mapping[str, Any], head: Head, config: DistilBertConfig) -> dict[str, Any]:
+    """What files of this architecture hold, by their names, of tensors with canonical names."""
+    named = {name_in_files(name, head, config): tensor for name, tensor in tensors.items()}
+    if config.is_bert and PROJECTOR in tensors:  # then transformers does not tie the two names of its bias either
+        named["cls.predictions.decoder.bias"] = named["cls.predictions.bias"]
+    return named
 
 
 def name_in_files(name: str, head: Head, config: DistilBertConfig) -> str:

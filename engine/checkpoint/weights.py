@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distilrt.checkpoint import adapter
-from distilrt.checkpoint.names import canonical_tensors, is_next_sentence, name_in_files
+from distilrt.checkpoint.names import canonical_tensors, is_next_sentence, name_in_files, named_in_files
 from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.tensor_files import FLOAT_DTYPES, FloatArray, Stored, TensorsInMemory, write_safetensors
 from distilrt.checkpoint.weight_files import open_tensors
@@ -334,9 +334,6 @@ def save_checkpoint(
             del tensors[PROJECTOR]
         else:
             config = config.replace(tie_word_embeddings=False)
-    named = {name_in_files(name, head, config): tensor for name, tensor in tensors.items()}
-    if config.is_bert and PROJECTOR in tensors:  # then transformers does not tie the two names of its bias either
-        named["cls.predictions.decoder.bias"] = named["cls.predictions.bias"]
-    write_safetensors(target / "model.safetensors", named)
+    write_safetensors(target / "model.safetensors", named_in_files(tensors, head, config))
     called = NEXT_SENTENCE if is_next_sentence(config, architecture) else architecture
     config.replace(architectures=(called,), dtype=held.dtype).save_pretrained(target)

@@ -24,6 +24,7 @@ from distilrt.batch import PaddedInputs
 from distilrt.eager import eager
 from distilrt.errors import CheckpointError
 from distilrt.model import outputs
+from distilrt.model.architecture import with_pooler
 from distilrt.model.array_kinds import as_tensor
 from distilrt.model.base_model import BaseModel
 from distilrt.model.bert_config import NEXT_SENTENCE
@@ -83,8 +84,12 @@ class HeadModel(BaseModel[_Output]):
 
     @property
     def distilbert(self) -> DistilBertModel:
-        """The encoder beneath, on the same backend."""
-        return self._shared_as(DistilBertModel)
+        """The encoder beneath, on the same backend; a BERT's has the pooler that its classifier has."""
+        encoder = self._shared_as(DistilBertModel)
+        encoder.config = with_pooler(self.config, encoder.architecture, self.weights)
+        return encoder
+
+    bert = distilbert  # its name in transformers' BERTs
 
 
 class LabelledModel(HeadModel[_Output]):

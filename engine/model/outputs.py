@@ -83,7 +83,9 @@ class BaseModelOutputWithPooling(ModelOutput):
     last_hidden_state: Any  # [batch_size, seq_len, hidden_size]
     pooler_output: Any  # [batch_size, hidden_size]
     hidden_states: Any  # num_layers + 1 of [batch_size, seq_len, hidden_size]: embeddings, then each layer
+    past_key_values: Any  # None, as cross_attentions: only decoders have them
     attentions: Any  # num_layers of [batch_size, num_heads, seq_len, seq_len]
+    cross_attentions: Any
 
 
 class LogitsOutput(ModelOutput):

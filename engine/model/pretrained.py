@@ -18,7 +18,7 @@ from distilrt.backends import base as backends
 from distilrt.checkpoint import packed
 from distilrt.checkpoint import upload as hub_upload
 from distilrt.checkpoint.codings import CODINGS
-from distilrt.checkpoint.names import name_in_files
+from distilrt.checkpoint.names import named_in_files
 from distilrt.checkpoint.packing import CODES, PackedWeights
 from distilrt.checkpoint.source import Source
 from distilrt.checkpoint.weights import load_weights, random_weights, save_checkpoint
@@ -179,14 +179,14 @@ class Pretrained(Placed):
         shapes = expected_shapes(self.config, self.architecture)
         if self.config.tie_word_embeddings:
             shapes.pop("vocab_projector.weight", None)
-        if exclude_embeddings:
-            shapes = {name: shape for name, shape in shapes.items() if not name.endswith("_embeddings.weight")}
-        return sum(math.prod(shape) for shape in shapes.values())
+        named = named_in_files(shapes, self._head, self.config).items()
+        left_out = "_embeddings.weight" if exclude_embeddings else ()
+        return sum(math.prod(shape) for name, shape in named if not name.endswith(left_out))
 
     def state_dict(self) -> dict[str, Array]:
         """The weights as float32 arrays by the reference's names."""
-        names = expected_shapes(self.config, self.architecture)
-        return {name_in_files(name, self._head, self.config): self.weights[name] for name in names}
+        weights = {name: self.weights[name] for name in expected_shapes(self.config, self.architecture)}
+        return named_in_files(weights, self._head, self.config)
 
     def get_input_embeddings(self) -> InputEmbeddings:
         """The word embeddings, which look up what the model takes as `inputs_embeds`."""

@@ -162,6 +162,37 @@ def test_pooler(folder: Callable[..., Path], tmp_path: Path, rng: np.random.Gene
     assert pooled.num_parameters() == again.num_parameters()
 
 
+def test_the_encoder_of_a_head_is_that_of_transformers(folder: Callable[..., Path], rng: np.random.Generator) -> None:
+    given = inputs(rng)
+    for architecture in ("BertForSequenceClassification", "BertForTokenClassification"):
+        ours: Any = getattr(models, CLASSES[architecture]).from_pretrained(folder(architecture))
+        theirs = bert(architecture)
+        assert ours.bert.num_parameters() == theirs.bert.num_parameters()
+        assert ours.bert.state_dict().keys() == theirs.bert.state_dict().keys()
+        found, exact = ours.bert(**given), expected(theirs.bert, given)
+        compare(found, exact, given["attention_mask"], "float32")
+        assert list(ours.distilbert(**given)) == list(found)
+    pooled: Any = models.DistilBertModel.from_pretrained(folder("BertModel"))(**given)
+    assert pooled.cross_attentions is pooled.past_key_values is None
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_masked_language_model_has_its_bias_twice(tied: bool, folder: Callable[..., Path]) -> None:
+    options = {"tie_word_embeddings": tied}
+    ours = models.DistilBertForMaskedLM.from_pretrained(folder("BertForMaskedLM", **options))
+    theirs = bert("BertForMaskedLM", **options)
+    for embeddings in (False, True):
+        counted = ours.num_parameters(exclude_embeddings=embeddings)
+        assert counted == theirs.num_parameters(exclude_embeddings=embeddings)
+    theirs.load_state_dict({name: torch.tensor(array) for name, array in ours.state_dict().items()})
+
+
+def test_token_types_in_the_place_of_embeddings(folder: Callable[..., Path], rng: np.random.Generator) -> None:
+    model = models.DistilBertModel.from_pretrained(folder("BertModel"))
+    with pytest.raises(InvalidInput, match="one of input_ids and inputs_embeds, and token_type_ids by their name"):
+        model(*inputs(rng).values())
+
+
 def test_packing_lists(backend: str, folder: Callable[..., Path], rng: np.random.Generator) -> None:
     """Lists with types, as tasks give them, are computed as a padded batch; without them their type is 0."""
     model = models.DistilBertModel.from_pretrained(folder("BertModel"), backend=backend)
