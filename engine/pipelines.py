@@ -12,7 +12,7 @@ from typing import Any
 
 from distilrt import tasks
 from distilrt.errors import InvalidInput
-from distilrt.model.placement import device_of
+from distilrt.model.placement import backend_on, device_of
 from distilrt.model.sentence_vectors import SentenceVectors
 from distilrt.runtime.loading import load
 from distilrt.text.tokenizer import DistilBertTokenizer
@@ -85,10 +85,9 @@ def pipeline(
     if device is not None and device_map not in (None, "auto"):
         raise ValueError(f"a pipeline is on one device; give device={device!r} or device_map={device_map!r}, not both")
     place = device_of(device_map if device is None else device)
-    if (place or device) and str(place).partition(":")[0] not in ("cpu", "cuda"):
-        raise ValueError(f"device must be 'cpu', -1, 'cuda' or the number of a CUDA device, found {place or device!r}")
-    if place and backend == "auto" and isinstance(model, str | Path):
-        backend = place.partition(":")[0]
+    computes = backend_on(place or device) if place or device else backend
+    if backend == "auto" and isinstance(model, str | Path):
+        backend = computes
     loaded, tokenizer, sentence = load(
         model,
         tokenizer,

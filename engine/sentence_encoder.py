@@ -18,7 +18,7 @@ from distilrt.backends.base import Backend
 from distilrt.errors import CheckpointError, InvalidInput, InvalidParameter
 from distilrt.model.array_kinds import as_numpy, is_tensor
 from distilrt.model.heads import ENCODER
-from distilrt.model.placement import Placed
+from distilrt.model.placement import Placed, backend_on
 from distilrt.model.sentence_vectors import PAIRWISE, SIMILARITY, SentenceVectors
 from distilrt.runtime.loading import load
 from distilrt.tasks.embeddings import FeatureExtraction
@@ -26,6 +26,7 @@ from distilrt.tasks.task_inputs import Text, as_text
 from distilrt.tasks.task_parameters import is_count
 
 Array = npt.NDArray[Any]
+_Texts = str | Iterable[str] | None
 
 PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
 OUTPUTS = ("sentence_embedding", "token_embeddings")
@@ -39,7 +40,7 @@ class SentenceEncoder(Placed):
     its tokens' vectors. Answers are NumPy arrays, and torch's tensors where these are asked for or given.
 
     Args:
-        model: the folder or hub id; `BASE@ADAPTER` too.
+        model_name_or_path: the folder or hub id; `BASE@ADAPTER` too.
         backend, dtype, num_threads: how to compute, as in the models' `from_pretrained`.
         device: the backend in torch's words, "cpu" or "cuda"; None: as `backend` says.
         prompts, default_prompt_name, similarity_fn_name, truncate_dim: in place of what the folder says; prompts are
@@ -61,7 +62,7 @@ class SentenceEncoder(Placed):
 
     def __init__(
         self,
-        model: str | Path,
+        model_name_or_path: str | Path,
         *,
         backend: str = "auto",
         dtype: str = "auto",
@@ -76,18 +77,18 @@ class SentenceEncoder(Placed):
         cache_folder: str | Path | None = None,
         local_files_only: bool = False,
     ) -> None:
-        if not isinstance(model, str | Path):
-            raise TypeError(f"model must be a folder or a hub id, found {type(model).__name__}")
+        if not isinstance(name := model_name_or_path, str | Path):
+            raise TypeError(f"model_name_or_path must be a folder or a hub id, found {type(name).__name__}")
         if device is not None and backend == "auto":
-            backend = str(device).partition(":")[0]
+            backend = backend_on(device)
         self.model, self.tokenizer, files = load(
-            model, None, ENCODER.architecture, backend=backend, dtype=dtype, num_threads=num_threads,
+            name, None, ENCODER.architecture, backend=backend, dtype=dtype, num_threads=num_threads,
             revision=revision, token=token, cache_dir=cache_folder, local_files_only=local_files_only,
         )  # fmt: skip
         files = files or SentenceVectors()
         if files.architecture != ENCODER.architecture:
             raise CheckpointError(
-                f"{model} makes no dense vectors: its sentence-transformers files use the model as "
+                f"{name} makes no dense vectors: its sentence-transformers files use the model as "
                 f"{files.architecture}; give it to distilrt.pipeline"
             )
         self.to(device)
@@ -103,7 +104,7 @@ class SentenceEncoder(Placed):
 
     def encode(
         self,
-        sentences: str | Iterable[str],
+        inputs: _Texts = None,
         prompt_name: str | None = None,
         prompt: str | None = None,
         batch_size: int = 32,
@@ -117,11 +118,13 @@ class SentenceEncoder(Placed):
         truncate_dim: int | None = None,
         pool: None = None,
         chunk_size: int | None = None,
+        *,
+        sentences: _Texts = None,
     ) -> Any:
         """Vectors of texts, which are cut at `max_seq_length` tokens.
 
         Args:
-            sentences: one text, or a list or other iterable of texts.
+            inputs: one text, or a list or other iterable of texts; `sentences`: the same by its older name.
             prompt_name: the key in `prompts` of what to put before each text.
             prompt: the text itself to put there, which wins over a name.
             batch_size: the most texts that are computed together. Answers don't depend on it.
@@ -153,12 +156,13 @@ class SentenceEncoder(Placed):
                 "of devices; for many processes or machines there is distilrt.scale.ray_data.Predictor"
             )
         self.to(device)
-        whole, single = output_value == OUTPUTS[0], isinstance(sentences, str)
+        inputs = sentences if inputs is None else inputs
+        whole, single = output_value == OUTPUTS[0], isinstance(inputs, str)
         params: dict[str, Any] = {"prompt": self._prompt(prompt, prompt_name), "truncation": True, "pooling": None}
         if whole:
             params |= {"pooling": tasks.SENTENCE, "dimensions": self._dimensions(truncate_dim)}
-            params["normalize"] = normalize_embeddings
-        texts = [sentences] if single else _texts(sentences)
+            params["normalize"] = bool(normalize_embeddings)
+        texts = [inputs] if single else _texts(inputs)
         found = self._run(texts, params, batch_size, show_progress_bar)
         if whole:
             vectors = _quantized(np.stack(found), precision) if found else np.empty(0, np.float32)
@@ -172,32 +176,31 @@ class SentenceEncoder(Placed):
         return answers[0] if single else answers
 
     def encode_query(
-        self, sentences: str | Iterable[str], prompt_name: str | None = None, prompt: str | None = None, **options: Any
+        self, inputs: _Texts = None, prompt_name: str | None = None, prompt: str | None = None, **options: Any
     ) -> Any:
         """`encode` behind the prompt "query", unless another is given."""
         if prompt is None and prompt_name is None and "query" in self.prompts:
             prompt_name = "query"
-        return self.encode(sentences, prompt_name, prompt, **options)
+        return self.encode(inputs, prompt_name, prompt, **options)
 
     def encode_document(
-        self, sentences: str | Iterable[str], prompt_name: str | None = None, prompt: str | None = None, **options: Any
+        self, inputs: _Texts = None, prompt_name: str | None = None, prompt: str | None = None, **options: Any
     ) -> Any:
         """`encode` behind the first prompt that there is of "document", "passage" and "corpus", unless one is given."""
         if prompt is None and prompt_name is None:
             prompt_name = next((name for name in _DOCUMENT_PROMPTS if name in self.prompts), None)
-        return self.encode(sentences, prompt_name, prompt, **options)
+        return self.encode(inputs, prompt_name, prompt, **options)
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
         """How similar each of `[m, dimensions]` is to each of `[n, dimensions]`, by `similarity_fn_name`: `[m, n]`.
 
-        A tensor where one of the two is or holds tensors. Raises an InvalidInput for vectors of two widths.
+        A tensor where one of the two is or holds tensors. Raises an InvalidInput for what are no vectors of one width.
         """
-        return self._compared(lambda a, b: SIMILARITY[self._similarity](*map(np.atleast_2d, (a, b))), embeddings1,
-                              embeddings2)  # fmt: skip
+        return self._compared(SIMILARITY, embeddings1, embeddings2)
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
         """How similar vectors `[n, dimensions]` are to others at the same places: `[n]`. As `similarity` else."""
-        return self._compared(PAIRWISE[self._similarity], embeddings1, embeddings2)
+        return self._compared(PAIRWISE, embeddings1, embeddings2)
 
     @property
     def backend(self) -> Backend:  # type: ignore[override]  # the model's, which a pickle holds once
@@ -263,13 +266,15 @@ class SentenceEncoder(Placed):
             answers = tqdm(answers, total=len(texts), unit=" texts", **options)
         return list(answers)
 
-    def _compared(self, function: Any, *embeddings: Any) -> Any:
-        a, b = map(_vectors, embeddings)
-        if a.shape[-1:] != b.shape[-1:]:
+    def _compared(self, functions: Mapping[str, Any], *embeddings: Any) -> Any:
+        every = functions is SIMILARITY
+        a, b = [np.atleast_2d(array) if every else array for array in map(_vectors, embeddings)]
+        if a.shape[-1:] != b.shape[-1:] or not (every or len({1, *a.shape[:-1], *b.shape[:-1]}) <= 2):
             raise InvalidInput(
-                f"embeddings must be vectors of one width, found shapes {list(a.shape)} and {list(b.shape)}"
+                f"embeddings must be vectors of one width{'' if every else ', as many in both'}, found shapes "
+                f"{list(a.shape)} and {list(b.shape)}"
             )
-        found = function(a, b)
+        found = functions[self._similarity](a, b)
         tensors = [one for each in embeddings for one in (each if isinstance(each, list) else [each]) if is_tensor(one)]
         return _tensor(found, tensors[0].device) if tensors else found
 
@@ -288,10 +293,10 @@ class _Embedding(FeatureExtraction):
         return array[0] if prepared.params["pooling"] is None else array
 
 
-def _texts(sentences: Any) -> list[Any]:
-    if isinstance(sentences, Mapping) or not hasattr(sentences, "__iter__"):
-        raise InvalidInput(f"sentences must be a string or a list of strings, found {type(sentences).__name__}")
-    return list(sentences)
+def _texts(inputs: Any) -> list[Any]:
+    if isinstance(inputs, Mapping | bytes) or not hasattr(inputs, "__iter__"):
+        raise InvalidInput(f"inputs must be a string or a list of strings, found {type(inputs).__name__}")
+    return list(inputs)
 
 
 def _quantized(vectors: Array, precision: str) -> Array:
@@ -317,7 +322,9 @@ def _vectors(embeddings: Any) -> Array:
     """Vectors of any kind as an array of floats."""
     listed = [as_numpy(one) for one in embeddings] if isinstance(embeddings, list | tuple) else as_numpy(embeddings)
     array = np.asarray(listed)
-    return array if array.dtype.kind == "f" else array.astype(np.float32)
+    if array.dtype.kind not in "biuf":
+        raise InvalidInput(f"embeddings must be vectors, as encode makes them of texts, found {embeddings!r:.40}")
+    return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
 
 
 def _tensor(array: Any, device: Any) -> Any:

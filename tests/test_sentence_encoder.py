@@ -74,6 +74,7 @@ def assert_near(ours: Any, theirs: Any, tolerance: float = 1e-5) -> None:
         {"batch_size": 1},
         {"show_progress_bar": True, "batch_size": 4},
         {"normalize_embeddings": True},
+        {"normalize_embeddings": np.True_},
         {"convert_to_tensor": True},
         {"convert_to_numpy": False},
         {"prompt": "query: "},
@@ -153,6 +154,10 @@ def test_other_ways_to_give_nothing_and_texts(pair: Pair) -> None:
     assert ours.encode([], convert_to_tensor=True).shape == theirs.encode([], convert_to_tensor=True).shape
     assert ours.encode([], output_value="token_embeddings") == []
     assert np.array_equal(ours.encode(np.array(TEXTS)), ours.encode(text for text in TEXTS))
+    for method in ("encode", "encode_query", "encode_document"):
+        named = getattr(ours, method)(inputs=TEXTS)
+        assert np.array_equal(named, getattr(ours, method)(sentences=TEXTS))
+        assert_near(named, getattr(theirs, method)(inputs=TEXTS))
 
 
 def test_options_in_place_of_the_folder_s(sentence_encoder: Path) -> None:
@@ -165,6 +170,8 @@ def test_options_in_place_of_the_folder_s(sentence_encoder: Path) -> None:
         assert_near(getattr(ours, method)(TEXTS), getattr(theirs, method)(TEXTS))
     vectors = ours.encode(TEXTS)
     assert_near(ours.similarity(vectors, vectors), theirs.similarity(vectors, vectors).numpy(), 1e-3)
+    halves = vectors.astype(np.float16)
+    assert_near(ours.similarity(halves, halves), theirs.similarity(halves, halves).numpy(), 1e-3)
     ours.prompts["mine"] = theirs.prompts["mine"] = "other: "
     ours.truncate_dim = theirs.truncate_dim = None
     assert_near(ours.encode(TEXTS), theirs.encode(TEXTS))
@@ -218,12 +225,17 @@ def test_options_that_are_refused(sentence_encoder: Path, options: dict[str, Any
 
 def test_other_refusals(sentence_encoder: Path, folder_of: Callable[..., Path], tmp_path: Path) -> None:
     ours = SentenceEncoder(sentence_encoder)
-    for sentences, message in [(None, "found NoneType"), ({"text": "a"}, "found dict"), (["a", 3], "found int"),
-                               ([("a", "b")], "found tuple"), ([[1, 2]], "found list")]:  # fmt: skip
+    for inputs, message in [(None, "found NoneType"), ({"text": "a"}, "found dict"), (["a", 3], "found int"),
+                            ([("a", "b")], "found tuple"), ([[1, 2]], "found list"), (b"a", "found bytes"),
+                            ("\ud800", "the text has half a surrogate pair at character 0")]:  # fmt: skip
         with pytest.raises(InvalidInput, match=message):
-            ours.encode(sentences)  # type: ignore[arg-type]
+            ours.encode(inputs)  # type: ignore[arg-type]
     with pytest.raises(InvalidInput, match=r"one width, found shapes \[2, 384\] and \[1, 3\]"):
         ours.similarity(ours.encode(["a", "b"]), np.zeros((1, 3)))
+    with pytest.raises(InvalidInput, match=r"as many in both, found shapes \[2, 384\] and \[3, 384\]"):
+        ours.similarity_pairwise(ours.encode(["a", "b"]), ours.encode(["a", "b", "c"]))
+    with pytest.raises(InvalidInput, match=r"must be vectors, as encode makes them of texts, found \['a', 'b'\]"):
+        ours.similarity(["a", "b"], ours.encode(["a"]))
     for length in (1, 513, "9"):
         with pytest.raises(InvalidParameter, match="max_seq_length must be an integer of 2 to 512"):
             ours.max_seq_length = length  # type: ignore[assignment]
@@ -231,11 +243,12 @@ def test_other_refusals(sentence_encoder: Path, folder_of: Callable[..., Path], 
         ({"similarity_fn_name": "maxsim"}, "similarity_fn_name must be one of cosine, dot"),
         ({"default_prompt_name": "nowhere"}, "there is no prompt 'nowhere'"),
         ({"truncate_dim": "9"}, "truncate_dim must be None or an integer"),
+        ({"device": "mps"}, "device must be 'cpu', -1, 'cuda' or the number of a CUDA device, found 'mps'"),
     ]
     for options, message in bad:
         with pytest.raises(InvalidParameter, match=message):
             SentenceEncoder(sentence_encoder, **options)
-    with pytest.raises(TypeError, match="model must be a folder or a hub id, found DistilBertModel"):
+    with pytest.raises(TypeError, match="model_name_or_path must be a folder or a hub id, found DistilBertModel"):
         SentenceEncoder(distilrt.DistilBertModel.from_pretrained(sentence_encoder))  # type: ignore[arg-type]
     transformer = Transformer(str(folder_of("DistilBertForMaskedLM")), transformer_task="fill-mask")
     SparseEncoder(modules=[transformer, SpladePooling()], device="cpu").save(str(tmp_path))

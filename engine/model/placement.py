@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from distilrt.errors import InvalidParameter
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
@@ -58,6 +60,14 @@ def device_of(device_map: Any) -> str | None:
     return str(device)
 
 
+def backend_on(device: Any) -> str:
+    """The backend that computes on a device in torch's words; an InvalidParameter where none does."""
+    backend = str(device_of(device)).partition(":")[0]
+    if backend not in ("cpu", "cuda"):
+        raise InvalidParameter(f"device must be 'cpu', -1, 'cuda' or the number of a CUDA device, found {device!r}")
+    return backend
+
+
 class Placed:
     """torch's attributes and methods of a module that concern its device, its dtype and its training."""
 
@@ -81,7 +91,7 @@ class Placed:
             if place is not None and not (self.dtype == name or self.device == name or self.device.type == str(name)):
                 raise ValueError(
                     f"this model is on {str(self.device)!r} in {self.dtype} and can't be moved to {name!r}"
-                    "; choose with from_pretrained(…, backend=…, dtype=…)"
+                    "; load it anew with backend=… and dtype=…"
                 )
         return self
 
