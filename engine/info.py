@@ -23,7 +23,8 @@ from distilrt.placement import Placement, memory_nodes
 from distilrt.runtime.loading import find
 
 _LIBRARIES = ("numpy", "tokenizers", "safetensors", "torch", "triton", "transformers")
-_SIZES = ("num_layers", "hidden_size", "num_heads", "intermediate_size", "vocab_size", "max_position_embeddings")
+_FACTS = ("model_type", "num_layers", "hidden_size", "num_heads", "intermediate_size", "vocab_size",
+          "max_position_embeddings")  # fmt: skip
 
 
 def of_machine(num_threads: int | None) -> dict[str, Mapping[str, Any]]:
@@ -70,7 +71,7 @@ def of_checkpoint(model: str, *, backend: str, dtype: str, num_threads: int | No
         "name": model,
         "architecture": loaded.architecture,
         "parameters": loaded.num_parameters(),
-        **{name: getattr(config, name) for name in _SIZES},
+        **{name: getattr(config, name) for name in _FACTS},
         "max_input_tokens": limit,
         "labels": config.label_names() if HEADS[loaded.architecture].has_labels else [],
         **facts,

@@ -225,7 +225,7 @@ def test_info(folder: str) -> None:
 
     facts = json.loads(invoke("info", "--json", "--model", folder, "--threads", "1").stdout)["model"]
     model = models.DistilBertForSequenceClassification.from_pretrained(folder)
-    assert facts["architecture"] == model.architecture
+    assert (facts["architecture"], facts["model_type"]) == (model.architecture, "distilbert")
     assert facts["parameters"] == model.num_parameters()
     assert facts["labels"] == ["LABEL_0", "LABEL_1"]
     assert (facts["backend"], facts["dtype"], facts["num_threads"], facts["hidden_size"]) == ("cpu", "float32", 1, 32)
