@@ -15,7 +15,9 @@ import statistics
 import sysconfig
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from pydoc_data import topics
 from typing import Any
@@ -46,7 +48,7 @@ SHAPE = {"hidden_size": 64, "num_attention_heads": 2, "num_hidden_layers": 12, "
          "hidden_dropout_prob": 0, "attention_probs_dropout_prob": 0, "initializer_range": 0.05}  # fmt: skip
 BERT_BASE = {"hidden_size": 768, "num_attention_heads": 12, "num_hidden_layers": 12, "intermediate_size": 3072}
 VOCABULARY, LENGTH, BATCH, HELD_OUT = 2000, 64, 32, 20  # every 20th document is held out
-TEACHER_STEPS, STUDENT_STEPS = 3000, 600
+TEACHER_STEPS, STUDENT_STEPS = 2000, 500
 ABLATION: dict[str, dict[str, Any]] = {
     "triple loss": {},
     "without soft": {"soft_weight": 0.0},
@@ -103,25 +105,25 @@ def epochs(steps: int, corpus: PackedText) -> float:
     return steps / (len(corpus) // BATCH)
 
 
-def bar(name: str) -> Callable[[Row, int], None]:
-    """Shows the steps of a training on a terminal."""
-    shown = tqdm(desc=name, unit=" steps", disable=None)
-
-    def show(row: Row, steps: int) -> None:
-        shown.total = steps
-        shown.set_postfix(loss=f"{row['loss']:.2f}", refresh=False)
-        shown.update()
-
-    return show
-
-
 def pretrain(folder: Path, corpus: PackedText, settings: Settings) -> None:
     """Train the teacher on masked words alone, by the code that trains students."""
     torch.manual_seed(0)
     config = reference.BertConfig(**SHAPE, vocab_size=VOCABULARY, max_position_embeddings=LENGTH)
     model: Any = reference.BertForMaskedLM(config)
-    Training(PackedModel(model), None, corpus, settings, folder, Accelerator(cpu=True)).run(bar("teacher"))
+    training = Training(PackedModel(model), None, corpus, settings, folder, Accelerator(cpu=True))
+    bar = tqdm(desc="teacher", total=training.steps, unit=" steps", disable=None)
+
+    def show(*_: object) -> None:
+        bar.update()
+
+    training.run(show)
     model.save_pretrained(folder)
+
+
+def train_student(settings: Settings) -> None:
+    """Distil on one core, since another student trains beside."""
+    torch.set_num_threads(1)
+    distil(settings)
 
 
 def held_out(corpus: PackedText) -> list[Examples]:
@@ -132,8 +134,7 @@ def held_out(corpus: PackedText) -> list[Examples]:
 
 def accuracy(model: Teacher, batches: list[Examples]) -> tuple[float, int]:
     """The share of masked words that are a model's first choice, and how many were asked for."""
-    found = [model.answer(batch)[1].argmax(dim=1).numpy() == batch.labels for batch in batches]
-    right = np.concatenate(found)
+    right = np.concatenate([model.answer(batch)[1].argmax(dim=1).numpy() == batch.labels for batch in batches])
     return float(right.mean()), len(right)
 
 
@@ -176,19 +177,17 @@ def base_rows(folder: Path) -> Row:
 def main() -> None:
     """Train, measure, and keep the rows."""
     reference.utils.logging.disable_progress_bar()
-    torch.set_num_threads(usable_cores())
+    torch.set_num_threads(1)  # Threads that share products as small as these gain next to nothing.
     started, known = time.perf_counter(), facts(usable_cores())
 
     def keep(**row: Any) -> None:
-        line = json.dumps(row | known | {"seconds": round(time.perf_counter() - started)}, default=str)
         with RESULTS.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+            file.write(json.dumps(row | known | {"seconds": round(time.perf_counter() - started)}, default=str) + "\n")
         print(json.dumps(row))
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        teacher = folder / "teacher"
-        teacher.mkdir()
+        (teacher := folder / "teacher").mkdir()
         train, held = write_corpus(folder)
         tokenizer = make_tokenizer(train, teacher)
         corpora = []
@@ -201,10 +200,11 @@ def main() -> None:
         settings = Settings(**shared, out="", epochs=epochs(TEACHER_STEPS, corpora[0]), soft_weight=0, hard_weight=1,
                             hidden_weight=0, learning_rate=4e-3, warm_up=0.1)  # fmt: skip
         pretrain(teacher, corpora[0], settings)
-        for title, change in ABLATION.items():
-            students = Settings(**shared | change, out=str(folder / title), epochs=epochs(STUDENT_STEPS, corpora[0]),
-                                learning_rate=1e-3)  # fmt: skip
-            distil(students, bar(title))
+        students = [Settings(**shared | change, out=str(folder / title), epochs=epochs(STUDENT_STEPS, corpora[0]),
+                             learning_rate=1e-3) for title, change in ABLATION.items()]  # fmt: skip
+        with ProcessPoolExecutor(usable_cores(), get_context("spawn")) as pool:
+            list(tqdm(pool.map(train_student, students), "students", len(students), disable=None))
+        torch.set_num_threads(usable_cores())
         models = {title: load_teacher(str(folder / title), "masked-lm", CPU) for title in ("teacher", *ABLATION)}
         speeds = rates({title: models[title] for title in ("teacher", "triple loss")}, batches, 5)
         for title, model in models.items():
