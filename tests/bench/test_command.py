@@ -79,7 +79,7 @@ REFUSED = [
     (["--scenario", "x"], "a scenario is one of"), (["--scenario", "server", "--rate", "a"], "--rate"),
     (["--scenario", "peak", "--slo", "20"], "as in p99=20ms"), (["--format", "xml"], "--format must be one of"),
     (["--target", "nope"], "a target is distilrt"), (["--workload", "8"], "BATCHxLENGTH"),
-    (["--input", "EMPTY"], "has no texts"), (["--input", "./nowhere"], "nowhere"),
+    (["--input", "EMPTY"], "has no text"), (["--input", "./nowhere"], "nowhere"),
     (["--input", "EMPTY", "--workload", "mixed"], "not both"), (["--json", "./nowhere/x"], "there is no folder"),
     (["--target", "distilrt", "--target", "distilrt"], "named twice"), (["--duration", "x"], "--duration"),
 ]  # fmt: skip
