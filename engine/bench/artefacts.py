@@ -69,7 +69,7 @@ def classifier_of(model: str) -> Path:
             num_labels=size, id2label=None, label2id=None, type_vocab_size=0, add_pooling_layer=False, extra={}
         )
         weights = {name: packing.tensor(found, name) for name in expected_shapes(config, ENCODER.architecture)}
-        weights[POSITIONS] = weights[POSITIONS][: config.max_position_embeddings]  # of a BERT, those of token type 0
+        weights[POSITIONS] = weights[POSITIONS][: config.max_position_embeddings]  # A BERT has more, of other types.
         for name in ("pre_classifier", "classifier"):
             weights[f"{name}.weight"] = np.linalg.qr(random.standard_normal((size, size)))[0].astype(np.float32)
             weights[f"{name}.bias"] = np.zeros(size, np.float32)

@@ -12,7 +12,7 @@ from distilrt.errors import InvalidParameter
 
 TASKS = ("masked-lm", "text-classification")
 SHORTEST = 8  # tokens of a sequence
-_MOST = 1e9  # of a number, so that float32 holds what it is multiplied to
+_MOST = 1e9  # Float32 still holds products of such numbers.
 
 
 def _option(default: Any, help_text: str, least: float = 0.0, most: float = _MOST, **more: Any) -> Any:
