@@ -54,7 +54,7 @@ def test_what_changes_nothing_returns_the_model(tiny: Any, backend: str) -> None
     assert model.dtype == torch.float32
     assert model.device == torch.device("cpu")
     for move in (model.half, model.bfloat16, model.cuda, lambda: model.cuda(1), lambda: model.to("cpu", torch.half)):
-        with pytest.raises(ValueError, match=r"on .cpu. in float32 and can.t be moved .*; load it anew with backend=…"):
+        with pytest.raises(ValueError, match=r"on 'cpu' in float32 and can't be moved .*; load it anew"):
             move()
     with pytest.raises(TypeError, match="train with transformers"):
         model.requires_grad_()
