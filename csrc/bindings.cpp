@@ -32,24 +32,10 @@ py::tuple schedule_of(const Ints& cu_seqlens, int num_threads, int64_t run_rows,
   return py::make_tuple(alone, together, parts);
 }
 
-std::vector<std::string> isa_names() {
-  std::vector<std::string> names;
-  for (const Kernels* table : available_kernels()) names.emplace_back(table->isa);
-  return names;
-}
-
 py::dict missing_features() {
   py::dict found;
   for (const Candidate& each : all_kernels()) found[each.table->isa] = each.missing();
   return found;
-}
-
-std::vector<std::string> dtype_names(const std::string& isa) {
-  const Kernels& kernels = find_kernels(isa);
-  std::vector<std::string> names;
-  for (const DtypeKernels* table : kernels.dtypes)
-    if (table != nullptr) names.emplace_back(table->dtype);
-  return names;
 }
 
 }  // namespace
@@ -59,12 +45,14 @@ std::vector<std::string> dtype_names(const std::string& isa) {
 // what C++ shares has locks of its own.
 PYBIND11_MODULE(_C, m, pybind11::mod_gil_not_used()) {
   using namespace distilrt;
-  m.def("available_isas", &isa_names, "Instruction sets that this machine and build can run, best first.");
+  m.def("available_isas", &available_isas, "Instruction sets that this machine and build can run, best first.");
   m.def("missing_features", &missing_features,
         "The instruction sets of this build, best first, with the features that each needs and this CPU lacks.");
   m.def("schedule", &schedule_of, array_arg("cu_seqlens"), py::arg("num_threads"), py::arg("run_rows"),
         py::arg("panels"), "Which rows run where; see _C.pyi.");
-  m.def("dtypes", &dtype_names, py::arg("isa") = "", "Dtypes that an instruction set has; '': the best one's.");
+  m.def(
+      "dtypes", [](const std::string& isa) { return dtypes_of(find_kernels(isa)); }, py::arg("isa") = "",
+      "Dtypes that an instruction set has; '': the best one's.");
   bind_attention(m);
   bind_batch(m);
   bind_encoder(m);

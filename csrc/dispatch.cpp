@@ -39,6 +39,12 @@ std::vector<std::string> missing_of(std::initializer_list<std::pair<bool, const 
   return missing;
 }
 
+std::string joined(const std::vector<std::string>& names) {
+  std::string all;
+  for (const std::string& name : names) all += (all.empty() ? "" : ", ") + name;
+  return all;
+}
+
 }  // namespace
 
 const std::vector<Candidate>& all_kernels() {
@@ -52,38 +58,32 @@ const std::vector<Candidate>& all_kernels() {
   return tables;
 }
 
-const std::vector<const Kernels*>& available_kernels() {
-  static const std::vector<const Kernels*> tables = [] {
-    std::vector<const Kernels*> found;
-    for (const Candidate& each : all_kernels())
-      if (each.missing().empty()) found.push_back(each.table);
-    return found;
-  }();
-  return tables;
+std::vector<std::string> available_isas() {
+  std::vector<std::string> names;
+  for (const Candidate& each : all_kernels())
+    if (each.missing().empty()) names.emplace_back(each.table->isa);
+  return names;
 }
 
 const Kernels& find_kernels(const std::string& isa) {
   for (const Candidate& each : all_kernels())
     if ((isa.empty() || isa == each.table->isa) && each.missing().empty()) return *each.table;
-  std::string names;
-  for (const Kernels* table : available_kernels()) {
-    names += names.empty() ? "" : ", ";
-    names += table->isa;
-  }
   throw std::invalid_argument("instruction set '" + isa + "' is not available here; this machine and build have " +
-                              names);
+                              joined(available_isas()));
+}
+
+std::vector<std::string> dtypes_of(const Kernels& kernels) {
+  std::vector<std::string> names;
+  for (const DtypeKernels* table : kernels.dtypes)
+    if (table != nullptr) names.emplace_back(table->dtype);
+  return names;
 }
 
 const DtypeKernels& find_dtype(const Kernels& kernels, const std::string& dtype) {
-  std::string names;
-  for (const DtypeKernels* table : kernels.dtypes) {
-    if (table == nullptr) continue;
-    if (dtype == table->dtype) return *table;
-    names += names.empty() ? "" : ", ";
-    names += table->dtype;
-  }
+  for (const DtypeKernels* table : kernels.dtypes)
+    if (table != nullptr && dtype == table->dtype) return *table;
   throw std::invalid_argument("dtype '" + dtype + "' is not available with instruction set '" + kernels.isa +
-                              "', which has " + names);
+                              "', which has " + joined(dtypes_of(kernels)));
 }
 
 }  // namespace distilrt
