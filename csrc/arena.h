@@ -3,34 +3,28 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <utility>
+#include <memory>
+#include <vector>
 
 #include "system.h"
 
 namespace distilrt {
 
+struct Unmap {
+  size_t bytes = 0;
+  void operator()(char* pages) const { system::unmap_pages(pages, bytes); }
+};
+
 class Pages {
  public:
-  Pages() = default;
-  explicit Pages(int64_t bytes) : bytes_(static_cast<size_t>(bytes)) {
-    if (bytes_ > 0) data_ = system::map_pages(bytes_);
+  explicit Pages(int64_t size = 0) : data_(nullptr, Unmap{static_cast<size_t>(size)}) {
+    if (size > 0) data_.reset(system::map_pages(data_.get_deleter().bytes));
   }
-  Pages(Pages&& other) noexcept : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
-  Pages& operator=(Pages&& other) noexcept {
-    std::swap(data_, other.data_);
-    std::swap(bytes_, other.bytes_);
-    return *this;
-  }
-  ~Pages() {
-    if (data_ != nullptr) system::unmap_pages(data_, bytes_);
-  }
-
-  char* data() const { return data_; }
-  int64_t bytes() const { return static_cast<int64_t>(bytes_); }
+  char* data() const { return data_.get(); }
+  int64_t bytes() const { return static_cast<int64_t>(data_.get_deleter().bytes); }
 
  private:
-  char* data_ = nullptr;
-  size_t bytes_ = 0;
+  std::unique_ptr<char, Unmap> data_;
 };
 
 // One block that only grows, so a model that has seen its largest batch allocates no more.
@@ -52,6 +46,26 @@ class Arena {
 
  private:
   Pages pages_;
+};
+
+// Blocks that live as long as this. They lie side by side: the system gives its large pages to large ranges alone, and
+// with small ones, a forward over few rows waits for the addresses of its weights as well.
+class Blocks {
+ public:
+  char* add(int64_t bytes) {
+    bytes = Arena::padded(bytes);
+    if (bytes > left_) {
+      left_ = std::max(bytes, kLeastBytes);
+      pages_.emplace_back(left_);
+    }
+    left_ -= bytes;
+    return pages_.back().data() + pages_.back().bytes() - left_ - bytes;
+  }
+
+ private:
+  static constexpr int64_t kLeastBytes = 32 << 20;  // asked for at once; what is never written takes no memory
+  std::vector<Pages> pages_;
+  int64_t left_ = 0;  // bytes at the end of the last
 };
 
 }  // namespace distilrt

@@ -8,7 +8,12 @@
 namespace distilrt {
 namespace {
 
-constexpr int64_t kPackRows = 64;
+template <typename T>
+const T& find(const std::map<std::string, T>& all, const char* what, const std::string& name) {
+  const auto found = all.find(name);
+  if (found == all.end()) throw std::logic_error(std::string("this model has no ") + what + " '" + name + "'");
+  return found->second;
+}
 
 }  // namespace
 
@@ -22,22 +27,22 @@ void Encoder::add_linear(const std::string& name, const std::vector<LinearPart>&
   linear.k = k;
   for (const LinearPart& part : parts) linear.n += part.rows;
   Panels& panels = linear.packed;
-  panels.pages = Pages(linear.bytes());
-  panels.data = panels.pages.data();
+  char* const to = panels_.add(linear.bytes());
+  panels.data = to;
   const size_t scaled = dtype.quantized ? static_cast<size_t>(linear.n) : 0;
   panels.column_scales.resize(scaled);
   panels.offsets.resize(scaled);
   if (column_scales != nullptr) panels.column_scales.assign(column_scales, column_scales + linear.n);
   if (input_scales != nullptr) linear.input_scales.assign(input_scales, input_scales + k);
-  const PackedWeight packed{panels.pages.data(), panels.column_scales.data(), panels.offsets.data(),
-                            column_scales != nullptr};
+  const PackedWeight packed{to, panels.column_scales.data(), panels.offsets.data(), column_scales != nullptr};
+  constexpr int64_t kRows = 64;  // of an item
   int64_t first = 0;
   for (const LinearPart& part : parts) {
     linear.bias.insert(linear.bias.end(), part.bias, part.bias + part.rows);
     ThreadPool::run(threads(), [&](Worker& worker) {
-      worker.for_each(blocks(part.rows, kPackRows), [&](int64_t task, int) {
-        const int64_t row = task * kPackRows;
-        dtype.pack(part.weight + row * k, k, first + row, std::min(kPackRows, part.rows - row), packed);
+      worker.for_each(blocks(part.rows, kRows), [&](int64_t task, int) {
+        const int64_t row = task * kRows;
+        dtype.pack(part.weight + row * k, k, first + row, std::min(kRows, part.rows - row), packed);
       });
     });
     first += part.rows;
@@ -64,17 +69,17 @@ void Encoder::add_packed_linear(const std::string& name, int64_t n, int64_t k, c
 
 void Encoder::insert(const std::string& name, Linear linear) {
   if (const auto narrow = linear.kernels->narrow; narrow != nullptr) {
-    Panels& to = linear.narrowed;
-    to.column_scales = linear.packed.column_scales;
-    to.offsets.resize(to.column_scales.size());
-    to.pages = Pages(linear.bytes());
-    to.data = to.pages.data();
+    Panels& panels = linear.narrowed;
+    panels.column_scales = linear.packed.column_scales;
+    panels.offsets.resize(panels.column_scales.size());
+    char* const to = panels_.add(linear.bytes());
+    panels.data = to;
     const int64_t width = kernels_.panel_width, bytes = linear.kernels->packed_bytes(width, linear.k);
     ThreadPool::run(threads(), [&](Worker& worker) {
       worker.for_each(blocks(linear.n, width), [&](int64_t panel, int) {
         const int64_t first = panel * width, at = panel * bytes;
         narrow(static_cast<const char*>(linear.packed.data) + at, linear.k, std::min(width, linear.n - first),
-               {to.pages.data() + at, to.column_scales.data() + first, to.offsets.data() + first, true});
+               {to + at, panels.column_scales.data() + first, panels.offsets.data() + first, true});
       });
     });
   }
@@ -86,17 +91,9 @@ void Encoder::add_layer_norm(const std::string& name, const float* gamma, const 
   norms_[name] = {std::vector<float>(gamma, gamma + n), std::vector<float>(beta, beta + n)};
 }
 
-const Linear& Encoder::find_linear(const std::string& name) const {
-  const auto found = linears_.find(name);
-  if (found == linears_.end()) throw std::logic_error("this model has no linear layer '" + name + "'");
-  return found->second;
-}
+const Linear& Encoder::find_linear(const std::string& name) const { return find(linears_, "linear layer", name); }
 
-const LayerNorm& Encoder::find_layer_norm(const std::string& name) const {
-  const auto found = norms_.find(name);
-  if (found == norms_.end()) throw std::logic_error("this model has no layer norm '" + name + "'");
-  return found->second;
-}
+const LayerNorm& Encoder::find_layer_norm(const std::string& name) const { return find(norms_, "layer norm", name); }
 
 void Encoder::finish() {
   const int64_t hidden = shape_.hidden_size;

@@ -44,10 +44,9 @@ struct BatchView {
 
 // A weight [n, k] in panels.
 struct Panels {
-  const void* data = nullptr;        // packed_bytes(n, k): `pages`, or borrowed
+  const void* data = nullptr;        // packed_bytes(n, k)
   std::vector<float> column_scales;  // [n], quantized only, else empty
   std::vector<int32_t> offsets;      // [n], quantized only, else empty
-  Pages pages;
 };
 
 // y = x W^T + b with W packed for one dtype.
@@ -162,6 +161,7 @@ class Encoder {
   const DtypeKernels& dtype_;
   mutable ForkLock threads_lock_;
   Threads threads_;
+  Blocks panels_;  // those that are not borrowed
   std::map<std::string, Linear> linears_;
   std::map<std::string, LayerNorm> norms_;
   std::vector<Layer> layers_;

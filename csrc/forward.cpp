@@ -81,15 +81,14 @@ void Encoder::forward(const BatchView& batch, bool all_layers, float* out) {
   if (batch.total_tokens == 0) return;
   const Threads team = threads();  // before the other lock, since a fork takes them in an order of its own
   std::lock_guard<ForkLock> lock(forward_);
-  const int threads = team.count;
-  schedule_.plan(batch.cu_seqlens, batch.num_seqs, threads, dtype_.block_rows);
+  schedule_.plan(batch.cu_seqlens, batch.num_seqs, team.count, dtype_.block_rows);
   int64_t alone_bytes = 0;
   for (const Run& run : schedule_.alone) alone_bytes = std::max(alone_bytes, lay_out(nullptr, batch, run, 1).bytes);
-  const int64_t together_bytes = lay_out(nullptr, batch, schedule_.together, threads).bytes;
+  const int64_t together_bytes = lay_out(nullptr, batch, schedule_.together, team.count).bytes;
   // A thread that is through with its runs starts on what is done together while others still work alone.
-  char* base = arena_.reserve(threads * alone_bytes + together_bytes);
+  char* base = arena_.reserve(team.count * alone_bytes + together_bytes);
   workspace_bytes_ = arena_.bytes();
-  const Workspace together = lay_out(base + threads * alone_bytes, batch, schedule_.together, threads);
+  const Workspace together = lay_out(base + team.count * alone_bytes, batch, schedule_.together, team.count);
   std::atomic<size_t> taken{0};
   ThreadPool::run(team, [&](Worker& worker) {
     Worker alone;
