@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from typing import Any
 
-from starlette.datastructures import Headers
 from starlette.types import Receive
 
 from distilrt.errors import TooLarge
@@ -24,14 +24,14 @@ class BodyReader:
     Args:
         serving: with the settings and the budget of memory.
         client: to whose share of the budget the body belongs.
-        headers: of the request.
+        headers: of the request, by their names in lower case.
         receive: ASGI's.
 
     Attributes:
         arrived: when the whole body was there, from when deadlines count; None: not yet.
     """
 
-    def __init__(self, serving: Serving, client: str, headers: Headers, receive: Receive) -> None:
+    def __init__(self, serving: Serving, client: str, headers: Mapping[str, str], receive: Receive) -> None:
         self._serving, self._client, self._headers, self._receive = serving, client, headers, receive
         self._held = 0  # bytes of the budget
         self.arrived: float | None = None

@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 import msgspec
 import orjson
-from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Receive, Scope
 
@@ -41,7 +40,7 @@ class Call:
     Attributes:
         serving: the server's state.
         path: the route's parameters.
-        method, headers: the request's.
+        method, headers: the request's, the headers by their names in lower case.
         client: the address that sent it, or of an IPv6 address its /64 network; "" for a local socket without one.
         body: the body as bytes, to be read once.
         steps: for each answer of an engine, when it came in seconds from the start, and its timing.
@@ -52,7 +51,8 @@ class Call:
         self.serving, self._scope, self._receive = serving, scope, receive
         self.path: dict[str, Any] = scope.get("path_params", {})
         self.method: str = scope["method"]
-        self.headers = Headers(scope=scope)
+        # The first counts of those that came twice.
+        self.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(scope["headers"])}
         self.client = _network((scope.get("client") or ("",))[0])
         self.steps: list[tuple[float, Timing]] = []
         self.priority: int | None = None

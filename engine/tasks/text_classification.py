@@ -66,7 +66,7 @@ class TextClassification(Task):
     def answer(self, prepared: Prepared, outputs: Sequence[Rows]) -> dict[str, Any] | list[dict[str, Any]]:
         """Labels by falling score, of the text and where asked for of its windows."""
         params, logits = prepared.params, np.concatenate(outputs)
-        labels = self._labels(_MERGED[params["windows"]](logits, axis=0), params)
+        labels = self._labels(logits[0] if len(logits) == 1 else _MERGED[params["windows"]](logits, axis=0), params)
         if not params["return_windows"]:
             return labels
         spans = map(_span, prepared.encodings)
@@ -79,10 +79,10 @@ class TextClassification(Task):
     def _labels(self, logits: Rows, params: Params) -> dict[str, Any] | list[dict[str, Any]]:
         names, top_k = self.config.label_names(), params["top_k"]
         function = params["function_to_apply"] or _default_function(self.config)
-        scores = _FUNCTIONS[function](logits)
-        order = np.argsort(-scores, kind="stable")[: 1 if top_k == _BEST else top_k]
-        labels = [{"label": names[i], "score": float(scores[i])} for i in order]
-        return labels[0] if top_k == _BEST else labels
+        scored = zip(names, _FUNCTIONS[function](logits).tolist(), strict=True)
+        labels: list[dict[str, Any]] = [{"label": name, "score": score} for name, score in scored]
+        labels.sort(key=lambda label: -label["score"])
+        return labels[0] if top_k == _BEST else labels[:top_k]
 
 
 def _span(window: Encoding) -> tuple[int, int]:
