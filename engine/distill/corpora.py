@@ -86,18 +86,18 @@ class LabelledText:
     """Texts, one a line, tokenized and cut to `length` tokens.
 
     A line is plain text, a JSON string, or an object `{"text": …, "label": …}` whose label is a name or number of the
-    teacher's, which `config` has, or is left out. One that is not is an InvalidInput; other errors are those of
-    `lines_of`.
+    teacher's, which `config` has, or is left out unless `strict`. One that is not is an InvalidInput; other errors
+    are those of `lines_of`.
     """
 
     def __init__(
-        self, paths: Sequence[str], tokenizer: DistilBertTokenizer, length: int, config: DistilBertConfig
+        self, paths: Sequence[str], tokenizer: DistilBertTokenizer, length: int, config: DistilBertConfig, strict: bool
     ) -> None:
-        labels: dict[Any, int] = {**(config.label2id or {}), **{number: number for number in config.id2label or {}}}
+        labels: dict[Any, int] = {} if strict else {None: NONE}
+        labels |= {**(config.label2id or {}), **{number: number for number in config.id2label or {}}}
         lines = ((path, number, line) for path in paths for number, line in lines_of(path) if line)
         items = [_item(line, labels, f"{path}, line {number}") for path, number, line in lines]
-        texts = [text for text, _ in items]
-        found = tokenizer(texts, truncation=True, max_length=length)["input_ids"] if texts else []
+        found = tokenizer([text for text, _ in items], truncation=True, max_length=length)["input_ids"] if items else []
         self._ids = [np.array(ids, np.int32) for ids in found]
         self._labels = np.array([label for _, label in items], np.int64)
 
@@ -114,7 +114,7 @@ Corpus = PackedText | LabelledText  # numbered sequences; what is random in its 
 
 
 def _item(line: str, labels: Mapping[Any, int], where: str) -> tuple[str, int]:
-    """The text of a line and the number of its label, or `NONE`; `labels` has numbers by name and by number."""
+    """The text of a line and the number of its label; `labels` has it by name, number, and None if it may lack."""
     try:
         value: Any = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -129,11 +129,10 @@ def _item(line: str, labels: Mapping[Any, int], where: str) -> tuple[str, int]:
         raise InvalidInput(f'{where} must be text or {{"text": …, "label": …}}, found keys {", ".join(value)}')
     if re.search("[\ud800-\udfff]", text):
         raise InvalidInput(f"{where} has half a surrogate pair, which no text has; leave it out")
-    if label is None:
-        return text, NONE
-    if type(label) not in (str, int) or label not in labels:
+    if type(label) not in (str, int, type(None)) or label not in labels:
         known = ", ".join(name for name in labels if isinstance(name, str))
-        raise InvalidInput(f"{where}: label {label!r} is none of the teacher's: {known}, or their numbers")
+        needed = ", which the hard loss alone can't do without," if label is None else ""
+        raise InvalidInput(f"{where}: label {label!r}{needed} is none of the teacher's: {known}, or their numbers")
     return text, labels[label]
 
 

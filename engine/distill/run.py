@@ -152,14 +152,14 @@ def _corpus(
     if not SHORTEST <= length <= most:
         allowed = f"at least {SHORTEST} and at most {most}, which the teacher reads"
         raise InvalidParameter(f"--length must be {allowed}, found {length}")
-    corpus: Corpus
     if settings.task == "text-classification":
         if config.num_labels == 1 or config.problem_type not in (None, "single_label_classification"):
             raise CheckpointError(
                 f"{settings.teacher} must be a classifier that chooses one of at least 2 labels, found "
                 f"{config.num_labels} and problem_type {config.problem_type!r}"
             )
-        corpus = LabelledText(settings.corpus, tokenizer, length, config)
+        strict = not settings.soft_weight + settings.hidden_weight
+        corpus: Corpus = LabelledText(settings.corpus, tokenizer, length, config, strict)
     else:
         if not ids.exists():
             write_ids(settings.corpus, tokenizer, ids)

@@ -294,6 +294,15 @@ def test_a_line_that_is_no_example(classifier: Path, settings: Make, tmp_path: P
     refused(settings(teacher=str(classifier), corpus=[str(file)], task="text-classification"), InvalidInput, words)
 
 
+def test_the_hard_loss_alone_needs_labels(classifier: Path, settings: Make, tmp_path: Path) -> None:
+    file = tmp_path / "texts"
+    file.write_text('{"text": "a", "label": "bad"}\n{"text": "b"}\n')
+    chosen = settings(
+        teacher=str(classifier), corpus=[str(file)], task="text-classification", soft_weight=0.0, hidden_weight=0.0
+    )
+    refused(chosen, InvalidInput, "line 2: label None, which the hard loss alone can't do without, is none of the")
+
+
 def test_a_tokenizer_of_another_model(settings: Make, teacher: Path, tmp_path: Path) -> None:
     folder = tmp_path / "teacher"
     config = transformers.BertConfig.from_pretrained(teacher, vocab_size=1000)
