@@ -240,7 +240,7 @@ TABLES: dict[str, tuple[str, Callable[[Sequence[_Row]], _Table], tuple[str, ...]
     "contended": ("contended.csv", _contended, ()),
     "distillation": ("distillation.csv", _distillation, ()),
     "replicas": ("replicas.csv", _serving, ()),
-    "serving": ("serving.csv", _serving, ()),
+    "serving": ("serving.csv", _serving, ("isa",)),
     "startup": ("startup.csv", _startup, ()),
     "trained": ("trained.csv", _trained, ("model",)),
 }
