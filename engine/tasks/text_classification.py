@@ -79,10 +79,10 @@ class TextClassification(Task):
     def _labels(self, logits: Rows, params: Params) -> dict[str, Any] | list[dict[str, Any]]:
         names, top_k = self.config.label_names(), params["top_k"]
         function = params["function_to_apply"] or _default_function(self.config)
-        scored = zip(names, _FUNCTIONS[function](logits).tolist(), strict=True)
-        labels: list[dict[str, Any]] = [{"label": name, "score": score} for name, score in scored]
-        labels.sort(key=lambda label: -label["score"])
-        return labels[0] if top_k == _BEST else labels[:top_k]
+        scores = _FUNCTIONS[function](logits).tolist()
+        order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)[: 1 if top_k == _BEST else top_k]
+        labels = [{"label": names[i], "score": scores[i]} for i in order]
+        return labels[0] if top_k == _BEST else labels
 
 
 def _span(window: Encoding) -> tuple[int, int]:
