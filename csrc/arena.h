@@ -48,9 +48,8 @@ class Arena {
   Pages pages_;
 };
 
-// Blocks that live as long as this. They lie side by side, since the system gives its large pages to large ranges
-// alone; with small pages, a forward over few rows takes up to 7 % longer, for the translation of its weights'
-// addresses.
+// Blocks that live as long as this. They lie side by side, since the system gives large pages to large ranges alone;
+// with small pages, addresses take longer to translate, and a forward over few rows takes up to 7 % longer.
 class Blocks {
  public:
   char* add(int64_t bytes) {
