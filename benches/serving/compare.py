@@ -20,6 +20,7 @@ from typing import Annotated
 import typer
 
 from benches.serving.servers import KINDS, Server, model, serving
+from distilrt import _C
 from distilrt.bench import findings, peers, samples, scenarios
 from distilrt.bench.artefacts import cache_folder
 from distilrt.bench.findings import Findings
@@ -30,7 +31,9 @@ from distilrt.bench.targets import Spec
 from distilrt.cpu_count import usable_cores
 
 RESULTS = Path(__file__).parents[1] / "results"
-DEFAULT = "distilrt,distilrtx2,onnx-threads,infinity-optimum,pipeline-bfloat16"
+# Where the CPU has no bfloat16, torch takes longer in it than in float32.
+PIPELINE = f"pipeline-{'bfloat16' if 'bfloat16' in _C.dtypes() else 'float32'}"
+DEFAULT = f"distilrt,distilrtx2,onnx-threads,infinity-optimum,{PIPELINE}"
 SHAPES = ("1x16", "1x128")  # Requests alone have these sizes.
 ENGINE = "engine"  # after a server's name: its engine alone
 

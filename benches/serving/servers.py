@@ -63,7 +63,10 @@ KINDS: dict[str, Kind] = {
          "--log-level", "warning"],
         wire="infinity", ready="/health",
     ),
-    "pipeline-bfloat16": Kind("bfloat16", ("transformers", "torch", "fastapi"), [*_PEER, "--dtype", "bfloat16"]),
+    **{
+        f"pipeline-{dtype}": Kind(dtype, ("transformers", "torch", "fastapi"), [*_PEER, "--dtype", dtype])
+        for dtype in ("float32", "bfloat16")
+    },
 }  # fmt: skip
 
 
