@@ -93,8 +93,9 @@ class LabelledText:
     def __init__(
         self, paths: Sequence[str], tokenizer: DistilBertTokenizer, length: int, config: DistilBertConfig, strict: bool
     ) -> None:
-        labels: dict[Any, int] = {} if strict else {None: NONE}
-        labels |= {**(config.label2id or {}), **{number: number for number in config.id2label or {}}}
+        labels: dict[Any, int] = {**(config.label2id or {}), **{number: number for number in config.id2label or {}}}
+        if not strict:
+            labels[None] = NONE
         lines = ((path, number, line) for path in paths for number, line in lines_of(path) if line)
         items = [_item(line, labels, f"{path}, line {number}") for path, number, line in lines]
         found = tokenizer([text for text, _ in items], truncation=True, max_length=length)["input_ids"] if items else []
