@@ -99,10 +99,8 @@ class CpuBackend(HostBackend):
                 continue
             biases = [_plain(weights[f"{source}.bias"]) for source in sources]
             if calibration is not None and name in calibration.linears:
-                linear, bias = calibration.linears[name], np.concatenate(biases)
-                self._encoder.add_linear(
-                    name, [linear.weight()], [bias], dtype, linear.input_scales, linear.column_scales
-                )
+                given, bias = calibration.linears[name], np.concatenate(biases)
+                self._encoder.add_linear(name, [given.weight()], [bias], dtype, given.input_scales, given.column_scales)
             else:
                 rows = [_plain(weights[f"{source}.weight"]) for source in sources]
                 if kept:
@@ -110,6 +108,8 @@ class CpuBackend(HostBackend):
                 self._encoder.add_linear(name, rows, biases, higher if kept else dtype)
             if isinstance(weights, Weights):
                 weights.release()  # pages of a file that were read stay, and count as this process's memory
+        if isinstance(weights, PackedWeights) and self._encoder.weight_bits < 8:  # then it has copies of all
+            weights.file.release()
 
         def layer_norm(name: str, source: str) -> None:
             self._encoder.add_layer_norm(name, _plain(weights[f"{source}.weight"]), _plain(weights[f"{source}.bias"]))

@@ -131,20 +131,20 @@ class PackedWeights(Mapping[str, FloatArray]):
     Attributes:
         source: the file, or "memory".
         config: the model's shape.
-        packing: how it is packed.
-        dtype: of the packing.
+        file: the tensors as they are stored.
+        packing, dtype: how it is packed, and in what.
         linears: its linear layers that are packed.
     """
 
     def __init__(self, source: str, file: TensorFile, config: DistilBertConfig, packing: Packing) -> None:
         self.source, self.config, self.packing, self.dtype = source, config, packing, packing.dtype
         self.linears = packing.linears(config)
-        self._file = file
+        self.file = file
         self._shapes = _shapes(config, packing.architecture)
 
     def raw(self, name: str) -> tuple[str, npt.NDArray[Any]]:
         """Dtype and numbers of a tensor as it is stored, where possible without a copy."""
-        return self._file.specs[name][0], self._file.raw(name)
+        return self.file.specs[name][0], self.file.raw(name)
 
     def parts(self, name: str) -> dict[str, tuple[str, npt.NDArray[Any]]]:
         """`raw` of the tensors of a packed linear layer by their last names."""
@@ -177,12 +177,12 @@ class PackedWeights(Mapping[str, FloatArray]):
     def __getitem__(self, name: str) -> FloatArray:
         if name not in self._shapes:
             raise KeyError(name)
-        if name not in self._file.specs:
+        if name not in self.file.specs:
             raise CheckpointError(
                 f"{self._in_words()} and has {name} in no other form: attentions, state_dict and save_pretrained need "
                 "the checkpoint that it was packed from"
             )
-        return self._file.load(name)
+        return self.file.load(name)
 
     def __contains__(self, name: object) -> bool:
         return name in self._shapes

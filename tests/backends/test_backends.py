@@ -17,6 +17,7 @@ from distilrt.backends.base import create
 from distilrt.backends.cpu import CpuBackend
 from distilrt.backends.reference import ReferenceBackend
 from distilrt.batch import pack
+from distilrt.checkpoint import packed
 from distilrt.checkpoint.weights import Weights, random_weights
 from distilrt.errors import BackendError
 from distilrt.model import models
@@ -258,6 +259,12 @@ def test_memory_is_flat_over_2000_random_shapes() -> None:
     assert backend.describe()["workspace_bytes"] <= 2 * size
 
 
+def _resident_pages(file: Path) -> int:
+    """Bytes of a file that this process has mapped and in memory."""
+    maps = Path("/proc/self/smaps").read_text().split(str(file))[1:]
+    return sum(int(part.split("Rss:")[1].split()[0]) * 1024 for part in maps)
+
+
 def test_packing_leaves_no_pages_of_the_file(tmp_path: Path) -> None:
     """A checkpoint that was read must not count twice: as the file's pages, and packed."""
     config = DistilBertConfig(dim=768, n_heads=12, n_layers=2, hidden_dim=3072, vocab_size=99, dropout=0.1)
@@ -265,7 +272,21 @@ def test_packing_leaves_no_pages_of_the_file(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     loaded = models.DistilBertModel.from_pretrained(tmp_path, backend="cpu")
     file = tmp_path / "model.safetensors"
-    maps = Path("/proc/self/smaps").read_text().split(str(file))[1:]
-    resident = sum(int(part.split("Rss:")[1].split()[0]) * 1024 for part in maps)
-    assert resident < file.stat().st_size / 4
+    assert _resident_pages(file) < file.stat().st_size / 4
     assert np.isfinite(loaded(input_ids=np.array([[1, 2, 3]])).last_hidden_state).all()
+
+
+@pytest.mark.parametrize("isa", _C.available_isas())
+def test_a_packed_file_is_not_held_beside_a_copy(isa: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some instruction sets multiply int8 weights of fewer bits, and then need the file's no more."""
+    monkeypatch.setenv("DISTILRT_FORCE_ISA", isa)
+    config = DistilBertConfig(dim=256, n_heads=4, n_layers=4, hidden_dim=1024, vocab_size=99)
+    model, file = models.DistilBertModel(config, backend="cpu", dtype="int8"), tmp_path / "first" / packed.DATA
+    packed.write(file.parent, packed.of(model))
+    loaded = models.DistilBertModel.from_pretrained(file.parent, backend="cpu")
+    if loaded.backend.describe()["weight_bits"] < 8:
+        assert _resident_pages(file) < file.stat().st_size / 4
+    ids = np.array([[1, 2, 3]])
+    np.testing.assert_array_equal(loaded(ids).last_hidden_state, model(ids).last_hidden_state)
+    packed.write(tmp_path / "second", packed.of(loaded))  # which reads the file again
+    assert (tmp_path / "second" / packed.DATA).read_bytes() == file.read_bytes()

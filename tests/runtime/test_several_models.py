@@ -74,6 +74,7 @@ def test_loads_of_a_packed_folder_share_its_pages(tmp_path: Path, dtype: str) ->
         return sum(int(value) for each in of_file for value in re.findall(rf"^{field}: +(\d+) kB", each, re.M))
 
     assert len(of_file) == 3
-    assert total("Rss") > 2.5 * size  # each counts all of it, or nothing would be shown
+    # Each counts all of it, or nothing would be shown; but an int8 model that copies its weights gives theirs back.
+    assert total("Rss") > (2 if dtype == "int8" else 2.5) * size
     assert total("Pss") < 1.05 * size  # pages that are mapped thrice count a third each
     assert total("Private_Dirty") == total("Anonymous") == 0
