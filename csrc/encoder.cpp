@@ -35,7 +35,7 @@ void Encoder::add_linear(const std::string& name, const std::vector<LinearPart>&
   if (column_scales != nullptr) panels.column_scales.assign(column_scales, column_scales + linear.n);
   if (input_scales != nullptr) linear.input_scales.assign(input_scales, input_scales + k);
   const PackedWeight packed{to, panels.column_scales.data(), panels.offsets.data(), column_scales != nullptr};
-  constexpr int64_t kRows = 64;  // of an item
+  constexpr int64_t kRows = 64;  // One item of work packs so many.
   int64_t first = 0;
   for (const LinearPart& part : parts) {
     linear.bias.insert(linear.bias.end(), part.bias, part.bias + part.rows);

@@ -161,7 +161,7 @@ class Encoder {
   const DtypeKernels& dtype_;
   mutable ForkLock threads_lock_;
   Threads threads_;
-  Blocks panels_;  // those that are not borrowed
+  Blocks panels_;  // The panels that this model packed lie here, unlike borrowed ones.
   std::map<std::string, Linear> linears_;
   std::map<std::string, LayerNorm> norms_;
   std::vector<Layer> layers_;
