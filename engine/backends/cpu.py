@@ -108,7 +108,7 @@ class CpuBackend(HostBackend):
                 self._encoder.add_linear(name, rows, biases, higher if kept else dtype)
             if isinstance(weights, Weights):
                 weights.release()  # pages of a file that were read stay, and count as this process's memory
-        if isinstance(weights, PackedWeights) and self._encoder.weight_bits < 8:  # then it has copies of all
+        if isinstance(weights, PackedWeights) and self._encoder.weight_bits < 8:  # The encoder copied all.
             weights.file.release()
 
         def layer_norm(name: str, source: str) -> None:

@@ -284,9 +284,11 @@ def test_a_packed_file_is_not_held_beside_a_copy(isa: str, tmp_path: Path, monke
     model, file = models.DistilBertModel(config, backend="cpu", dtype="int8"), tmp_path / "first" / packed.DATA
     packed.write(file.parent, packed.of(model))
     loaded = models.DistilBertModel.from_pretrained(file.parent, backend="cpu")
-    if loaded.backend.describe()["weight_bits"] < 8:
+    copied = loaded.backend.describe()["weight_bits"] < 8
+    assert copied or isa != "avx2"
+    if copied:
         assert _resident_pages(file) < file.stat().st_size / 4
     ids = np.array([[1, 2, 3]])
     np.testing.assert_array_equal(loaded(ids).last_hidden_state, model(ids).last_hidden_state)
-    packed.write(tmp_path / "second", packed.of(loaded))  # which reads the file again
+    packed.write(tmp_path / "second", packed.of(loaded))  # Writing reads the released pages again.
     assert (tmp_path / "second" / packed.DATA).read_bytes() == file.read_bytes()
